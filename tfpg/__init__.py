@@ -1,0 +1,62 @@
+"""tfpg: deep reinforcement learning for Keras that you can read, trust and film.
+
+Example:
+    >>> import tfpg
+    >>> model = tfpg.networks.mlp("CartPole-v1", hidden=(20, 10), activation="elu")
+    >>> history = tfpg.Reinforce(model, gamma=0.95).fit("CartPole-v1", iterations=2, verbose=0)
+    >>> sorted(history.history)
+    ['entropy', 'env_steps', 'episode_length', 'episode_return', 'grad_norm', 'loss']
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfpg import networks
+    from tfpg.agents.agent import Agent
+    from tfpg.agents.reinforce import Reinforce
+    from tfpg.checkpoint import load_model, save_model
+    from tfpg.evaluation import evaluate
+    from tfpg.policy import Policy
+    from tfpg.rendering.episode import record
+
+__version__ = "0.1.0"
+
+# Importing TensorFlow takes seconds, so every name is imported when it is first used.
+_HOME = {
+    "Agent": "tfpg.agents.agent",
+    "Policy": "tfpg.policy",
+    "Reinforce": "tfpg.agents.reinforce",
+    "evaluate": "tfpg.evaluation",
+    "load_model": "tfpg.checkpoint",
+    "networks": "tfpg.networks",
+    "record": "tfpg.rendering.episode",
+    "save_model": "tfpg.checkpoint",
+}
+
+__all__ = [
+    "Agent",
+    "Policy",
+    "Reinforce",
+    "evaluate",
+    "load_model",
+    "networks",
+    "record",
+    "save_model",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tfpg' has no attribute {name!r}")
+    module = importlib.import_module(_HOME[name])
+    value = module if name == "networks" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,146 @@
+"""A NumPy forward pass mirrored from a Keras model, for acting.
+
+A compiled TensorFlow call costs about a hundred microseconds whatever it computes; a small
+stack of Dense layers on a handful of observations is ten in NumPy. Acting needs no gradients,
+so a model that is made of the layers below acts through its mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+
+Forward = Callable[[np.ndarray], np.ndarray]
+
+
+def _elu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, np.expm1(np.minimum(x, 0)))  # expm1(x) >= x, with equality at 0
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+_ACTIVATIONS: dict[Any, Callable[[np.ndarray], np.ndarray] | None] = {
+    keras.activations.linear: None,
+    keras.activations.relu: lambda x: np.maximum(x, 0),
+    keras.activations.elu: _elu,
+    keras.activations.tanh: np.tanh,
+    keras.activations.sigmoid: _sigmoid,
+    keras.activations.softmax: _softmax,
+    keras.activations.softplus: lambda x: np.logaddexp(x, np.float32(0)),
+    keras.activations.silu: lambda x: x * _sigmoid(x),
+}
+
+
+def mirror(model: keras.Model) -> Callable[[], Forward] | None:
+    """A function that takes a snapshot of the weights and returns a NumPy forward pass.
+
+    Mirrors one-input, one-output Sequential and functional models of `Dense`, `Activation`,
+    `Flatten`, `Rescaling` and `Concatenate` layers in float32, with the usual activations.
+
+    Args:
+        model: A built Keras model.
+
+    Returns:
+        A function; each call of it reads the weights once and returns
+        ``forward(observations [N, ...]) -> outputs [N, K]`` with those weights. None if the
+        model holds anything else.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "tanh")])
+        >>> forward = mirror(model)()
+        >>> x = np.ones((3, 4), "float32")
+        >>> bool(np.allclose(forward(x), model(x), atol=1e-6))
+        True
+    """
+    plain = isinstance(model, keras.Model) and type(model).__module__.startswith("keras.")
+    try:
+        if not plain or len(model.inputs) != 1 or len(model.outputs) != 1:
+            return None
+        steps = [
+            (layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
+            for layer in model.layers
+            if not isinstance(layer, keras.layers.InputLayer)
+        ]
+    except (AttributeError, ValueError):  # a subclassed or unbuilt model has no symbolic tensors
+        return None
+    if any(not _is_mirrored(layer) for layer, _, _ in steps):
+        return None
+    source, target = id(model.inputs[0]), id(model.outputs[0])
+    # A layer used twice, or shared with another model, does not show every use of itself.
+    known = {source}
+    for _, needs, makes in steps:
+        if not known.issuperset(needs):
+            return None
+        known.add(makes)
+    if target not in known:
+        return None
+
+    def snapshot() -> Forward:
+        functions = [(_numpy_layer(layer), needs, makes) for layer, needs, makes in steps]
+
+        def forward(x: np.ndarray) -> np.ndarray:
+            values = {source: np.asarray(x, np.float32)}
+            for function, needs, makes in functions:
+                values[makes] = function(*(values[key] for key in needs))
+            return values[target]
+
+        return forward
+
+    return snapshot
+
+
+def _as_list(x: Any) -> list:
+    return list(x) if isinstance(x, (list, tuple)) else [x]
+
+
+def _is_mirrored(layer: keras.layers.Layer) -> bool:
+    if layer.compute_dtype != "float32":
+        return False
+    kind = type(layer)
+    if kind is keras.layers.Dense:
+        plain = not layer.lora_enabled and layer.quantization_mode is None
+        return plain and layer.activation in _ACTIVATIONS
+    if kind is keras.layers.Activation:
+        return layer.activation in _ACTIVATIONS
+    if kind is keras.layers.Rescaling:
+        return np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0
+    if kind is keras.layers.Concatenate:
+        return layer.axis == -1
+    return kind is keras.layers.Flatten
+
+
+def _numpy_layer(layer: keras.layers.Layer) -> Callable[..., np.ndarray]:
+    kind = type(layer)
+    if kind is keras.layers.Dense:
+        activation = _ACTIVATIONS[layer.activation]
+        kernel = layer.kernel.value.numpy()
+        bias = layer.bias.value.numpy() if layer.use_bias else np.zeros(layer.units, np.float32)
+
+        def dense(x: np.ndarray) -> np.ndarray:
+            x = x @ kernel
+            x += bias
+            return x if activation is None else activation(x)
+
+        return dense
+    if kind is keras.layers.Activation:
+        return _ACTIVATIONS[layer.activation] or (lambda x: x)
+    if kind is keras.layers.Rescaling:
+        scale, offset = np.float32(layer.scale), np.float32(layer.offset)
+        return lambda x: x * scale + offset
+    if kind is keras.layers.Concatenate:
+        return lambda *xs: np.concatenate(xs, axis=-1)
+    return lambda x: x.reshape(len(x), -1)

@@ -1,0 +1,53 @@
+"""Losses of the policy, one number per step: ``[B]`` in, ``[B]`` out, never reduced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import tensorflow as tf  # isort: skip
+
+
+def policy_gradient_loss(log_probs: Any, advantages: Any) -> tf.Tensor:
+    """Minus advantage times log-probability: its gradient is the REINFORCE estimator.
+
+    ``-A_t * log pi(a_t | s_t)``. No gradient flows into the advantages.
+
+    Args:
+        log_probs: ``[B]``, log-probability of the action taken, differentiable.
+        advantages: ``[B]``, the weight of each step: a return, standardized or not.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Williams, 1992, https://doi.org/10.1007/BF00992696.
+
+    Example:
+        >>> policy_gradient_loss([-0.5, -2.0], [1.0, -3.0]).numpy().tolist()
+        [0.5, -6.0]
+    """
+    log_probs = tf.convert_to_tensor(log_probs)
+    advantages = tf.stop_gradient(tf.cast(advantages, log_probs.dtype))
+    return -advantages * log_probs
+
+
+def entropy_loss(entropies: Any) -> tf.Tensor:
+    """Minus the entropy: adding it to a loss, times a positive coefficient, keeps a policy broad.
+
+    Args:
+        entropies: ``[B]``, in nats.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
+        https://arxiv.org/abs/1602.01783.
+
+    Example:
+        >>> entropy_loss([0.5, 0.25]).numpy().tolist()
+        [-0.5, -0.25]
+    """
+    return -tf.convert_to_tensor(entropies)

@@ -1,0 +1,57 @@
+"""The records that travel between the parts of tfpg, and the letters of their shapes.
+
+``T`` time steps, ``N`` environments or episodes, ``B`` a flattened batch of real steps,
+``A`` actions, ``D`` dimensions, ``K`` model outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Trajectory(NamedTuple):
+    """Experience, time first. A column is one episode, padded at its end where ``mask`` is 0.
+
+    ``terminated`` and ``truncated`` are never merged: the first says that the Markov decision
+    process ended and there is nothing to bootstrap from, the second that somebody stopped it.
+
+    Example:
+        >>> import numpy as np
+        >>> steps, episodes = 3, 2
+        >>> trajectory = Trajectory(
+        ...     observations=np.zeros((steps + 1, episodes, 4), "float32"),
+        ...     actions=np.zeros((steps, episodes), "int64"),
+        ...     rewards=np.ones((steps, episodes)),
+        ...     terminated=np.array([[False, False], [False, True], [True, False]]),
+        ...     truncated=np.zeros((steps, episodes), bool),
+        ...     mask=np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]]),
+        ...     log_probs=np.zeros((steps, episodes), "float32"),
+        ... )
+        >>> int(trajectory.mask.sum())
+        5
+    """
+
+    observations: np.ndarray  # [T+1, N, ...]  row t+1 follows the action of row t
+    actions: np.ndarray  # [T, N, ...]  as sampled, before they are fitted to the action space
+    rewards: np.ndarray  # [T, N]  float64, 0 where padded
+    terminated: np.ndarray  # [T, N]  bool
+    truncated: np.ndarray  # [T, N]  bool
+    mask: np.ndarray  # [T, N]  float64, 1 = a real step, 0 = padding
+    log_probs: np.ndarray  # [T, N]  under the policy that acted
+
+
+class Batch(NamedTuple):
+    """Real steps only, flattened: what a gradient is taken of.
+
+    Example:
+        >>> import numpy as np
+        >>> batch = Batch(np.zeros((5, 4)), np.zeros(5, "int64"), np.ones(5))
+        >>> len(batch.advantages)
+        5
+    """
+
+    observations: Any  # [B, ...]
+    actions: Any  # [B, ...]
+    advantages: Any  # [B]  the weight of each log-probability
