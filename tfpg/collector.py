@@ -212,7 +212,7 @@ def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
             )
         )
     observations, actions, outputs, rewards, terminated, truncated, running = (
-        np.stack(column)[:, :columns] for column in zip(*rows, strict=True)
+        np.array(column)[:, :columns] for column in zip(*rows, strict=True)
     )
     observations = np.concatenate([observations, observations[-1:]])
     for t, ended, following in finals:

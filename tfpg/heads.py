@@ -38,12 +38,14 @@ class Head:
 
     Attributes:
         outputs: K, the number of model outputs it reads.
+        from_logits: False where the outputs are probabilities.
         action_shape: Shape of one action, as learned.
         action_dtype: NumPy dtype of the actions, as learned.
         noise_shape: Shape of the noise that one sample takes.
     """
 
     outputs: int
+    from_logits: bool = True
     action_shape: tuple[int, ...] = ()
     action_dtype: type = np.int64
     noise_shape: tuple[int, ...] = ()
@@ -158,7 +160,7 @@ def head_for(
         ('BernoulliHead', False)
     """
     outputs = _count_outputs(model) if outputs is None else outputs
-    last = _last_activation(model)
+    last = last_activation(model)
     if from_logits is None:
         from_logits = last not in ("sigmoid", "softmax")
     if positive_action not in (0, 1):
@@ -221,13 +223,20 @@ def check_output_shape(shape: Any) -> int:
     return int(shape[-1])
 
 
-def _last_activation(model: keras.Model) -> str | None:
+def last_activation(model: keras.Model) -> str | None:
+    """Name of the activation that a model's output went through, where that can be told.
+
+    Example:
+        >>> import keras
+        >>> last_activation(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")]))
+        'sigmoid'
+    """
     # The last layer of a subclassed model need not be what it returns.
     if not type(model).__module__.startswith("keras.") or not model.layers:
         return None
     last = model.layers[-1]
     if isinstance(last, keras.Model):
-        return _last_activation(last)
+        return last_activation(last)
     if isinstance(last, keras.layers.Softmax):
         return "softmax"
     return getattr(getattr(last, "activation", None), "__name__", None)

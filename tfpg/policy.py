@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.distributions import Distribution
 from tfpg.envs import EnvLike, spaces_of
-from tfpg.heads import check_output_shape, head_for
+from tfpg.heads import check_output_shape, head_for, last_activation
 from tfpg.mirror import Forward, mirror
 
 # Above this many parameters the matrix products outweigh the cost of a TensorFlow call; see
@@ -29,7 +31,7 @@ class Decision(NamedTuple):
 
     actions: np.ndarray  # [N, ...]  as learned
     env_actions: np.ndarray  # [N, ...]  as the environments want them
-    outputs: np.ndarray  # [N, K]  of the model
+    outputs: np.ndarray  # [N, K]  of the model, before a final sigmoid or softmax if in NumPy
 
 
 class Policy:
@@ -82,7 +84,9 @@ class Policy:
             positive_action=positive_action,
             outputs=_probe(model, self.observation_space),
         )
-        snapshot = None if acting == "tensorflow" else mirror(model)
+        # Probabilities lose what a logit far from zero still knows, so NumPy stops before them.
+        logits = not self.head.from_logits and last_activation(model) in ("sigmoid", "softmax")
+        snapshot = None if acting == "tensorflow" else mirror(model, logits=logits)
         if acting == "numpy" and snapshot is None:
             raise ValueError(
                 "This model cannot act through NumPy: only stacks of Dense, Activation, Flatten, "
@@ -92,6 +96,9 @@ class Policy:
             snapshot = None
         self.acting = "tensorflow" if snapshot is None else "numpy"
         self._snapshot = snapshot or self._compiled
+        self._acting_head = copy.copy(self.head)
+        if snapshot is not None and logits:
+            self._acting_head.from_logits = True
 
     def distribution(self, observations: Any) -> Distribution:
         """The differentiable action distribution for observations ``[B, ...]``, as tensors."""
@@ -117,13 +124,13 @@ class Policy:
             ((3,), (3, 2))
         """
         forward = self._snapshot()
-        head = self.head
+        head = self._acting_head
         distribution, env_actions = head.distribution, head.env_actions
 
         def act(observations: np.ndarray, noise: np.ndarray | None = None) -> Decision:
             outputs = forward(observations)
             # A sum is finite unless something in it is not, or overflows: then look closely.
-            if not np.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
+            if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
                 raise FloatingPointError(self._describe_non_finite(observations, outputs))
             chosen = distribution(outputs)
             actions = chosen.mode() if noise is None else chosen.sample(noise)
@@ -164,8 +171,8 @@ class Policy:
         return self.actor()(observations, noise).env_actions
 
     def log_prob(self, outputs: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Log-probabilities ``[...]`` of actions under model outputs ``[..., K]``, in NumPy."""
-        return self.head.distribution(outputs).log_prob(actions)
+        """Log-probabilities ``[...]`` of actions under a `Decision`'s outputs ``[..., K]``."""
+        return self._acting_head.distribution(outputs).log_prob(actions)
 
     def _compiled(self) -> Forward:
         if not hasattr(self, "_compiled_call"):
