@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
@@ -10,12 +11,19 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 
 
+_FIRST = ("episode_return", "episode_length", "env_steps", "loss", "entropy")
+
+# Columns of Keras's bar with its counts and times, and of one value.
+_BAR_WIDTH, _VALUE_WIDTH = 52, 9
+
+
 class ProgressBar(keras.callbacks.ProgbarLogger):
     """One Keras progress bar over all iterations, with the latest logs.
 
     Keras's own `ProgbarLogger` begins a bar in every epoch, which for iterations of a hundredth
-    of a second is a wall of them. ``verbose=1`` draws the bar, ``verbose=2`` prints a line for
-    every iteration, ``"auto"`` draws in a terminal or notebook and prints lines elsewhere.
+    of a second is a wall of them. ``verbose=1`` draws the bar, in a terminal with the logs that
+    fit on its line; ``verbose=2`` prints a line for every iteration; ``"auto"`` draws in a
+    terminal or notebook and prints lines elsewhere.
 
     Example:
         >>> bar = ProgressBar()
@@ -26,7 +34,6 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
     def set_params(self, params: dict[str, Any]) -> None:
         super().set_params({**params, "verbose": resolve_verbose(params["verbose"])})
-        self.initial_iteration = params.get("initial_iteration", 0)
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -39,20 +46,18 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         pass
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if not self.verbose:
-            return
-        if self.progbar is None:
-            self.progbar = keras.utils.Progbar(
-                self.epochs,
-                verbose=1,
-                stateful_metrics=list(logs or {}),
-                unit_name="iteration",
-            )
+        # Keras hands the logs over in alphabetical order.
+        logs = dict(sorted((logs or {}).items(), key=lambda item: _rank(item[0])))
         if self.verbose == 1:
-            self._last = epoch + 1, list((logs or {}).items())
+            if self.progbar is None:
+                self._shown = _that_fit(list(logs))
+                self.progbar = keras.utils.Progbar(
+                    self.epochs, stateful_metrics=self._shown, unit_name="iteration"
+                )
+            self._last = epoch + 1, [(name, logs[name]) for name in self._shown]
             self.progbar.update(*self._last, finalize=False)
-        else:
-            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in (logs or {}).items())
+        elif self.verbose == 2:
+            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())
             print(f"{epoch + 1}/{self.epochs} - {numbers}", flush=True)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -73,5 +78,23 @@ def resolve_verbose(verbose: Any) -> int:
     return int(verbose)
 
 
+def _that_fit(names: list[str]) -> list[str]:
+    # A bar that wraps cannot be drawn over, and fills the terminal with its earlier states.
+    if not sys.stdout.isatty():
+        return names
+    room = shutil.get_terminal_size().columns - _BAR_WIDTH
+    shown: list[str] = []
+    for name in names:
+        room -= len(f" - {name}: {'':{_VALUE_WIDTH}}")
+        if room < 0 and shown:
+            break
+        shown.append(name)
+    return shown
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
+
+
 def _number(x: Any) -> str:
-    return f"{x:,}" if isinstance(x, int) else f"{float(x):.4g}"
+    return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):.4g}"

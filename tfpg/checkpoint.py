@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.files import written_beside
+from tfpg.files import check_model_file, written_beside
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
@@ -61,15 +60,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             ...
         FileNotFoundError: No model at 'missing.keras'.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No model at {str(path)!r}.")
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        found = f"{path.stat().st_size:,} bytes" if path.is_file() else "a folder"
-        raise ValueError(
-            f"{str(path)!r} is not a whole .keras file, which is a zip archive; found {found}. "
-            "It may have been cut short: save the model again."
-        )
+    path = check_model_file(path)
     try:
         return keras.saving.load_model(path, safe_mode=True)
     except Exception as error:

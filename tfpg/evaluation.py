@@ -55,7 +55,7 @@ def evaluate(
     seed = check_seed(seed)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
     with open_vec(env, num_envs=min(episodes, _MOST_ENVS)) as envs:
-        act, head = _actor(policy, envs, deterministic)
+        act, head = actor_for(policy, envs, deterministic)
         for first in range(0, episodes, envs.num_envs):
             columns = slice(first, min(first + envs.num_envs, episodes))
             count = columns.stop - columns.start
@@ -89,9 +89,20 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
-def _actor(policy: Any, envs: Any, deterministic: bool) -> tuple[Callable, Head | None]:
+def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:
+    """How a policy acts in ``env``: ``act(observations, noise)``, and the head to draw noise for.
+
+    Args:
+        policy: What `evaluate` takes.
+        env: What it acts in.
+        deterministic: Without noise.
+
+    Returns:
+        ``act`` maps observations ``[N, ...]`` and noise to a `Decision`. The head is None where
+        no noise is wanted.
+    """
     if is_policy_like(policy) or not callable(policy):
-        policy = as_policy(policy, envs)
+        policy = as_policy(policy, env)
         return policy.actor(), None if deterministic else policy.head
 
     def act(observations: np.ndarray, _: Any) -> Decision:

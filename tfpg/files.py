@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,16 +15,17 @@ from pathlib import Path
 def written_beside(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block succeeds, else removed.
 
-    The temporary name keeps the suffix, by which writers choose a format.
+        The temporary name keeps the suffix, by which writers choose a format.
 
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     target = Path(folder) / "note.txt"
-        ...     with written_beside(target) as temporary:
-        ...         _ = temporary.write_text("whole")
-        ...     target.read_text(), len(list(Path(folder).iterdir()))
-        ('whole', 1)
+        Example:
+            >>> import tempfile
+    import zipfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     target = Path(folder) / "note.txt"
+            ...     with written_beside(target) as temporary:
+            ...         _ = temporary.write_text("whole")
+            ...     target.read_text(), len(list(Path(folder).iterdir()))
+            ('whole', 1)
     """
     path = Path(path)
     check_writable(path)
@@ -51,10 +53,10 @@ def check_writable(path: str | os.PathLike) -> None:
         PermissionError: Its folder cannot be written.
 
     Example:
-        >>> check_writable("nowhere/film.mp4")
+        >>> check_writable("nowhere/a.mp4")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: The folder 'nowhere' of 'nowhere/film.mp4' does not exist: mkdir -p nowhere
+        FileNotFoundError: The folder 'nowhere' of 'nowhere/a.mp4' does not exist: mkdir -p nowhere
     """
     path = Path(path)
     folder = path.parent
@@ -75,6 +77,31 @@ def check_writable(path: str | os.PathLike) -> None:
             f"The folder {str(folder)!r} of {str(path)!r} cannot be written ({reason}): "
             "choose another, or mend its permissions."
         ) from error
+
+
+def check_model_file(path: str | os.PathLike) -> Path:
+    """Returns the path of a file that can be a ``.keras`` model, without importing Keras.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a whole zip archive, which a ``.keras`` file is.
+
+    Example:
+        >>> check_model_file("missing.keras")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: No model at 'missing.keras'.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No model at {str(path)!r}.")
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        found = f"{path.stat().st_size:,} bytes" if path.is_file() else "a folder"
+        raise ValueError(
+            f"{str(path)!r} is not a whole .keras file, which is a zip archive; found {found}. "
+            "It may have been cut short: save the model again."
+        )
+    return path
 
 
 def _like_a_new_file(path: Path) -> None:

@@ -206,8 +206,18 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
 
     Raises:
         TypeError: It is none of these.
+        ValueError: It does not fit the environment.
     """
     if isinstance(policy, Policy):
+        observation_space, action_space = spaces_of(env)
+        if (policy.observation_space.shape, policy.action_space) != (
+            observation_space.shape,
+            action_space,
+        ):
+            raise ValueError(
+                f"The policy is for {policy.observation_space} and {policy.action_space}, and the "
+                f"environment has {observation_space} and {action_space}."
+            )
         return policy
     if isinstance(policy, keras.Model):
         return Policy(policy, env)

@@ -1,4 +1,4 @@
-"""The shell every agent shares: `fit`, `evaluate`, `predict`, `save` and `load` in Keras manners."""
+"""The shell of every agent: `fit`, `evaluate`, `predict`, `save` and `load`, as in Keras."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tfpg.types import Trajectory
 
 
 class Agent(abc.ABC):
-    """A Keras model and a way to train it. A new algorithm is a subclass with an `update`.
+    """A Keras model and a way to train it. An algorithm is a subclass with `build` and `update`.
 
     ``agent.model`` is the very model that was given: plain Keras saves and loads it. It is
     compiled, and its optimizer is the optimizer; a model that is not gets ``Adam(0.01)``.
@@ -53,7 +53,7 @@ class Agent(abc.ABC):
         model: keras.Model,
         *,
         gamma: float = 0.99,
-        episodes_per_update: int = 16,
+        episodes_per_update: int = 32,
         max_steps: int | None = None,
         num_envs: int | None = None,
         from_logits: bool | None = None,
@@ -160,6 +160,7 @@ class Agent(abc.ABC):
             callback_list.on_train_end(logs)
         return self.model.history
 
+    @abc.abstractmethod
     def build(self, policy: Policy) -> None:
         """Compiles what `update` needs for this policy. Called by `fit` before it plays."""
 

@@ -73,7 +73,7 @@ class Reinforce(Agent):
         model: keras.Model,
         *,
         gamma: float = 0.99,
-        episodes_per_update: int = 16,
+        episodes_per_update: int = 32,
         max_steps: int | None = None,
         entropy_coef: float = 0.0,
         gradient: str = "fused",

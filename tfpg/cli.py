@@ -1,0 +1,390 @@
+"""The command line: ``tfpg train``, ``tfpg evaluate`` and ``tfpg record``.
+
+Nothing here imports TensorFlow before the arguments have been checked: help and usage errors
+answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import tfpg
+
+ALGORITHMS = ("reinforce",)
+CONFIG, METRICS, MODEL, BEST = "config.json", "metrics.csv", "model.keras", "best.keras"
+CURVE, FILM = "learning_curve.png", "film.mp4"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit code: 0, 1 for an error, 2 for a wrong usage.
+
+    Args:
+        argv: The arguments. None: those of the process.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.run_command(args)
+    except KeyboardInterrupt:
+        print("tfpg: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"tfpg: error: {_message(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(args: argparse.Namespace) -> None:
+    """``tfpg train ALGORITHM ENV``: makes a run directory with everything about the run."""
+    from tfpg.files import check_model_file
+
+    _check_env(args.env)
+    folder = Path(args.run or f"runs/{args.algorithm}-{args.env.split('/')[-1]}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{str(folder)!r} exists already. Choose another folder with --run, or remove it."
+        )
+    if args.model:
+        check_model_file(args.model)
+    with _quiet_import():
+        import keras
+
+        from tfpg.agents.reinforce import Reinforce
+        from tfpg.checkpoint import load_model
+        from tfpg.plotting import learning_curve
+        from tfpg.seeding import check_seed
+
+    seed = check_seed(args.seed)
+    if args.model:
+        model = load_model(args.model)
+    else:
+        model = tfpg.networks.mlp(args.env, args.hidden, args.activation, seed=seed)
+    if getattr(model, "optimizer", None) is None:
+        model.compile(optimizer=keras.optimizers.Adam(args.learning_rate or 0.01))
+    elif args.learning_rate:
+        model.optimizer.learning_rate = args.learning_rate
+    options = {
+        name: getattr(args, name)
+        for name in ("gamma", "episodes_per_update", "max_steps", "entropy_coef", "gradient")
+        if getattr(args, name) is not None
+    }
+    agent = Reinforce(model, **options, **_head_options(args))
+    agent.policy_for(args.env)
+
+    with _run_folder(folder) as run:
+        config = {
+            "algorithm": args.algorithm,
+            "env": args.env,
+            "seed": seed,
+            "iterations": args.iterations,
+            "network": {"model": args.model}
+            if args.model
+            else {"hidden": args.hidden, "activation": args.activation},
+            "optimizer": keras.optimizers.serialize(model.optimizer),
+            "options": {
+                "gamma": agent.gamma,
+                "episodes_per_update": agent.episodes_per_update,
+                "max_steps": agent.max_steps,
+                "entropy_coef": agent.entropy_coef,
+                "gradient": agent.gradient,
+            },
+            "head": _head_options(args),
+            "versions": _versions(),
+        }
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        history = agent.fit(
+            args.env,
+            iterations=args.iterations,
+            seed=seed,
+            verbose="auto" if args.verbose is None else args.verbose,
+            callbacks=[
+                run,
+                keras.callbacks.CSVLogger(folder / METRICS),
+                keras.callbacks.ModelCheckpoint(
+                    folder / BEST, monitor="episode_return", mode="max", save_best_only=True
+                ),
+            ],
+        )
+        agent.save(folder / MODEL)
+    learning_curve(
+        history.history, folder / CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
+    )
+    written = [
+        ("model", MODEL),
+        ("best model", BEST),
+        ("metrics", METRICS),
+        ("learning curve", CURVE),
+        ("config", CONFIG),
+    ]
+    if args.film:
+        film = tfpg.record(agent, args.env, folder / FILM, seed=seed, max_steps=agent.max_steps)
+        written.insert(2, ("film", f"{FILM}  ({film.frames} frames)"))
+    print(
+        f"Mean return of the last iteration: {history.history['episode_return'][-1]:.1f} "
+        f"after {agent.env_steps:,} environment steps."
+    )
+    for what, name in written:
+        print(f"  {what:15}{folder}/{name}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """``tfpg evaluate RUN_OR_MODEL``: return and length over fresh episodes."""
+    source = _source(args)
+    with _quiet_import():
+        policy = _load_policy(source)
+        from tfpg.evaluation import evaluate as measure
+    result = measure(
+        policy,
+        source.env,
+        args.episodes,
+        seed=args.seed,
+        deterministic=not args.stochastic,
+        max_steps=args.max_steps or source.max_steps,
+    )
+    if args.json:
+        print(json.dumps({"model": str(source.model), "env": source.env, **result}))
+        return
+    mode = "sampled" if args.stochastic else "greedy"
+    print(
+        f"{source.model} on {source.env}, {args.episodes} {mode} episodes, seed {result['seed']}:\n"
+        f"  return  {result['episode_return']:.1f} +- {result['episode_return_std']:.1f}"
+        f"  (from {min(result['episode_returns']):.1f} to {max(result['episode_returns']):.1f})\n"
+        f"  length  {result['episode_length']:.1f}"
+    )
+
+
+def record(args: argparse.Namespace) -> None:
+    """``tfpg record RUN_OR_MODEL OUT``: a film of whole episodes."""
+    from tfpg.files import check_writable
+    from tfpg.rendering.video import check_suffix
+
+    check_writable(check_suffix(args.out))
+    source = _source(args)
+    with _quiet_import():
+        policy = _load_policy(source)
+        from tfpg.rendering.episode import record as film_policy
+    film = film_policy(
+        policy,
+        source.env,
+        args.out,
+        args.episodes,
+        seed=args.seed,
+        deterministic=not args.stochastic,
+        max_steps=args.max_steps or source.max_steps,
+        fps=args.fps,
+    )
+    returns = ", ".join(f"{x:.1f}" for x in film.episode_returns)
+    print(f"{film.path}  ({film.frames} frames, return {returns})")
+
+
+class _Source(NamedTuple):
+    model: Path
+    env: str
+    head: dict[str, Any]
+    max_steps: int | None
+
+
+def _source(args: argparse.Namespace) -> _Source:
+    """The model file, environment and head that RUN_OR_MODEL and the options name."""
+    from tfpg.files import check_model_file
+
+    given = Path(args.source)
+    if not given.exists():
+        raise FileNotFoundError(f"No run or model at {str(given)!r}.")
+    config_file = (given if given.is_dir() else given.parent) / CONFIG
+    config: dict[str, Any] = {}
+    if config_file.is_file():
+        try:
+            config = json.loads(config_file.read_text())
+            config["env"], config["head"], config["options"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(config_file)!r} is not the config of a run: {error}") from error
+    elif given.is_dir():
+        raise FileNotFoundError(
+            f"{str(given)!r} is not a run: it has no {CONFIG}. Give a run or a .keras file."
+        )
+    env = args.env or config.get("env")
+    if env is None:
+        raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
+    _check_env(env)
+    model = check_model_file(given / MODEL if given.is_dir() else given)
+    head = {**config.get("head", {}), **_head_options(args)}
+    return _Source(model, env, head, config.get("options", {}).get("max_steps"))
+
+
+def _load_policy(source: _Source) -> Any:
+    return tfpg.Policy(tfpg.load_model(source.model), source.env, **source.head)
+
+
+def _head_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {} if args.positive_action is None else {"positive_action": args.positive_action}
+
+
+def _check_env(env_id: str) -> None:
+    from tfpg.envs import spaces_of
+
+    spaces_of(env_id)
+
+
+@contextmanager
+def _run_folder(folder: Path) -> Iterator[Any]:
+    """Makes the run's folder, and takes it away again if not one iteration was completed."""
+    import keras
+
+    class Started(keras.callbacks.Callback):
+        iterations = 0
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.iterations += 1
+
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"Cannot make the run folder {str(folder)!r}: {error.strerror}. Choose another --run."
+        ) from error
+    started = Started()
+    try:
+        yield started
+    except BaseException:
+        if not started.iterations:
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made[1:]:
+                parent.rmdir()
+        raise
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Keeps TensorFlow's start-up messages off the terminal, unless the import fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            import tfpg.backend  # noqa: F401
+
+            tf.config.list_physical_devices()
+            tf.zeros(())
+            yield
+        except ImportError:
+            raise
+        except BaseException:
+            messages.seek(0)
+            os.write(saved, messages.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("tensorflow", "keras", "gymnasium", "numpy")
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"tfpg": tfpg.__version__, "python": python, **{n: version(n) for n in names}}
+
+
+def _message(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
+    if isinstance(error, expected):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
+
+
+def _number(kind: Callable[[str], Any], test: Callable[[Any], bool], what: str) -> Callable:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+            if test(value):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {what}, and got {text!r}")
+
+    return parse
+
+
+_COUNT = _number(int, lambda n: n >= 1, "an integer of at least 1")
+_SEED = _number(int, lambda n: n >= 0, "an integer of at least 0")
+_GAMMA = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+_POSITIVE = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
+_COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tfpg", description="Deep reinforcement learning for Keras.")
+    parser.add_argument("--version", action="version", version=f"tfpg {tfpg.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--seed", type=_SEED, metavar="N", help="of everything random")
+    common.add_argument("--max-steps", type=_COUNT, metavar="N", help="cut episodes here")
+    common.add_argument(
+        "--positive-action",
+        type=int,
+        choices=(0, 1),
+        help="the action whose probability a one-output model gives (default: 1)",
+    )
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    p = commands.add_parser("train", parents=[common], help="train a model, film it, plot it")
+    p.set_defaults(run_command=train)
+    p.add_argument("algorithm", choices=ALGORITHMS)
+    p.add_argument("env", metavar="ENV", help="Gymnasium id, for example CartPole-v1")
+    p.add_argument("--iterations", type=_COUNT, default=100, metavar="N", help="(default: 100)")
+    p.add_argument("--run", metavar="DIR", help="run directory (default: runs/ALGORITHM-ENV)")
+    p.add_argument("--gamma", type=_GAMMA, help="discount factor (default: 0.99)")
+    p.add_argument(
+        "--episodes-per-update", type=_COUNT, metavar="N", help="episodes a batch (default: 32)"
+    )
+    p.add_argument("--entropy-coef", type=_COEF, metavar="X", help="(default: 0)")
+    p.add_argument("--gradient", choices=("fused", "accumulated"), help="(default: fused)")
+    p.add_argument("--learning-rate", type=_POSITIVE, metavar="X", help="of Adam (default: 0.01)")
+    p.add_argument("--hidden", type=_COUNT, nargs="+", default=[64, 64], metavar="UNITS")
+    p.add_argument("--activation", default="tanh", metavar="NAME", help="(default: tanh)")
+    p.add_argument("--model", metavar="FILE", help="go on from this .keras model")
+    p.add_argument("--no-film", dest="film", action="store_false", help="do not film the result")
+    p.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
+
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory or a .keras file")
+    source.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
+    source.add_argument("--stochastic", action="store_true", help="sample the actions")
+
+    p = commands.add_parser("evaluate", parents=[source, common], help="measure a saved model")
+    p.set_defaults(run_command=evaluate)
+    p.add_argument("--episodes", type=_COUNT, default=100, metavar="N", help="(default: 100)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = commands.add_parser("record", parents=[source, common], help="film a saved model")
+    p.set_defaults(run_command=record)
+    p.add_argument("out", metavar="OUT", help="the film, .mp4 or .gif")
+    p.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
+    p.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
+    return parser

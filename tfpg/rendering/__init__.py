@@ -1,0 +1,1 @@
+"""Films: a virtual display where one is needed, streaming video files, recorded episodes."""
