@@ -32,6 +32,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         0
     """
 
+    progbar: Any
+
     def set_params(self, params: dict[str, Any]) -> None:
         super().set_params({**params, "verbose": resolve_verbose(params["verbose"])})
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import tfpg
+from tfpg import runs
 
 ALGORITHMS = ("reinforce",)
-CONFIG, METRICS, MODEL, BEST = "config.json", "metrics.csv", "model.keras", "best.keras"
-CURVE, FILM = "learning_curve.png", "film.mp4"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +53,7 @@ def train(args: argparse.Namespace) -> None:
 
     _check_env(args.env)
     folder = Path(args.run or f"runs/{args.algorithm}-{args.env.split('/')[-1]}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{str(folder)!r} exists already. Choose another folder with --run, or remove it."
-        )
+    runs.check_new(folder)
     if args.model:
         check_model_file(args.model)
     with _quiet_import():
@@ -86,27 +81,25 @@ def train(args: argparse.Namespace) -> None:
     agent = Reinforce(model, **options, **_head_options(args))
     agent.policy_for(args.env)
 
-    with _run_folder(folder) as run:
-        config = {
-            "algorithm": args.algorithm,
-            "env": args.env,
-            "seed": seed,
-            "iterations": args.iterations,
-            "network": {"model": args.model}
-            if args.model
-            else {"hidden": args.hidden, "activation": args.activation},
-            "optimizer": keras.optimizers.serialize(model.optimizer),
-            "options": {
+    with runs.new_run(folder) as run:
+        network = {"hidden": args.hidden, "activation": args.activation}
+        runs.write_config(
+            folder,
+            algorithm=args.algorithm,
+            env=args.env,
+            seed=seed,
+            iterations=args.iterations,
+            network={"model": args.model} if args.model else network,
+            optimizer=keras.optimizers.serialize(model.optimizer),
+            options={
                 "gamma": agent.gamma,
                 "episodes_per_update": agent.episodes_per_update,
                 "max_steps": agent.max_steps,
                 "entropy_coef": agent.entropy_coef,
                 "gradient": agent.gradient,
             },
-            "head": _head_options(args),
-            "versions": _versions(),
-        }
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            head=_head_options(args),
+        )
         history = agent.fit(
             args.env,
             iterations=args.iterations,
@@ -114,26 +107,28 @@ def train(args: argparse.Namespace) -> None:
             verbose="auto" if args.verbose is None else args.verbose,
             callbacks=[
                 run,
-                keras.callbacks.CSVLogger(folder / METRICS),
+                keras.callbacks.CSVLogger(folder / runs.METRICS),
                 keras.callbacks.ModelCheckpoint(
-                    folder / BEST, monitor="episode_return", mode="max", save_best_only=True
+                    folder / runs.BEST, monitor="episode_return", mode="max", save_best_only=True
                 ),
             ],
         )
-        agent.save(folder / MODEL)
+        agent.save(folder / runs.MODEL)
     learning_curve(
-        history.history, folder / CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
+        history.history, folder / runs.CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
     )
     written = [
-        ("model", MODEL),
-        ("best model", BEST),
-        ("metrics", METRICS),
-        ("learning curve", CURVE),
-        ("config", CONFIG),
+        ("model", runs.MODEL),
+        ("best model", runs.BEST),
+        ("metrics", runs.METRICS),
+        ("learning curve", runs.CURVE),
+        ("config", runs.CONFIG),
     ]
     if args.film:
-        film = tfpg.record(agent, args.env, folder / FILM, seed=seed, max_steps=agent.max_steps)
-        written.insert(2, ("film", f"{FILM}  ({film.frames} frames)"))
+        film = tfpg.record(
+            agent, args.env, folder / runs.FILM, seed=seed, max_steps=agent.max_steps
+        )
+        written.insert(2, ("film", f"{runs.FILM}  ({film.frames} frames)"))
     print(
         f"Mean return of the last iteration: {history.history['episode_return'][-1]:.1f} "
         f"after {agent.env_steps:,} environment steps."
@@ -192,42 +187,13 @@ def record(args: argparse.Namespace) -> None:
     print(f"{film.path}  ({film.frames} frames, return {returns})")
 
 
-class _Source(NamedTuple):
-    model: Path
-    env: str
-    head: dict[str, Any]
-    max_steps: int | None
+def _source(args: argparse.Namespace) -> runs.Source:
+    source = runs.find_model(args.source, args.env, _head_options(args))
+    _check_env(source.env)
+    return source
 
 
-def _source(args: argparse.Namespace) -> _Source:
-    """The model file, environment and head that RUN_OR_MODEL and the options name."""
-    from tfpg.files import check_model_file
-
-    given = Path(args.source)
-    if not given.exists():
-        raise FileNotFoundError(f"No run or model at {str(given)!r}.")
-    config_file = (given if given.is_dir() else given.parent) / CONFIG
-    config: dict[str, Any] = {}
-    if config_file.is_file():
-        try:
-            config = json.loads(config_file.read_text())
-            config["env"], config["head"], config["options"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{str(config_file)!r} is not the config of a run: {error}") from error
-    elif given.is_dir():
-        raise FileNotFoundError(
-            f"{str(given)!r} is not a run: it has no {CONFIG}. Give a run or a .keras file."
-        )
-    env = args.env or config.get("env")
-    if env is None:
-        raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
-    _check_env(env)
-    model = check_model_file(given / MODEL if given.is_dir() else given)
-    head = {**config.get("head", {}), **_head_options(args)}
-    return _Source(model, env, head, config.get("options", {}).get("max_steps"))
-
-
-def _load_policy(source: _Source) -> Any:
+def _load_policy(source: runs.Source) -> Any:
     return tfpg.Policy(tfpg.load_model(source.model), source.env, **source.head)
 
 
@@ -239,35 +205,6 @@ def _check_env(env_id: str) -> None:
     from tfpg.envs import spaces_of
 
     spaces_of(env_id)
-
-
-@contextmanager
-def _run_folder(folder: Path) -> Iterator[Any]:
-    """Makes the run's folder, and takes it away again if not one iteration was completed."""
-    import keras
-
-    class Started(keras.callbacks.Callback):
-        iterations = 0
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.iterations += 1
-
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"Cannot make the run folder {str(folder)!r}: {error.strerror}. Choose another --run."
-        ) from error
-    started = Started()
-    try:
-        yield started
-    except BaseException:
-        if not started.iterations:
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in made[1:]:
-                parent.rmdir()
-        raise
 
 
 @contextmanager
@@ -294,14 +231,6 @@ def _quiet_import() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("tensorflow", "keras", "gymnasium", "numpy")
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"tfpg": tfpg.__version__, "python": python, **{n: version(n) for n in names}}
 
 
 def _message(error: Exception) -> str:
@@ -338,7 +267,9 @@ _COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="tfpg", description="Deep reinforcement learning for Keras.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="tfpg", description="Deep reinforcement learning for Keras."
+    )
     parser.add_argument("--version", action="version", version=f"tfpg {tfpg.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

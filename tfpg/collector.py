@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
@@ -179,16 +179,17 @@ def time_limit(envs: VectorEnv) -> int | None:
         ...     time_limit(envs)
         500
     """
-    spec = envs.spec
-    if spec is None and getattr(envs.unwrapped, "envs", None):
-        spec = envs.unwrapped.envs[0].spec
+    spec, single = envs.spec, getattr(envs.unwrapped, "envs", None)
+    if spec is None and single:
+        spec = single[0].spec
     return None if spec is None else spec.max_episode_steps
 
 
 def _reset(envs: VectorEnv, seeds: list[int]) -> np.ndarray:
     # Gymnasium's NumPy-vectorized environments have one generator for all, and one seed.
     each = isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
-    observations, _ = envs.reset(seed=seeds if each else seeds[0])
+    seed: Any = seeds if each else seeds[0]
+    observations, _ = envs.reset(seed=seed)
     return observations
 
 

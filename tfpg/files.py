@@ -15,17 +15,16 @@ from pathlib import Path
 def written_beside(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block succeeds, else removed.
 
-        The temporary name keeps the suffix, by which writers choose a format.
+    The temporary name keeps the suffix, by which writers choose a format.
 
-        Example:
-            >>> import tempfile
-    import zipfile
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     target = Path(folder) / "note.txt"
-            ...     with written_beside(target) as temporary:
-            ...         _ = temporary.write_text("whole")
-            ...     target.read_text(), len(list(Path(folder).iterdir()))
-            ('whole', 1)
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = Path(folder) / "note.txt"
+        ...     with written_beside(target) as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     target.read_text(), len(list(Path(folder).iterdir()))
+        ('whole', 1)
     """
     path = Path(path)
     check_writable(path)

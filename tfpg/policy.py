@@ -159,7 +159,7 @@ class Policy:
             ValueError: The observations have another shape than the environment's.
         """
         observations = np.asarray(observations)
-        shape = self.observation_space.shape
+        shape = self.observation_space.shape or ()
         if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
             raise ValueError(
                 f"Expected observations of shape (N, {', '.join(map(str, shape))}), "
@@ -177,7 +177,7 @@ class Policy:
     def _compiled(self) -> Forward:
         if not hasattr(self, "_compiled_call"):
             model, space = self.model, self.observation_space
-            signature = [tf.TensorSpec([None, *space.shape], tf.as_dtype(space.dtype))]
+            signature = [observation_spec(space)]
 
             @tf.function(input_signature=signature)
             def call(observations):
@@ -246,7 +246,7 @@ def check_layers(model: keras.Model) -> None:
         layers.GaussianNoise,
     )
     for layer in _all_layers(model):
-        if isinstance(layer, random) and getattr(layer, "rate", 1):
+        if isinstance(layer, random) and getattr(layer, "rate", True):
             reason = "makes the probability of the same action another one in training"
         elif isinstance(layer, layers.BatchNormalization) and layer.trainable:
             reason = "makes every probability depend on the rest of the batch (freeze it instead)"
@@ -283,6 +283,11 @@ def _probe(model: keras.Model, space: gymnasium.Space) -> int:
     if isinstance(outputs, (list, tuple, dict)):
         raise ValueError(f"A policy model has one output, and this one has {len(outputs)}.")
     return check_output_shape(tuple(outputs.shape))
+
+
+def observation_spec(space: gymnasium.Space) -> tf.TensorSpec:
+    """The signature of a batch of observations, ``[None, *shape]`` in the space's dtype."""
+    return tf.TensorSpec([None, *(space.shape or ())], tf.as_dtype(space.dtype))
 
 
 def _fits(shape: tuple, expected: tuple) -> bool:

@@ -71,7 +71,7 @@ class Agent(abc.ABC):
             self.episodes_per_update if num_envs is None else check_count("num_envs", num_envs)
         )
         self.env_steps = 0
-        self._policy_options = {
+        self._policy_options: dict[str, Any] = {
             "from_logits": from_logits,
             "positive_action": positive_action,
             "acting": acting,
@@ -198,10 +198,10 @@ class Agent(abc.ABC):
     def policy_for(self, env: EnvLike) -> Policy:
         """The agent's model as a `Policy` for this environment."""
         spaces = spaces_of(env)
-        known = self.policy
-        if known is None or (known.observation_space, known.action_space) != spaces:
-            self.policy = Policy(self.model, env, **self._policy_options)
-        return self.policy
+        policy = self.policy
+        if policy is None or (policy.observation_space, policy.action_space) != spaces:
+            policy = self.policy = Policy(self.model, env, **self._policy_options)
+        return policy
 
     def save(self, path: str | os.PathLike) -> Path:
         """Saves the Keras model with its optimizer's state; see `tfpg.checkpoint.save_model`."""

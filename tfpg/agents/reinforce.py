@@ -31,7 +31,7 @@ from tfpg.agents.agent import Agent
 from tfpg.ops import gradients
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
 from tfpg.ops.returns import discounted_returns, standardize
-from tfpg.policy import Policy
+from tfpg.policy import Policy, observation_spec
 from tfpg.types import Batch, Trajectory
 
 ESTIMATORS = {"fused": gradients.fused, "accumulated": gradients.accumulated}
@@ -86,7 +86,7 @@ class Reinforce(Agent):
             max_steps=max_steps,
             **options,
         )
-        if not (np.isscalar(entropy_coef) and np.isfinite(entropy_coef) and entropy_coef >= 0):
+        if not 0.0 <= entropy_coef < np.inf:
             raise ValueError(f"entropy_coef must be at least 0, and it is {entropy_coef!r}.")
         if gradient not in ESTIMATORS:
             raise ValueError(f"gradient must be one of {list(ESTIMATORS)}, and it is {gradient!r}.")
@@ -163,7 +163,7 @@ def compile_update(
         ``update(batch) -> logs, finite``: ``finite`` says for every trainable variable whether
         its gradient is. The optimizer is applied only where all are.
     """
-    model, head, space = policy.model, policy.head, policy.observation_space
+    model, head = policy.model, policy.head
     optimizer, variables = model.optimizer, model.trainable_variables
     if not optimizer.built:
         optimizer.build(variables)
@@ -176,7 +176,7 @@ def compile_update(
         return {"loss": loss + entropy_coef * entropy_loss(entropy), "entropy": entropy}
 
     signature = Batch(
-        tf.TensorSpec([None, *space.shape], tf.as_dtype(space.dtype)),
+        observation_spec(policy.observation_space),
         tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype)),
         tf.TensorSpec([None], tf.float32),
     )

@@ -110,12 +110,13 @@ def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
             return _gymnasium_call(gymnasium.make_vec, env, num_envs=num_envs, **kwargs)
         return SyncVectorEnv([lambda: Parked(make(env, **kwargs))] * num_envs)
     if callable(env):
-        first = env()
+        build: Callable[[], Any] = env
+        first = build()
         if isinstance(first, VectorEnv):
             return first
         if isinstance(first, gymnasium.Env):
             ready = [first]
-            return SyncVectorEnv([lambda: Parked(ready.pop() if ready else env())] * num_envs)
+            return SyncVectorEnv([lambda: Parked(ready.pop() if ready else build())] * num_envs)
         raise TypeError(
             f"The callable {env!r} returned {type(first).__name__}, "
             "and a Gymnasium environment was expected."
@@ -161,12 +162,11 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
     if isinstance(env, gymnasium.Env):
         yield env
         return
+    made: Any = env
     if isinstance(env, str):
         made = make(env, **kwargs)
     elif callable(env) and not isinstance(env, VectorEnv):
         made = env()
-    else:
-        made = env
     if not isinstance(made, gymnasium.Env):
         raise TypeError(
             "Expected a single environment (an id, a Gymnasium environment or a callable that "

@@ -150,7 +150,7 @@ def _play(
     head: Head | None,
     rng: np.random.Generator,
     max_steps: int | None,
-) -> Iterator[tuple[np.ndarray, float]]:
+) -> Iterator[tuple[Any, float]]:
     limit = max_steps or (env.spec and env.spec.max_episode_steps) or NO_LIMIT_STEPS
     observation, _ = env.reset(seed=reset_seed(rng))
     noise = (lambda: None) if head is None else Noise(head, [rng])

@@ -57,7 +57,7 @@ class VideoWriter:
 
     def __init__(self, path: str | os.PathLike, fps: float):
         self.path = check_suffix(path)
-        if not (np.isscalar(fps) and np.isfinite(fps) and fps > 0):
+        if not 0.0 < fps < np.inf:
             raise ValueError(f"fps must be above 0, and it is {fps!r}.")
         self.fps = float(fps)
         self.frames = 0
@@ -214,7 +214,7 @@ def _palette_image(frames: list[np.ndarray]) -> Any:
     steps = np.linspace(0, 255, _CUBE).round()
     cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     sheet = Image.fromarray(np.concatenate(frames))
-    adaptive = sheet.quantize(256 - len(cube)).getpalette("RGB")
-    colours = np.concatenate([np.reshape(adaptive, (-1, 3)), cube])
+    adaptive = np.array(sheet.quantize(256 - len(cube)).getpalette("RGB"), float)
+    colours = np.concatenate([adaptive.reshape(-1, 3), cube])
     colours = np.concatenate([colours, np.repeat(colours[-1:], 256 - len(colours), axis=0)])
     return Image.fromarray(colours.reshape(16, 16, 3).astype(np.uint8))

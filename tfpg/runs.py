@@ -1,0 +1,140 @@
+"""Run directories: everything about one training in one folder.
+
+``config.json`` says how to repeat the run, ``metrics.csv`` holds a row for every iteration,
+``model.keras`` is the model at the end and ``best.keras`` the one of the iteration with the
+highest return; ``film.mp4`` and ``learning_curve.png`` show it. Importing this module does not
+import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfpg.files import check_model_file
+
+CONFIG, METRICS, MODEL, BEST = "config.json", "metrics.csv", "model.keras", "best.keras"
+CURVE, FILM = "learning_curve.png", "film.mp4"
+
+
+class Source(NamedTuple):
+    """A saved model and what its run says about it."""
+
+    model: Path
+    env: str
+    head: dict[str, Any]
+    max_steps: int | None
+
+
+def check_new(folder: str | os.PathLike) -> None:
+    """Raises unless the folder can become a new run.
+
+    Raises:
+        FileExistsError: Something is there already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{str(folder)!r} exists already. Choose another folder for the run, or remove it."
+        )
+
+
+@contextmanager
+def new_run(folder: str | os.PathLike) -> Iterator[Any]:
+    """Makes a run's folder, and takes it away again if not one iteration was completed.
+
+    Yields:
+        A Keras callback that counts the iterations: give it to `fit`.
+
+    Raises:
+        FileExistsError: Something is there already.
+        OSError: The folder cannot be made.
+    """
+    import keras
+
+    class Counter(keras.callbacks.Callback):
+        iterations = 0
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.iterations += 1
+
+    folder = Path(folder)
+    check_new(folder)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"Cannot make the run folder {str(folder)!r}: {error.strerror}. Choose another."
+        ) from error
+    counter = Counter()
+    try:
+        yield counter
+    except BaseException:
+        if not counter.iterations:
+            for file in folder.iterdir() if folder not in made else ():
+                file.unlink()
+            for path in made:
+                shutil.rmtree(path) if path == folder else path.rmdir()
+        raise
+
+
+def write_config(folder: str | os.PathLike, **config: Any) -> None:
+    """Writes ``config.json``: the given entries and the versions of what computed the run."""
+    names = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
+    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    text = json.dumps({**config, "versions": versions}, indent=2)
+    (Path(folder) / CONFIG).write_text(text + "\n")
+
+
+def find_model(
+    given: str | os.PathLike, env: str | None = None, head: dict[str, Any] | None = None
+) -> Source:
+    """The model that a run directory or a ``.keras`` file names, and how to play it.
+
+    Args:
+        given: A run directory, or a ``.keras`` file in one or anywhere else.
+        env: Environment id. None: the run's.
+        head: Options of the head, over the run's.
+
+    Raises:
+        FileNotFoundError: There is no such run or model.
+        ValueError: A file is broken, or nothing says the environment.
+    """
+    given = Path(given)
+    if not given.exists():
+        raise FileNotFoundError(f"No run or model at {str(given)!r}.")
+    config_file = (given if given.is_dir() else given.parent) / CONFIG
+    config: dict[str, Any] = {}
+    if config_file.is_file():
+        config = _read_config(config_file)
+    elif given.is_dir():
+        raise FileNotFoundError(
+            f"{str(given)!r} is not a run: it has no {CONFIG}. Give a run or a .keras file."
+        )
+    env = env or config.get("env")
+    if env is None:
+        raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
+    model = check_model_file(given / MODEL if given.is_dir() else given)
+    return Source(model, env, {**config.get("head", {}), **(head or {})}, config.get("max_steps"))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+        return {
+            "env": str(config["env"]),
+            "head": dict(config["head"]),
+            "max_steps": config["options"]["max_steps"],
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not the config of a run: {type(error).__name__}: {error}"
+        ) from error
