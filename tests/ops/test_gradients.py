@@ -1,0 +1,141 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+
+from tfpg.heads import head_for
+from tfpg.ops import gradients
+from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
+from tfpg.types import Batch
+
+ESTIMATORS = [gradients.fused, gradients.accumulated]
+
+HEADS = {
+    "bernoulli": (spaces.Discrete(2), 1, None),
+    "bernoulli-sigmoid": (spaces.Discrete(2), 1, "sigmoid"),
+    "categorical": (spaces.Discrete(5), 5, None),
+    "categorical-softmax": (spaces.Discrete(3), 3, "softmax"),
+    "gaussian": (spaces.Box(-1, 1, (3,)), 6, None),
+}
+
+
+def problem(name, seed=0, size=23):
+    space, outputs, activation = HEADS[name]
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(7, "tanh", kernel_regularizer=keras.regularizers.L2(0.01)),
+            keras.layers.Dense(outputs, activation),
+        ]
+    )
+    head = head_for(space, model)
+    rng = np.random.default_rng(seed)
+    observations = rng.normal(size=(size, 4)).astype("float32")
+    noise = head.noise(rng, size)
+    actions = head.distribution(model(observations).numpy()).sample(noise)
+    advantages = rng.normal(size=size).astype("float32")
+
+    def step_losses(batch):
+        distribution = head.distribution(model(batch.observations))
+        entropy = distribution.entropy()
+        loss = policy_gradient_loss(distribution.log_prob(batch.actions), batch.advantages)
+        return {"loss": loss + 0.1 * entropy_loss(entropy), "entropy": entropy}
+
+    batch = Batch(*map(tf.convert_to_tensor, (observations, actions, advantages)))
+    return model, step_losses, batch
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", HEADS)
+def test_fused_equals_accumulated(name, seed):
+    model, step_losses, batch = problem(name, seed)
+    variables = model.trainable_variables
+    fused, fused_logs = gradients.fused(step_losses, variables, batch)
+    accumulated, accumulated_logs = gradients.accumulated(step_losses, variables, batch)
+    scale = float(tf.linalg.global_norm(fused))
+    assert scale > 1e-3
+    for a, b in zip(fused, accumulated, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * scale)
+    for key in fused_logs:
+        np.testing.assert_allclose(fused_logs[key], accumulated_logs[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+@pytest.mark.parametrize("name", HEADS)
+def test_the_gradient_is_that_of_finite_differences(estimate, name):
+    model, step_losses, batch = problem(name)
+    variables = model.trainable_variables
+    analytic = tf.concat([tf.reshape(g, [-1]) for g in estimate(step_losses, variables, batch)[0]], 0)
+
+    def objective():
+        loss = tf.reduce_mean(step_losses(batch)["loss"])
+        return float(loss + gradients.weight_penalty(variables))
+
+    rng = np.random.default_rng(1)
+    directions = [rng.normal(size=v.shape).astype("float32") for v in variables]
+    flat = np.concatenate([d.ravel() for d in directions])
+    step = 3e-3 / np.linalg.norm(flat)
+    values = [v.numpy() for v in variables]
+
+    def at(scale):
+        for v, value, d in zip(variables, values, directions, strict=True):
+            v.assign(value + scale * step * d)
+        return objective()
+
+    # Four points: the error of two alone is of the size of float32's.
+    slope = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
+    assert slope == pytest.approx(float(analytic.numpy() @ flat), rel=5e-3, abs=5e-3)
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+def test_known_formula_of_a_linear_bernoulli(estimate):
+    # d/dw [-A log pi(a)] = -A (a - p) x for p = sigmoid(w x).
+    w = keras.Variable(np.array([[0.3], [-0.2]], "float32"))
+    x = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.0]], "float32")
+    a, advantages = np.array([1, 0, 1]), np.array([1.0, -2.0, 0.5], "float32")
+
+    def step_losses(batch):
+        logits = tf.matmul(batch[0], w.value)[:, 0]
+        from tfpg.distributions import Bernoulli
+
+        return {"loss": policy_gradient_loss(Bernoulli(logits).log_prob(batch[1]), batch[2])}
+
+    batch = tuple(map(tf.convert_to_tensor, (x, a, advantages)))
+    (gradient,), _ = estimate(step_losses, [w], batch)
+    p = 1 / (1 + np.exp(-(x @ w.numpy())[:, 0]))
+    expected = np.mean((-advantages * (a - p))[:, None] * x, axis=0)
+    np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+def test_an_unused_variable_gets_zeros(estimate):
+    used, unused = keras.Variable([2.0]), keras.Variable([5.0])
+    grads, _ = estimate(lambda b: {"loss": b[0] * used}, [used, unused], (tf.constant([1.0, 3.0]),))
+    np.testing.assert_array_equal(grads[1], [0.0])
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+def test_any_batch_size_without_retracing(estimate):
+    w = keras.Variable([2.0])
+    traces = []
+
+    @tf.function(input_signature=[(tf.TensorSpec([None], tf.float32),)])
+    def call(batch):
+        traces.append(1)
+        return estimate(lambda b: {"loss": b[0] * w}, [w], batch)
+
+    for size in (1, 2, 50):
+        grads, _ = call((tf.ones([size]),))
+        np.testing.assert_allclose(grads[0], [1.0], rtol=1e-5)
+    assert len(traces) == 1
+
+
+def test_regularizers_count_once_whatever_the_batch():
+    w = keras.Variable([2.0])
+    w.regularizer = keras.regularizers.L2(0.5)
+    for estimate in ESTIMATORS:
+        for size in (1, 4):
+            grads, _ = estimate(lambda b: {"loss": 0.0 * b[0] * w}, [w], (tf.ones([size]),))
+            np.testing.assert_allclose(grads[0], [2.0])

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tfpg.ops.returns import check_gamma, discounted_returns, standardize
+
+GOLDEN = [
+    (0.99, [1, 2, 3, 4, 5], [14.604476049999999, 13.741895, 11.8605, 8.95, 5]),
+    (0.9, [0, 0, 1, 0, 0, 1, 0], [1.40049, 1.5561, 1.729, 0.81, 0.9, 1, 0]),
+    (0.5, [0, 0, 1, -2, 3, -4, 0], [0.0625, 0.125, 0.25, -1.5, 1, -4, 0]),
+    (0.0, [0, 0, 1, 2, 3, 4, 0], [0, 0, 1, 2, 3, 4, 0]),
+    (0.8, [10, 0, -50], [-22, -40, -50]),
+    (0.8, [10, 20], [26, 20]),
+    (0.95, [1, 2, 3, 4, 5], [13.10953125, 12.746875, 11.3125, 8.75, 5]),
+]
+
+
+def naive_returns(rewards, gamma, ends):
+    """The definition, O(T^2): the discounted rewards up to and including the first end."""
+    result = np.zeros(len(rewards))
+    for t in range(len(rewards)):
+        for k in range(t, len(rewards)):
+            result[t] += gamma ** (k - t) * rewards[k]
+            if ends[k]:
+                break
+    return result
+
+
+def padded(columns):
+    steps = max(map(len, columns))
+    rewards, mask = np.zeros((steps, len(columns))), np.zeros((steps, len(columns)))
+    for n, column in enumerate(columns):
+        rewards[: len(column), n] = column
+        mask[: len(column), n] = 1
+    return rewards, mask
+
+
+class TestDiscountedReturns:
+    @pytest.mark.parametrize(("gamma", "rewards", "expected"), GOLDEN)
+    def test_golden(self, gamma, rewards, expected):
+        np.testing.assert_allclose(discounted_returns(rewards, gamma), expected, rtol=1e-6)
+
+    def test_golden_to_the_last_digit(self):
+        returns = discounted_returns([1, 2, 3, 4, 5], 0.99)
+        assert returns[0] == pytest.approx(14.604476049999999, abs=1e-14)
+        np.testing.assert_allclose(
+            returns - returns.mean(),
+            [3.77310184, 2.91052079, 1.02912579, -1.88137421, -5.83137421],
+            atol=5e-9,
+        )
+
+    def test_integer_rewards_are_not_truncated(self):
+        returns = discounted_returns(np.array([1, 2, 3, 4, 5]), 0.95)
+        assert returns.dtype == np.float64
+        np.testing.assert_allclose(returns.round(2), [13.11, 12.75, 11.31, 8.75, 5])
+
+    @given(data=st.data(), gamma=st.floats(0, 1))
+    @settings(max_examples=60, deadline=None)
+    def test_equals_the_definition(self, data, gamma):
+        steps, columns = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+        shape = (steps, columns)
+        rewards = data.draw(hnp.arrays(float, shape, elements=st.floats(-100, 100)))
+        terminated = data.draw(hnp.arrays(bool, shape))
+        truncated = data.draw(hnp.arrays(bool, shape))
+        lengths = data.draw(hnp.arrays(int, (columns,), elements=st.integers(0, steps)))
+        mask = np.arange(steps)[:, None] < lengths
+        returns = discounted_returns(
+            rewards, gamma, terminated=terminated, truncated=truncated, mask=mask
+        )
+        ends = terminated | truncated
+        for n, length in enumerate(lengths):
+            expected = naive_returns(rewards[:length, n], gamma, ends[:length, n])
+            np.testing.assert_allclose(returns[:length, n], expected, rtol=1e-9, atol=1e-9)
+            assert (returns[length:, n] == 0).all()
+
+    def test_padding_does_not_matter_even_when_it_is_nan(self):
+        rewards, mask = padded([[1, 2, 3], [4]])
+        rewards[mask == 0] = np.nan
+        returns = discounted_returns(rewards, 0.5, mask=mask)
+        np.testing.assert_array_equal(returns, [[2.75, 4], [3.5, 0], [3, 0]])
+
+    def test_episode_order_does_not_matter(self):
+        rewards, mask = padded([[1, 2, 3], [4], [5, 6]])
+        order = [2, 0, 1]
+        a = discounted_returns(rewards, 0.9, mask=mask)[:, order]
+        b = discounted_returns(rewards[:, order], 0.9, mask=mask[:, order])
+        np.testing.assert_array_equal(a, b)
+
+    def test_gamma_one_is_the_sum_and_zero_the_reward(self):
+        rewards = [1.0, -2.0, 5.0]
+        np.testing.assert_array_equal(discounted_returns(rewards, 1), [4, 3, 5])
+        np.testing.assert_array_equal(discounted_returns(rewards, 0), rewards)
+
+    @pytest.mark.parametrize("flag", ["terminated", "truncated"])
+    def test_both_kinds_of_end_cut_the_recursion(self, flag):
+        returns = discounted_returns([1, 1, 1, 1], 0.5, **{flag: [False, True, False, False]})
+        np.testing.assert_array_equal(returns, [1.5, 1, 1.5, 1])
+
+    def test_wrong_shapes_are_named(self):
+        with pytest.raises(ValueError, match=r"terminated has shape \(2,\).*\(3,\)"):
+            discounted_returns([1, 2, 3], 0.9, terminated=[False, True])
+        with pytest.raises(ValueError, match="mask has shape"):
+            discounted_returns([1, 2, 3], 0.9, mask=[1])
+
+    @pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan"), "high", None])
+    def test_gamma_outside_its_range_is_refused(self, gamma):
+        with pytest.raises(ValueError, match=r"gamma must be a number in \[0, 1\]"):
+            check_gamma(gamma)
+
+
+class TestStandardize:
+    def test_golden(self):
+        rewards, mask = padded([[10, 0, -50], [10, 20]])
+        scores = standardize(discounted_returns(rewards, 0.8, mask=mask), mask)
+        np.testing.assert_allclose(scores[:, 0], [-0.28435071, -0.86597718, -1.18910299], atol=5e-9)
+        np.testing.assert_allclose(scores[:2, 1], [1.26665318, 1.0727777], atol=5e-8)
+        assert scores[2, 1] == 0
+
+    @given(
+        values=hnp.arrays(float, st.integers(2, 30), elements=st.floats(-1e6, 1e6)),
+        padding=hnp.arrays(float, st.integers(0, 10), elements=st.floats(-1e9, 1e9)),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_padding_leaves_the_scores_as_they_are(self, values, padding):
+        mask = np.concatenate([np.ones(len(values)), np.zeros(len(padding))])
+        scores = standardize(np.concatenate([values, padding]), mask)
+        np.testing.assert_array_equal(scores[: len(values)], standardize(values))
+        assert (scores[len(values) :] == 0).all()
+        assert np.isfinite(scores).all()
+
+    def test_mean_zero_and_population_std_one(self):
+        scores = standardize(np.random.default_rng(0).normal(3, 7, 1000))
+        assert abs(scores.mean()) < 1e-12
+        assert scores.std(ddof=0) == pytest.approx(1)
+
+    @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e9, -1e-9, 1 / 3])
+    @pytest.mark.parametrize("count", [1, 2, 7, 1000])
+    def test_equal_values_give_zeros(self, value, count):
+        assert (standardize(np.full(count, value)) == 0).all()
+
+    def test_nothing_real_gives_zeros(self):
+        assert (standardize([[1.0, 2.0]], [[0, 0]]) == 0).all()
+
+    def test_scale_and_shift_do_not_matter(self):
+        x = np.array([1.0, 2.0, 4.0])
+        np.testing.assert_allclose(standardize(x), standardize(1e-9 * x - 5e-9), rtol=1e-6)

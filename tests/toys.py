@@ -1,0 +1,78 @@
+"""Tiny environments whose right answers are known."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Countdown(gymnasium.Env):
+    """Ends by itself after ``length`` steps; observes the step, and is paid 1 for each.
+
+    With ``lengths``, episode k has ``lengths[k]`` steps. Every reset's seed is kept.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, length=3, lengths=None, dtype=np.float32, render_mode=None):
+        self.lengths = lengths or [length]
+        self.observation_space = spaces.Box(-1, 1000, (2,), dtype)
+        self.action_space = spaces.Discrete(2)
+        self.render_mode = render_mode
+        self.seeds, self.episode, self.t = [], -1, 0
+
+    def _observe(self):
+        return np.array([self.t, self.episode], self.observation_space.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        self.episode += 1
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), repr(action)
+        self.t += 1
+        ended = self.t >= self.lengths[self.episode % len(self.lengths)]
+        return self._observe(), 1.0, ended, False, {}
+
+    def render(self):
+        return np.full((32, 48, 3), 10 * self.t, np.uint8) if self.render_mode else None
+
+
+class Endless(gymnasium.Env):
+    """Never ends, and has no time limit."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+class Bandit(gymnasium.Env):
+    """One step; observes a sign and is paid 1 for the action that fits it.
+
+    ``space`` is the action space; for a Box the pay is minus the squared distance to the sign.
+    """
+
+    def __init__(self, space=None):
+        self.observation_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = space or spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.sign = int(self.np_random.integers(2))
+        return np.array([2 * self.sign - 1], np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), repr(action)
+        if isinstance(self.action_space, spaces.Discrete):
+            reward = float(action - self.action_space.start == self.sign)
+        else:
+            reward = -float(np.sum((action - (2 * self.sign - 1) * 0.5) ** 2))
+        return np.zeros(1, np.float32), reward, True, False, {}
