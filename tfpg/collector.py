@@ -87,7 +87,8 @@ def play(
     """
     limit = max_steps or time_limit(envs) or NO_LIMIT_STEPS
     mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    observations = _reset(envs, [reset_seed(rng) for rng in rngs])
+    # Environments may reuse their buffers: what was acted on is copied before the next step.
+    observations = np.array(_reset(envs, [reset_seed(rng) for rng in rngs]))
     noise = (lambda: None) if head is None else Noise(head, rngs)
     running = np.arange(envs.num_envs) < (columns or envs.num_envs)
     for t in range(limit):
@@ -115,7 +116,7 @@ def play(
             running = running & ~ended
             if not running.any():
                 return
-        observations = after
+        observations = np.array(after)
 
 
 class Collector:
@@ -200,10 +201,9 @@ def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
         ended = step.running & (step.terminated | step.truncated)
         if ended.any():
             finals.append((t + 1, ended, np.array(step.following)))
-        # Environments may reuse their buffers, so what they own is copied.
         rows.append(
             (
-                np.array(step.observations),
+                step.observations,
                 step.decision.actions,
                 step.decision.outputs,
                 np.array(step.rewards),
