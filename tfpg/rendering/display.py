@@ -39,7 +39,8 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
 
     saved = os.environ.get("DISPLAY")
     try:
-        display = Display(visible=False, size=size)
+        # Without -noreset Xvfb starts over, deaf for a moment, whenever its last client leaves.
+        display = Display(visible=False, size=size, extra_args=["-noreset"])
     except FileNotFoundError as error:
         raise DisplayError(
             f"This environment needs a display, and Xvfb is not installed: {INSTALL_XVFB}"

@@ -7,6 +7,7 @@ with one palette for all frames, made from the first of them.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -87,7 +88,9 @@ class VideoWriter:
         self.frames += 1
         try:
             self._encode(frame)
-        except OSError as error:
+        except ImportError:
+            raise
+        except Exception as error:  # FFmpeg has many of its own
             raise self._failed(error) from error
 
     def __exit__(
@@ -101,7 +104,7 @@ class VideoWriter:
             failure = ValueError(f"No frames for {str(self.path)!r}: nothing was written.")
         try:
             self._finish(failed=failure is not None)
-        except OSError as unwritten:
+        except Exception as unwritten:
             failure = self._failed(unwritten)
         if failure is None:
             self._beside.__exit__(None, None, None)
@@ -127,16 +130,24 @@ class VideoWriter:
         if self._waiting and not failed:
             self._open_gif()
         writer, self._writer = self._writer, None
-        if writer is not None:
-            try:
-                writer.close()
-            except OSError:
-                if not failed:
-                    raise
+        if writer is None:
+            return
+        try:
+            writer.close()
+        except Exception:
+            # Closed again, by us or the garbage collector, it would try to write once more.
+            writer._video_stream = writer._container = None
+            writer.close()
+            if not failed:
+                raise
 
     def _open_mp4(self) -> None:
         self._writer = _imopen(self._temporary, options={"movflags": "faststart"})
         self._writer.init_video_stream("libx264", fps=self.fps, pixel_format="yuv420p")
+        # With several threads x264 now and then encodes the same frames to other bytes, and on
+        # small frames it gains nothing by them.
+        codec = self._writer._video_stream.codec_context
+        codec.thread_count, codec.options = 1, {"preset": "veryfast"}
 
     def _open_gif(self) -> None:
         frames, self._waiting = self._waiting, []
@@ -164,11 +175,12 @@ class VideoWriter:
             for frame in frames:
                 writer.write_frame(frame)
 
-    def _failed(self, error: OSError) -> VideoWriteError:
-        reason = error.strerror or str(error)
+    def _failed(self, error: Exception) -> VideoWriteError:
+        reason = getattr(error, "strerror", None) or str(error)
+        free = shutil.disk_usage(self.path.parent).free
         return VideoWriteError(
-            f"Cannot write {str(self.path)!r}: {reason} (after {self.frames} frames). "
-            "Nothing of it was left behind."
+            f"Cannot write {str(self.path)!r}: {reason} (after {self.frames} frames, with "
+            f"{free:,} bytes free on the disk). Nothing of it was left behind."
         )
 
 

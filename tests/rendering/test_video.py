@@ -1,0 +1,205 @@
+import os
+import resource
+import subprocess
+import sys
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfpg.rendering.video import VideoWriteError, VideoWriter
+
+
+def moving_square(count, height=64, width=96):
+    for t in range(count):
+        frame = np.full((height, width, 3), 240, np.uint8)
+        x = 4 + t % (width - 20)
+        frame[20:36, x : x + 16] = (200, 30, 40)
+        yield frame
+
+
+def write(path, frames, fps=25):
+    with VideoWriter(path, fps) as video:
+        for frame in frames:
+            video.write(frame)
+    return video
+
+
+class TestMp4:
+    def test_decodes_to_what_was_written(self, tmp_path):
+        path = tmp_path / "film.mp4"
+        frames = list(moving_square(30))
+        assert write(path, frames).frames == 30
+        decoded = iio.imread(path, plugin="pyav")
+        assert decoded.shape == (30, 64, 96, 3)
+        difference = np.abs(decoded.astype(int) - np.stack(frames)).mean(axis=(1, 2, 3))
+        assert difference.max() < 3
+        # The square is where it was, frame for frame.
+        for written, read in zip(frames, decoded, strict=True):
+            centre = [np.argwhere(f[:, :, 1] < 120)[:, 1].mean() for f in (written, read)]
+            assert abs(centre[0] - centre[1]) < 1
+
+    def test_is_what_browsers_play(self, tmp_path):
+        path = tmp_path / "film.mp4"
+        write(path, moving_square(30), fps=12.5)
+        meta = iio.immeta(path, plugin="pyav")
+        assert meta["codec"] == "h264"
+        assert meta["video_format"] == "yuv420p"
+        assert meta["fps"] == 12.5
+        assert meta["duration"] == pytest.approx(30 / 12.5)
+        data = path.read_bytes()
+        assert data.index(b"moov") < data.index(b"mdat")  # the index in front: faststart
+
+    @pytest.mark.parametrize(("height", "width"), [(63, 96), (64, 95), (33, 47), (600, 400)])
+    def test_odd_sides_get_one_more_row_or_column(self, tmp_path, height, width):
+        path = tmp_path / "film.mp4"
+        write(path, moving_square(4, height, width))
+        decoded = iio.imread(path, plugin="pyav")
+        assert decoded.shape == (4, height + height % 2, width + width % 2, 3)
+
+    def test_a_single_frame(self, tmp_path):
+        write(tmp_path / "film.mp4", moving_square(1))
+        assert iio.imread(tmp_path / "film.mp4", plugin="pyav").shape[0] == 1
+
+
+class TestGif:
+    @pytest.mark.parametrize("count", [1, 5, 31, 32, 33, 80])
+    def test_has_every_frame_and_loops(self, tmp_path, count):
+        path = tmp_path / "film.gif"
+        write(path, moving_square(count), fps=20)
+        with Image.open(path) as film:
+            assert film.size == (96, 64)
+            assert film.n_frames == count
+            if count > 1:
+                assert film.info["loop"] == 0
+                assert film.info["duration"] == 50
+
+    def test_shows_what_was_written(self, tmp_path):
+        path = tmp_path / "film.gif"
+        frames = list(moving_square(50))
+        write(path, frames)
+        with Image.open(path) as film:
+            for t in (0, 20, 31, 32, 49):
+                film.seek(t)
+                shown = np.asarray(film.convert("RGB")).astype(int)
+                assert np.abs(shown - frames[t]).max() <= 8
+
+    def test_colours_that_come_late_are_near_enough(self, tmp_path):
+        frames = [np.full((32, 32, 3), 255, np.uint8)] * 40
+        frames += [np.full((32, 32, 3), (10, 200, 60), np.uint8)] * 3
+        write(tmp_path / "film.gif", frames)
+        with Image.open(tmp_path / "film.gif") as film:
+            film.seek(42)
+            late = np.asarray(film.convert("RGB")).astype(int)
+        assert np.abs(late - (10, 200, 60)).max() <= 32
+
+    def test_more_than_50_frames_a_second_play_at_50(self, tmp_path):
+        write(tmp_path / "film.gif", moving_square(10), fps=200)
+        with Image.open(tmp_path / "film.gif") as film:
+            assert film.info["duration"] == 20
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+class TestFaults:
+    def test_an_exception_leaves_nothing_and_an_earlier_film_as_it_was(self, tmp_path, suffix):
+        path = tmp_path / f"film{suffix}"
+        for count in (5, 40):
+            with pytest.raises(RuntimeError, match="crash"), VideoWriter(path, 25) as video:
+                for frame in moving_square(count):
+                    video.write(frame)
+                raise RuntimeError("crash")
+            assert list(tmp_path.iterdir()) == []
+        write(path, moving_square(5))
+        before = path.read_bytes()
+        with pytest.raises(RuntimeError, match="crash"), VideoWriter(path, 25) as video:
+            video.write(next(moving_square(1)))
+            raise RuntimeError("crash")
+        assert path.read_bytes() == before
+        assert len(list(tmp_path.iterdir())) == 1
+
+    def test_no_frames(self, tmp_path, suffix):
+        with pytest.raises(ValueError, match="No frames for"):
+            write(tmp_path / f"film{suffix}", [])
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("frame", "message"),
+        [
+            (np.zeros((4, 4, 3)), "uint8.*float64"),
+            (np.zeros((4, 4), np.uint8), "height, width, 3"),
+            (np.zeros((4, 4, 4), np.uint8), "height, width, 3"),
+        ],
+    )
+    def test_what_is_no_frame(self, tmp_path, suffix, frame, message):
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / f"film{suffix}", [frame])
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_frame_of_another_size(self, tmp_path, suffix):
+        frames = [np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]
+        with pytest.raises(ValueError, match=r"Frame 1 has size \(6, 4\), and the film has \(4, 6\)"):
+            write(tmp_path / f"film{suffix}", frames)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+    def test_fps(self, tmp_path, suffix, fps):
+        with pytest.raises(ValueError, match="fps must be above 0"):
+            VideoWriter(tmp_path / f"film{suffix}", fps)
+
+    def test_a_full_disk_is_one_error_and_leaves_nothing(self, tmp_path, suffix):
+        # A file size limit fails a write the way a full disk does, and needs no mount.
+        code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+import numpy as np
+from tfpg.rendering.video import VideoWriter, VideoWriteError
+rng = np.random.default_rng(0)
+try:
+    with VideoWriter({str(tmp_path / ("film" + suffix))!r}, 25) as video:
+        for _ in range(200):
+            video.write(rng.integers(0, 255, (64, 96, 3), np.uint8))
+except VideoWriteError as error:
+    print(error)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"film{suffix}" in done.stdout
+        assert "Nothing of it was left behind." in done.stdout
+        assert len(done.stdout.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_suffix_decides(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in .mp4 or .gif, and this is .*film.avi"):
+        VideoWriter(tmp_path / "film.avi", 25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_memory_does_not_grow_with_the_film(tmp_path, suffix):
+    code = f"""
+import resource, sys
+import numpy as np
+from tfpg.rendering.video import VideoWriter
+with VideoWriter({str(tmp_path / ("film" + suffix))!r}, 25) as video:
+    frame = np.zeros((200, 300, 3), np.uint8)
+    for t in range(4000):
+        frame[:, :] = t % 250
+        video.write(frame)
+        if t == 400:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # 3,600 more frames are 648 MB of pixels.
+    assert int(done.stdout) < 40_000
+
+
+def test_the_error_is_an_oserror():
+    assert issubclass(VideoWriteError, OSError)
+    assert resource.RLIMIT_FSIZE is not None
+    assert os.name == "posix"
