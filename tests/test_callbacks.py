@@ -182,6 +182,16 @@ def test_verbose_one_draws_one_keras_bar(capsys):
         assert f"{key}:" in last
 
 
+def test_a_log_that_appears_only_sometimes_does_not_stop_the_bar():
+    class Sometimes(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch % 2 == 0:
+                logs["val_episode_return"] = 1.0
+
+    for verbose in (1, 2):
+        fit(Sometimes(), iterations=3, verbose=verbose)
+
+
 def test_verbose_zero_is_silent(capsys):
     fit(iterations=1, verbose=0)
     assert capsys.readouterr().out == ""

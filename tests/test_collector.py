@@ -44,9 +44,7 @@ class TestAutoresetModes:
         data = collect(vector([2, 4, 1], mode), 3)
         np.testing.assert_array_equal(data.mask, [[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 1, 0]])
         np.testing.assert_array_equal(data.rewards, data.mask)
-        np.testing.assert_array_equal(
-            data.terminated, [[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
-        )
+        np.testing.assert_array_equal(data.terminated, [[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]])
         assert not data.truncated.any()
 
     def test_the_last_observation_is_the_episodes_own(self, mode):
@@ -161,6 +159,45 @@ def test_an_environment_that_never_ends_is_cut_and_the_cap_says_so(monkeypatch):
 def test_a_given_cap_needs_no_warning(recwarn):
     assert collect(Endless, 2, max_steps=5).mask.sum() == 10
     assert not [w for w in recwarn if "max_steps" in str(w.message)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_last_observation_survives_reused_buffers(mode):
+    makers = [lambda: Countdown(length=3), lambda: Countdown(length=5)]
+    data = collect(SyncVectorEnv(makers, copy=False, autoreset_mode=mode), 2)
+    assert data.observations[3, 0, 0] == 3
+    assert data.observations[5, 1, 0] == 5
+
+
+@pytest.mark.parametrize("kind", ["vector_entry_point", "sync"])
+def test_a_vector_environment_keeps_a_limit_that_is_not_the_registered_one(kind):
+    envs = gymnasium.make_vec(
+        "CartPole-v1", num_envs=2, vectorization_mode=kind, max_episode_steps=7
+    )
+    keras.utils.set_random_seed(0)
+    data = collect(envs, 2)
+    assert data.mask.sum(axis=0).tolist() == [7, 7]
+    assert data.truncated[-1].all()
+    # Longer than the registered 500: a controller that holds the pole.
+    envs = gymnasium.make_vec(
+        "CartPole-v1", num_envs=2, vectorization_mode=kind, max_episode_steps=600
+    )
+    import tfpg
+
+    controller = lambda x: (x @ np.array([0.05, 0.2, 1.0, 0.6]) > 0).astype(int)  # noqa: E731
+    result = tfpg.evaluate(controller, envs, 2, seed=0)
+    assert result["episode_lengths"] == [600, 600]
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf])
+def test_a_non_finite_reward_is_named(reward):
+    class Broken(Countdown):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, reward if self.t == 2 else 1.0, *rest
+
+    with pytest.raises(FloatingPointError, match="reward of environment 0 in step 1 is"):
+        collect(Broken, 2, num_envs=2)
 
 
 class TestSeeds:

@@ -38,7 +38,10 @@ def reference(name):
         return scipy.stats.bernoulli.logpmf(COINS, p), scipy.stats.bernoulli.entropy(p)
     if name == "categorical":
         p = softmax(MANY)
-        log_prob = [scipy.stats.multinomial.logpmf(np.eye(A)[a], 1, q) for a, q in zip(FACES, p)]
+        log_prob = [
+            scipy.stats.multinomial.logpmf(np.eye(A)[a], 1, q)
+            for a, q in zip(FACES, p, strict=True)
+        ]
         return np.array(log_prob), scipy.stats.entropy(p, axis=-1)
     std = np.exp(LOG_STD)
     normal = scipy.stats.norm(MEAN, std)
@@ -49,7 +52,9 @@ def reference(name):
 def test_log_prob_and_entropy_equal_scipy_in_float64(name):
     kind, parameters, _, actions, _ = CASES[name]
     log_prob, entropy = reference(name)
-    np.testing.assert_allclose(kind(*parameters).log_prob(actions), log_prob, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        kind(*parameters).log_prob(actions), log_prob, rtol=1e-10, atol=1e-12
+    )
     np.testing.assert_allclose(kind(*parameters).entropy(), entropy, rtol=1e-10, atol=1e-12)
 
 

@@ -30,7 +30,9 @@ def test_no_bias_flatten_rescaling_and_branches():
     check(keras.Sequential([keras.Input((4,)), layers.Rescaling(0.5, 1.0), layers.Dense(3)]))
     x = keras.Input((4,))
     shared = layers.Dense(5, "tanh")(x)
-    y = layers.Concatenate()([layers.Dense(2)(shared), layers.Dense(3)(layers.Rescaling(0.0)(shared))])
+    y = layers.Concatenate()(
+        [layers.Dense(2)(shared), layers.Dense(3)(layers.Rescaling(0.0)(shared))]
+    )
     check(keras.Model(x, y))
 
 
@@ -64,6 +66,23 @@ def test_a_forward_pass_leaves_its_input_alone():
     np.testing.assert_array_equal(x, before)
 
 
+def test_sequential_models_are_mirrored_however_they_were_made(tmp_path):
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(5, "tanh")])
+    added = keras.Sequential()
+    for layer in (keras.Input((4,)), inner, layers.Dense(3, "elu"), layers.Dense(2)):
+        added.add(layer)
+    check(added)
+    added.save(tmp_path / "model.keras")
+    check(keras.saving.load_model(tmp_path / "model.keras"))
+
+
+def test_loaded_functional_models_are_mirrored(tmp_path):
+    import tfpg
+
+    tfpg.networks.mlp("Pendulum-v1", seed=0).save(tmp_path / "model.keras")
+    check(keras.saving.load_model(tmp_path / "model.keras"), (3,))
+
+
 def shared_layer():
     dense, x = layers.Dense(4), keras.Input((4,))
     return keras.Model(x, dense(dense(x)))
@@ -89,6 +108,7 @@ def custom_activation():
         custom_activation,
         lambda: keras.Sequential([keras.Input((4,)), layers.LayerNormalization()]),
         lambda: keras.Sequential([layers.Dense(2)]),
+        lambda: keras.Sequential([keras.Input((2, 3)), layers.Flatten("channels_first")]),
         lambda: keras.Sequential([keras.Input((4,)), layers.Dense(2, dtype="float64")]),
     ],
 )

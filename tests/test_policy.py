@@ -6,7 +6,7 @@ from gymnasium import spaces
 from toys import Bandit, Countdown
 
 import tfpg
-from tfpg.heads import BernoulliHead, CategoricalHead, GaussianHead, head_for
+from tfpg.heads import BernoulliHead, CategoricalHead, GaussianHead, head_for, last_activation
 from tfpg.policy import Policy, as_policy, check_layers
 
 layers = keras.layers
@@ -70,6 +70,46 @@ class TestHeadFor:
     def test_a_softmax_layer_counts(self):
         model = keras.Sequential([keras.Input((4,)), layers.Dense(2), layers.Softmax()])
         assert not head_for(spaces.Discrete(2), model).from_logits
+
+    def test_what_makes_the_output_decides_not_the_last_layer(self):
+        x = keras.Input((4,))
+        graph = {
+            "softmax then log": (keras.ops.log(layers.Dense(2, "softmax")(x)), None, True),
+            "sigmoid, scaled": (layers.Dense(1, "sigmoid")(x) * 4.0 - 2.0, None, True),
+            "keras.ops.sigmoid": (keras.ops.sigmoid(layers.Dense(1)(x)), "sigmoid", False),
+            "flattened": (layers.Flatten()(layers.Dense(1, "sigmoid")(x)), "sigmoid", False),
+            "softmax layer": (layers.Softmax()(layers.Dense(2)(x)), "softmax", False),
+        }
+        for name, (output, activation, from_logits) in graph.items():
+            model = keras.Model(x, output)
+            assert last_activation(model) == activation, name
+            assert head_for(spaces.Discrete(2), model).from_logits is from_logits, name
+
+    def test_a_subclass_of_sequential_is_read_like_one(self):
+        class Net(keras.Sequential):
+            pass
+
+        assert not head_for(
+            spaces.Discrete(2), Net([keras.Input((4,)), layers.Dense(1, "sigmoid")])
+        ).from_logits
+
+    def test_a_subclassed_model_with_a_sigmoid_must_say_what_it_returns(self):
+        class Net(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.last = layers.Dense(1, "sigmoid")
+
+            def call(self, x):
+                return self.last(x)
+
+        with pytest.raises(ValueError, match="say from_logits=False if its outputs are prob"):
+            Policy(Net(), "CartPole-v1")
+        for from_logits in (True, False):
+            Policy(Net(), "CartPole-v1", from_logits=from_logits)
+
+    def test_a_softmax_of_one_output_is_refused(self):
+        with pytest.raises(ValueError, match="softmax of one output"):
+            head_for(spaces.Discrete(2), model_of(1, "softmax"))
 
 
 class TestPositiveAction:
@@ -178,6 +218,50 @@ class TestActing:
         assert np.abs(decision.env_actions).max() <= 0.1
         assert decision.env_actions.dtype == np.float64
         assert all(env.action_space.contains(a) for a in decision.env_actions)
+
+    def test_actions_are_in_the_dtype_of_their_space(self):
+        for space, outputs in [
+            (spaces.Discrete(3, dtype=np.int32), 3),
+            (spaces.Discrete(2, start=-1, dtype=np.int32), 1),
+            (spaces.Box(-2, 2, (2,), np.int64), 4),
+        ]:
+            policy = Policy(model_of(outputs, inputs=1), Bandit(space))
+            for deterministic in (True, False):
+                x = np.linspace(-3, 3, 20, dtype="float32")[:, None]
+                actions = policy.act(x, deterministic=deterministic, seed=0)
+                assert all(space.contains(a) for a in actions), (space, actions)
+
+    def test_integer_boxes_are_rounded_to_the_nearest(self):
+        head = GaussianHead(spaces.Box(-2, 2, (1,), np.int64))
+        actions = head.env_actions(np.array([[-1.9], [-0.4], [0.6], [1.9]], "float32"))
+        assert actions[:, 0].tolist() == [-2, 0, 1, 2]
+
+    def test_normalization_adapted_later_is_not_stale(self):
+        normalization = layers.Normalization()
+        normalization.adapt(np.random.default_rng(0).normal(size=(50, 4)))
+        model = keras.Sequential([keras.Input((4,)), normalization, layers.Dense(2)])
+        policy = Policy(model, "CartPole-v1")
+        x = np.ones((1, 4), "float32")
+        before = policy.actor()(x).outputs
+        normalization.adapt(np.random.default_rng(1).normal(5, 3, size=(50, 4)))
+        after = policy.actor()(x).outputs
+        assert not np.allclose(before, after)
+        np.testing.assert_allclose(after, np.asarray(model(x)), rtol=1e-5)
+
+    def test_an_error_about_an_image_is_one_short_line(self):
+        space = (spaces.Box(0, 1, (20, 20), np.float32), spaces.Discrete(2))
+
+        class Pictures(Bandit):
+            observation_space, action_space = space
+
+            def __init__(self):
+                pass
+
+        policy = Policy(tfpg.networks.mlp(space), Pictures())
+        with pytest.raises(FloatingPointError, match="not finite") as caught:
+            policy.act(np.full((1, 20, 20), np.nan, "float32"))
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)
 
     def test_mixed_precision_acts_in_float32(self):
         keras.config.set_dtype_policy("mixed_bfloat16")

@@ -56,9 +56,7 @@ def test_training_goes_on_from_a_file_as_if_it_had_never_stopped(env, tmp_path):
     again = trained(env, 4, model=loaded, initial_iteration=2)
     for a, b in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b in zip(
-        whole.model.optimizer.variables, again.model.optimizer.variables, strict=True
-    ):
+    for a, b in zip(whole.model.optimizer.variables, again.model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 

@@ -56,7 +56,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
                 self.progbar = keras.utils.Progbar(
                     self.epochs, stateful_metrics=self._shown, unit_name="iteration"
                 )
-            self._last = epoch + 1, [(name, logs[name]) for name in self._shown]
+            self._last = epoch + 1, [(k, logs[k]) for k in self._shown if k in logs]
             self.progbar.update(*self._last, finalize=False)
         elif self.verbose == 2:
             numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())

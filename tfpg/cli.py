@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments. None: those of the process.
     """
     args = _parser().parse_args(argv)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        # As an exception, so that films, displays and files are taken down on the way out.
+        signal.signal(name, lambda number, _: sys.exit(128 + number))
     try:
         args.run_command(args)
     except KeyboardInterrupt:
@@ -56,13 +59,13 @@ def train(args: argparse.Namespace) -> None:
     runs.check_new(folder)
     if args.model:
         check_model_file(args.model)
-    with _quiet_import():
-        import keras
+    _import_tensorflow()
+    import keras
 
-        from tfpg.agents.reinforce import Reinforce
-        from tfpg.checkpoint import load_model
-        from tfpg.plotting import learning_curve
-        from tfpg.seeding import check_seed
+    from tfpg.agents.reinforce import Reinforce
+    from tfpg.checkpoint import load_model
+    from tfpg.plotting import learning_curve
+    from tfpg.seeding import check_seed
 
     seed = check_seed(args.seed)
     if args.model:
@@ -80,6 +83,8 @@ def train(args: argparse.Namespace) -> None:
     }
     agent = Reinforce(model, **options, **_head_options(args))
     agent.policy_for(args.env)
+    if args.film:
+        _check_film(args.env)
 
     with runs.new_run(folder) as run:
         network = {"hidden": args.hidden, "activation": args.activation}
@@ -124,25 +129,25 @@ def train(args: argparse.Namespace) -> None:
         ("learning curve", runs.CURVE),
         ("config", runs.CONFIG),
     ]
-    if args.film:
-        film = tfpg.record(
-            agent, args.env, folder / runs.FILM, seed=seed, max_steps=agent.max_steps
-        )
-        written.insert(2, ("film", f"{runs.FILM}  ({film.frames} frames)"))
     print(
         f"Mean return of the last iteration: {history.history['episode_return'][-1]:.1f} "
         f"after {agent.env_steps:,} environment steps."
     )
     for what, name in written:
         print(f"  {what:15}{folder}/{name}")
+    if args.film:
+        out = folder / runs.FILM
+        film = tfpg.record(agent, args.env, out, seed=seed, max_steps=agent.max_steps)
+        print(f"  {'film':15}{out}  ({film.frames} frames)")
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """``tfpg evaluate RUN_OR_MODEL``: return and length over fresh episodes."""
     source = _source(args)
-    with _quiet_import():
-        policy = _load_policy(source)
-        from tfpg.evaluation import evaluate as measure
+    _import_tensorflow()
+    from tfpg.evaluation import evaluate as measure
+
+    policy = _load_policy(source)
     result = measure(
         policy,
         source.env,
@@ -170,9 +175,10 @@ def record(args: argparse.Namespace) -> None:
 
     check_writable(check_suffix(args.out))
     source = _source(args)
-    with _quiet_import():
-        policy = _load_policy(source)
-        from tfpg.rendering.episode import record as film_policy
+    _import_tensorflow()
+    from tfpg.rendering.episode import record as film_policy
+
+    policy = _load_policy(source)
     film = film_policy(
         policy,
         source.env,
@@ -185,6 +191,18 @@ def record(args: argparse.Namespace) -> None:
     )
     returns = ", ".join(f"{x:.1f}" for x in film.episode_returns)
     print(f"{film.path}  ({film.frames} frames, return {returns})")
+
+
+def _check_film(env_id: str) -> None:
+    from tfpg.rendering.episode import rendering
+
+    try:
+        with rendering(env_id):
+            pass
+    except Exception as error:
+        raise RuntimeError(
+            f"{env_id} cannot be filmed: {_message(error)} (--no-film trains without a film)"
+        ) from error
 
 
 def _source(args: argparse.Namespace) -> runs.Source:
@@ -207,11 +225,10 @@ def _check_env(env_id: str) -> None:
     spaces_of(env_id)
 
 
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keeps TensorFlow's start-up messages off the terminal, unless the import fails."""
+def _import_tensorflow() -> None:
+    """Imports it with its start-up messages kept off the terminal, unless it fails to start."""
     sys.stderr.flush()
-    saved = os.dup(2)
+    terminal = os.dup(2)
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:
@@ -219,18 +236,16 @@ def _quiet_import() -> Iterator[None]:
 
             import tfpg.backend  # noqa: F401
 
-            tf.config.list_physical_devices()
-            tf.zeros(())
-            yield
+            tf.zeros(())  # the first tensor looks for devices, and says so
         except ImportError:
             raise
         except BaseException:
             messages.seek(0)
-            os.write(saved, messages.read())
+            os.write(terminal, messages.read())
             raise
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _message(error: Exception) -> str:

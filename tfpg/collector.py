@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -85,16 +86,18 @@ def play(
     Yields:
         A `Step` for every step of the longest episode.
     """
-    limit = max_steps or time_limit(envs) or NO_LIMIT_STEPS
+    # An environment with a limit of its own keeps it, whatever its registration says.
+    guarded = not max_steps and time_limit(envs) is None
+    limit = max_steps or (NO_LIMIT_STEPS if guarded else sys.maxsize)
     mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    # Environments may reuse their buffers: what was acted on is copied before the next step.
     observations = np.array(_reset(envs, [reset_seed(rng) for rng in rngs]))
     noise = (lambda: None) if head is None else Noise(head, rngs)
     running = np.arange(envs.num_envs) < (columns or envs.num_envs)
     for t in range(limit):
         decision = act(observations, noise())
         after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
-        following = after
+        # Environments may reuse their buffers: what was acted on is copied before the next step.
+        following = after = np.array(after)
         ended = terminated | truncated
         any_ended = ended.any()
         if any_ended and mode is AutoresetMode.SAME_STEP:
@@ -102,9 +105,9 @@ def play(
             for i in np.flatnonzero(ended):
                 following[i] = infos["final_obs"][i]
         elif any_ended and mode is AutoresetMode.DISABLED:
-            after, _ = envs.reset(options={"reset_mask": ended})
+            after = np.array(envs.reset(options={"reset_mask": ended})[0])
         if t + 1 == limit:
-            if not (max_steps or time_limit(envs)) and (running & ~ended).any():
+            if guarded and (running & ~ended).any():
                 warnings.warn(
                     f"An episode went on for {limit:,} steps and was cut there: the environment "
                     "has no time limit. Say max_steps to choose where.",
@@ -116,7 +119,7 @@ def play(
             running = running & ~ended
             if not running.any():
                 return
-        observations = np.array(after)
+        observations = after
 
 
 class Collector:
@@ -215,6 +218,12 @@ def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
     observations, actions, outputs, rewards, terminated, truncated, running = (
         np.array(column)[:, :columns] for column in zip(*rows, strict=True)
     )
+    if not np.isfinite(rewards[running]).all():
+        t, column = np.argwhere(running & ~np.isfinite(rewards))[0]
+        raise FloatingPointError(
+            f"The reward of environment {column} in step {t} is {rewards[t, column]}. "
+            "Nothing was learned from these episodes; mend the environment."
+        )
     observations = np.concatenate([observations, observations[-1:]])
     for t, ended, following in finals:
         ended = ended[:columns]

@@ -32,6 +32,8 @@ from tfpg.distributions import Bernoulli, Categorical, DiagonalGaussian, Distrib
 # Keras's losses clip probabilities by the same amount.
 _EPSILON = 1e-7
 
+_Functional = type(keras.Model(x := keras.Input((1,)), x))
+
 
 class Head:
     """What a model's outputs mean for one action space. Made by `head_for`.
@@ -69,7 +71,7 @@ class BernoulliHead(Head):
     outputs = 1
 
     def __init__(self, space: spaces.Discrete, from_logits: bool, positive_action: int):
-        self.start = int(space.start)
+        self.space = space
         self.from_logits = from_logits
         self.positive_action = positive_action
 
@@ -83,7 +85,7 @@ class BernoulliHead(Head):
         return Bernoulli.noise(rng, (steps,)).astype(np.float32)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return actions + self.start if self.start else actions
+        return _discrete(actions, self.space)
 
 
 class CategoricalHead(Head):
@@ -92,7 +94,7 @@ class CategoricalHead(Head):
     def __init__(self, space: spaces.Discrete, from_logits: bool):
         self.outputs = int(space.n)
         self.noise_shape = (self.outputs,)
-        self.start = int(space.start)
+        self.space = space
         self.from_logits = from_logits
 
     def distribution(self, outputs: Any) -> Categorical:
@@ -102,7 +104,7 @@ class CategoricalHead(Head):
         return Categorical.noise(rng, (steps, self.outputs)).astype(np.float32)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return actions + self.start if self.start else actions
+        return _discrete(actions, self.space)
 
 
 class GaussianHead(Head):
@@ -123,7 +125,10 @@ class GaussianHead(Head):
         return DiagonalGaussian.noise(rng, (steps, self.dims)).astype(np.float32)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return np.clip(actions, self.space.low, self.space.high).astype(self.space.dtype)
+        played = np.clip(actions, self.space.low, self.space.high)
+        if np.issubdtype(self.space.dtype, np.integer):
+            played = np.rint(played)
+        return played.astype(self.space.dtype)
 
 
 def head_for(
@@ -162,6 +167,12 @@ def head_for(
     outputs = _count_outputs(model) if outputs is None else outputs
     last = last_activation(model)
     if from_logits is None:
+        hidden = _hidden_activation(model, outputs)
+        if hidden and isinstance(action_space, spaces.Discrete):
+            raise ValueError(
+                f"A subclassed model does not show whether its {hidden} comes last: say "
+                "from_logits=False if its outputs are probabilities, else from_logits=True."
+            )
         from_logits = last not in ("sigmoid", "softmax")
     if positive_action not in (0, 1):
         raise ValueError(f"positive_action must be 0 or 1, and it is {positive_action!r}.")
@@ -170,6 +181,11 @@ def head_for(
         expected = f"{int(action_space.n)} outputs"
         if action_space.n == 2:
             expected = "1 or 2 outputs"
+            if outputs == 1 and last == "softmax":
+                raise ValueError(
+                    "The model ends in a softmax of one output, which is always 1: end it in a "
+                    "sigmoid, or give it 2 outputs."
+                )
             if outputs == 1:
                 head = BernoulliHead(action_space, from_logits, positive_action)
         if outputs == action_space.n:
@@ -203,6 +219,12 @@ def head_for(
     return head
 
 
+def _discrete(actions: np.ndarray, space: spaces.Discrete) -> np.ndarray:
+    if space.start:
+        actions = actions + space.start
+    return actions.astype(space.dtype, copy=False)
+
+
 def _count_outputs(model: keras.Model) -> int:
     shape = getattr(model, "output_shape", None)
     if shape is None:
@@ -224,22 +246,39 @@ def check_output_shape(shape: Any) -> int:
 
 
 def last_activation(model: keras.Model) -> str | None:
-    """Name of the activation that a model's output went through, where that can be told.
+    """Name of the activation that made a model's output, where the model's graph tells it.
 
     Example:
         >>> import keras
         >>> last_activation(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")]))
         'sigmoid'
     """
-    # The last layer of a subclassed model need not be what it returns.
-    if not type(model).__module__.startswith("keras.") or not model.layers:
+    if not has_graph(model):
         return None
-    last = model.layers[-1]
-    if isinstance(last, keras.Model):
-        return last_activation(last)
-    if isinstance(last, keras.layers.Softmax):
-        return "softmax"
-    return getattr(getattr(last, "activation", None), "__name__", None)
+    operation = model.outputs[0]._keras_history.operation
+    while isinstance(operation, (keras.layers.Flatten, keras.layers.Reshape)):
+        operation = operation.input._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return last_activation(operation)
+    kind = type(operation).__name__.lower()
+    if kind in ("sigmoid", "softmax"):  # a layer, or a function of keras.ops
+        return kind
+    return getattr(getattr(operation, "activation", None), "__name__", None)
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Whether the model's layers are what it computes: Sequential or functional, and built."""
+    functional = type(model).call in (keras.Sequential.call, _Functional.call)
+    return functional and bool(getattr(model, "outputs", None))
+
+
+def _hidden_activation(model: keras.Model, outputs: int) -> str | None:
+    """An activation that may be the last one of a subclassed model with this many outputs."""
+    for layer in () if has_graph(model) else model.layers:
+        name = getattr(getattr(layer, "activation", None), "__name__", None)
+        if name in ("sigmoid", "softmax") and getattr(layer, "units", None) == outputs:
+            return name
+    return None
 
 
 def _log(probabilities: Any) -> Any:

@@ -7,7 +7,7 @@ so a model that is made of the layers below acts through its mirror.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
+
+from tfpg.heads import has_graph
 
 Forward = Callable[[np.ndarray], np.ndarray]
 
@@ -67,20 +69,23 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
         >>> bool(np.allclose(forward(x), model(x), atol=1e-6))
         True
     """
-    plain = isinstance(model, keras.Model) and type(model).__module__.startswith("keras.")
-    try:
-        if not plain or len(model.inputs) != 1 or len(model.outputs) != 1:
-            return None
+    if not has_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
+        return None
+    source, target = id(model.inputs[0]), id(model.outputs[0])
+    steps: list[tuple[Any, list[int], int]]
+    if isinstance(model, keras.Sequential):
+        # A loaded Sequential model's layers show the tensors of how it was put together.
+        layers = list(_stack(model))
+        names = [source, *range(1, len(layers)), target]
+        steps = [(layer, [names[i]], names[i + 1]) for i, layer in enumerate(layers)]
+    else:
         steps = [
             (layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
             for layer in model.layers
             if not isinstance(layer, keras.layers.InputLayer)
         ]
-    except (AttributeError, ValueError):  # a subclassed or unbuilt model has no symbolic tensors
-        return None
     if any(not _is_mirrored(layer) for layer, _, _ in steps):
         return None
-    source, target = id(model.inputs[0]), id(model.outputs[0])
     # A layer used twice, or shared with another model, does not show every use of itself.
     known = {source}
     for _, needs, makes in steps:
@@ -107,6 +112,14 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
     return snapshot
 
 
+def _stack(model: keras.Sequential) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Sequential):
+            yield from _stack(layer)
+        else:
+            yield layer
+
+
 def _as_list(x: Any) -> list:
     return list(x) if isinstance(x, (list, tuple)) else [x]
 
@@ -124,12 +137,13 @@ def _is_mirrored(layer: keras.layers.Layer) -> bool:
         return np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0
     if kind is keras.layers.Concatenate:
         return layer.axis == -1
-    return kind is keras.layers.Flatten
+    return kind is keras.layers.Flatten and layer.data_format == "channels_last"
 
 
 def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.ndarray]:
     kind = type(layer)
-    activation = None if linear else _ACTIVATIONS.get(getattr(layer, "activation", None))
+    has_activation = kind in (keras.layers.Dense, keras.layers.Activation) and not linear
+    activation = _ACTIVATIONS[layer.activation] if has_activation else None
     if kind is keras.layers.Dense:
         kernel = layer.kernel.value.numpy()
         bias = layer.bias.value.numpy() if layer.use_bias else np.zeros(layer.units, np.float32)

@@ -21,9 +21,9 @@ from tfpg.envs import EnvLike, spaces_of
 from tfpg.heads import check_output_shape, head_for, last_activation
 from tfpg.mirror import Forward, mirror
 
-# Above this many parameters the matrix products outweigh the cost of a TensorFlow call; see
+# Up to about this many parameters NumPy was never slower than a TensorFlow call on a CPU; see
 # benchmarks/acting.py.
-_LARGE = 100_000
+_LARGE = 1_000_000
 
 
 class Decision(NamedTuple):
@@ -96,6 +96,8 @@ class Policy:
             snapshot = None
         self.acting = "tensorflow" if snapshot is None else "numpy"
         self._snapshot = snapshot or self._compiled
+        self._call: Callable | None = None
+        self._call_constants: list[int] = []
         self._acting_head = copy.copy(self.head)
         if snapshot is not None and logits:
             self._acting_head.from_logits = True
@@ -175,25 +177,27 @@ class Policy:
         return self._acting_head.distribution(outputs).log_prob(actions)
 
     def _compiled(self) -> Forward:
-        if not hasattr(self, "_compiled_call"):
-            model, space = self.model, self.observation_space
-            signature = [observation_spec(space)]
+        model, dtype = self.model, self.observation_space.dtype
+        constants = baked_constants(model)
+        if self._call is None or self._call_constants != constants:
 
-            @tf.function(input_signature=signature)
-            def call(observations):
+            @tf.function(input_signature=[observation_spec(self.observation_space)])
+            def forward(observations):
                 return tf.cast(model(observations, training=False), tf.float32)
 
-            self._compiled_call = call
-        call, dtype = self._compiled_call, self.observation_space.dtype
+            self._call, self._call_constants = forward, constants
+        call = self._call
         return lambda observations: call(np.asarray(observations, dtype)).numpy()
 
     def _describe_non_finite(self, observations: np.ndarray, outputs: np.ndarray) -> str:
         row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
-        what = f"The model's outputs are not finite: {outputs[row].tolist()} for observation {row}"
+        values = np.array2string(outputs[row], threshold=6, separator=", ")
+        what = f"The model's outputs are not finite: {values} for observation {row}"
         for weight in self.model.weights:
             if not np.isfinite(np.asarray(weight)).all():
                 return f"{what}. Its weight {weight.path!r} is not: load an earlier model."
-        return f"{what}, which is {np.asarray(observations)[row].tolist()}."
+        seen = np.array2string(np.asarray(observations)[row].ravel(), threshold=6, separator=", ")
+        return f"{what}, which is {seen}."
 
 
 def is_policy_like(policy: Any) -> bool:
@@ -283,6 +287,15 @@ def _probe(model: keras.Model, space: gymnasium.Space) -> int:
     if isinstance(outputs, (list, tuple, dict)):
         raise ValueError(f"A policy model has one output, and this one has {len(outputs)}.")
     return check_output_shape(tuple(outputs.shape))
+
+
+def baked_constants(model: keras.Model) -> list[int]:
+    """What a compiled call keeps as it was when traced: the statistics of Normalization layers.
+
+    Two lists differ if such a layer was adapted in between; what was compiled is stale then.
+    """
+    layers = [model, *_all_layers(model)]
+    return [id(x.mean) for x in layers if isinstance(x, keras.layers.Normalization)]
 
 
 def observation_spec(space: gymnasium.Space) -> tf.TensorSpec:

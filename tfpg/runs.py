@@ -1,9 +1,9 @@
 """Run directories: everything about one training in one folder.
 
 ``config.json`` says how to repeat the run, ``metrics.csv`` holds a row for every iteration,
-``model.keras`` is the model at the end and ``best.keras`` the one of the iteration with the
-highest return; ``film.mp4`` and ``learning_curve.png`` show it. Importing this module does not
-import TensorFlow.
+``model.keras`` is the model at the end and ``best.keras`` the one right after the iteration with
+the highest return; ``film.mp4`` and ``learning_curve.png`` show it. Importing this module does
+not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,12 +113,17 @@ def find_model(
         raise FileNotFoundError(f"No run or model at {str(given)!r}.")
     config_file = (given if given.is_dir() else given.parent) / CONFIG
     config: dict[str, Any] = {}
-    if config_file.is_file():
+    if given.is_dir() and config_file.is_file():
         config = _read_config(config_file)
+    elif config_file.is_file():
+        with suppress(ValueError):  # another program's, perhaps
+            config = _read_config(config_file)
     elif given.is_dir():
         raise FileNotFoundError(
             f"{str(given)!r} is not a run: it has no {CONFIG}. Give a run or a .keras file."
         )
+    if env not in (None, config.get("env")):
+        config = {}
     env = env or config.get("env")
     if env is None:
         raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")

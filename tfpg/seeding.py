@@ -3,6 +3,9 @@
 Episode ``e`` of a run has a generator of its own, so what happens in it depends on the seed,
 on ``e`` and on the weights, and not on how many environments play side by side. Its first
 integer below 2**31 seeds the environment's reset; the action noise follows.
+
+Environments that Gymnasium vectorizes itself (``CartPole-v1``) have one generator for all their
+resets: there the number of environments is part of what a seed means.
 """
 
 from __future__ import annotations

@@ -134,9 +134,7 @@ class TestBatches:
     def test_a_time_limit_counts_as_an_end(self):
         data = self.data([[1.0], [1.0], [1.0]])
         cut = data._replace(terminated=data.truncated, truncated=data.terminated)
-        np.testing.assert_array_equal(
-            to_batch(data, 0.9).advantages, to_batch(cut, 0.9).advantages
-        )
+        np.testing.assert_array_equal(to_batch(data, 0.9).advantages, to_batch(cut, 0.9).advantages)
 
 
 class TestLearning:
@@ -163,9 +161,7 @@ class TestLearning:
             keras.utils.set_random_seed(0)
             model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
             model.compile(keras.optimizers.Adam(0.1))
-            agent = tfpg.Reinforce(
-                model, episodes_per_update=64, positive_action=positive_action
-            )
+            agent = tfpg.Reinforce(model, episodes_per_update=64, positive_action=positive_action)
             agent.fit(Bandit, 25, seed=1, verbose=0)
             assert agent.evaluate(Bandit, 50, seed=2)["episode_return"] > 0.95
 
@@ -317,6 +313,35 @@ class TestKerasManners:
         for _ in range(20):
             agent.update(TestBatches().data([[3.0, 3.0]]))
         assert (np.abs(model.get_weights()[0]) < 1e-3 + 0.01 * kernel).all()
+
+    def test_options_changed_after_a_fit_count_in_the_next(self):
+        model = tfpg.networks.mlp("CartPole-v1", seed=0)
+        agent = tfpg.Reinforce(model, episodes_per_update=2)
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        agent.entropy_coef = 100.0
+        loss = agent.fit("CartPole-v1", 1, seed=0, verbose=0).history["loss"][0]
+        assert loss < -50
+
+    def test_nothing_to_train_is_said(self):
+        model = tfpg.networks.mlp("CartPole-v1")
+        model.trainable = False
+        with pytest.raises(ValueError, match="no trainable weights"):
+            tfpg.Reinforce(model).fit("CartPole-v1", 1, verbose=0)
+
+    def test_loss_scaling_is_refused(self):
+        model = tfpg.networks.mlp("CartPole-v1")
+        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
+        with pytest.raises(ValueError, match="mixed_bfloat16"):
+            tfpg.Reinforce(model).fit("CartPole-v1", 1, verbose=0)
+
+    def test_update_before_fit_says_what_is_missing(self):
+        with pytest.raises(RuntimeError, match="call fit, or build first"):
+            tfpg.Reinforce(tfpg.networks.mlp(Bandit)).update(TestBatches().data([[1.0]]))
+
+    def test_callbacks_may_be_none_or_one(self):
+        agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"), episodes_per_update=2)
+        for callbacks in (None, keras.callbacks.TerminateOnNaN()):
+            agent.fit("CartPole-v1", 1, callbacks=callbacks, verbose=0)
 
     def test_mixed_precision_trains(self):
         keras.config.set_dtype_policy("mixed_bfloat16")

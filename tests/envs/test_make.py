@@ -64,7 +64,9 @@ def test_what_was_given_is_left_open_and_what_was_made_is_closed():
 
 def test_unknown_ids_offer_the_nearest():
     for function in (make, make_vec, spaces_of):
-        with pytest.raises(ValueError, match=r"Unknown environment 'CartPol-v1'. Did you mean.*CartPole-v1"):
+        with pytest.raises(
+            ValueError, match=r"Unknown environment 'CartPol-v1'. Did you mean.*CartPole-v1"
+        ):
             function("CartPol-v1")
     with pytest.raises(ValueError, match="Did you mean.*CartPole-v1"):
         make("cartpole-v1")
@@ -106,7 +108,7 @@ def test_a_parked_environment_rests_until_it_is_seeded():
     last, _, terminated, _, _ = env.step(1)
     assert terminated
     for _ in range(3):
-        observation, info = env.reset()
+        observation, _ = env.reset()
         np.testing.assert_array_equal(observation, last)
         observation, reward, terminated, truncated, _ = env.step(0)
         np.testing.assert_array_equal(observation, last)
@@ -123,3 +125,42 @@ def test_spaces_of_every_kind():
     envs = make_vec("CartPole-v1", 3)
     assert isinstance(envs, VectorEnv)
     assert spaces_of(envs)[0].shape == (4,)
+
+
+def test_ids_without_a_version_are_the_newest():
+    with open_env("CartPole") as env:
+        assert env.spec.id == "CartPole-v1"
+    with open_vec("Acrobot", 2) as envs:
+        assert envs.envs[0].spec.id == "Acrobot-v1"
+
+
+def test_ids_of_modules(tmp_path, monkeypatch):
+    (tmp_path / "my_module_of_envs.py").write_text(
+        "import gymnasium\nfrom toys import Countdown\n"
+        "gymnasium.register('Mine-v0', entry_point=Countdown, max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for function in (make, make_vec):
+        env = function("my_module_of_envs:Mine-v0")
+        env.close()
+    assert spaces_of("my_module_of_envs:Mine-v0")[0].shape == (2,)
+
+
+def test_environments_made_before_one_fails_are_closed():
+    closed = []
+
+    class Fails(Countdown):
+        made = 0
+
+        def __init__(self):
+            type(self).made += 1
+            if type(self).made == 4:
+                raise RuntimeError("no more")
+            super().__init__()
+
+        def close(self):
+            closed.append(self)
+
+    with pytest.raises(RuntimeError, match="no more"):
+        make_vec(Fails, 5)
+    assert len(closed) == 3

@@ -67,7 +67,9 @@ def test_fused_equals_accumulated(name, seed):
 def test_the_gradient_is_that_of_finite_differences(estimate, name):
     model, step_losses, batch = problem(name)
     variables = model.trainable_variables
-    analytic = tf.concat([tf.reshape(g, [-1]) for g in estimate(step_losses, variables, batch)[0]], 0)
+    analytic = tf.concat(
+        [tf.reshape(g, [-1]) for g in estimate(step_losses, variables, batch)[0]], 0
+    )
 
     def objective():
         loss = tf.reduce_mean(step_losses(batch)["loss"])
@@ -139,3 +141,28 @@ def test_regularizers_count_once_whatever_the_batch():
         for size in (1, 4):
             grads, _ = estimate(lambda b: {"loss": 0.0 * b[0] * w}, [w], (tf.ones([size]),))
             np.testing.assert_allclose(grads[0], [2.0])
+
+
+def test_embeddings_are_added_up_before_anything_looks_at_them():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((1,), dtype="int64"), keras.layers.Embedding(4, 3)])
+    x = tf.constant([[1], [1], [1], [2]])
+    results = [
+        estimate(
+            lambda b: {"loss": tf.reduce_sum(model(b[0]), axis=(1, 2))},
+            model.trainable_variables,
+            (x,),
+        )[0]
+        for estimate in ESTIMATORS
+    ]
+    for (gradient,) in results:
+        assert tf.is_tensor(gradient)
+        np.testing.assert_allclose(gradient, np.outer([0, 0.75, 0.25, 0], [1, 1, 1]))
+
+
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+def test_float64_models(estimate):
+    w = keras.Variable([2.0], dtype="float64")
+    batch = (tf.constant([1.0, 3.0], tf.float64),)
+    grads, _ = estimate(lambda b: {"loss": b[0] * w}, [w], batch)
+    np.testing.assert_allclose(grads[0], [2.0])

@@ -88,7 +88,9 @@ class TestRecord:
         assert right.episode_returns[0] > 100 > wrong.episode_returns[0]
 
     def test_a_film_shows_the_episode_that_evaluate_plays(self, tmp_path, no_display):
-        film = tfpg.record(model("Acrobot-v1"), "Acrobot-v1", tmp_path / "f.gif", seed=4, max_steps=9)
+        film = tfpg.record(
+            model("Acrobot-v1"), "Acrobot-v1", tmp_path / "f.gif", seed=4, max_steps=9
+        )
         result = tfpg.evaluate(model("Acrobot-v1"), "Acrobot-v1", 1, seed=4, max_steps=9)
         assert film.episode_returns == result["episode_returns"]
 

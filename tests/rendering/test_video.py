@@ -138,7 +138,9 @@ class TestFaults:
 
     def test_a_frame_of_another_size(self, tmp_path, suffix):
         frames = [np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]
-        with pytest.raises(ValueError, match=r"Frame 1 has size \(6, 4\), and the film has \(4, 6\)"):
+        with pytest.raises(
+            ValueError, match=r"Frame 1 has size \(6, 4\), and the film has \(4, 6\)"
+        ):
             write(tmp_path / f"film{suffix}", frames)
         assert list(tmp_path.iterdir()) == []
 

@@ -88,7 +88,7 @@ class Agent(abc.ABC):
         self,
         envs: EnvLike,
         iterations: int,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
         seed: int | None = None,
         initial_iteration: int = 0,
         verbose: str | int = "auto",
@@ -134,6 +134,7 @@ class Agent(abc.ABC):
                 verbose=verbose,
             )
             self.model.stop_training = False
+            self.model._initial_epoch = None
             logs: dict[str, float] = {}
             callback_list.on_train_begin()
             # Where Keras's BackupAndRestore says to go on.
@@ -214,6 +215,8 @@ class Agent(abc.ABC):
 
 
 def _as_list(callbacks: Any) -> list:
+    if callbacks is None:
+        return []
     return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 

@@ -31,7 +31,7 @@ from tfpg.agents.agent import Agent
 from tfpg.ops import gradients
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
 from tfpg.ops.returns import discounted_returns, standardize
-from tfpg.policy import Policy, observation_spec
+from tfpg.policy import Policy, baked_constants, observation_spec
 from tfpg.types import Batch, Trajectory
 
 ESTIMATORS = {"fused": gradients.fused, "accumulated": gradients.accumulated}
@@ -92,13 +92,21 @@ class Reinforce(Agent):
             raise ValueError(f"gradient must be one of {list(ESTIMATORS)}, and it is {gradient!r}.")
         self.entropy_coef = float(entropy_coef)
         self.gradient = gradient
-        self._built_for: tuple[Policy, Any] | None = None
+        self._built_for: tuple | None = None
 
     def build(self, policy: Policy) -> None:
-        """Compiles the update, once for a policy and an optimizer."""
-        if self._built_for != (policy, self.model.optimizer):
+        """Compiles the update, once for what it depends on."""
+        key = (
+            policy,
+            self.model.optimizer,
+            self.gradient,
+            self.entropy_coef,
+            [id(v) for v in self.model.trainable_variables],
+            baked_constants(self.model),
+        )
+        if self._built_for != key:
             self._apply = compile_update(policy, self.gradient, self.entropy_coef)
-            self._built_for = policy, self.model.optimizer
+            self._built_for = key
 
     def update(self, data: Trajectory) -> dict[str, float]:
         """One step along the standardized policy gradient of a trajectory.
@@ -112,6 +120,8 @@ class Reinforce(Agent):
         Raises:
             FloatingPointError: The loss or a gradient is not finite; nothing was applied.
         """
+        if self._built_for is None:
+            raise RuntimeError("update needs a compiled policy: call fit, or build first.")
         batch = to_batch(data, self.gamma)
         logs, finite = self._apply(batch)
         finite = finite.numpy()
@@ -165,6 +175,13 @@ def compile_update(
     """
     model, head = policy.model, policy.head
     optimizer, variables = model.optimizer, model.trainable_variables
+    if not variables:
+        raise ValueError("The model has no trainable weights: there is nothing to train.")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Loss scaling is for mixed_float16, which policy gradients do without: use "
+            "mixed_bfloat16, or compile with auto_scale_loss=False."
+        )
     if not optimizer.built:
         optimizer.build(variables)
     estimate = ESTIMATORS[gradient]

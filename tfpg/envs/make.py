@@ -7,6 +7,8 @@ close what they made and leave alone what they were given.
 from __future__ import annotations
 
 import difflib
+import importlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +71,7 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
         Discrete(2)
         >>> env.close()
     """
-    return _gymnasium_call(gymnasium.make, env_id, **kwargs)
+    return _gymnasium_call(gymnasium.make, _registered(env_id), **kwargs)
 
 
 def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
@@ -105,10 +107,11 @@ def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     if isinstance(env, gymnasium.Env):
         return SyncVectorEnv([lambda: Parked(env)])
     if isinstance(env, str):
-        spec = _gymnasium_call(gymnasium.spec, env)
+        env_id = _registered(env)
+        spec = _gymnasium_call(gymnasium.spec, env_id)
         if spec.vector_entry_point is not None and not spec.additional_wrappers:
-            return _gymnasium_call(gymnasium.make_vec, env, num_envs=num_envs, **kwargs)
-        return SyncVectorEnv([lambda: Parked(make(env, **kwargs))] * num_envs)
+            return _gymnasium_call(gymnasium.make_vec, env_id, num_envs=num_envs, **kwargs)
+        return _parked(lambda: make(env_id, **kwargs), num_envs)
     if callable(env):
         build: Callable[[], Any] = env
         first = build()
@@ -116,7 +119,7 @@ def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
             return first
         if isinstance(first, gymnasium.Env):
             ready = [first]
-            return SyncVectorEnv([lambda: Parked(ready.pop() if ready else build())] * num_envs)
+            return _parked(lambda: ready.pop() if ready else build(), num_envs)
         raise TypeError(
             f"The callable {env!r} returned {type(first).__name__}, "
             "and a Gymnasium environment was expected."
@@ -168,6 +171,8 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
     elif callable(env) and not isinstance(env, VectorEnv):
         made = env()
     if not isinstance(made, gymnasium.Env):
+        if made is not env and isinstance(made, VectorEnv):
+            made.close()
         raise TypeError(
             "Expected a single environment (an id, a Gymnasium environment or a callable that "
             f"makes one), and got {type(made).__name__}."
@@ -190,6 +195,37 @@ def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
         return env.observation_space, env.action_space
     with open_vec(env) as envs:
         return envs.single_observation_space, envs.single_action_space
+
+
+def _parked(build: Callable[[], gymnasium.Env], count: int) -> SyncVectorEnv:
+    """Vectorizes ``count`` parked environments, and closes them if not all can be made."""
+    made: list[gymnasium.Env] = []
+    try:
+        for _ in range(count):
+            made.append(Parked(build()))
+        remaining = iter(made)
+        return SyncVectorEnv([lambda: next(remaining)] * count)
+    except BaseException:
+        for env in made:
+            env.close()
+        raise
+
+
+def _registered(env_id: str) -> str:
+    """The full id: modules are imported, and an id without a version becomes the newest one."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"The module {module!r} of {env_id!r} cannot be found.") from error
+    if name in gymnasium.registry:
+        return name
+    pattern = re.compile(re.escape(name) + r"-v(\d+)")
+    versions = {int(m[1]): key for key in gymnasium.registry if (m := pattern.fullmatch(key))}
+    if not versions:
+        raise ValueError(unknown_env(name))
+    return versions[max(versions)]
 
 
 def _gymnasium_call(function: Callable, env_id: str, **kwargs: Any) -> Any:

@@ -51,7 +51,7 @@ def fused(step_losses: StepLosses, variables: Sequence[Any], batch: Any) -> tupl
     """
     with tf.GradientTape() as tape:
         logs = {name: tf.reduce_mean(x) for name, x in step_losses(batch).items()}
-        objective = logs["loss"] + weight_penalty(variables)
+        objective = logs["loss"] + tf.cast(weight_penalty(variables), logs["loss"].dtype)
     return _gradient(tape, objective, variables), logs
 
 
@@ -73,7 +73,6 @@ def accumulated(
         ([2.0], 4.0)
     """
     count = tf.shape(batch[0])[0]
-    weight = 1.0 / tf.cast(count, tf.float32)
 
     def one_step(index):
         step = tf.nest.map_structure(lambda x: x[index : index + 1], batch)
@@ -81,12 +80,15 @@ def accumulated(
             logs = {name: tf.reduce_sum(x) for name, x in step_losses(step).items()}
         return _gradient(tape, logs["loss"], variables), logs
 
+    def share(x):
+        return x / tf.cast(count, x.dtype)
+
     def add_step(index, sums):
-        return index + 1, tf.nest.map_structure(lambda s, x: s + weight * x, sums, one_step(index))
+        return index + 1, tf.nest.map_structure(lambda s, x: s + share(x), sums, one_step(index))
 
     with tf.GradientTape() as tape:
         penalty = weight_penalty(variables)
-    gradients, logs = tf.nest.map_structure(lambda x: weight * x, one_step(0))
+    gradients, logs = tf.nest.map_structure(share, one_step(0))
     gradients = [g + p for g, p in zip(gradients, _gradient(tape, penalty, variables), strict=True)]
     _, (gradients, logs) = tf.while_loop(
         lambda index, _: index < count, add_step, (tf.constant(1), (gradients, logs))
@@ -114,4 +116,8 @@ def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
 
 def _gradient(tape: tf.GradientTape, target: tf.Tensor, variables: Sequence[Any]) -> Gradients:
     values = [v.value for v in variables]
-    return tape.gradient(target, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    zero = tf.UnconnectedGradients.ZERO
+    # An embedding's gradient comes as slices, whose repeated rows no norm and no Adam adds up.
+    return [
+        tf.convert_to_tensor(g) for g in tape.gradient(target, values, unconnected_gradients=zero)
+    ]

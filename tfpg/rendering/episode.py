@@ -54,9 +54,9 @@ def record(
             two with ``render_mode="rgb_array"``.
         path: Ends in ``.mp4`` (H.264) or ``.gif`` (looping). Its folder exists.
         episodes: How many, at least 1, one after another.
-        seed: Of the resets and the samples. None: fresh ones. Episode 0 is the one that
-            `tfpg.evaluate` plays first with the same seed, in environments that Gymnasium does
-            not vectorize itself.
+        seed: Of the resets and the samples. None: fresh ones. Its episodes are those that
+            `tfpg.evaluate` plays with the same seed, except in environments that Gymnasium
+            vectorizes itself, whose resets share one generator.
         deterministic: Play the most probable action; else sample.
         max_steps: Where an episode is cut. None: the environment's own limit.
         fps: Frames per second. None: the environment's ``metadata["render_fps"]``, or 30.
@@ -86,7 +86,9 @@ def record(
     with rendering(env) as made:
         act, head = actor_for(policy, made, deterministic)
         returns, lengths = [], []
-        with VideoWriter(path, fps or made.metadata.get("render_fps") or 30) as video:
+        if fps is None:
+            fps = made.metadata.get("render_fps") or 30
+        with VideoWriter(path, fps) as video:
             for episode in range(episodes):
                 rng = evaluation_rng(seed, episode)
                 rewards = []

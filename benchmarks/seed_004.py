@@ -1,0 +1,89 @@
+"""Ten seeds of the textbook's CartPole: 20-10-1, gamma 0.95, 10 episodes x 150 updates.
+
+At most 200 steps an episode, Adam 0.01, elu, elu, sigmoid. Every seed's model is scored by the
+greedy mean return over 100 fresh episodes: the model kept best by Keras's own ModelCheckpoint on
+episode_return, and the last one.
+
+    python benchmarks/seed_004.py
+"""
+
+import argparse
+import tempfile
+import time
+
+import numpy as np
+
+
+def interquartile_mean(scores: list[float]) -> float:
+    """Mean of the middle half; the scores at its edges count in part."""
+    ordered = np.sort(scores)
+    quarter = len(ordered) / 4
+    edges = np.arange(len(ordered) + 1)
+    weights = np.clip(np.minimum(edges[1:], 3 * quarter) - np.maximum(edges[:-1], quarter), 0, 1)
+    return float(ordered @ weights / weights.sum())
+
+
+def bootstrap_interval(scores: list[float], draws: int = 10_000) -> tuple[float, float]:
+    """95 % interval of the interquartile mean."""
+    rng = np.random.default_rng(0)
+    samples = rng.choice(scores, size=(draws, len(scores)))
+    low, high = np.percentile([interquartile_mean(s) for s in samples], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, float]:
+    """Score of the best and of the last model, environment steps and seconds of the fit."""
+    import keras
+
+    import tfpg
+
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(20, activation="elu"),
+            keras.layers.Dense(10, activation="elu"),
+            keras.layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    agent = tfpg.Reinforce(model, gamma=0.95, episodes_per_update=10, max_steps=200)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/best.keras"
+        keep_best = keras.callbacks.ModelCheckpoint(
+            path, monitor="episode_return", mode="max", save_best_only=True
+        )
+        start = time.perf_counter()
+        agent.fit("CartPole-v1", iterations, callbacks=[keep_best], seed=seed, verbose=0)
+        seconds = time.perf_counter() - start
+        best = keras.saving.load_model(path)
+    scores = [
+        tfpg.evaluate(m, "CartPole-v1", 100, seed=1_000 + seed, max_steps=200)["episode_return"]
+        for m in (best, model)
+    ]
+    return *scores, agent.env_steps, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=150)
+    args = parser.parse_args()
+
+    print("  seed   best model   last model   env steps   seconds")
+    rows = []
+    for seed in range(args.seeds):
+        rows.append(train_and_score(seed, args.iterations))
+        best, last, steps, seconds = rows[-1]
+        print(f"{seed:6}{best:13.1f}{last:13.1f}{steps:12,}{seconds:10.1f}", flush=True)
+    for name, scores in zip(("best", "last"), list(zip(*rows, strict=True))[:2], strict=True):
+        low, high = bootstrap_interval(scores)
+        print(
+            f"{name} models: interquartile mean {interquartile_mean(scores):.1f} "
+            f"(95 % bootstrap interval {low:.1f} to {high:.1f}), "
+            f"{sum(s >= 195 for s in scores)} of {len(scores)} at 195 or more"
+        )
+
+
+if __name__ == "__main__":
+    main()

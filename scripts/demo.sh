@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains CartPole, evaluates the saved model and films it. Needs only Python 3.11 or newer.
+set -eu
+. "$(dirname "$0")/setup.sh" --editable .
+
+started=$(date +%s)
+rm -rf runs/demo
+tfpg train reinforce CartPole-v1 --iterations 60 --seed 1 --run runs/demo --no-film
+tfpg evaluate runs/demo --episodes 100 --seed 7
+tfpg record runs/demo videos/cartpole.mp4 --seed 7 &
+tfpg record runs/demo videos/cartpole.gif --seed 7
+wait $!
+echo "Done in $(($(date +%s) - started)) s, installation not counted."

@@ -1,0 +1,296 @@
+"""The command line, as a subprocess."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+from PIL import Image
+
+SMALL = ["--iterations", "3", "--episodes-per-update", "4", "--max-steps", "30", "--seed", "1"]
+
+
+def run(*args, cwd=None, check=False, **env):
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "CI")}
+    return subprocess.run(
+        [sys.executable, "-m", "tfpg", *map(str, args)],
+        cwd=cwd,
+        env={**environment, **env},
+        capture_output=True,
+        text=True,
+        check=check,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a small run in it."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = run("train", "reinforce", "CartPole-v1", *SMALL, "--run", "runs/small", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "train.out").write_text(done.stdout)
+    (folder / "train.err").write_text(done.stderr)
+    return folder
+
+
+class TestTrain:
+    def test_writes_a_run_and_says_where_everything_is(self, folder):
+        out = (folder / "train.out").read_text()
+        names = [
+            "model.keras",
+            "best.keras",
+            "metrics.csv",
+            "learning_curve.png",
+            "config.json",
+            "film.mp4",
+        ]
+        for name in names:
+            assert f"runs/small/{name}" in out
+            assert (folder / "runs/small" / name).stat().st_size > 0
+        assert sorted(p.name for p in (folder / "runs/small").iterdir()) == sorted(names)
+
+    def test_the_terminal_is_quiet_but_for_itself(self, folder):
+        assert (folder / "train.err").read_text() == ""
+        lines = (folder / "train.out").read_text().splitlines()
+        assert [line.split(" ")[0] for line in lines[:3]] == ["1/3", "2/3", "3/3"]
+
+    def test_metrics_have_a_row_an_iteration(self, folder):
+        rows = list(csv.DictReader((folder / "runs/small/metrics.csv").open()))
+        assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+        assert all(float(row["episode_return"]) > 0 for row in rows)
+
+    def test_config_says_how_to_repeat_it(self, folder):
+        config = json.loads((folder / "runs/small/config.json").read_text())
+        assert config["algorithm"] == "reinforce"
+        assert config["env"] == "CartPole-v1"
+        assert config["seed"] == 1
+        assert config["options"]["max_steps"] == 30
+        assert config["optimizer"]["class_name"] == "Adam"
+        assert set(config["versions"]) >= {"tfpg", "tensorflow", "keras", "gymnasium", "python"}
+
+    def test_pictures_can_be_opened(self, folder):
+        with Image.open(folder / "runs/small/learning_curve.png") as picture:
+            assert picture.width > 600
+            assert len(picture.convert("RGB").getcolors(100_000)) > 20
+        film = iio.imread(folder / "runs/small/film.mp4", plugin="pyav")
+        assert film.shape[1:] == (400, 600, 3)
+        assert film.mean() > 100
+
+    def test_the_same_seed_gives_the_same_model(self, folder, tmp_path):
+        args = ["train", "reinforce", "CartPole-v1", *SMALL, "--no-film"]
+        run(*args, "--run", tmp_path / "again", check=True)
+        rows = [
+            (run_folder / "metrics.csv").read_text()
+            for run_folder in (folder / "runs/small", tmp_path / "again")
+        ]
+        assert rows[0] == rows[1]
+        assert not (tmp_path / "again/film.mp4").exists()
+
+    def test_goes_on_from_a_model(self, folder, tmp_path):
+        model = folder / "runs/small/model.keras"
+        out = tmp_path / "more"
+        args = ["--iterations", 1, "--episodes-per-update", 2, "--no-film"]
+        done = run("train", "reinforce", "CartPole-v1", *args, "--model", model, "--run", out)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / "config.json").read_text())["network"] == {"model": str(model)}
+
+    def test_ctrl_c_and_termination_are_clean(self, tmp_path):
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tfpg", "train", "reinforce", "CartPole-v1"),
+                    *("--iterations", "100000", "--run", str(tmp_path / f"run{code}")),
+                    "--no-film",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert process.stdout.readline().startswith("1/100000")
+            time.sleep(0.3)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+            assert process.returncode == code, err
+            assert "Traceback" not in err
+
+
+class TestEvaluate:
+    def test_prints_one_json_object(self, folder):
+        args = ["--episodes", 6, "--seed", 7, "--json"]
+        by_run = run("evaluate", "runs/small", *args, cwd=folder)
+        assert by_run.returncode == 0, by_run.stderr
+        result = json.loads(by_run.stdout)
+        assert result["episodes"] == len(result["episode_returns"]) == 6
+        assert result["env"] == "CartPole-v1"
+        assert max(result["episode_lengths"]) <= 30  # the run's own cap
+        again = run("evaluate", "runs/small/model.keras", *args, cwd=folder)
+        assert json.loads(again.stdout)["episode_returns"] == result["episode_returns"]
+
+    def test_a_bare_model_needs_its_environment(self, folder, tmp_path):
+        bare = tmp_path / "bare.keras"
+        bare.write_bytes((folder / "runs/small/model.keras").read_bytes())
+        without = run("evaluate", bare)
+        assert without.returncode == 1
+        assert "add --env ID" in without.stderr
+        result = run("evaluate", bare, "--env", "CartPole-v1", "--episodes", 3, "--seed", 1)
+        assert result.returncode == 0, result.stderr
+        assert "3 greedy episodes, seed 1" in result.stdout
+        (tmp_path / "config.json").write_text('{"model_type": "another program"}')
+        assert run("evaluate", bare, "--env", "CartPole-v1", "--episodes", 3).returncode == 0
+
+    def test_stochastic_episodes(self, folder):
+        result = run("evaluate", folder / "runs/small", "--episodes", 3, "--stochastic")
+        assert "3 sampled episodes" in result.stdout
+
+
+class TestRecord:
+    @pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+    def test_films(self, folder, tmp_path, name):
+        done = run("record", folder / "runs/small", tmp_path / name, "--seed", 7)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert done.stdout.startswith(str(tmp_path / name))
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+USAGE = [
+    (["--help"], 0, "train"),
+    (["train", "--help"], 0, "--iterations"),
+    (["--version"], 0, "tfpg 0."),
+    ([], 2, "COMMAND"),
+    (["fly"], 2, "invalid choice: 'fly'"),
+    (["train", "dpo", "CartPole-v1"], 2, "invalid choice: 'dpo'"),
+    (["train", "reinforce", "CartPole-v1", "--gamma", "1.5"], 2, "[0, 1], and got '1.5'"),
+    (["train", "reinforce", "CartPole-v1", "--iterations", "0"], 2, "at least 1, and got '0'"),
+    (["train", "reinforce", "CartPole-v1", "--learing-rate", "1"], 2, "--learing-rate"),
+    (["evaluate", "runs/small", "--episodes", "0"], 2, "at least 1, and got '0'"),
+    (["evaluate", "runs/small", "--seed", "-1"], 2, "at least 0, and got '-1'"),
+    (["evaluate", "nothing"], 1, "No run or model at 'nothing'"),
+    (["evaluate", "."], 1, "is not a run"),
+    (["evaluate", "broken.keras", "--env", "CartPole-v1"], 1, "not a whole .keras file"),
+    (["evaluate", "runs/small", "--env", "CartPol-v1"], 1, "Did you mean"),
+    (["train", "reinforce", "CartPol-v1"], 1, "CartPole-v1"),
+    (["train", "reinforce", "CartPole-v1", "--run", "runs/small"], 1, "exists already"),
+    (["train", "reinforce", "CartPole-v1", "--model", "no.keras"], 1, "No model at 'no.keras'"),
+    (["record", "runs/small", "film.avi"], 1, "ends in .mp4 or .gif"),
+    (["record", "runs/small", "no/film.mp4"], 1, "mkdir -p no"),
+    (["record", "runs/small", "/proc/film.mp4"], 1, "cannot be written"),
+]
+
+
+class TestUsage:
+    @pytest.mark.parametrize(("args", "code", "text"), USAGE, ids=lambda x: str(x)[:40])
+    def test_answers_without_tensorflow(self, folder, args, code, text):
+        (folder / "broken.keras").write_bytes(b"PK nothing")
+        before = sorted(folder.rglob("*"))
+        script = (
+            "import sys\nfrom tfpg.cli import main\n"
+            "try:\n    code = main(sys.argv[1:])\n"
+            "except SystemExit as stop:\n    code = stop.code\n"
+            "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'\n"
+            "sys.exit(code)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, *args],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert text in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        if code:
+            assert len(done.stderr.splitlines()) <= 3
+        assert sorted(folder.rglob("*")) == before
+
+    def test_debug_shows_the_traceback(self, folder):
+        assert "Traceback" in run("evaluate", "nothing", "--debug", cwd=folder).stderr
+
+    def test_the_installed_command_is_the_module(self):
+        command = Path(sys.executable).with_name("tfpg")
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout == run("--version").stdout
+
+
+class TestErrorsWithTensorflow:
+    """One line, exit code 1, and nothing left behind."""
+
+    def check(self, done, text):
+        assert done.returncode == 1
+        assert text in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+    def test_another_backend(self, tmp_path):
+        done = run("train", "reinforce", "CartPole-v1", cwd=tmp_path, KERAS_BACKEND="jax")
+        self.check(done, "KERAS_BACKEND is 'jax'. Set KERAS_BACKEND=tensorflow")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_another_backend_from_keras_json(self, tmp_path):
+        (tmp_path / "keras.json").write_text('{"backend": "numpy"}')
+        code = "import tfpg\ntry:\n    tfpg.Reinforce\nexcept ImportError as e:\n    print(e)"
+        environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**environment, "KERAS_HOME": str(tmp_path)},
+        )
+        assert "keras.json is 'numpy'. Set KERAS_BACKEND=tensorflow" in done.stdout
+
+    def test_a_model_of_another_environment(self, folder, tmp_path):
+        model = folder / "runs/small/model.keras"
+        train = ["train", "reinforce", "Acrobot-v1", "--model", model, "--run", "r"]
+        self.check(run(*train, cwd=tmp_path), "inputs of shape (None, 4)")
+        record = ["record", model, "film.mp4", "--env", "Acrobot-v1"]
+        self.check(run(*record, cwd=tmp_path), "inputs of shape (None, 4)")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_spaces_that_do_not_fit(self, tmp_path):
+        done = run("train", "reinforce", "FrozenLake-v1", cwd=tmp_path)
+        self.check(done, "mlp takes Box observations")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_unknown_activation(self, tmp_path):
+        done = run("train", "reinforce", "CartPole-v1", "--activation", "spam", cwd=tmp_path)
+        self.check(done, "spam")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nan_weights(self, folder, tmp_path):
+        import keras
+        import numpy as np
+
+        model = keras.saving.load_model(folder / "runs/small/model.keras")
+        model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+        model.save(tmp_path / "nan.keras")
+        for args in (
+            ["evaluate", "nan.keras", "--env", "CartPole-v1"],
+            ["record", "nan.keras", "film.mp4", "--env", "CartPole-v1"],
+            ["train", "reinforce", "CartPole-v1", "--model", "nan.keras", "--run", "runs/nan"],
+        ):
+            self.check(run(*args, cwd=tmp_path), "outputs are not finite")
+        assert [p.name for p in tmp_path.iterdir()] == ["nan.keras"]
+
+    def test_a_run_folder_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        done = run("train", "reinforce", "CartPole-v1", *SMALL, "--run", "file/run", cwd=tmp_path)
+        self.check(done, "Cannot make the run folder 'file/run'")
+        assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_is_fast():
+    """Half a second, with room for a busy machine: the median of five."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        run("--help")
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[2] < 0.5

@@ -1,0 +1,82 @@
+"""The scripts, as a user runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+
+
+def run(script, *args, cwd):
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_train_then_record(tmp_path):
+    out = run("train_reinforce.py", "--iterations", 3, "--out", tmp_path / "run", cwd=tmp_path)
+    assert "over 100 greedy episodes" in out
+    assert (tmp_path / "run/metrics.csv").read_text().count("\n") == 4
+    films = [tmp_path / "film.mp4", tmp_path / "film.gif"]
+    out = run("record_episode.py", tmp_path / "run/best.keras", "CartPole-v1", *films, cwd=tmp_path)
+    for film in films:
+        assert str(film) in out
+        assert film.stat().st_size > 1000
+
+
+def test_the_textbook_in_one_file(tmp_path):
+    out = run(
+        "reinforce_in_one_file.py",
+        *("--iterations", 2, "--episodes", 2, "--max-steps", 20),
+        cwd=tmp_path,
+    )
+    assert [line.split(":")[0] for line in out.splitlines()] == ["iteration 1/2", "iteration 2/2"]
+
+
+def test_the_textbook_needs_no_tfpg():
+    text = (SCRIPTS / "reinforce_in_one_file.py").read_text()
+    assert "import tfpg" not in text
+    assert "from tfpg" not in text
+
+
+@pytest.mark.parametrize("name", ["train_reinforce.py", "record_episode.py"])
+def test_recipes_are_short_and_use_the_public_api(name):
+    text = (SCRIPTS / name).read_text()
+    assert 20 <= len(text.splitlines()) <= 50
+    assert "from tfpg" not in text
+    assert "import tfpg." not in text
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.sh")), ids=lambda p: p.name)
+def test_shell_scripts_parse(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_start(path, tmp_path):
+    done = subprocess.run(
+        [sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "usage" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_benchmark_runs_small(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/textbook.py", "--iterations", "2", "--textbook", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "times" in done.stdout
