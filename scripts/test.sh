@@ -15,4 +15,4 @@ fi
 ruff check .
 ruff format --check --quiet .
 mypy
-python -m pytest -m "$marks" "$@"
+python -m pytest --numprocesses auto -m "$marks" "$@"

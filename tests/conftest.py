@@ -1,4 +1,4 @@
-"""What all tests share: a quiet TensorFlow, an honest Xvfb, small models."""
+"""What all tests share: an honest Xvfb, a server without a display."""
 
 import os
 import shutil
@@ -29,24 +29,3 @@ def no_display(monkeypatch):
     """No display and no SDL driver, as on a server."""
     for name in ("DISPLAY", "SDL_VIDEODRIVER", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def sigmoid_model():
-    """The network of the textbook: 20-10-1, elu, elu, sigmoid."""
-    import keras
-
-    def make(seed=0):
-        keras.utils.set_random_seed(seed)
-        model = keras.Sequential(
-            [
-                keras.Input((4,)),
-                keras.layers.Dense(20, activation="elu"),
-                keras.layers.Dense(10, activation="elu"),
-                keras.layers.Dense(1, activation="sigmoid"),
-            ]
-        )
-        model.compile(optimizer=keras.optimizers.Adam(0.01))
-        return model
-
-    return make
