@@ -45,7 +45,7 @@ class TestTrain:
         out = (folder / "train.out").read_text()
         names = [
             "model.keras",
-            "best.keras",
+            "last.keras",
             "metrics.csv",
             "learning_curve.png",
             "config.json",

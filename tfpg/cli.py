@@ -114,30 +114,32 @@ def train(args: argparse.Namespace) -> None:
                 run,
                 keras.callbacks.CSVLogger(folder / runs.METRICS),
                 keras.callbacks.ModelCheckpoint(
-                    folder / runs.BEST, monitor="episode_return", mode="max", save_best_only=True
+                    folder / runs.MODEL, monitor="episode_return", mode="max", save_best_only=True
                 ),
             ],
         )
-        agent.save(folder / runs.MODEL)
+        agent.save(folder / runs.LAST)
     learning_curve(
         history.history, folder / runs.CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
     )
-    written = [
-        ("model", runs.MODEL),
-        ("best model", runs.BEST),
+    returns = history.history["episode_return"]
+    best = max(range(len(returns)), key=returns.__getitem__)
+    print(
+        f"Best mean return {returns[best]:.1f}, in iteration {best + 1}; last {returns[-1]:.1f}; "
+        f"{agent.env_steps:,} environment steps."
+    )
+    for what, name in (
+        ("best model", runs.MODEL),
+        ("last model", runs.LAST),
         ("metrics", runs.METRICS),
         ("learning curve", runs.CURVE),
         ("config", runs.CONFIG),
-    ]
-    print(
-        f"Mean return of the last iteration: {history.history['episode_return'][-1]:.1f} "
-        f"after {agent.env_steps:,} environment steps."
-    )
-    for what, name in written:
+    ):
         print(f"  {what:15}{folder}/{name}")
     if args.film:
+        policy = tfpg.Policy(load_model(folder / runs.MODEL), args.env, **_head_options(args))
         out = folder / runs.FILM
-        film = tfpg.record(agent, args.env, out, seed=seed, max_steps=agent.max_steps)
+        film = tfpg.record(policy, args.env, out, seed=seed, max_steps=agent.max_steps)
         print(f"  {'film':15}{out}  ({film.frames} frames)")
 
 

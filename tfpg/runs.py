@@ -1,8 +1,8 @@
 """Run directories: everything about one training in one folder.
 
 ``config.json`` says how to repeat the run, ``metrics.csv`` holds a row for every iteration,
-``model.keras`` is the model at the end and ``best.keras`` the one right after the iteration with
-the highest return; ``film.mp4`` and ``learning_curve.png`` show it. Importing this module does
+``model.keras`` is the model right after the iteration with the highest return and ``last.keras``
+the one at the end; ``film.mp4`` and ``learning_curve.png`` show it. Importing this module does
 not import TensorFlow.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tfpg.files import check_model_file
 
-CONFIG, METRICS, MODEL, BEST = "config.json", "metrics.csv", "model.keras", "best.keras"
+CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
 CURVE, FILM = "learning_curve.png", "film.mp4"
 
 
