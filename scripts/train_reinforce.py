@@ -1,4 +1,4 @@
-"""Trains CartPole with REINFORCE: a Keras model, two Keras callbacks, a saved model and a film.
+"""Trains CartPole with REINFORCE: a Keras model, two Keras callbacks, the best model's score.
 
 python scripts/train_reinforce.py --iterations 50 --seed 1 --out runs/script
 """
