@@ -84,6 +84,25 @@ def test_model_checkpoint_keeps_the_best(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_keep_best_saves_the_weights_that_played(tmp_path):
+    from tfpg.callbacks import KeepBest
+
+    before = {}
+
+    class Keep(callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            before[epoch] = self.model.get_weights()
+
+    keep = KeepBest(tmp_path / "best.keras")
+    model, _ = fit([Override([10, 30, 20, 25]), Keep(), keep])
+    assert keep.best == 30
+    for a, b in zip(tfpg.load_model(keep.path).get_weights(), before[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    plain, _ = fit()
+    for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)  # training is not disturbed
+
+
 def test_early_stopping_stops_and_restores():
     stopping = callbacks.EarlyStopping(
         monitor="episode_return", mode="max", patience=2, restore_best_weights=True

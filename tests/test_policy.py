@@ -107,6 +107,24 @@ class TestHeadFor:
         for from_logits in (True, False):
             Policy(Net(), "CartPole-v1", from_logits=from_logits)
 
+    @pytest.mark.parametrize(
+        "last",
+        [
+            [layers.Dense(1, activation=lambda x: keras.ops.sigmoid(x))],
+            [layers.Dense(1, "hard_sigmoid")],
+            [layers.Dense(2), layers.Lambda(keras.ops.softmax)],
+        ],
+    )
+    def test_what_looks_like_probabilities_must_be_said_to_be_so(self, last):
+        model = keras.Sequential([keras.Input((4,)), *last])
+        with pytest.raises(ValueError, match="look like probabilities"):
+            Policy(model, "CartPole-v1")
+        assert not Policy(model, "CartPole-v1", from_logits=False).head.from_logits
+
+    def test_a_flattened_sigmoid_in_a_sequential_is_seen(self):
+        stack = [keras.Input((4,)), layers.Dense(1, "sigmoid"), layers.Flatten()]
+        assert not Policy(keras.Sequential(stack), "CartPole-v1").head.from_logits
+
     def test_a_softmax_of_one_output_is_refused(self):
         with pytest.raises(ValueError, match="softmax of one output"):
             head_for(spaces.Discrete(2), model_of(1, "softmax"))

@@ -124,7 +124,7 @@ class TestLoading:
             tfpg.load_model(tmp_path / "flipped.keras")
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(ValueError, match="found a folder"):
+        with pytest.raises(IsADirectoryError, match="name the .keras file in it"):
             tfpg.load_model(tmp_path)
 
     def test_code_in_a_file_is_not_run(self, tmp_path):

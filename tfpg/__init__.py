@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfpg import networks
+    from tfpg import networks, schedules
     from tfpg.agents.agent import Agent
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checkpoint import load_model, save_model
@@ -34,6 +34,7 @@ _HOME = {
     "networks": "tfpg.networks",
     "record": "tfpg.rendering.episode",
     "save_model": "tfpg.checkpoint",
+    "schedules": "tfpg.schedules",
 }
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "networks",
     "record",
     "save_model",
+    "schedules",
     "__version__",
 ]
 
@@ -53,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tfpg' has no attribute {name!r}")
     module = importlib.import_module(_HOME[name])
-    value = module if name == "networks" else getattr(module, name)
+    value = module if _HOME[name] == f"tfpg.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
+from tfpg.checkpoint import save_model
 
-_FIRST = ("episode_return", "episode_length", "env_steps", "loss", "entropy")
+LOG_ORDER = ("episode_return", "episode_length", "env_steps", "loss", "entropy")
 
 # Columns of Keras's bar with its counts and times, and of one value.
 _BAR_WIDTH, _VALUE_WIDTH = 52, 9
@@ -67,6 +71,45 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             self.progbar.update(*self._last, finalize=True)
 
 
+class KeepBest(keras.callbacks.Callback):
+    """Saves the model that played the iteration with the highest mean return.
+
+    Keras's `ModelCheckpoint` saves at the end of an epoch, after the update; here that is another
+    policy than the one whose return was measured. The optimizer's state is that after the update.
+
+    Args:
+        path: Of the model, ending in ``.keras``; written beside and renamed.
+
+    Example:
+        >>> import tempfile, tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     keep = KeepBest(f"{folder}/best.keras")
+        ...     _ = tfpg.Reinforce(model).fit("CartPole-v1", 1, callbacks=[keep], verbose=0)
+        ...     keep.best > 0, keep.path.exists()
+        (True, True)
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self.path = Path(path)
+        self.best = -math.inf
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._played = self.model.get_weights()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not logs["episode_return"] > self.best:
+            return
+        self.best = logs["episode_return"]
+        updated = self.model.get_weights()
+        self.model.set_weights(self._played)
+        try:
+            save_model(self.model, self.path)
+        finally:
+            self.model.set_weights(updated)
+
+
 def resolve_verbose(verbose: Any) -> int:
     """0, 1 or 2 for a ``verbose`` argument.
 
@@ -95,7 +138,7 @@ def _that_fit(names: list[str]) -> list[str]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
+    return (LOG_ORDER.index(name) if name in LOG_ORDER else len(LOG_ORDER)), name
 
 
 def _number(x: Any) -> str:

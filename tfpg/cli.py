@@ -63,6 +63,7 @@ def train(args: argparse.Namespace) -> None:
     import keras
 
     from tfpg.agents.reinforce import Reinforce
+    from tfpg.callbacks import LOG_ORDER, KeepBest
     from tfpg.checkpoint import load_model
     from tfpg.plotting import learning_curve
     from tfpg.seeding import check_seed
@@ -105,6 +106,9 @@ def train(args: argparse.Namespace) -> None:
             },
             head=_head_options(args),
         )
+        metrics = keras.callbacks.CSVLogger(folder / runs.METRICS)
+        # Else Keras adds an empty val_ column for each.
+        metrics.keys = [*LOG_ORDER, "grad_norm"]
         history = agent.fit(
             args.env,
             iterations=args.iterations,
@@ -112,10 +116,8 @@ def train(args: argparse.Namespace) -> None:
             verbose="auto" if args.verbose is None else args.verbose,
             callbacks=[
                 run,
-                keras.callbacks.CSVLogger(folder / runs.METRICS),
-                keras.callbacks.ModelCheckpoint(
-                    folder / runs.MODEL, monitor="episode_return", mode="max", save_best_only=True
-                ),
+                metrics,
+                KeepBest(folder / runs.MODEL),
             ],
         )
         agent.save(folder / runs.LAST)

@@ -83,6 +83,7 @@ def check_model_file(path: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: There is no such file.
+        IsADirectoryError: It is a folder.
         ValueError: It is not a whole zip archive, which a ``.keras`` file is.
 
     Example:
@@ -94,11 +95,12 @@ def check_model_file(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"No model at {str(path)!r}.")
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        found = f"{path.stat().st_size:,} bytes" if path.is_file() else "a folder"
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder: name the .keras file in it.")
+    if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"{str(path)!r} is not a whole .keras file, which is a zip archive; found {found}. "
-            "It may have been cut short: save the model again."
+            f"{str(path)!r} is not a whole .keras file, which is a zip archive; found "
+            f"{path.stat().st_size:,} bytes. It may have been cut short: save the model again."
         )
     return path
 

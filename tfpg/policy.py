@@ -18,7 +18,7 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.distributions import Distribution
 from tfpg.envs import EnvLike, spaces_of
-from tfpg.heads import check_output_shape, head_for, last_activation
+from tfpg.heads import GaussianHead, Head, check_output_shape, head_for, last_activation
 from tfpg.mirror import Forward, mirror
 
 # Up to about this many parameters NumPy was never slower than a TensorFlow call on a CPU; see
@@ -77,13 +77,16 @@ class Policy:
         self.model = model
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
+        probed = _probe(model, self.observation_space)
         self.head = head_for(
             self.action_space,
             model,
             from_logits=from_logits,
             positive_action=positive_action,
-            outputs=_probe(model, self.observation_space),
+            outputs=check_output_shape(probed.shape),
         )
+        if from_logits is None:
+            _check_logits(self.head, model, probed)
         # Probabilities lose what a logit far from zero still knows, so NumPy stops before them.
         logits = not self.head.from_logits and last_activation(model) in ("sigmoid", "softmax")
         snapshot = None if acting == "tensorflow" else mirror(model, logits=logits)
@@ -264,8 +267,8 @@ def check_layers(model: keras.Model) -> None:
         )
 
 
-def _probe(model: keras.Model, space: gymnasium.Space) -> int:
-    """Calls the model on one observation, which builds it, and returns its number of outputs."""
+def _probe(model: keras.Model, space: gymnasium.Space) -> np.ndarray:
+    """Calls the model on random observations, which builds it, and returns its outputs."""
     if not isinstance(space, spaces.Box):
         raise ValueError(
             f"Observations must be a Box, and these are {space}: wrap the environment, for "
@@ -278,7 +281,8 @@ def _probe(model: keras.Model, space: gymnasium.Space) -> int:
             f"shape {space.shape}: build it with keras.Input({space.shape})."
         )
     try:
-        outputs = model(np.zeros((1, *space.shape), space.dtype), training=False)
+        rows = np.random.default_rng(0).normal(size=(16, *space.shape)).astype(space.dtype)
+        outputs = model(rows, training=False)
     except Exception as error:
         raise ValueError(
             f"The model cannot be called on observations of shape {(1, *space.shape)}: "
@@ -286,7 +290,21 @@ def _probe(model: keras.Model, space: gymnasium.Space) -> int:
         ) from error
     if isinstance(outputs, (list, tuple, dict)):
         raise ValueError(f"A policy model has one output, and this one has {len(outputs)}.")
-    return check_output_shape(tuple(outputs.shape))
+    return np.asarray(tf.cast(outputs, tf.float32))
+
+
+def _check_logits(head: Head, model: keras.Model, outputs: np.ndarray) -> None:
+    """Raises where outputs that would be read as logits look like probabilities."""
+    if isinstance(head, GaussianHead) or not head.from_logits:
+        return
+    if last_activation(model) == "linear" or not outputs.any():
+        return
+    bounded = (outputs >= 0).all() and (outputs <= 1).all()
+    if bounded and (head.outputs == 1 or np.allclose(outputs.sum(axis=-1), 1, atol=1e-3)):
+        raise ValueError(
+            "The model's outputs look like probabilities, and its last operation does not say: "
+            "from_logits=False if they are, from_logits=True if they are logits."
+        )
 
 
 def baked_constants(model: keras.Model) -> list[int]:

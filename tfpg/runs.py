@@ -1,7 +1,7 @@
 """Run directories: everything about one training in one folder.
 
 ``config.json`` says how to repeat the run, ``metrics.csv`` holds a row for every iteration,
-``model.keras`` is the model right after the iteration with the highest return and ``last.keras``
+``model.keras`` is the model that played the iteration with the highest return and ``last.keras``
 the one at the end; ``film.mp4`` and ``learning_curve.png`` show it. Importing this module does
 not import TensorFlow.
 """

@@ -18,7 +18,6 @@ reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -49,8 +48,10 @@ class Reinforce(Agent):
         gradient: ``"fused"`` (one tape over the flattened batch) or ``"accumulated"`` (a tape
             for every step, weighted and added up: slow, and constant in memory). Both estimate
             the same number and agree up to rounding.
-        **options: ``num_envs``, ``from_logits``, ``positive_action`` and ``acting``; see
-            `tfpg.agents.agent.Agent`.
+        num_envs: How many environments play side by side. None: ``episodes_per_update``.
+        from_logits: See `tfpg.heads.head_for`.
+        positive_action: See `tfpg.heads.head_for`.
+        acting: See `tfpg.Policy`.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -77,14 +78,20 @@ class Reinforce(Agent):
         max_steps: int | None = None,
         entropy_coef: float = 0.0,
         gradient: str = "fused",
-        **options: Any,
+        num_envs: int | None = None,
+        from_logits: bool | None = None,
+        positive_action: int = 1,
+        acting: str = "auto",
     ):
         super().__init__(
             model,
             gamma=gamma,
             episodes_per_update=episodes_per_update,
             max_steps=max_steps,
-            **options,
+            num_envs=num_envs,
+            from_logits=from_logits,
+            positive_action=positive_action,
+            acting=acting,
         )
         if not 0.0 <= entropy_coef < np.inf:
             raise ValueError(f"entropy_coef must be at least 0, and it is {entropy_coef!r}.")

@@ -115,7 +115,7 @@ class VideoWriter:
             raise failure
 
     def _encode(self, frame: np.ndarray) -> None:
-        if self.path.suffix == ".mp4":
+        if self.path.suffix.lower() == ".mp4":
             if self._writer is None:
                 self._open_mp4()
             self._writer.write_frame(_even(frame))
@@ -195,7 +195,7 @@ def check_suffix(path: str | os.PathLike) -> Path:
         ValueError: A film ends in .mp4 or .gif, and this is 'film.avi'.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"A film ends in {' or '.join(SUFFIXES)}, and this is {str(path)!r}.")
     return path
 
