@@ -15,7 +15,7 @@ import keras  # isort: skip
 
 from tfpg.checkpoint import save_model
 
-LOG_ORDER = ("episode_return", "episode_length", "env_steps", "loss", "entropy")
+_FIRST = ("episode_return", "episode_length", "env_steps", "loss", "entropy")
 
 # Columns of Keras's bar with its counts and times, and of one value.
 _BAR_WIDTH, _VALUE_WIDTH = 52, 9
@@ -69,6 +69,27 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def on_train_end(self, logs: Any = None) -> None:
         if self.verbose == 1 and self.progbar is not None:
             self.progbar.update(*self._last, finalize=True)
+
+
+class MetricsLogger(keras.callbacks.CSVLogger):
+    """Keras's `CSVLogger` with a column for what is logged, and none for what might be.
+
+    Example:
+        >>> import tempfile, tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1")
+        >>> with tempfile.NamedTemporaryFile("r") as file:
+        ...     log = MetricsLogger(file.name)
+        ...     _ = tfpg.Reinforce(model).fit("CartPole-v1", 1, callbacks=[log], verbose=0)
+        ...     file.readline()
+        'epoch,episode_return,episode_length,env_steps,loss,entropy,grad_norm\\n'
+    """
+
+    keys: Any
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.keys is None:
+            self.keys = sorted(logs, key=_rank)
+        super().on_epoch_end(epoch, logs)
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -138,7 +159,7 @@ def _that_fit(names: list[str]) -> list[str]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    return (LOG_ORDER.index(name) if name in LOG_ORDER else len(LOG_ORDER)), name
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
 
 
 def _number(x: Any) -> str:

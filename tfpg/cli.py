@@ -63,7 +63,7 @@ def train(args: argparse.Namespace) -> None:
     import keras
 
     from tfpg.agents.reinforce import Reinforce
-    from tfpg.callbacks import LOG_ORDER, KeepBest
+    from tfpg.callbacks import KeepBest, MetricsLogger
     from tfpg.checkpoint import load_model
     from tfpg.plotting import learning_curve
     from tfpg.seeding import check_seed
@@ -106,9 +106,6 @@ def train(args: argparse.Namespace) -> None:
             },
             head=_head_options(args),
         )
-        metrics = keras.callbacks.CSVLogger(folder / runs.METRICS)
-        # Else Keras adds an empty val_ column for each.
-        metrics.keys = [*LOG_ORDER, "grad_norm"]
         history = agent.fit(
             args.env,
             iterations=args.iterations,
@@ -116,7 +113,7 @@ def train(args: argparse.Namespace) -> None:
             verbose="auto" if args.verbose is None else args.verbose,
             callbacks=[
                 run,
-                metrics,
+                MetricsLogger(folder / runs.METRICS),
                 KeepBest(folder / runs.MODEL),
             ],
         )
