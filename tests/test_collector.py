@@ -9,7 +9,9 @@ import tfpg.collector
 from tfpg.collector import Collector, time_limit
 from tfpg.envs import open_vec
 from tfpg.policy import Policy
-from tfpg.seeding import check_seed, reset_seed, training_rng
+from tfpg.seeding import check_seed, evaluation_rng, reset_seed, training_rng
+
+RNGS = (training_rng, evaluation_rng)
 
 
 def policy_for(env, seed=0):
@@ -200,6 +202,30 @@ def test_a_non_finite_reward_is_named(reward):
         collect(Broken, 2, num_envs=2)
 
 
+def test_environments_beyond_the_quota_are_not_waited_for():
+    data = collect(vector([2, 9, 30], AutoresetMode.NEXT_STEP), 2)
+    assert data.rewards.shape == (9, 2)
+    assert collect(vector([2, 9, 30], AutoresetMode.NEXT_STEP), 1).rewards.shape == (2, 1)
+
+
+def test_reused_arrays_of_rewards_and_ends_are_copied():
+    class Reusing(gymnasium.vector.VectorWrapper):
+        buffers = None
+
+        def step(self, actions):
+            observations, *arrays, infos = self.env.step(actions)
+            self.buffers = self.buffers or [np.zeros_like(x) for x in arrays]
+            for buffer, x in zip(self.buffers, arrays, strict=True):
+                buffer[:] = x
+            return observations, *self.buffers, infos
+
+    plain = SyncVectorEnv([lambda n=n: Countdown(length=n) for n in (2, 5)])
+    data = collect(Reusing(plain), 2)
+    np.testing.assert_array_equal(data.rewards, data.mask)
+    np.testing.assert_array_equal(data.terminated.sum(axis=0), [1, 1])
+    assert data.terminated[1, 0]
+
+
 class TestSeeds:
     @pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
     def test_wrong_seeds_are_refused(self, seed):
@@ -208,6 +234,10 @@ class TestSeeds:
 
     def test_none_is_fresh_each_time(self):
         assert check_seed(None) != check_seed(None)
+
+    def test_evaluation_does_not_replay_training(self):
+        draws = {rng(s, e).random() for rng in RNGS for s in range(3) for e in range(3)}
+        assert len(draws) == 18
 
     def test_episodes_and_seeds_have_streams_of_their_own(self):
         draws = {training_rng(s, e).random() for s in range(5) for e in range(5)}

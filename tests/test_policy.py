@@ -299,6 +299,20 @@ class TestActing:
         with pytest.raises(FloatingPointError, match=r"not finite.*kernel.*load an earlier model"):
             policy.act(np.ones((1, 4), "float32"))
 
+    @pytest.mark.parametrize("acting", ["numpy", "tensorflow"])
+    @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+    def test_saturated_probabilities_stay_finite(self, acting, activation):
+        model = model_of(1 if activation == "sigmoid" else 2, activation)
+        bias = np.array([200.0, -200.0])[: model.output_shape[-1]]
+        for sign in (1, -1):
+            model.set_weights([np.zeros((4, len(bias))), sign * bias])
+            policy = Policy(model, "CartPole-v1", acting=acting)
+            x = np.zeros((2, 4), "float32")
+            outputs = policy.actor()(x).outputs
+            assert np.isfinite(policy.log_prob(outputs, np.array([0, 1]))).all()
+            log_prob = policy.distribution(x).log_prob(tf.constant([0, 1]))
+            assert np.isfinite(log_prob).all()
+
     def test_nan_observations_are_told_from_nan_weights(self):
         with pytest.raises(FloatingPointError, match=r"for observation 1, which is \[nan"):
             Policy(model_of(2), "CartPole-v1").act(np.array([[0.0] * 4, [np.nan] * 4], "float32"))

@@ -322,6 +322,27 @@ class TestKerasManners:
         loss = agent.fit("CartPole-v1", 1, seed=0, verbose=0).history["loss"][0]
         assert loss < -50
 
+    def test_layers_frozen_between_fits_stay(self):
+        model = tfpg.networks.mlp("CartPole-v1", seed=0)
+        agent = tfpg.Reinforce(model, episodes_per_update=4)
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        model.layers[1].trainable = False
+        model.compile(keras.optimizers.Adam(0.01))
+        before = [w.copy() for w in model.layers[1].get_weights()]
+        agent.fit("CartPole-v1", 2, seed=0, verbose=0)
+        for a, b in zip(before, model.layers[1].get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_an_optimizer_compiled_between_fits_takes_over(self):
+        model = tfpg.networks.mlp("CartPole-v1", seed=0)
+        agent = tfpg.Reinforce(model, episodes_per_update=4)
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        model.compile(keras.optimizers.SGD(0.0))
+        before = weights_of(model)
+        agent.fit("CartPole-v1", 2, seed=0, verbose=0)
+        np.testing.assert_array_equal(before, weights_of(model))
+        assert int(model.optimizer.iterations) == 2
+
     def test_nothing_to_train_is_said(self):
         model = tfpg.networks.mlp("CartPole-v1")
         model.trainable = False
