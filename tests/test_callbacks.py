@@ -115,6 +115,8 @@ def test_early_stopping_stops_and_restores():
 
     model, history = fit([Override([10, 30, 20, 25, 90]), Keep(), stopping], iterations=5)
     assert history.epoch == [0, 1, 2, 3]
+    assert fit(iterations=2, model=model)[1].epoch == [0, 1]  # a stopped model can go on
+    model.set_weights(weights[1])
     for a, b in zip(model.get_weights(), weights[1], strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -102,10 +102,15 @@ class TestTrain:
         assert json.loads((out / "config.json").read_text())["network"] == {"model": str(model)}
 
     def test_ctrl_c_and_termination_are_clean(self, tmp_path):
+        # Started in the background of a shell, a process is told to ignore SIGINT.
+        start = (
+            "import signal, sys\nfrom tfpg.cli import main\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main())"
+        )
         for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tfpg", "train", "reinforce", "CartPole-v1"),
+                    *(sys.executable, "-c", start, "train", "reinforce", "CartPole-v1"),
                     *("--iterations", "100000", "--run", str(tmp_path / f"run{code}")),
                     "--no-film",
                 ],
