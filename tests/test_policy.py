@@ -16,6 +16,10 @@ def model_of(outputs, activation=None, inputs=4):
     return keras.Sequential([keras.Input((inputs,)), layers.Dense(outputs, activation)])
 
 
+def flattened(outputs, activation):
+    return keras.Sequential([*model_of(outputs, activation).layers, layers.Flatten()])
+
+
 class TestHeadFor:
     @pytest.mark.parametrize(
         ("space", "outputs", "activation", "kind", "from_logits"),
@@ -158,6 +162,8 @@ class TestPositiveAction:
 ACTING = {
     "sigmoid": lambda: (model_of(1, "sigmoid"), "CartPole-v1"),
     "logit": lambda: (model_of(1), "CartPole-v1"),
+    "flattened": lambda: (flattened(1, "sigmoid"), "CartPole-v1"),
+    "flattened-softmax": lambda: (flattened(2, "softmax"), "CartPole-v1"),
     "softmax": lambda: (model_of(2, "softmax"), "CartPole-v1"),
     "mlp": lambda: (tfpg.networks.mlp("CartPole-v1", activation="elu"), "CartPole-v1"),
     "acrobot": lambda: (tfpg.networks.mlp("Acrobot-v1", activation="relu"), "Acrobot-v1"),

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     for name in (signal.SIGTERM, signal.SIGHUP):
         # As an exception, so that films, displays and files are taken down on the way out.
-        signal.signal(name, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(name, lambda number, _: sys.exit(128 + number))
     try:
         args.run_command(args)
     except KeyboardInterrupt:

@@ -54,7 +54,8 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
 
     Args:
         model: A built Keras model.
-        logits: Leave out a final sigmoid or softmax.
+        logits: Leave out a sigmoid or softmax of the last layer; ``gives_logits`` of what is
+            returned says whether there was one.
 
     Returns:
         A function; each call of it reads the weights once and returns
@@ -92,12 +93,19 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
         if not known.issuperset(needs):
             return None
         known.add(makes)
-    if target not in known:
+    if target not in known or target == source:
         return None
+
+    last = next(layer for layer, _, makes in steps if makes == target)
+    has_probabilities = type(last) in (
+        keras.layers.Dense,
+        keras.layers.Activation,
+    ) and last.activation in (keras.activations.sigmoid, keras.activations.softmax)
+    strips = logits and has_probabilities
 
     def snapshot() -> Forward:
         functions = [
-            (_numpy_layer(layer, linear=logits and makes == target), needs, makes)
+            (_numpy_layer(layer, linear=strips and makes == target), needs, makes)
             for layer, needs, makes in steps
         ]
 
@@ -109,6 +117,7 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
 
         return forward
 
+    snapshot.gives_logits = strips  # type: ignore[attr-defined]
     return snapshot
 
 

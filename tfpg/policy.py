@@ -88,7 +88,7 @@ class Policy:
         if from_logits is None:
             _check_logits(self.head, model, probed)
         # Probabilities lose what a logit far from zero still knows, so NumPy stops before them.
-        logits = not self.head.from_logits and last_activation(model) in ("sigmoid", "softmax")
+        logits = not self.head.from_logits
         snapshot = None if acting == "tensorflow" else mirror(model, logits=logits)
         if acting == "numpy" and snapshot is None:
             raise ValueError(
@@ -102,7 +102,7 @@ class Policy:
         self._call: Callable | None = None
         self._call_constants: list[int] = []
         self._acting_head = copy.copy(self.head)
-        if snapshot is not None and logits:
+        if snapshot is not None and snapshot.gives_logits:  # type: ignore[attr-defined]
             self._acting_head.from_logits = True
 
     def distribution(self, observations: Any) -> Distribution:

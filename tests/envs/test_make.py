@@ -146,6 +146,12 @@ def test_ids_of_modules(tmp_path, monkeypatch):
     assert spaces_of("my_module_of_envs:Mine-v0")[0].shape == (2,)
 
 
+def test_a_callable_must_make_a_new_environment_each_time():
+    env = Countdown()
+    with pytest.raises(ValueError, match="the same environment twice"):
+        make_vec(lambda: env, 3)
+
+
 def test_environments_made_before_one_fails_are_closed():
     closed = []
 

@@ -199,15 +199,21 @@ def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
 
 def _parked(build: Callable[[], gymnasium.Env], count: int) -> SyncVectorEnv:
     """Vectorizes ``count`` parked environments, and closes them if not all can be made."""
-    made: list[gymnasium.Env] = []
+    made: list[Parked] = []
     try:
         for _ in range(count):
-            made.append(Parked(build()))
+            env = build()
+            if any(env is other.env for other in made):
+                raise ValueError(
+                    "The callable returned the same environment twice: it must make a new one "
+                    "each time. Give the environment itself to play in it alone."
+                )
+            made.append(Parked(env))
         remaining = iter(made)
         return SyncVectorEnv([lambda: next(remaining)] * count)
     except BaseException:
-        for env in made:
-            env.close()
+        for parked in made:
+            parked.close()
         raise
 
 
