@@ -6,17 +6,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python=""
 for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
     if [ -n "$candidate" ] && command -v "$candidate" > /dev/null &&
-        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+        "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "tfpg needs Python 3.11 or newer, and none was found: install it, or set PYTHON." >&2
+    echo "tfpg needs Python 3.11, 3.12 or 3.13, and none was found: install one, or set PYTHON." >&2
     exit 1
 fi
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv || exit 1
+# An interrupted venv has a python already, and neither activate nor pip.
+[ -f .venv/bin/activate ] && .venv/bin/python -m pip --version > /dev/null 2>&1 ||
+    "$python" -m venv --clear .venv || exit 1
 . .venv/bin/activate
 
 # What is installed already is not asked for again.
