@@ -16,6 +16,7 @@ A model that ends in a sigmoid or softmax gives probabilities, any other gives l
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import gymnasium
@@ -35,7 +36,7 @@ _EPSILON = 1e-7
 _Functional = type(keras.Model(x := keras.Input((1,)), x))
 
 
-class Head:
+class Head(abc.ABC):
     """What a model's outputs mean for one action space. Made by `head_for`.
 
     Attributes:
@@ -52,17 +53,17 @@ class Head:
     action_dtype: type = np.int64
     noise_shape: tuple[int, ...] = ()
 
+    @abc.abstractmethod
     def distribution(self, outputs: Any) -> Distribution:
         """The action distribution for model outputs ``[B, K]``, arrays or tensors."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def noise(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         """Noise for ``steps`` samples of one environment, ``[steps, *noise_shape]`` float32."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions as the environment wants them: in its bounds and its dtype."""
-        raise NotImplementedError
 
 
 class BernoulliHead(Head):

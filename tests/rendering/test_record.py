@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import gymnasium
 import imageio.v3 as iio
@@ -15,7 +14,6 @@ from toys import Countdown
 import tfpg
 from tfpg.rendering.display import DisplayError, headless_sdl, virtual_display
 from tfpg.rendering.episode import rendering
-from tfpg.rendering.video import VideoWriteError
 
 
 def xvfbs():
@@ -235,8 +233,3 @@ class TestDisplay:
     def test_rendering_checks_the_mode(self, no_display):
         with pytest.raises(ValueError, match="render_mode"), rendering(Countdown()):
             pass
-
-
-def test_error_classes():
-    assert issubclass(VideoWriteError, OSError)
-    assert Path("film.mp4").suffix == ".mp4"

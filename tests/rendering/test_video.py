@@ -1,5 +1,3 @@
-import os
-import resource
 import subprocess
 import sys
 
@@ -8,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfpg.rendering.video import VideoWriteError, VideoWriter
+from tfpg.rendering.video import VideoWriter
 
 
 def moving_square(count, height=64, width=96):
@@ -199,9 +197,3 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # 3,600 more frames are 648 MB of pixels.
     assert int(done.stdout) < 40_000
-
-
-def test_the_error_is_an_oserror():
-    assert issubclass(VideoWriteError, OSError)
-    assert resource.RLIMIT_FSIZE is not None
-    assert os.name == "posix"
