@@ -23,6 +23,16 @@ def test_a_share_for_every_environment_fixed_in_advance():
     envs = SyncVectorEnv([lambda n=n: Countdown(length=n) for n in (1, 9)])
     result = tfpg.evaluate(lambda x: np.zeros(len(x), int), envs, 6, seed=0)
     assert result["episode_lengths"] == [1, 9] * 3
+    assert result["episode_returns"] == [1.0, 9.0] * 3  # nothing after an episode's end counts
+    assert result["episode_return_std"] == 4.0  # population
+    odd = tfpg.evaluate(lambda x: np.zeros(len(x), int), envs, 5, seed=0)
+    assert odd["episode_lengths"] == [1, 9, 1, 9, 1]
+
+
+def test_every_round_begins_elsewhere():
+    env = Countdown(length=1)
+    tfpg.evaluate(lambda x: np.zeros(len(x), int), env, 4, seed=0)
+    assert len(set(env.seeds)) == 4
 
 
 def test_models_agents_policies_and_callables_are_alike():

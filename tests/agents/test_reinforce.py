@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from toys import Bandit, Countdown
 
 import tfpg
@@ -183,6 +184,13 @@ class TestLearning:
         history = agent.fit(lambda: Countdown(length=3), 4, seed=0, verbose=0).history
         assert history["env_steps"] == [15, 30, 45, 60]
         assert history["episode_length"] == history["episode_return"] == [3, 3, 3, 3]
+
+    def test_means_and_counts_leave_padding_out(self):
+        envs = SyncVectorEnv([lambda n=n: Countdown(length=n) for n in (2, 6)])
+        agent = tfpg.Reinforce(tfpg.networks.mlp(envs), episodes_per_update=2)
+        history = agent.fit(envs, 1, seed=0, verbose=0).history
+        assert history["env_steps"] == [8]
+        assert history["episode_length"] == history["episode_return"] == [4.0]
 
     @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(3))

@@ -67,6 +67,19 @@ class TestRecord:
         assert film("a", 1) == film("b", 1)
         assert film("a", 1) != film("c", 2)
 
+    def test_episodes_begin_apart_and_sampling_is_not_the_mode(self, tmp_path, no_display):
+        greedy, sampled = (
+            tfpg.record(
+                model(), "CartPole-v1", tmp_path / "f.gif", 4, seed=1, deterministic=deterministic
+            ).episode_lengths
+            for deterministic in (True, False)
+        )
+        assert len(set(sampled)) > 1
+        assert greedy != sampled
+        env = Countdown(length=1, render_mode="rgb_array")
+        tfpg.record(model(Countdown), env, tmp_path / "f.gif", 3, seed=1)
+        assert len(set(env.seeds[-3:])) == 3
+
     def test_agents_policies_and_callables_can_be_filmed(self, tmp_path, no_display):
         net = model()
         policy = tfpg.Policy(net, "CartPole-v1")
