@@ -1,7 +1,7 @@
 # Sourced by demo.sh and test.sh: goes to the repository and makes .venv, once.
 # Usage: . "$(dirname "$0")/setup.sh" [pip arguments: what to install]
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+CDPATH="" cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 python=""
 for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
@@ -16,17 +16,18 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-# An interrupted venv has a python already, and neither activate nor pip.
-[ -f .venv/bin/activate ] && .venv/bin/python -m pip --version > /dev/null 2>&1 ||
+# An interrupted venv has a python already, and neither activate nor pip; a moved one's activate
+# leads to where it was.
+grep -qsF "$PWD/.venv" .venv/bin/activate && .venv/bin/python -m pip --version > /dev/null 2>&1 ||
     "$python" -m venv --clear .venv || exit 1
 . .venv/bin/activate
 
 # What is installed already is not asked for again.
-stamp=$(cat requirements.txt setup.cfg pyproject.toml | cksum)" $*"
-if [ "$(cat .venv/.installed 2> /dev/null)" != "$stamp" ]; then
+stamp=.venv/installed-$(cat requirements.txt setup.cfg pyproject.toml <(echo "$*") | cksum | tr ' ' '-')
+if [ ! -e "$stamp" ]; then
     echo "Installing into .venv ..."
     pip install --quiet --disable-pip-version-check "$@" || exit 1
-    echo "$stamp" > .venv/.installed
+    touch "$stamp"
 fi
 
 install_xvfb() {
