@@ -219,6 +219,12 @@ class TestUsage:
     def test_debug_shows_the_traceback(self, folder):
         assert "Traceback" in run("evaluate", "nothing", "--debug", cwd=folder).stderr
 
+    def test_a_closed_standard_error_is_survived(self, folder):
+        command = f"{sys.executable} -m tfpg evaluate runs/small --episodes 1 --json 2>&-"
+        done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, timeout=120)
+        assert done.returncode == 0
+        assert json.loads(done.stdout.splitlines()[-1])["episodes"] == 1
+
     def test_the_installed_command_is_the_module(self):
         command = Path(sys.executable).with_name("tfpg")
         done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)

@@ -164,6 +164,10 @@ ACTING = {
     "logit": lambda: (model_of(1), "CartPole-v1"),
     "flattened": lambda: (flattened(1, "sigmoid"), "CartPole-v1"),
     "flattened-softmax": lambda: (flattened(2, "softmax"), "CartPole-v1"),
+    "softmax-linear": lambda: (
+        keras.Sequential([*model_of(2, "softmax").layers, layers.Activation("linear")]),
+        "CartPole-v1",
+    ),
     "softmax": lambda: (model_of(2, "softmax"), "CartPole-v1"),
     "mlp": lambda: (tfpg.networks.mlp("CartPole-v1", activation="elu"), "CartPole-v1"),
     "acrobot": lambda: (tfpg.networks.mlp("Acrobot-v1", activation="relu"), "Acrobot-v1"),

@@ -229,8 +229,13 @@ def _check_env(env_id: str) -> None:
 
 def _import_tensorflow() -> None:
     """Imports it with its start-up messages kept off the terminal, unless it fails to start."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
+    try:
+        sys.stderr.flush()
+        terminal = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # closed: there is no terminal to keep clean
+        import tensorflow  # noqa: F401
+
+        return
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:

@@ -257,7 +257,7 @@ def last_activation(model: keras.Model) -> str | None:
     if not has_graph(model):
         return None
     operation = model.outputs[0]._keras_history.operation
-    while isinstance(operation, (keras.layers.Flatten, keras.layers.Reshape)):
+    while _passes_through(operation):
         operation = operation.input._keras_history.operation
     if isinstance(operation, keras.Model):
         return last_activation(operation)
@@ -265,6 +265,14 @@ def last_activation(model: keras.Model) -> str | None:
     if kind in ("sigmoid", "softmax"):  # a layer, or a function of keras.ops
         return kind
     return getattr(getattr(operation, "activation", None), "__name__", None)
+
+
+def _passes_through(operation: Any) -> bool:
+    kinds = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity)
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    return isinstance(operation, kinds) or (
+        linear and isinstance(operation, keras.layers.Activation)
+    )
 
 
 def has_graph(model: keras.Model) -> bool:

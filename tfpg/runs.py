@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfpg.envs import same_env
 from tfpg.files import check_model_file
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
@@ -79,10 +80,11 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         yield counter
     except BaseException:
         if not counter.iterations:
-            for file in folder.iterdir() if folder not in made else ():
-                file.unlink()
-            for path in made:
-                shutil.rmtree(path) if path == folder else path.rmdir()
+            with suppress(OSError):  # another program's file in there, for one
+                for file in folder.iterdir() if folder not in made else ():
+                    file.unlink()
+                for path in made:
+                    shutil.rmtree(path) if path == folder else path.rmdir()
         raise
 
 
@@ -122,9 +124,10 @@ def find_model(
         raise FileNotFoundError(
             f"{str(given)!r} is not a run: it has no {CONFIG}. Give a run or a .keras file."
         )
-    if env not in (None, config.get("env")):
-        config = {}
-    env = env or config.get("env")
+    own_env = config.get("env")
+    if env is not None and not (own_env and same_env(env, own_env)):
+        config.pop("max_steps", None)  # the cap belongs to the environment, the head to the model
+    env = env or own_env
     if env is None:
         raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
     model = check_model_file(given / MODEL if given.is_dir() else given)

@@ -116,6 +116,15 @@ class TestFaults:
         assert path.read_bytes() == before
         assert len(list(tmp_path.iterdir())) == 1
 
+    def test_ctrl_c_while_the_film_is_finished_leaves_nothing(self, tmp_path, suffix, monkeypatch):
+        def interrupted(self, failed):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(VideoWriter, "_finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / f"film{suffix}", moving_square(3))
+        assert list(tmp_path.iterdir()) == []
+
     def test_no_frames(self, tmp_path, suffix):
         with pytest.raises(ValueError, match="No frames for"):
             write(tmp_path / f"film{suffix}", [])

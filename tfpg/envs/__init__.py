@@ -1,5 +1,5 @@
 """Environments: Gymnasium ids, environments and callables made into what tfpg steps."""
 
-from tfpg.envs.make import EnvLike, make, make_vec, open_env, open_vec, spaces_of
+from tfpg.envs.make import EnvLike, make, make_vec, open_env, open_vec, same_env, spaces_of
 
-__all__ = ["EnvLike", "make", "make_vec", "open_env", "open_vec", "spaces_of"]
+__all__ = ["EnvLike", "make", "make_vec", "open_env", "open_vec", "same_env", "spaces_of"]

@@ -197,6 +197,19 @@ def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
         return envs.single_observation_space, envs.single_action_space
 
 
+def same_env(one: str, other: str) -> bool:
+    """Whether two ids name the same environment, in whatever spelling.
+
+    Example:
+        >>> same_env("CartPole", "CartPole-v1")
+        True
+    """
+    try:
+        return _registered(one) == _registered(other)
+    except (ValueError, ImportError):
+        return one == other
+
+
 def _parked(build: Callable[[], gymnasium.Env], count: int) -> SyncVectorEnv:
     """Vectorizes ``count`` parked environments, and closes them if not all can be made."""
     made: list[Parked] = []

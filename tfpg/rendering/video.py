@@ -106,6 +106,8 @@ class VideoWriter:
             self._finish(failed=failure is not None)
         except Exception as unwritten:
             failure = self._failed(unwritten)
+        except BaseException as interrupt:
+            failure = interrupt
         if failure is None:
             self._beside.__exit__(None, None, None)
             return
