@@ -3,7 +3,14 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tfpg.distributions import Bernoulli, Categorical, DiagonalGaussian
+from tfpg.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    MultiBinary,
+    MultiCategorical,
+    SquashedGaussian,
+)
 
 RNG = np.random.default_rng(0)
 B, A, D = 40, 4, 3
@@ -18,7 +25,27 @@ COINS = RNG.integers(0, 2, B)
 FACES = RNG.integers(0, A, B)
 POINTS = RNG.normal(0, 2, (B, D))
 
+GROUPS, OTHER_GROUPS = RNG.normal(0, 2, (B, 5)), RNG.normal(0, 2, (B, 5))
+CHOSEN = np.stack([RNG.integers(0, 3, B), RNG.integers(0, 2, B)], -1)
+BITS = RNG.integers(0, 2, (B, D))
+BIT_LOGITS, OTHER_BIT_LOGITS = RNG.normal(0, 2, (B, D)), RNG.normal(0, 2, (B, D))
+LOW, HIGH = np.array([-1.0, 0.0, -3.0]), np.array([1.0, 10.0, 5.0])
+
+
+class Choices(MultiCategorical):
+    def __init__(self, logits):
+        super().__init__(logits, (3, 2))
+
+
+class Squashed(SquashedGaussian):
+    def __init__(self, mean, log_std):
+        super().__init__(mean, log_std, LOW, HIGH)
+
+
 CASES = {
+    "multi-categorical": (Choices, (GROUPS,), (OTHER_GROUPS,), CHOSEN, (B, 5)),
+    "multi-binary": (MultiBinary, (BIT_LOGITS,), (OTHER_BIT_LOGITS,), BITS, (B, D)),
+    "squashed": (Squashed, (MEAN, LOG_STD), (OTHER_MEAN, OTHER_LOG_STD), POINTS, (B, D)),
     "bernoulli": (Bernoulli, (LOGITS,), (OTHER_LOGITS,), COINS, (B,)),
     "categorical": (Categorical, (MANY,), (OTHER_MANY,), FACES, (B, A)),
     "gaussian": (DiagonalGaussian, (MEAN, LOG_STD), (OTHER_MEAN, OTHER_LOG_STD), POINTS, (B, D)),
@@ -43,9 +70,45 @@ def reference(name):
             for a, q in zip(FACES, p, strict=True)
         ]
         return np.array(log_prob), scipy.stats.entropy(p, axis=-1)
+    if name == "multi-categorical":
+        parts = [(softmax(GROUPS[:, :3]), 3), (softmax(GROUPS[:, 3:]), 2)]
+        log_prob = [
+            sum(
+                scipy.stats.multinomial.logpmf(np.eye(n)[CHOSEN[b, d]], 1, p[b])
+                for d, (p, n) in enumerate(parts)
+            )
+            for b in range(B)
+        ]
+        return np.array(log_prob), sum(scipy.stats.entropy(p, axis=-1) for p, _ in parts)
+    if name == "multi-binary":
+        p = scipy.special.expit(BIT_LOGITS)
+        coins = scipy.stats.bernoulli
+        return coins.logpmf(BITS, p).sum(-1), coins.entropy(p).sum(-1)
+    if name == "squashed":
+        return squashed_reference()
     std = np.exp(LOG_STD)
     normal = scipy.stats.norm(MEAN, std)
     return normal.logpdf(POINTS).sum(-1), normal.entropy().sum(-1)
+
+
+def squashed_reference():
+    """The density and entropy of the bounded action itself, by the change of variables."""
+    log_prob, entropy = np.zeros(B), np.zeros(B)
+    for b in range(B):
+        for d in range(D):
+            normal, half = scipy.stats.norm(MEAN[b, d], np.exp(LOG_STD[b, d])), HIGH[d] - LOW[d]
+            half /= 2
+
+            def log_slope(u, half=half):
+                return np.log(half) - 2 * np.log(np.cosh(u))
+
+            log_prob[b] += normal.logpdf(POINTS[b, d]) - log_slope(POINTS[b, d])
+            ends = normal.mean() - 10 * normal.std(), normal.mean() + 10 * normal.std()
+            expected, _ = scipy.integrate.quad(
+                lambda u, n=normal, f=log_slope: n.pdf(u) * f(u), *ends, limit=200, epsabs=1e-12
+            )
+            entropy[b] += normal.entropy() + expected
+    return log_prob, entropy
 
 
 @cases
@@ -55,7 +118,8 @@ def test_log_prob_and_entropy_equal_scipy_in_float64(name):
     np.testing.assert_allclose(
         kind(*parameters).log_prob(actions), log_prob, rtol=1e-10, atol=1e-12
     )
-    np.testing.assert_allclose(kind(*parameters).entropy(), entropy, rtol=1e-10, atol=1e-12)
+    loose = 1e-7 if name == "squashed" else 1e-12
+    np.testing.assert_allclose(kind(*parameters).entropy(), entropy, rtol=1e-10, atol=loose)
 
 
 @cases
@@ -99,22 +163,68 @@ def test_kl_is_zero_to_itself_and_positive_to_others(name):
     assert (p.kl(q) > 0).all()
 
 
+@pytest.mark.parametrize("of", ["log_prob", "entropy", "kl"])
 @cases
-def test_the_gradient_of_log_prob_is_that_of_finite_differences(name):
-    kind, parameters, _, actions, _ = CASES[name]
+def test_gradients_are_those_of_finite_differences(name, of):
+    kind, parameters, other, actions, _ = CASES[name]
+
+    def value(*p, wrap=np.asarray):
+        chosen = kind(*p)
+        if of == "kl":
+            return chosen.kl(kind(*map(wrap, other)))
+        return chosen.entropy() if of == "entropy" else chosen.log_prob(wrap(actions))
+
     variables = [tf.Variable(p) for p in parameters]
     with tf.GradientTape() as tape:
-        value = tf.reduce_sum(kind(*[v + 0.0 for v in variables]).log_prob(tf.constant(actions)))
-    grads = tape.gradient(value, variables)
+        total = tf.reduce_sum(value(*[v + 0.0 for v in variables], wrap=tf.constant))
+    grads = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     rng, h = np.random.default_rng(5), 1e-5
     for i, gradient in enumerate(grads):
         direction = rng.normal(size=gradient.shape)
-        ends = []
-        for sign in (1, -1):
-            moved = [p + sign * h * direction * (i == j) for j, p in enumerate(parameters)]
-            ends.append(kind(*moved).log_prob(actions).sum())
+        ends = [
+            value(*[p + sign * h * direction * (i == j) for j, p in enumerate(parameters)]).sum()
+            for sign in (1, -1)
+        ]
         slope = (ends[0] - ends[1]) / (2 * h)
-        assert slope == pytest.approx(float(np.sum(gradient * direction)), rel=1e-6)
+        assert slope == pytest.approx(float(np.sum(gradient * direction)), rel=1e-6, abs=1e-8)
+
+
+def test_multi_categorical_samples_with_its_probabilities():
+    logits = np.tile(np.log([0.2, 0.3, 0.5, 0.9, 0.1]), (100_000, 1))
+    noise = MultiCategorical.noise(np.random.default_rng(0), logits.shape)
+    samples = MultiCategorical(logits, (3, 2)).sample(noise)
+    table = np.histogram2d(samples[:, 0], samples[:, 1], bins=(3, 2))[0] / len(samples)
+    np.testing.assert_allclose(table, np.outer([0.2, 0.3, 0.5], [0.9, 0.1]), atol=0.006)
+
+
+def test_multi_binary_samples_with_its_probabilities():
+    logits = np.tile([-1.0, 0.0, 2.0], (100_000, 1))
+    samples = MultiBinary(logits).sample(MultiBinary.noise(np.random.default_rng(0), logits.shape))
+    np.testing.assert_allclose(samples.mean(0), scipy.special.expit([-1.0, 0.0, 2.0]), atol=0.006)
+    assert np.abs(np.corrcoef(samples.T) - np.eye(3)).max() < 0.02
+
+
+class TestSquashed:
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_stays_within_its_bounds_however_far(self, dtype):
+        u = np.array([[-1e3] * 3, [-9.0] * 3, [0.0] * 3, [9.0] * 3, [1e3] * 3], dtype)
+        for wrap in (np.asarray, tf.constant):
+            bounded = Squashed(wrap(u), wrap(0 * u)).squash(wrap(u))
+            assert (np.asarray(bounded) >= LOW.astype(dtype)).all()
+            assert (np.asarray(bounded) <= HIGH.astype(dtype)).all()
+            np.testing.assert_allclose(bounded[2], (LOW + HIGH) / 2, rtol=1e-6)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_log_prob_is_finite_in_the_tails(self, dtype):
+        u = np.array([[-40.0] * 3, [40.0] * 3], dtype)
+        assert np.isfinite(Squashed(u, 0 * u).log_prob(u)).all()
+
+    def test_its_density_integrates_to_one_over_the_bounds(self):
+        policy = SquashedGaussian(np.array([[0.3]]), np.array([[-0.2]]), LOW[1:2], HIGH[1:2])
+        a = np.linspace(1e-9, 10 - 1e-9, 400_001)
+        u = np.arctanh(a / 5 - 1)[:, None]
+        density = np.exp(policy.log_prob(u))
+        assert np.trapezoid(density, a) == pytest.approx(1, abs=1e-4)
 
 
 def test_bernoulli_samples_with_its_probability():
