@@ -11,7 +11,10 @@ PACKAGE = ROOT / "tfpg"
 LAYERS = {
     0: ["types", "backend", "files", "seeding"],
     1: ["ops", "distributions", "schedules"],
-    2: ["networks", "mirror", "heads", "policy", "replay", "envs"],
+    2: [
+        *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
+        *("policy", "critic", "replay", "envs"),
+    ],
     3: ["collector", "evaluation", "rendering"],
     4: ["agents", "callbacks", "checkpoint", "plotting", "report", "runs"],
     5: ["presets", "cli", "__main__"],

@@ -16,9 +16,9 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.heads import has_graph
+from tfpg.graph import has_graph, policy_output
 
-Forward = Callable[[np.ndarray], np.ndarray]
+Forward = Callable[[Any], np.ndarray]
 
 
 def _elu(x: np.ndarray) -> np.ndarray:
@@ -49,8 +49,9 @@ _ACTIVATIONS: dict[Any, Callable[[np.ndarray], np.ndarray] | None] = {
 def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward] | None:
     """A function that takes a snapshot of the weights and returns a NumPy forward pass.
 
-    Mirrors one-input, one-output Sequential and functional models of `Dense`, `Activation`,
-    `Flatten`, `Rescaling` and `Concatenate` layers in float32, with the usual activations.
+    Mirrors Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Rescaling`,
+    `Concatenate` and frozen `BatchNormalization` layers in float32, with the usual activations.
+    Of a model with a value output only what leads to the policy's output is computed.
 
     Args:
         model: A built Keras model.
@@ -59,8 +60,8 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
 
     Returns:
         A function; each call of it reads the weights once and returns
-        ``forward(observations [N, ...]) -> outputs [N, K]`` with those weights. None if the
-        model holds anything else.
+        ``forward(observations [N, ...]) -> outputs [N, K]`` with those weights; a model with
+        several inputs takes a dict by their names. None if the model holds anything else.
 
     Example:
         >>> import keras, numpy as np
@@ -70,30 +71,32 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
         >>> bool(np.allclose(forward(x), model(x), atol=1e-6))
         True
     """
-    if not has_graph(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
+    if not has_graph(model):
         return None
-    source, target = id(model.inputs[0]), id(model.outputs[0])
+    sources = {x.name: id(x) for x in model.inputs}
+    target = id(policy_output(model))
     steps: list[tuple[Any, list[int], int]]
     if isinstance(model, keras.Sequential):
         # A loaded Sequential model's layers show the tensors of how it was put together.
         layers = list(_stack(model))
-        names = [source, *range(1, len(layers)), target]
+        names = [*sources.values(), *range(1, len(layers)), target]
         steps = [(layer, [names[i]], names[i + 1]) for i, layer in enumerate(layers)]
     else:
         steps = [
             (layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
-            for layer in model.layers
-            if not isinstance(layer, keras.layers.InputLayer)
+            for layer in model.operations
+            if not isinstance(layer, keras.layers.InputLayer) and len(_as_list(layer.output)) == 1
         ]
+    steps = _leading_to(target, steps)
     if any(not _is_mirrored(layer) for layer, _, _ in steps):
         return None
     # A layer used twice, or shared with another model, does not show every use of itself.
-    known = {source}
+    known = set(sources.values())
     for _, needs, makes in steps:
         if not known.issuperset(needs):
             return None
         known.add(makes)
-    if target not in known or target == source:
+    if target not in known or target in sources.values():
         return None
 
     last = next(layer for layer, _, makes in steps if makes == target)
@@ -109,8 +112,11 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
             for layer, needs, makes in steps
         ]
 
-        def forward(x: np.ndarray) -> np.ndarray:
-            values = {source: np.asarray(x, np.float32)}
+        def forward(x: Any) -> np.ndarray:
+            values = {
+                key: np.asarray(x[name] if isinstance(x, dict) else x, np.float32)
+                for name, key in sources.items()
+            }
             for function, needs, makes in functions:
                 values[makes] = function(*(values[key] for key in needs))
             return values[target]
@@ -129,12 +135,23 @@ def _stack(model: keras.Sequential) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
+def _leading_to(target: int, steps: list) -> list:
+    wanted, chosen = {target}, []
+    for step in reversed(steps):
+        if step[2] in wanted:
+            chosen.append(step)
+            wanted.update(step[1])
+    return chosen[::-1]
+
+
 def _as_list(x: Any) -> list:
     return list(x) if isinstance(x, (list, tuple)) else [x]
 
 
 def _is_mirrored(layer: keras.layers.Layer) -> bool:
-    if layer.compute_dtype != "float32":
+    if _is_clip(layer):
+        return layer.output.dtype == "float32"
+    if getattr(layer, "compute_dtype", None) != "float32":
         return False
     kind = type(layer)
     if kind is keras.layers.Dense:
@@ -146,7 +163,14 @@ def _is_mirrored(layer: keras.layers.Layer) -> bool:
         return np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0
     if kind is keras.layers.Concatenate:
         return layer.axis == -1
+    if kind is keras.layers.BatchNormalization:
+        return not layer.trainable and layer.axis in (-1, len(layer.output.shape) - 1)
     return kind is keras.layers.Flatten and layer.data_format == "channels_last"
+
+
+def _is_clip(operation: Any) -> bool:
+    # keras.ops.clip, whose class has no public name.
+    return not isinstance(operation, keras.layers.Layer) and type(operation).__name__ == "Clip"
 
 
 def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.ndarray]:
@@ -170,4 +194,17 @@ def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.nd
         return lambda x: x * scale + offset
     if kind is keras.layers.Concatenate:
         return lambda *xs: np.concatenate(xs, axis=-1)
+    if _is_clip(layer):
+        return lambda x: np.clip(x, np.float32(layer.x_min), np.float32(layer.x_max))
+    if kind is keras.layers.BatchNormalization:
+        return _numpy_batch_normalization(layer)
     return lambda x: x.reshape(len(x), -1)
+
+
+def _numpy_batch_normalization(layer: keras.layers.Layer) -> Callable[..., np.ndarray]:
+    scale = 1 / np.sqrt(layer.moving_variance.value.numpy() + np.float32(layer.epsilon))
+    if layer.scale:
+        scale = scale * layer.gamma.value.numpy()
+    mean = layer.moving_mean.value.numpy()
+    offset = layer.beta.value.numpy() if layer.center else np.float32(0)
+    return lambda x: (x - mean) * scale + offset

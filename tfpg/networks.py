@@ -1,11 +1,13 @@
 """Functions that return a `keras.Model`. Nothing in tfpg requires them: any Keras model will do.
 
-They use Keras's built-in layers only, so what they make is loaded by plain Keras, without tfpg.
+They use Keras's built-in layers and operations only, so what they make is loaded by plain Keras,
+without tfpg.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,33 +18,45 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 
 from tfpg.envs import EnvLike, spaces_of
+from tfpg.observations import check_space, input_dtype, input_shape
+from tfpg.statistics import statistics_layer
+
+Spaces = tuple[gymnasium.Space, gymnasium.Space]
+
+# Normalized observations further from their mean than this many standard deviations are clipped.
+_CLIP = 10.0
 
 
 def mlp(
-    env: EnvLike | tuple[gymnasium.Space, gymnasium.Space],
+    env: EnvLike | Spaces,
     hidden: Sequence[int] = (64, 64),
     activation: str = "tanh",
     *,
+    normalize: bool = False,
     log_std: float = 0.0,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """A stack of Dense layers from the observations of ``env`` to a head for its actions.
+    """A policy: a stack of Dense layers from the observations of ``env`` to its actions.
 
-    ``Discrete(A)`` gets A logits. ``Box(D)`` gets 2D outputs, D means and D log standard
-    deviations; the latter are free weights that do not depend on the observation.
+    The outputs are those of `tfpg.heads`; a `Box` of D numbers gets 2D, D means and D log
+    standard deviations. The latter are free weights that do not depend on the observation.
 
     Args:
         env: An environment id, environment, vector environment or callable making one; or its
-            ``(observation_space, action_space)``. Observations must be a `Box`.
+            ``(observation_space, action_space)``.
         hidden: Units of the hidden layers.
         activation: Activation of the hidden layers, by Keras's name.
+        normalize: Begin with a layer that standardizes real-valued observations by running
+            statistics, which agents update while they train; see `tfpg.statistics`.
         log_std: Where the log standard deviation of a `Box` action begins.
         seed: Seed of the initial weights. None: Keras's own (`keras.utils.set_random_seed`).
         name: Name of the model.
 
     Returns:
-        A Keras model, not compiled: ``[B, *observation] -> [B, A]`` or ``[B, 2D]``.
+        A Keras model, not compiled, ``inputs [B, ...] -> [B, K]``. `tfpg.observations` says what
+        the inputs are: a `Dict` observation gets a named input for each key, of which images
+        are scaled to [0, 1].
 
     Raises:
         ValueError: The spaces are of another kind, or ``hidden`` is not positive integers.
@@ -56,11 +70,86 @@ def mlp(
         >>> model.input_shape, model.output_shape
         ((None, 4), (None, 2))
     """
+    observation_space, action_space = _spaces(env)
+    dense = _dense_maker(seed)
+    inputs, x = _features(observation_space, normalize)
+    x = _stack(x, hidden, activation, dense)
+    return keras.Model(inputs, _policy_output(x, action_space, log_std, dense), name=name)
+
+
+def critic(
+    env: EnvLike | Spaces,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    *,
+    normalize: bool = False,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """A value network: like `mlp`, with one output, the value of the observation.
+
+    Returns:
+        A Keras model, not compiled, ``inputs [B, ...] -> [B, 1]``.
+
+    Example:
+        >>> critic("CartPole-v1").output_shape
+        (None, 1)
+    """
+    dense = _dense_maker(seed)
+    inputs, x = _features(_spaces(env)[0], normalize)
+    return keras.Model(inputs, dense(1, 1.0)(_stack(x, hidden, activation, dense)), name=name)
+
+
+def actor_critic(
+    env: EnvLike | Spaces,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    *,
+    shared: bool = False,
+    normalize: bool = False,
+    log_std: float = 0.0,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """A policy and the value of its observations in one model of two outputs.
+
+    Args:
+        env: See `mlp`.
+        hidden: Units of the hidden layers, of each of the two stacks.
+        activation: Activation of the hidden layers, by Keras's name.
+        shared: One stack of hidden layers for both outputs, not a stack each.
+        normalize: See `mlp`.
+        log_std: See `mlp`.
+        seed: See `mlp`.
+        name: Name of the model.
+
+    Returns:
+        A Keras model, not compiled, ``inputs [B, ...] -> [[B, K], [B, 1]]``.
+
+    Source:
+        Stacks of their own: Andrychowicz et al., 2021, https://arxiv.org/abs/2006.05990.
+
+    Example:
+        >>> actor_critic("CartPole-v1").output_shape
+        [(None, 2), (None, 1)]
+    """
+    observation_space, action_space = _spaces(env)
+    dense = _dense_maker(seed)
+    inputs, features = _features(observation_space, normalize)
+    x = v = _stack(features, hidden, activation, dense)
+    if not shared:
+        v = _stack(features, hidden, activation, dense)
+    outputs = [_policy_output(x, action_space, log_std, dense), dense(1, 1.0)(v)]
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _spaces(env: EnvLike | Spaces) -> Spaces:
     observation_space, action_space = env if isinstance(env, tuple) else spaces_of(env)
-    if not isinstance(observation_space, spaces.Box):
-        raise ValueError(f"mlp takes Box observations, and these are {observation_space}.")
-    if any(not isinstance(units, (int, np.integer)) or units < 1 for units in hidden):
-        raise ValueError(f"hidden must hold positive integers, and it is {tuple(hidden)!r}.")
+    check_space(observation_space)
+    return observation_space, action_space
+
+
+def _dense_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
     layer_seeds = np.random.default_rng(seed)
 
     def dense(units: int, gain: float, activation: str | None = None) -> keras.layers.Layer:
@@ -68,27 +157,62 @@ def mlp(
         initializer = keras.initializers.Orthogonal(gain, seed=layer_seed)
         return keras.layers.Dense(units, activation=activation, kernel_initializer=initializer)
 
-    inputs = x = keras.Input(observation_space.shape, name="observations")
-    if len(observation_space.shape) != 1:
+    return dense
+
+
+def _features(space: gymnasium.Space, normalize: bool) -> tuple[Any, Any]:
+    """The model's inputs, and all of them as one vector."""
+    if isinstance(space, spaces.Dict):
+        inputs = {key: _input(part, key) for key, part in space.items()}
+        vectors = [_vector(inputs[key], part, normalize, key) for key, part in space.items()]
+        return inputs, vectors[0] if len(vectors) == 1 else keras.layers.Concatenate()(vectors)
+    x = _input(space, "observations")
+    return x, _vector(x, space, normalize, "observation")
+
+
+def _input(space: gymnasium.Space, name: str) -> Any:
+    dtype = input_dtype(space)
+    # Keras casts real numbers to its own precision; integers, images above all, stay small.
+    return keras.Input(input_shape(space), name=name, dtype=None if dtype.kind == "f" else dtype)
+
+
+def _vector(x: Any, space: gymnasium.Space, normalize: bool, name: str) -> Any:
+    if space.dtype == np.uint8 and isinstance(space, spaces.Box):
+        x = keras.layers.Rescaling(1.0 / 255.0)(x)
+    if len(input_shape(space)) != 1:
         x = keras.layers.Flatten()(x)
+    if normalize and isinstance(space, spaces.Box) and space.dtype != np.uint8:
+        x = keras.ops.clip(statistics_layer(name)(x), -_CLIP, _CLIP)
+    return x
+
+
+def _stack(x: Any, hidden: Sequence[int], activation: str, dense: Callable) -> Any:
+    if any(not isinstance(units, (int, np.integer)) or units < 1 for units in hidden):
+        raise ValueError(f"hidden must hold positive integers, and it is {tuple(hidden)!r}.")
     for units in hidden:
         x = dense(units, np.sqrt(2.0), activation)(x)
-    if isinstance(action_space, spaces.Discrete):
-        outputs = dense(int(action_space.n), 0.01)(x)
-    elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
-        dims = action_space.shape[0]
-        # Plain Keras has no free-weight layer; the bias of a Dense behind zeros is one.
-        free = keras.layers.Dense(
-            dims,
-            kernel_initializer="zeros",
-            bias_initializer=keras.initializers.Constant(log_std),
-            name="log_std",
-        )
-        zeros = keras.layers.Rescaling(0.0)(x)
-        outputs = keras.layers.Concatenate()([dense(dims, 0.01)(x), free(zeros)])
-    else:
+    return x
+
+
+def _policy_output(x: Any, space: gymnasium.Space, log_std: float, dense: Callable) -> Any:
+    if isinstance(space, spaces.Discrete):
+        return dense(int(space.n), 0.01)(x)
+    if isinstance(space, spaces.MultiDiscrete):
+        return dense(int(space.nvec.sum()), 0.01)(x)
+    if isinstance(space, spaces.MultiBinary):
+        return dense(int(np.prod(space.shape)), 0.01)(x)
+    if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"mlp makes heads for Discrete(n) and one-dimensional Box actions, and these are "
-            f"{action_space}."
+            "Policies are for Discrete, MultiDiscrete, MultiBinary and Box actions, and these are "
+            f"{space}."
         )
-    return keras.Model(inputs, outputs, name=name)
+    dims = int(np.prod(space.shape))
+    # Plain Keras has no free-weight layer; the bias of a Dense behind zeros is one.
+    free = keras.layers.Dense(
+        dims,
+        kernel_initializer="zeros",
+        bias_initializer=keras.initializers.Constant(log_std),
+        name="log_std",
+    )
+    zeros = keras.layers.Rescaling(0.0)(x)
+    return keras.layers.Concatenate()([dense(dims, 0.01)(x), free(zeros)])

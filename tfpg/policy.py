@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -18,8 +17,19 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.distributions import Distribution
 from tfpg.envs import EnvLike, spaces_of
-from tfpg.heads import GaussianHead, Head, check_output_shape, head_for, last_activation
+from tfpg.graph import split_outputs
+from tfpg.heads import check_output_shape, head_for
 from tfpg.mirror import Forward, mirror
+from tfpg.observations import check_space, encode, input_dtype, input_shape
+from tfpg.requirements import (
+    baked_constants,
+    check_inputs,
+    check_layers,
+    check_logits,
+    input_keys,
+    one_line,
+)
+from tfpg.types import batch_size, map_arrays
 
 # Up to about this many parameters NumPy was never slower than a TensorFlow call on a CPU; see
 # benchmarks/acting.py.
@@ -38,10 +48,13 @@ class Policy:
     """A Keras model as a policy for one kind of environment.
 
     Args:
-        model: A Keras model, ``observations [B, ...] -> [B, K]``. Built here if it is not.
+        model: A Keras model, ``inputs [B, ...] -> [B, K]``, and a value ``[B, 1]`` if it has a
+            second output. Built here if it is not. `tfpg.observations` says what its inputs are.
         env: What it plays in: an environment id, environment, vector environment or callable.
         from_logits: See `head_for`.
         positive_action: See `head_for`.
+        squash: See `head_for`.
+        log_std: See `head_for`.
         acting: How actions are computed: ``"numpy"`` (a forward pass mirrored from the weights),
             ``"tensorflow"`` (a compiled call), or ``"auto"``: NumPy for the models it can mirror
             whose layers are small. All agree to float32 rounding. `acting` says which it is.
@@ -66,6 +79,8 @@ class Policy:
         *,
         from_logits: bool | None = None,
         positive_action: int = 1,
+        squash: bool = False,
+        log_std: float = 0.0,
         acting: str = "auto",
     ):
         if not isinstance(model, keras.Model):
@@ -77,23 +92,35 @@ class Policy:
         self.model = model
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
-        probed = _probe(model, self.observation_space)
+        check_space(self.observation_space)
+        self._keys = input_keys(model, self.observation_space)
+        probed, value = split_outputs(self._probe())
+        probed = np.asarray(tf.cast(probed, tf.float32))
+        self.has_value = value is not None
+        if value is not None and tuple(value.shape[1:]) != (1,):
+            raise ValueError(
+                f"The model's second output is the value, of shape (batch, 1), and it has shape "
+                f"{(None, *value.shape[1:])}."
+            )
         self.head = head_for(
             self.action_space,
             model,
             from_logits=from_logits,
             positive_action=positive_action,
+            squash=squash,
+            log_std=log_std,
             outputs=check_output_shape(probed.shape),
         )
         if from_logits is None:
-            _check_logits(self.head, model, probed)
+            check_logits(self.head, model, probed)
         # Probabilities lose what a logit far from zero still knows, so NumPy stops before them.
         logits = not self.head.from_logits
         snapshot = None if acting == "tensorflow" else mirror(model, logits=logits)
         if acting == "numpy" and snapshot is None:
             raise ValueError(
-                "This model cannot act through NumPy: only stacks of Dense, Activation, Flatten, "
-                'Rescaling and Concatenate layers in float32 can. Use acting="auto".'
+                "This model cannot act through NumPy: only Dense, Activation, Flatten, Rescaling, "
+                "Concatenate and frozen BatchNormalization layers in float32 can. Use "
+                'acting="auto".'
             )
         if acting == "auto" and model.count_params() > _LARGE:
             snapshot = None
@@ -105,10 +132,31 @@ class Policy:
         if snapshot is not None and snapshot.gives_logits:  # type: ignore[attr-defined]
             self._acting_head.from_logits = True
 
-    def distribution(self, observations: Any) -> Distribution:
-        """The differentiable action distribution for observations ``[B, ...]``, as tensors."""
-        outputs = self.model(observations, training=False)
-        return self.head.distribution(tf.cast(outputs, tf.float32))
+    def encode(self, observations: Any) -> Any:
+        """Model inputs for observations as the environment gives them; see `encode`."""
+        return encode(self.observation_space, observations, self._keys)
+
+    def distribution(self, inputs: Any) -> Distribution:
+        """The differentiable action distribution for encoded observations, as tensors."""
+        return self.distribution_and_value(inputs)[0]
+
+    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
+        """The action distribution and the model's value ``[B]``, or None where it has none."""
+        outputs, value = split_outputs(self.model(inputs, training=False))
+        if value is not None:
+            value = tf.cast(value, tf.float32)[:, 0]
+        return self.head.distribution(tf.cast(outputs, tf.float32)), value
+
+    @property
+    def input_spec(self) -> Any:
+        """The signature of a batch of model inputs, with an open first dimension."""
+        space = self.observation_space
+        if not isinstance(space, spaces.Dict):
+            return tf.TensorSpec([None, *input_shape(space)], tf.as_dtype(input_dtype(space)))
+        return {
+            key: tf.TensorSpec([None, *input_shape(space[key])], input_dtype(space[key]))
+            for key in self._keys or space
+        }
 
     def actor(self) -> Callable[[np.ndarray, np.ndarray | None], Decision]:
         """A function that acts with the weights of this moment.
@@ -128,12 +176,12 @@ class Policy:
             >>> decision.env_actions.shape, decision.outputs.shape
             ((3,), (3, 2))
         """
-        forward = self._snapshot()
-        head = self._acting_head
+        forward, encode = self._snapshot(), self.encode
+        head = self._acting_head.snapshot()
         distribution, env_actions = head.distribution, head.env_actions
 
-        def act(observations: np.ndarray, noise: np.ndarray | None = None) -> Decision:
-            outputs = forward(observations)
+        def act(observations: Any, noise: np.ndarray | None = None) -> Decision:
+            outputs = forward(encode(observations))
             # A sum is finite unless something in it is not, or overflows: then look closely.
             if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
                 raise FloatingPointError(self._describe_non_finite(observations, outputs))
@@ -145,7 +193,7 @@ class Policy:
 
     def act(
         self,
-        observations: np.ndarray,
+        observations: Any,
         *,
         deterministic: bool = True,
         seed: int | None = None,
@@ -153,7 +201,7 @@ class Policy:
         """Actions for a batch of observations, as the environment wants them.
 
         Args:
-            observations: ``[N, ...]``.
+            observations: ``[N, ...]``, a dict of such arrays where the environment's are dicts.
             deterministic: The most probable action; else a sample.
             seed: Of the samples. None: fresh ones.
 
@@ -163,43 +211,81 @@ class Policy:
         Raises:
             ValueError: The observations have another shape than the environment's.
         """
-        observations = np.asarray(observations)
-        shape = self.observation_space.shape or ()
-        if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
-            raise ValueError(
-                f"Expected observations of shape (N, {', '.join(map(str, shape))}), "
-                f"and got {observations.shape}."
-            )
+        observations = self._checked(observations)
         noise = None
         if not deterministic:
-            noise = self.head.noise(np.random.default_rng(seed), len(observations))
+            noise = self.head.noise(np.random.default_rng(seed), batch_size(observations))
         return self.actor()(observations, noise).env_actions
 
     def log_prob(self, outputs: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Log-probabilities ``[...]`` of actions under a `Decision`'s outputs ``[..., K]``."""
-        return self._acting_head.distribution(outputs).log_prob(actions)
+        return self._acting_head.snapshot().distribution(outputs).log_prob(actions)
 
     def _compiled(self) -> Forward:
-        model, dtype = self.model, self.observation_space.dtype
+        model, spec = self.model, self.input_spec
         constants = baked_constants(model)
         if self._call is None or self._call_constants != constants:
 
-            @tf.function(input_signature=[observation_spec(self.observation_space)])
-            def forward(observations):
-                return tf.cast(model(observations, training=False), tf.float32)
+            @tf.function(input_signature=[spec])
+            def forward(inputs):
+                return tf.cast(split_outputs(model(inputs, training=False))[0], tf.float32)
 
             self._call, self._call_constants = forward, constants
         call = self._call
-        return lambda observations: call(np.asarray(observations, dtype)).numpy()
 
-    def _describe_non_finite(self, observations: np.ndarray, outputs: np.ndarray) -> str:
+        def typed(x: Any, s: tf.TensorSpec) -> np.ndarray:
+            return np.asarray(x, s.dtype.as_numpy_dtype)
+
+        return lambda inputs: call(map_arrays(typed, inputs, spec)).numpy()
+
+    def _probe(self) -> Any:
+        """The model's outputs for random observations, which builds it."""
+        model, space = self.model, self.observation_space
+        check_inputs(model, space, self._keys)
+        rng = np.random.default_rng(0)
+
+        def rows(part: Any) -> np.ndarray:
+            return rng.normal(size=(16, *input_shape(part))).astype(input_dtype(part))
+
+        is_dict = isinstance(space, spaces.Dict)
+        names = self._keys or list(space) if is_dict else ()
+        inputs = {key: rows(space[key]) for key in names} if is_dict else rows(space)
+        try:
+            return model(inputs, training=False)
+        except Exception as error:
+            raise ValueError(
+                f"The model cannot be called on inputs of shape {_shapes(inputs)}: "
+                f"{one_line(error)}"
+            ) from error
+
+    def _checked(self, observations: Any) -> Any:
+        space = self.observation_space
+        parts = space if isinstance(space, spaces.Dict) else {None: space}
+        if isinstance(space, spaces.Dict) and (
+            not isinstance(observations, dict) or not set(parts) <= set(observations)
+        ):
+            raise ValueError(f"Expected observations in a dict with the keys {list(parts)}.")
+        observations = map_arrays(np.asarray, observations)
+        for key, part in parts.items():
+            shape, x = part.shape or (), observations if key is None else observations[key]
+            if x.shape[1:] != shape or x.ndim != len(shape) + 1:
+                raise ValueError(
+                    f"Expected observations{f' {key!r}' if key else ''} of shape "
+                    f"(N, {', '.join(map(str, shape))}), and got {x.shape}."
+                )
+        return observations
+
+    def _describe_non_finite(self, observations: Any, outputs: np.ndarray) -> str:
         row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
         values = np.array2string(outputs[row], threshold=6, separator=", ")
         what = f"The model's outputs are not finite: {values} for observation {row}"
         for weight in self.model.weights:
             if not np.isfinite(np.asarray(weight)).all():
                 return f"{what}. Its weight {weight.path!r} is not: load an earlier model."
-        seen = np.array2string(np.asarray(observations)[row].ravel(), threshold=6, separator=", ")
+        seen = map_arrays(
+            lambda x: np.array2string(np.asarray(x)[row].ravel(), threshold=6, separator=", "),
+            observations,
+        )
         return f"{what}, which is {seen}."
 
 
@@ -217,10 +303,8 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     """
     if isinstance(policy, Policy):
         observation_space, action_space = spaces_of(env)
-        if (policy.observation_space.shape, policy.action_space) != (
-            observation_space.shape,
-            action_space,
-        ):
+        shapes = _space_shapes(policy.observation_space), _space_shapes(observation_space)
+        if shapes[0] != shapes[1] or policy.action_space != action_space:
             raise ValueError(
                 f"The policy is for {policy.observation_space} and {policy.action_space}, and the "
                 f"environment has {observation_space} and {action_space}."
@@ -235,104 +319,11 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     )
 
 
-def check_layers(model: keras.Model) -> None:
-    """Raises for layers that make the probability of an action depend on the rest of the batch.
-
-    Raises:
-        ValueError: The model holds dropout or noise layers, trainable batch normalization, or
-            activity regularizers.
-
-    Example:
-        >>> import keras
-        >>> check_layers(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-    """
-    layers = keras.layers
-    random = (
-        *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D),
-        *(layers.SpatialDropout3D, layers.AlphaDropout, layers.GaussianDropout),
-        layers.GaussianNoise,
-    )
-    for layer in _all_layers(model):
-        if isinstance(layer, random) and getattr(layer, "rate", True):
-            reason = "makes the probability of the same action another one in training"
-        elif isinstance(layer, layers.BatchNormalization) and layer.trainable:
-            reason = "makes every probability depend on the rest of the batch (freeze it instead)"
-        elif getattr(layer, "activity_regularizer", None) is not None:
-            reason = "has an activity regularizer, whose value depends on the batch"
-        else:
-            continue
-        raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}, and a policy gradient needs "
-            "it fixed. Take it out of the model."
-        )
+def _space_shapes(space: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _space_shapes(part) for key, part in space.items()}
+    return type(space), input_shape(space)
 
 
-def _probe(model: keras.Model, space: gymnasium.Space) -> np.ndarray:
-    """Calls the model on random observations, which builds it, and returns its outputs."""
-    if not isinstance(space, spaces.Box):
-        raise ValueError(
-            f"Observations must be a Box, and these are {space}: wrap the environment, for "
-            "example in gymnasium.wrappers.FlattenObservation."
-        )
-    shape = getattr(model, "input_shape", None) if model.built else None
-    if shape is not None and (isinstance(shape, (list, dict)) or not _fits(space.shape, shape[1:])):
-        raise ValueError(
-            f"The model takes inputs of shape {_one_line(shape)}, and the observations have "
-            f"shape {space.shape}: build it with keras.Input({space.shape})."
-        )
-    try:
-        rows = np.random.default_rng(0).normal(size=(16, *space.shape)).astype(space.dtype)
-        outputs = model(rows, training=False)
-    except Exception as error:
-        raise ValueError(
-            f"The model cannot be called on observations of shape {(1, *space.shape)}: "
-            f"{_one_line(error)}"
-        ) from error
-    if isinstance(outputs, (list, tuple, dict)):
-        raise ValueError(f"A policy model has one output, and this one has {len(outputs)}.")
-    return np.asarray(tf.cast(outputs, tf.float32))
-
-
-def _check_logits(head: Head, model: keras.Model, outputs: np.ndarray) -> None:
-    """Raises where outputs that would be read as logits look like probabilities."""
-    if isinstance(head, GaussianHead) or not head.from_logits:
-        return
-    if last_activation(model) == "linear" or not outputs.any():
-        return
-    bounded = (outputs >= 0).all() and (outputs <= 1).all()
-    if bounded and (head.outputs == 1 or np.allclose(outputs.sum(axis=-1), 1, atol=1e-3)):
-        raise ValueError(
-            "The model's outputs look like probabilities, and its last operation does not say: "
-            "from_logits=False if they are, from_logits=True if they are logits."
-        )
-
-
-def baked_constants(model: keras.Model) -> list[int]:
-    """What a compiled call keeps as it was when traced: the statistics of Normalization layers.
-
-    Two lists differ if such a layer was adapted in between; what was compiled is stale then.
-    """
-    layers = [model, *_all_layers(model)]
-    return [id(x.mean) for x in layers if isinstance(x, keras.layers.Normalization)]
-
-
-def observation_spec(space: gymnasium.Space) -> tf.TensorSpec:
-    """The signature of a batch of observations, ``[None, *shape]`` in the space's dtype."""
-    return tf.TensorSpec([None, *(space.shape or ())], tf.as_dtype(space.dtype))
-
-
-def _fits(shape: tuple, expected: tuple) -> bool:
-    return len(shape) == len(expected) and all(
-        e is None or s == e for s, e in zip(shape, expected, strict=True)
-    )
-
-
-def _one_line(x: Any) -> str:
-    return " ".join(str(x).split())[:300]
-
-
-def _all_layers(model: Any) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _all_layers(layer)
+def _shapes(inputs: Any) -> Any:
+    return map_arrays(lambda x: (1, *x.shape[1:]), inputs)

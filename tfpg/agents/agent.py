@@ -20,7 +20,8 @@ from tfpg.collector import Collector
 from tfpg.envs import EnvLike, open_vec, spaces_of
 from tfpg.evaluation import check_count, evaluate
 from tfpg.ops.returns import check_gamma
-from tfpg.policy import Policy, check_layers
+from tfpg.policy import Policy
+from tfpg.requirements import check_layers
 from tfpg.seeding import check_seed
 from tfpg.types import Trajectory
 

@@ -30,7 +30,8 @@ from tfpg.agents.agent import Agent
 from tfpg.ops import gradients
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
 from tfpg.ops.returns import discounted_returns, standardize
-from tfpg.policy import Policy, baked_constants, observation_spec
+from tfpg.policy import Policy
+from tfpg.requirements import baked_constants
 from tfpg.types import Batch, Trajectory
 
 ESTIMATORS = {"fused": gradients.fused, "accumulated": gradients.accumulated}
@@ -200,7 +201,7 @@ def compile_update(
         return {"loss": loss + entropy_coef * entropy_loss(entropy), "entropy": entropy}
 
     signature = Batch(
-        observation_spec(policy.observation_space),
+        policy.input_spec,
         tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype)),
         tf.TensorSpec([None], tf.float32),
     )

@@ -1,0 +1,174 @@
+"""Which head reads a model's outputs as actions of a space, and what to say when none does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+
+from tfpg.graph import has_graph, hidden_activation, last_activation, policy_output
+from tfpg.heads.kinds import (
+    BernoulliHead,
+    CategoricalHead,
+    GaussianHead,
+    Head,
+    MultiBinaryHead,
+    MultiCategoricalHead,
+    SquashedGaussianHead,
+)
+
+
+def head_for(
+    action_space: gymnasium.Space,
+    model: keras.Model,
+    *,
+    from_logits: bool | None = None,
+    positive_action: int = 1,
+    squash: bool = False,
+    log_std: float = 0.0,
+    outputs: int | None = None,
+) -> Head:
+    """The head that reads ``model``'s outputs as actions of ``action_space``.
+
+    Args:
+        action_space: Of one environment.
+        model: A built Keras model; its (first) output is ``[B, K]``.
+        from_logits: Whether a discrete head's outputs are logits. None: False if the model ends
+            in a sigmoid or softmax activation, else True.
+        positive_action: The action whose probability a single output is: 1, or 0 for models
+            trained the other way round.
+        squash: Keep the actions of a bounded `Box` within it by a tanh, not by clipping.
+        log_std: Where the log standard deviation of a `Box` action begins that the head keeps
+            itself, because the model has one output for each dimension.
+        outputs: K, where the model does not say it. None: read from ``model.output_shape``.
+
+    Returns:
+        A `Head`.
+
+    Raises:
+        ValueError: No head reads this number of outputs for this action space.
+
+    Example:
+        >>> import keras
+        >>> from gymnasium.spaces import Discrete
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+        >>> head = head_for(Discrete(2), model)
+        >>> type(head).__name__, head.from_logits
+        ('BernoulliHead', False)
+    """
+    outputs = _count_outputs(model) if outputs is None else outputs
+    fitting, expected = _fitting(action_space)
+    if outputs not in fitting:
+        raise ValueError(
+            f"The model has {outputs} output{'s' * (outputs != 1)}, and no head fits them to "
+            f"{action_space}: it takes {expected}. Change the model's last layer."
+        )
+    kind = fitting[outputs]
+    if positive_action not in (0, 1):
+        raise ValueError(f"positive_action must be 0 or 1, and it is {positive_action!r}.")
+    if positive_action == 0 and kind is not BernoulliHead:
+        raise ValueError(
+            f"positive_action is for a single output, and the model has {outputs}. Leave it out."
+        )
+    if squash and not (
+        isinstance(action_space, spaces.Box) and action_space.is_bounded(manner="both")
+    ):
+        raise ValueError(f"squash=True is for a bounded Box, and the actions are {action_space}.")
+    if kind is GaussianHead:
+        kind = SquashedGaussianHead if squash else GaussianHead
+        return kind(action_space, outputs, log_std)
+    from_logits = _reads_logits(model, kind, outputs, from_logits, action_space)
+    if kind is BernoulliHead:
+        return BernoulliHead(action_space, from_logits, positive_action)
+    return kind(action_space, from_logits)
+
+
+def _fitting(space: gymnasium.Space) -> tuple[dict[int, Any], str]:
+    """The heads for an action space by their number of outputs, and that in words."""
+    if isinstance(space, spaces.Discrete):
+        n = int(space.n)
+        if n == 2:
+            return {1: BernoulliHead, 2: CategoricalHead}, "1 or 2 outputs"
+        return {n: CategoricalHead}, f"{n} outputs"
+    if isinstance(space, spaces.MultiDiscrete):
+        n = int(space.nvec.sum())
+        return {n: MultiCategoricalHead}, f"{n} outputs (one for each value of each choice)"
+    if isinstance(space, spaces.MultiBinary):
+        n = int(np.prod(space.shape))
+        return {n: MultiBinaryHead}, f"{n} outputs (one for each bit)"
+    if isinstance(space, spaces.Box):
+        n = int(np.prod(space.shape))
+        return {2 * n: GaussianHead, n: GaussianHead}, (
+            f"{2 * n} outputs (a mean and a log standard deviation for each dimension), "
+            f"or {n} (the means)"
+        )
+    raise ValueError(
+        f"No head for the action space {space}: Discrete, MultiDiscrete, MultiBinary and Box have "
+        "one."
+    )
+
+
+def _reads_logits(
+    model: keras.Model,
+    kind: type[Head],
+    outputs: int,
+    from_logits: bool | None,
+    space: gymnasium.Space,
+) -> bool:
+    last = last_activation(model)
+    if from_logits is None:
+        hidden = hidden_activation(model, outputs)
+        if hidden:
+            raise ValueError(
+                f"A subclassed model does not show whether its {hidden} comes last: say "
+                "from_logits=False if its outputs are probabilities, else from_logits=True."
+            )
+        from_logits = last not in ("sigmoid", "softmax")
+    if from_logits:
+        return True
+    if kind is BernoulliHead and last == "softmax":
+        raise ValueError(
+            "The model ends in a softmax of one output, which is always 1: end it in a "
+            "sigmoid, or give it 2 outputs."
+        )
+    if kind is CategoricalHead and last == "sigmoid":
+        raise ValueError(
+            f"The model ends in a sigmoid of {outputs} outputs, and {space} needs "
+            "probabilities that sum to 1: end it in a softmax, or in no activation."
+        )
+    if kind is MultiCategoricalHead and last is not None:
+        raise ValueError(
+            f"The model ends in a {last} over all {outputs} outputs, and each choice of {space} "
+            "needs probabilities of its own: end it in no activation."
+        )
+    if kind is MultiBinaryHead and last == "softmax":
+        raise ValueError(
+            f"The model ends in a softmax, and the bits of {space} are independent: end it in a "
+            "sigmoid, or in no activation."
+        )
+    return False
+
+
+def _count_outputs(model: keras.Model) -> int:
+    if not has_graph(model):
+        raise ValueError("A subclassed model does not say its output shape: give outputs.")
+    return check_output_shape(policy_output(model).shape)
+
+
+def check_output_shape(shape: Any) -> int:
+    """Returns K of an output shape ``(batch, K)``.
+
+    Raises:
+        ValueError: The shape is another.
+    """
+    if isinstance(shape, (list, dict)) or len(shape) != 2 or not isinstance(shape[-1], int):
+        raise ValueError(
+            f"A policy model's output has shape (batch, K), and this one's has {shape}."
+        )
+    return int(shape[-1])

@@ -1,0 +1,115 @@
+"""Observations of every kind as the inputs of a Keras model.
+
+======================  ==========================================================
+observation space       model input
+======================  ==========================================================
+``Box``                 as it is, images as uint8
+``Discrete(n)``         one-hot, ``[n]`` float32
+``MultiDiscrete(n)``    one-hots side by side, ``[sum(n)]`` float32
+``MultiBinary(n)``      ``[n]`` float32
+``Dict``                a dict of these; the model's inputs are named like its keys
+======================  ==========================================================
+
+Environments, trajectories and callables that act hold observations as the environment gives
+them; only what is about to enter a model is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None = None) -> Any:
+    """Model inputs for a batch of observations.
+
+    Args:
+        space: Of one observation.
+        observations: ``[..., *shape]``, a dict of such arrays for a `Dict`.
+        keys: The keys of a `Dict` that the model takes. None: all.
+
+    Returns:
+        ``[..., *input_shape(space)]``, a dict of such arrays for a `Dict`.
+
+    Example:
+        >>> encode(spaces.Discrete(3, start=1), np.array([1, 3])).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    if isinstance(space, spaces.Box):
+        return observations
+    if isinstance(space, spaces.Discrete):
+        return one_hot(np.asarray(observations) - space.start, int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        columns = np.asarray(observations) - space.start
+        columns = columns.reshape(*columns.shape[: columns.ndim - len(space.shape)], -1)
+        parts = [one_hot(columns[..., d], int(n)) for d, n in enumerate(space.nvec.ravel())]
+        return np.concatenate(parts, axis=-1)
+    if isinstance(space, spaces.MultiBinary):
+        return np.asarray(observations, np.float32)
+    assert isinstance(space, spaces.Dict)
+    return {key: encode(space[key], observations[key]) for key in keys or space}
+
+
+def input_shape(space: gymnasium.Space) -> tuple[int, ...]:
+    """Shape of the model input for one observation that is not a `Dict`.
+
+    Example:
+        >>> input_shape(spaces.MultiDiscrete([3, 2]))
+        (5,)
+    """
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return (int(space.nvec.sum()),)
+    return space.shape or ()
+
+
+def input_dtype(space: gymnasium.Space) -> np.dtype:
+    """NumPy dtype of the model input: a `Box`'s own, else float32."""
+    return np.dtype(space.dtype if isinstance(space, spaces.Box) else np.float32)
+
+
+def check_space(space: gymnasium.Space) -> None:
+    """Raises for a space that no model input is made of.
+
+    Raises:
+        ValueError: It holds another kind of space, or a `Dict` in a `Dict`.
+
+    Example:
+        >>> check_space(spaces.Tuple([spaces.Discrete(2)]))
+        Traceback (most recent call last):
+            ...
+        ValueError: Observations must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of \
+these, and they are Tuple(Discrete(2)): wrap the environment, for example in \
+gymnasium.wrappers.FlattenObservation.
+    """
+    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
+    if not parts or not all(isinstance(part, kinds) for part in parts):
+        raise ValueError(
+            "Observations must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these, "
+            f"and they are {space}: wrap the environment, for example in "
+            "gymnasium.wrappers.FlattenObservation."
+        )
+
+
+def one_hot(index: np.ndarray, count: int) -> np.ndarray:
+    """``[..., count]`` float32 of integers ``[...]`` from 0.
+
+    Raises:
+        ValueError: One is outside ``[0, count)``.
+
+    Example:
+        >>> one_hot(np.array([1]), 2)
+        array([[0., 1.]], dtype=float32)
+    """
+    if index.size and not 0 <= index.min() <= index.max() < count:
+        raise ValueError(
+            f"An observation is outside its space: expected {count} values from 0, and got "
+            f"{index.min()} to {index.max()}."
+        )
+    return np.eye(count, dtype=np.float32)[index]
