@@ -5,9 +5,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toys import Countdown, Endless
 
-import tfpg.collector
-from tfpg.collector import Collector, time_limit
+import tfpg.playing
+from tfpg.collector import Collector
 from tfpg.envs import open_vec
+from tfpg.playing import time_limit
 from tfpg.policy import Policy
 from tfpg.seeding import check_seed, evaluation_rng, reset_seed, training_rng
 
@@ -151,7 +152,7 @@ def test_an_environments_own_limit_truncates():
 
 
 def test_an_environment_that_never_ends_is_cut_and_the_cap_says_so(monkeypatch):
-    monkeypatch.setattr(tfpg.collector, "NO_LIMIT_STEPS", 20)
+    monkeypatch.setattr(tfpg.playing, "NO_LIMIT_STEPS", 20)
     with pytest.warns(UserWarning, match="went on for 20 steps and was cut.*max_steps"):
         data = collect(Endless, 2)
     assert data.mask.sum() == 40
@@ -198,7 +199,7 @@ def test_a_non_finite_reward_is_named(reward):
             observation, _, *rest = super().step(action)
             return observation, reward if self.t == 2 else 1.0, *rest
 
-    with pytest.raises(FloatingPointError, match="reward of environment 0 in step 1 is"):
+    with pytest.raises(FloatingPointError, match=f"reward is {reward}, of environment 0 in step 1"):
         collect(Broken, 2, num_envs=2)
 
 

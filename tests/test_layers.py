@@ -9,13 +9,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfpg"
 
 LAYERS = {
-    0: ["types", "backend", "files", "seeding"],
+    0: ["types", "backend", "errors", "files", "seeding"],
     1: ["ops", "distributions", "schedules"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
         *("policy", "critic", "replay", "envs"),
     ],
-    3: ["collector", "evaluation", "rendering"],
+    3: ["playing", "collector", "evaluation", "rendering"],
     4: ["agents", "callbacks", "checkpoint", "plotting", "report", "runs"],
     5: ["presets", "cli", "__main__"],
 }

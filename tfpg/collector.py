@@ -1,134 +1,39 @@
-"""Playing episodes in vector environments, and recording them as trajectories."""
+"""Recording experience as trajectories: whole episodes, or a number of steps."""
 
 from __future__ import annotations
 
-import sys
+import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tfpg.heads import Head
-from tfpg.policy import Decision, Policy
-from tfpg.seeding import reset_seed, training_rng
-from tfpg.types import Trajectory
+from tfpg.errors import check_observations, check_rewards
+from tfpg.playing import Step, autoreset_mode, play, seeded_reset, with_final
+from tfpg.policy import Policy
+from tfpg.seeding import fragment_rng, reset_seed, training_rng
+from tfpg.types import Trajectory, map_arrays
 
-# An episode of an environment without a time limit, played without max_steps, is cut here.
-NO_LIMIT_STEPS = 10_000
-
-_NOISE_STEPS = 128
-
-
-class Step(NamedTuple):
-    """One step of N environments."""
-
-    observations: np.ndarray  # [N, ...]  what was acted on
-    decision: Decision
-    rewards: np.ndarray  # [N]
-    terminated: np.ndarray  # [N]
-    truncated: np.ndarray  # [N]
-    running: np.ndarray  # [N]  whose episode was still going on
-    following: np.ndarray  # [N, ...]  what the action led to, an episode's last one included
-
-
-class Noise:
-    """Action noise for N episodes, each from its own generator, drawn in blocks of steps.
-
-    Example:
-        >>> import numpy as np
-        >>> from gymnasium.spaces import Discrete
-        >>> from tfpg.heads import BernoulliHead
-        >>> head = BernoulliHead(Discrete(2), from_logits=True, positive_action=1)
-        >>> noise = Noise(head, [np.random.default_rng(e) for e in range(3)])
-        >>> noise().shape
-        (3,)
-    """
-
-    def __init__(self, head: Head, rngs: Sequence[np.random.Generator]):
-        self._head = head
-        self._rngs = rngs
-        self._block: Iterator[np.ndarray] = iter(())
-
-    def __call__(self) -> np.ndarray:
-        """The next step's noise, ``[N, *noise_shape]``."""
-        for row in self._block:
-            return row
-        columns = [self._head.noise(rng, _NOISE_STEPS) for rng in self._rngs]
-        self._block = iter(np.ascontiguousarray(np.stack(columns, axis=1)))
-        return next(self._block)
-
-
-def play(
-    envs: VectorEnv,
-    act: Callable[[np.ndarray, np.ndarray | None], Decision],
-    rngs: Sequence[np.random.Generator],
-    *,
-    columns: int | None = None,
-    max_steps: int | None = None,
-    head: Head | None = None,
-) -> Iterator[Step]:
-    """Plays one episode in every environment, from a seeded reset, until all have ended.
-
-    No environment begins a second episode that counts, so short episodes are not favoured.
-    All three autoreset modes of Gymnasium are understood.
-
-    Args:
-        envs: The vector environment, N environments.
-        act: Maps observations ``[N, ...]`` and noise to a `Decision`.
-        rngs: N generators, one an episode: the reset's seed, then the action noise.
-        columns: How many of the N episodes count, the first ones. None: all.
-        max_steps: Where episodes are cut. None: the environment's own limit, or
-            `NO_LIMIT_STEPS` with a warning where it has none.
-        head: The head to draw noise for; None plays the mode.
-
-    Yields:
-        A `Step` for every step of the longest episode.
-    """
-    # An environment with a limit of its own keeps it, whatever its registration says.
-    guarded = not max_steps and time_limit(envs) is None
-    limit = max_steps or (NO_LIMIT_STEPS if guarded else sys.maxsize)
-    mode = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    observations = np.array(_reset(envs, [reset_seed(rng) for rng in rngs]))
-    noise = (lambda: None) if head is None else Noise(head, rngs)
-    running = np.arange(envs.num_envs) < (columns or envs.num_envs)
-    for t in range(limit):
-        decision = act(observations, noise())
-        after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
-        # Environments may reuse their buffers: what was acted on is copied before the next step.
-        following = after = np.array(after)
-        ended = terminated | truncated
-        any_ended = ended.any()
-        if any_ended and mode is AutoresetMode.SAME_STEP:
-            following = np.array(after)
-            for i in np.flatnonzero(ended):
-                following[i] = infos["final_obs"][i]
-        elif any_ended and mode is AutoresetMode.DISABLED:
-            after = np.array(envs.reset(options={"reset_mask": ended})[0])
-        if t + 1 == limit:
-            if guarded and (running & ~ended).any():
-                warnings.warn(
-                    f"An episode went on for {limit:,} steps and was cut there: the environment "
-                    "has no time limit. Say max_steps to choose where.",
-                    stacklevel=2,
-                )
-            truncated = truncated | ~terminated
-        yield Step(observations, decision, rewards, terminated, truncated, running, following)
-        if any_ended:
-            running = running & ~ended
-            if not running.any():
-                return
-        observations = after
+# After so many steps without the end of an episode a word is due.
+_PATIENCE = 10_000
 
 
 class Collector:
-    """Owns the environments and the count of the episodes played in them.
+    """Owns the environments and the count of what was played in them.
 
     Args:
-        envs: A vector environment.
+        envs: A vector environment, N environments.
         seed: Of the run.
         episode: Number of the first episode, to go on with an earlier run.
+        window: Of how many last episodes the returns and lengths are kept.
+
+    Attributes:
+        episode: Episodes begun by `collect_episodes` or `collect_steps` so far.
+        episode_returns: Of the last ``window`` episodes that ended, oldest first.
+        episode_lengths: Their steps.
 
     Example:
         >>> import keras
@@ -141,10 +46,18 @@ class Collector:
         ((8, 5, 4), (7, 5))
     """
 
-    def __init__(self, envs: VectorEnv, seed: int, episode: int = 0):
+    def __init__(self, envs: VectorEnv, seed: int, episode: int = 0, window: int = 100):
         self.envs = envs
         self.seed = seed
         self.episode = episode
+        self.episode_returns: deque[float] = deque(maxlen=window)
+        self.episode_lengths: deque[int] = deque(maxlen=window)
+        count = envs.num_envs
+        self._fragment = 0
+        self._observations: Any = None
+        self._resetting = np.zeros(count, bool)
+        self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
+        self._warned = False
 
     def collect_episodes(
         self, policy: Policy, num_episodes: int, max_steps: int | None = None
@@ -154,56 +67,148 @@ class Collector:
         Args:
             policy: Acts, by sampling.
             num_episodes: N of the trajectory.
-            max_steps: Where an episode is cut; see `play`.
+            max_steps: Where an episode is cut; see `tfpg.playing.play`.
 
         Returns:
             A `Trajectory`, a column an episode, padded to the longest.
+
+        Raises:
+            tfpg.errors.EnvDataError: A reward or an observation is not finite.
         """
         rounds = []
         act = policy.actor()
-        for first in range(0, num_episodes, self.envs.num_envs):
-            columns = min(self.envs.num_envs, num_episodes - first)
-            rngs = [
-                training_rng(self.seed, self.episode + first + i) for i in range(self.envs.num_envs)
-            ]
+        for columns, rngs in self.rounds(num_episodes):
             steps = play(
                 self.envs, act, rngs, columns=columns, max_steps=max_steps, head=policy.head
             )
             rounds.append(_record(steps, columns, policy))
-        self.episode += num_episodes
-        return rounds[0] if len(rounds) == 1 else _side_by_side(rounds)
+        data = rounds[0] if len(rounds) == 1 else _side_by_side(rounds)
+        self.episode_returns.extend(data.rewards.sum(axis=0).tolist())
+        self.episode_lengths.extend(data.mask.sum(axis=0).astype(int).tolist())
+        return data
 
+    def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
+        """The rounds in which so many episodes are played, and counts the episodes.
 
-def time_limit(envs: VectorEnv) -> int | None:
-    """The environment's own limit of steps an episode, or None.
+        Yields:
+            How many columns count, and a generator for each environment's episode.
+        """
+        for first in range(0, num_episodes, self.envs.num_envs):
+            columns = min(self.envs.num_envs, num_episodes - first)
+            rngs = [training_rng(self.seed, self.episode + i) for i in range(self.envs.num_envs)]
+            yield columns, rngs
+            self.episode += columns
 
-    Example:
-        >>> from tfpg.envs import open_vec
-        >>> with open_vec("CartPole-v1") as envs:
-        ...     time_limit(envs)
-        500
-    """
-    spec, single = envs.spec, getattr(envs.unwrapped, "envs", None)
-    if spec is None and single:
-        spec = single[0].spec
-    return None if spec is None else spec.max_episode_steps
+    def collect_steps(
+        self, policy: Policy, num_steps: int, max_steps: int | None = None
+    ) -> Trajectory:
+        """Steps every environment ``num_steps`` times, going on where the last call stopped.
 
+        Args:
+            policy: Acts, by sampling.
+            num_steps: Steps of every environment.
+            max_steps: Where an episode is cut. None: the environment's own limit.
 
-def _reset(envs: VectorEnv, seeds: list[int]) -> np.ndarray:
-    # Gymnasium's NumPy-vectorized environments have one generator for all, and one seed.
-    each = isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
-    seed: Any = seeds if each else seeds[0]
-    observations, _ = envs.reset(seed=seed)
-    return observations
+        Returns:
+            A `Trajectory`, a column an environment. Episodes follow each other in it, with a
+            row between them that is masked and holds the observation an episode ended with;
+            columns are padded to the longest. With environments that reset themselves in a step
+            of their own (Gymnasium's NEXT_STEP), those steps are among the ``num_steps``.
+
+        Raises:
+            ValueError: ``max_steps`` is given and the vector environment resets by itself.
+            tfpg.errors.EnvDataError: A reward or an observation is not finite.
+        """
+        mode = autoreset_mode(self.envs)
+        if max_steps and mode is not AutoresetMode.DISABLED:
+            raise ValueError(
+                "max_steps cannot cut the episodes of a vector environment that resets by itself: "
+                "make it with autoreset_mode=DISABLED, or wrap its environments in TimeLimit."
+            )
+        if self._observations is None:
+            self._begin()
+        act, head, count = policy.actor(), policy.head, self.envs.num_envs
+        rng = fragment_rng(self.seed, self._fragment)
+        noise = head.noise(rng, num_steps * count).reshape(num_steps, count, *head.noise_shape)
+        self._fragment += 1
+        rows: list[tuple] = []
+        finals: list[tuple[int, np.ndarray, Any]] = []
+        for t in range(num_steps):
+            real = ~self._resetting
+            try:
+                decision = act(self._observations, noise[t])
+            except FloatingPointError:
+                check_observations(self._observations, real, self._lengths)
+                raise
+            after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
+            if not math.isfinite(rewards.sum()):
+                check_rewards(rewards, real, self._lengths)
+            self._returns += np.where(real, rewards, 0.0)
+            self._lengths += real
+            if max_steps:
+                truncated = truncated | (self._lengths >= max_steps)
+            ended = (terminated | truncated) & real
+            rows.append(
+                (
+                    self._observations,
+                    decision.actions,
+                    decision.outputs,
+                    np.array(rewards),
+                    terminated & real,
+                    truncated & real,
+                    real,
+                )
+            )
+            self._observations = map_arrays(np.array, after)
+            if ended.any():
+                if mode is AutoresetMode.SAME_STEP:
+                    finals.append((t, ended, with_final(self._observations, ended, infos)))
+                elif mode is AutoresetMode.DISABLED:
+                    finals.append((t, ended, self._observations))
+                    self._observations = self._reset_those(ended)
+                self._count(ended)
+            self._resetting = ended & (mode is AutoresetMode.NEXT_STEP)
+        self._warn_if_endless()
+        return _fragment(rows, finals, self._observations, policy)
+
+    def _begin(self) -> None:
+        seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
+        self._observations = map_arrays(np.array, seeded_reset(self.envs, seeds))
+
+    def _next_seed(self) -> int:
+        seed = reset_seed(training_rng(self.seed, self.episode))
+        self.episode += 1
+        return seed
+
+    def _reset_those(self, ended: np.ndarray) -> Any:
+        seeds: Any = [self._next_seed() if e else None for e in ended]
+        observations, _ = self.envs.reset(seed=seeds, options={"reset_mask": ended.copy()})
+        return map_arrays(np.array, observations)
+
+    def _count(self, ended: np.ndarray) -> None:
+        self.episode_returns.extend(self._returns[ended].tolist())
+        self.episode_lengths.extend(self._lengths[ended].tolist())
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+
+    def _warn_if_endless(self) -> None:
+        if self._warned or self.episode_returns or self._lengths.max() < _PATIENCE:
+            return
+        self._warned = True
+        warnings.warn(
+            f"No episode has ended in {_PATIENCE:,} steps, so there is no episode_return: "
+            "max_steps cuts episodes.",
+            stacklevel=3,
+        )
 
 
 def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
     rows: list[tuple] = []
-    finals: list[tuple[int, np.ndarray, np.ndarray]] = []
+    finals: list[tuple[int, np.ndarray, Any]] = []
     for t, step in enumerate(steps):
         ended = step.running & (step.terminated | step.truncated)
         if ended.any():
-            finals.append((t + 1, ended, np.array(step.following)))
+            finals.append((t + 1, ended[:columns], map_arrays(np.array, step.following)))
         rows.append(
             (
                 step.observations,
@@ -215,37 +220,99 @@ def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
                 step.running,
             )
         )
-    observations, actions, outputs, rewards, terminated, truncated, running = (
-        np.array(column)[:, :columns] for column in zip(*rows, strict=True)
+    seen, *arrays = zip(*rows, strict=True)
+    actions, outputs, rewards, terminated, truncated, running = (
+        np.array(column)[:, :columns] for column in arrays
     )
-    if not np.isfinite(rewards[running]).all():
-        t, column = np.argwhere(running & ~np.isfinite(rewards))[0]
-        raise FloatingPointError(
-            f"The reward of environment {column} in step {t} is {rewards[t, column]}. "
-            "Nothing was learned from these episodes; mend the environment."
-        )
-    observations = np.concatenate([observations, observations[-1:]])
+    observations = map_arrays(lambda *xs: np.stack([*xs, xs[-1]])[:, :columns], *seen)
     for t, ended, following in finals:
-        ended = ended[:columns]
-        observations[t, ended] = following[:columns][ended]
-    return Trajectory(
-        observations=observations,
-        actions=actions,
-        rewards=np.where(running, rewards, 0.0).astype(np.float64),
-        terminated=terminated & running,
-        truncated=truncated & running,
-        mask=running.astype(np.float64),
-        log_probs=policy.log_prob(outputs, actions),
+
+        def put(x: np.ndarray, final: np.ndarray, t: int = t, ended: np.ndarray = ended) -> None:
+            x[t, ended] = final[:columns][ended]
+
+        map_arrays(put, observations, following)
+    return _checked(
+        Trajectory(
+            observations=observations,
+            actions=actions,
+            rewards=np.where(running, rewards, 0.0).astype(np.float64),
+            terminated=terminated & running,
+            truncated=truncated & running,
+            mask=running.astype(np.float64),
+            log_probs=policy.log_prob(outputs, actions),
+        )
     )
+
+
+def _fragment(
+    rows: list[tuple], finals: list[tuple[int, np.ndarray, Any]], last: Any, policy: Policy
+) -> Trajectory:
+    """Steps side by side, with a masked row after each end whose last observation came apart."""
+    seen, *arrays = zip(*rows, strict=True)
+    actions, outputs, rewards, terminated, truncated, real = map(np.array, arrays)
+    log_probs = policy.log_prob(outputs, actions)
+    observations = map_arrays(lambda *xs: np.stack(xs), *seen, last)
+    if finals:
+        steps, count = rewards.shape
+        breaks = np.zeros((steps + 1, count), int)
+        for t, ended, _ in finals:
+            breaks[t + 1] = ended
+        # Where each step goes: below a row for every break above it. A break after the last step
+        # needs none, for its column ends there.
+        row = np.arange(steps + 1)[:, None] + breaks.cumsum(axis=0)
+        length = int(row[:-1].max()) + 1
+        column = np.arange(count)
+
+        def spread(x: np.ndarray, rows: int = length) -> np.ndarray:
+            out = np.zeros((rows, *x.shape[1:]), x.dtype)
+            keep = row[: len(x)] < rows
+            out[row[: len(x)][keep], np.broadcast_to(column, keep.shape)[keep]] = x[keep]
+            return out
+
+        actions, rewards, terminated, truncated, real, log_probs = map(
+            spread, (actions, rewards, terminated, truncated, real, log_probs)
+        )
+        observations = map_arrays(lambda x: spread(x, length + 1), observations)
+        for t, ended, following in finals:
+
+            def put(x: np.ndarray, final: np.ndarray, t: int = t, e: np.ndarray = ended) -> None:
+                x[row[t][e] + 1, column[e]] = final[e]
+
+            map_arrays(put, observations, following)
+    return _checked(
+        Trajectory(
+            observations=observations,
+            actions=actions,
+            rewards=np.where(real, rewards, 0.0).astype(np.float64),
+            terminated=terminated,
+            truncated=truncated,
+            mask=real.astype(np.float64),
+            log_probs=log_probs,
+        )
+    )
+
+
+def _checked(data: Trajectory) -> Trajectory:
+    def finite(x: np.ndarray) -> bool:
+        return x.dtype.kind != "f" or bool(np.isfinite(x).all())
+
+    parts = data.observations
+    if not all(map(finite, parts.values() if isinstance(parts, dict) else [parts])):
+        real = data.mask > 0
+        steps = np.zeros(real.shape[1], int)
+        for t in range(len(real)):
+            now = map_arrays(lambda x, t=t: x[t], parts)
+            check_observations(now, real[t], steps)
+            steps = np.where(real[t], steps + 1, 0)
+            after = map_arrays(lambda x, t=t: x[t + 1], parts)
+            check_observations(after, real[t], steps)
+    return data
 
 
 def _side_by_side(rounds: Sequence[Trajectory]) -> Trajectory:
-    def pad(x: np.ndarray, steps: int) -> np.ndarray:
-        return np.concatenate([x, np.zeros((steps - len(x), *x.shape[1:]), x.dtype)])
+    def join(*xs: np.ndarray) -> np.ndarray:
+        rows = max(map(len, xs))
+        padded = [np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)]) for x in xs]
+        return np.concatenate(padded, axis=1)
 
-    return Trajectory(
-        *(
-            np.concatenate([pad(x, max(map(len, field))) for x in field], axis=1)
-            for field in zip(*rounds, strict=True)
-        )
-    )
+    return Trajectory(*(map_arrays(join, *field) for field in zip(*rounds, strict=True)))

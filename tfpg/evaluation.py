@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.collector import play
 from tfpg.envs import EnvLike, open_vec
 from tfpg.heads import Head
+from tfpg.playing import play
 from tfpg.policy import Decision, as_policy, is_policy_like
 from tfpg.seeding import check_seed, evaluation_rng
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -240,7 +240,7 @@ class Policy:
 
     def _probe(self) -> Any:
         """The model's outputs for random observations, which builds it."""
-        model, space = self.model, self.observation_space
+        model, space = self.model, cast(Any, self.observation_space)
         check_inputs(model, space, self._keys)
         rng = np.random.default_rng(0)
 

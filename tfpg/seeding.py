@@ -50,6 +50,16 @@ def evaluation_rng(seed: int, episode: int) -> np.random.Generator:
     return np.random.default_rng([seed, episode, 1])
 
 
+def fragment_rng(seed: int, fragment: int) -> np.random.Generator:
+    """The generator of the action noise of one fragment of steps, for all its environments.
+
+    Example:
+        >>> fragment_rng(1, 0).random() == training_rng(1, 0).random()
+        False
+    """
+    return np.random.default_rng([seed, fragment, 2])
+
+
 def reset_seed(rng: np.random.Generator) -> int:
     """The seed of an environment's reset: the first number drawn from an episode's generator."""
     return int(rng.integers(2**31))

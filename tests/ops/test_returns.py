@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfpg.ops.returns import check_gamma, discounted_returns, standardize
+from tfpg.ops.returns import (
+    check_gamma,
+    discounted_returns,
+    gae,
+    lambda_returns,
+    n_step_returns,
+    standardize,
+)
 
 GOLDEN = [
     (0.99, [1, 2, 3, 4, 5], [14.604476049999999, 13.741895, 11.8605, 8.95, 5]),
@@ -110,7 +117,153 @@ class TestDiscountedReturns:
             check_gamma(gamma)
 
 
+@st.composite
+def fragments(draw):
+    """Columns of steps with ends, cuts and masked rows anywhere, as collectors make them."""
+    shape = draw(st.integers(1, 9)), draw(st.integers(1, 3))
+    reals = hnp.arrays(float, shape, elements=st.floats(-10, 10))
+    flags = hnp.arrays(bool, shape)
+    mask = draw(hnp.arrays(bool, shape, elements=st.booleans() | st.just(True)))
+    return {
+        "rewards": draw(reals),
+        "values": draw(reals),
+        "next_values": draw(reals),
+        "terminated": draw(flags) & mask,
+        "truncated": draw(flags) & mask,
+        "mask": mask,
+    }
+
+
+def episode_from(data, t, n):
+    """The steps that a return of step t is made of, and whether it ends in a termination."""
+    steps = []
+    for k in range(t, len(data["mask"])):
+        if not data["mask"][k, n]:
+            break
+        steps.append(k)
+        if data["terminated"][k, n]:
+            return steps, True
+        if data["truncated"][k, n]:
+            break
+    return steps, False
+
+
+def naive_n_step(data, t, n, gamma, count):
+    """r_t + gamma r_{t+1} + ... + gamma^n V, by the book."""
+    steps, terminated = episode_from(data, t, n)
+    used = steps[:count]
+    total = sum(gamma ** (k - t) * data["rewards"][k, n] for k in used)
+    if not (terminated and used[-1] == steps[-1]):
+        total += gamma ** len(used) * data["next_values"][used[-1], n]
+    return total
+
+
+def check_against(naive, result, data):
+    for t, n in np.ndindex(result.shape):
+        expected = naive(t, n) if data["mask"][t, n] else 0.0
+        assert result[t, n] == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+
+def without(data, *names):
+    return {key: x for key, x in data.items() if key not in names}
+
+
+class TestBootstrapping:
+    """Each named return against its definition, on fragments with ends and gaps anywhere."""
+
+    @given(data=fragments(), gamma=st.floats(0, 1), count=st.integers(1, 12))
+    @settings(max_examples=80, deadline=None)
+    def test_n_step_returns(self, data, gamma, count):
+        result = n_step_returns(gamma=gamma, n=count, **without(data, "values"))
+        check_against(lambda t, n: naive_n_step(data, t, n, gamma, count), result, data)
+
+    @given(data=fragments(), gamma=st.floats(0, 1), lam=st.floats(0, 1))
+    @settings(max_examples=80, deadline=None)
+    def test_lambda_returns_are_weighted_means_of_n_step_returns(self, data, gamma, lam):
+        def naive(t, n):
+            last = len(episode_from(data, t, n)[0])
+            weights = [(1 - lam) * lam ** (k - 1) for k in range(1, last)] + [lam ** (last - 1)]
+            steps = [naive_n_step(data, t, n, gamma, k) for k in range(1, last + 1)]
+            return sum(w * g for w, g in zip(weights, steps, strict=True))
+
+        result = lambda_returns(gamma=gamma, gae_lambda=lam, **without(data, "values"))
+        check_against(naive, result, data)
+
+    @given(data=fragments(), gamma=st.floats(0, 1), lam=st.floats(0, 1))
+    @settings(max_examples=80, deadline=None)
+    def test_gae_is_the_discounted_sum_of_td_errors(self, data, gamma, lam):
+        # The definition holds where V(s_{t+1}) is one number, seen from both its steps.
+        data["next_values"][:-1] = np.where(
+            data["mask"][1:], data["values"][1:], data["next_values"][:-1]
+        )
+
+        def delta(k, n):
+            going = 0.0 if data["terminated"][k, n] else data["next_values"][k, n]
+            return data["rewards"][k, n] + gamma * going - data["values"][k, n]
+
+        def naive(t, n):
+            steps, _ = episode_from(data, t, n)
+            return sum((gamma * lam) ** (k - t) * delta(k, n) for k in steps)
+
+        check_against(naive, gae(gamma=gamma, gae_lambda=lam, **data), data)
+
+    @given(data=fragments(), gamma=st.floats(0, 1))
+    @settings(max_examples=40, deadline=None)
+    def test_the_ends_of_the_scale_meet(self, data, gamma):
+        common = without(data, "values")
+        one = lambda_returns(gamma=gamma, gae_lambda=0.0, **common)
+        np.testing.assert_allclose(one, n_step_returns(gamma=gamma, n=1, **common), atol=1e-9)
+        whole = lambda_returns(gamma=gamma, gae_lambda=1.0, **common)
+        many = n_step_returns(gamma=gamma, n=len(whole), **common)
+        np.testing.assert_allclose(whole, many, atol=1e-8)
+        plain = discounted_returns(gamma=gamma, **without(common, "next_values"))
+        zeros = lambda_returns(gamma=gamma, **{**common, "next_values": 0 * common["rewards"]})
+        np.testing.assert_array_equal(plain, zeros)
+
+    def test_by_hand(self):
+        # Three steps, the second truncated: the recursion stops and bootstraps there.
+        common = {"next_values": [10, 20, 30], "truncated": [0, 1, 0]}
+        np.testing.assert_allclose(lambda_returns([1, 2, 3], 0.5, **common), [7, 12, 18])
+        np.testing.assert_allclose(
+            lambda_returns([1, 2, 3], 0.5, terminated=[0, 1, 0], next_values=[10, 20, 30]),
+            [2, 2, 18],
+        )
+        both = {"terminated": [0, 1, 0], "truncated": [0, 1, 0]}
+        np.testing.assert_allclose(
+            lambda_returns([1, 2, 3], 0.5, next_values=[10, 20, 30], **both), [2, 2, 18]
+        )
+        np.testing.assert_allclose(
+            gae([1, 2, 3], 0.5, values=[4, 5, 6], gae_lambda=1.0, **common), [3, 7, 12]
+        )
+        np.testing.assert_allclose(n_step_returns([1, 2, 3], 0.5, n=1, **common), [6, 12, 18])
+
+    @pytest.mark.parametrize("n", [0, -1, 1.5, True])
+    def test_n_is_a_count(self, n):
+        with pytest.raises(ValueError, match="n must be an integer of at least 1"):
+            n_step_returns([1.0], 0.9, n=n)
+
+    @pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan")])
+    def test_lambda_outside_its_range_is_refused(self, lam):
+        with pytest.raises(ValueError, match=r"gae_lambda must be a number in \[0, 1\]"):
+            lambda_returns([1.0], 0.9, gae_lambda=lam)
+
+    def test_shapes_are_named(self):
+        with pytest.raises(ValueError, match=r"next_values has shape \(3,\)"):
+            lambda_returns([1.0], 0.9, next_values=[1, 2, 3])
+        with pytest.raises(ValueError, match=r"values has shape \(2,\)"):
+            gae([1.0], 0.9, values=[1, 2], next_values=[1])
+
+
 class TestStandardize:
+    def test_per_episode_each_column_has_its_own_mean_and_scale(self):
+        values, mask = padded([[1, 2, 3], [40, 60], [7]])
+        scores = standardize(values, mask, per="episode")
+        np.testing.assert_allclose(
+            scores, [[-(1.5**0.5), -1, 0], [0, 1, 0], [1.5**0.5, 0, 0]], atol=1e-12
+        )
+        with pytest.raises(ValueError, match='per must be "batch" or "episode"'):
+            standardize(values, mask, per="step")
+
     def test_golden(self):
         rewards, mask = padded([[10, 0, -50], [10, 20]])
         scores = standardize(discounted_returns(rewards, 0.8, mask=mask), mask)

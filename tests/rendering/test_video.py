@@ -117,7 +117,10 @@ class TestFaults:
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_ctrl_c_while_the_film_is_finished_leaves_nothing(self, tmp_path, suffix, monkeypatch):
+        finish = VideoWriter._finish
+
         def interrupted(self, failed):
+            finish(self, failed)
             raise KeyboardInterrupt
 
         monkeypatch.setattr(VideoWriter, "_finish", interrupted)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -74,17 +74,21 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
     return _gymnasium_call(gymnasium.make, _registered(env_id), **kwargs)
 
 
-def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
+def make_vec(
+    env: EnvLike, num_envs: int = 1, *, seedable: bool = False, **kwargs: Any
+) -> VectorEnv:
     """A vector environment for collecting episodes; see `open_vec` for one that closes itself.
 
     An id that Gymnasium can vectorize itself (``CartPole-v1``) is made that way. Other ids and
-    callables become a `gymnasium.vector.SyncVectorEnv` of `Parked` environments. A single
+    callables become a `gymnasium.vector.SyncVectorEnv` of `Parked` environments, which are reset
+    by whoever plays in them (autoreset mode DISABLED). A single
     environment becomes a vector of one, whatever ``num_envs`` says, and a vector environment
     is returned as it is.
 
     Args:
         env: An environment id, environment, vector environment, or a callable making one.
         num_envs: How many copies to make, at least 1.
+        seedable: Never Gymnasium's own vectorization, which resets by itself.
         **kwargs: Passed to Gymnasium when ``env`` is an id.
 
     Returns:
@@ -105,11 +109,12 @@ def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     if isinstance(env, VectorEnv):
         return env
     if isinstance(env, gymnasium.Env):
-        return SyncVectorEnv([lambda: Parked(env)])
+        return _sync([lambda: Parked(env)])
     if isinstance(env, str):
         env_id = _registered(env)
         spec = _gymnasium_call(gymnasium.spec, env_id)
-        if spec.vector_entry_point is not None and not spec.additional_wrappers:
+        own = spec.vector_entry_point is not None and not spec.additional_wrappers
+        if own and not seedable:
             return _gymnasium_call(gymnasium.make_vec, env_id, num_envs=num_envs, **kwargs)
         return _parked(lambda: make(env_id, **kwargs), num_envs)
     if callable(env):
@@ -128,7 +133,7 @@ def make_vec(env: EnvLike, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
 
 
 @contextmanager
-def open_vec(env: EnvLike, num_envs: int = 1) -> Iterator[VectorEnv]:
+def open_vec(env: EnvLike, num_envs: int = 1, *, seedable: bool = False) -> Iterator[VectorEnv]:
     """`make_vec` for a ``with`` statement: closes what it made, never what it was given.
 
     Example:
@@ -137,7 +142,7 @@ def open_vec(env: EnvLike, num_envs: int = 1) -> Iterator[VectorEnv]:
         >>> observations.shape
         (2, 4)
     """
-    envs = make_vec(env, num_envs)
+    envs = make_vec(env, num_envs, seedable=seedable)
     try:
         yield envs
     finally:
@@ -223,11 +228,15 @@ def _parked(build: Callable[[], gymnasium.Env], count: int) -> SyncVectorEnv:
                 )
             made.append(Parked(env))
         remaining = iter(made)
-        return SyncVectorEnv([lambda: next(remaining)] * count)
+        return _sync([lambda: next(remaining)] * count)
     except BaseException:
         for parked in made:
             parked.close()
         raise
+
+
+def _sync(makers: list[Callable[[], gymnasium.Env]]) -> SyncVectorEnv:
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 
 
 def _registered(env_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -69,7 +69,7 @@ def head_for(
             f"The model has {outputs} output{'s' * (outputs != 1)}, and no head fits them to "
             f"{action_space}: it takes {expected}. Change the model's last layer."
         )
-    kind = fitting[outputs]
+    kind, space = fitting[outputs], cast(Any, action_space)
     if positive_action not in (0, 1):
         raise ValueError(f"positive_action must be 0 or 1, and it is {positive_action!r}.")
     if positive_action == 0 and kind is not BernoulliHead:
@@ -82,11 +82,11 @@ def head_for(
         raise ValueError(f"squash=True is for a bounded Box, and the actions are {action_space}.")
     if kind is GaussianHead:
         kind = SquashedGaussianHead if squash else GaussianHead
-        return kind(action_space, outputs, log_std)
+        return kind(space, outputs, log_std)
     from_logits = _reads_logits(model, kind, outputs, from_logits, action_space)
     if kind is BernoulliHead:
-        return BernoulliHead(action_space, from_logits, positive_action)
-    return kind(action_space, from_logits)
+        return BernoulliHead(space, from_logits, positive_action)
+    return kind(space, from_logits)
 
 
 def _fitting(space: gymnasium.Space) -> tuple[dict[int, Any], str]:

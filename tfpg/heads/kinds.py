@@ -169,7 +169,8 @@ class GaussianHead(Head):
         return self._fitted(np.clip(actions, self.low, self.high))
 
     def out_of_bounds(self, actions: np.ndarray) -> np.ndarray:
-        return ((actions < self.low) | (actions > self.high)).any(axis=-1)
+        outside = (actions < self.low) | (actions > self.high)
+        return np.any(outside, axis=-1)
 
     def snapshot(self) -> Head:
         if self.log_std is None:

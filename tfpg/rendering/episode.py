@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from tfpg.collector import NO_LIMIT_STEPS, Noise
 from tfpg.envs import EnvLike, open_env
+from tfpg.errors import check_observations, check_rewards
 from tfpg.evaluation import actor_for, check_count
 from tfpg.files import check_writable
 from tfpg.heads import Head
+from tfpg.playing import NO_LIMIT_STEPS, Noise, warn_of_the_cut
 from tfpg.rendering.display import DisplayError, headless_sdl, virtual_display
 from tfpg.rendering.video import VideoWriter, check_suffix
 from tfpg.seeding import check_seed, evaluation_rng, reset_seed
+from tfpg.types import map_arrays
 
 
 class Film(NamedTuple):
@@ -153,13 +155,23 @@ def _play(
     rng: np.random.Generator,
     max_steps: int | None,
 ) -> Iterator[tuple[Any, float]]:
-    limit = max_steps or (env.spec and env.spec.max_episode_steps) or NO_LIMIT_STEPS
+    own = env.spec and env.spec.max_episode_steps
+    limit = max_steps or own or NO_LIMIT_STEPS
+    real = np.ones(1, bool)
     observation, _ = env.reset(seed=reset_seed(rng))
     noise = (lambda: None) if head is None else Noise(head, [rng])
     yield env.render(), 0.0
-    for _ in range(limit):
-        action = act(np.asarray(observation)[np.newaxis], noise()).env_actions[0]
+    for t in range(limit):
+        row = map_arrays(lambda x: np.asarray(x)[np.newaxis], observation)
+        try:
+            action = act(row, noise()).env_actions[0]
+        except FloatingPointError:
+            check_observations(row, real, t)
+            raise
         observation, reward, terminated, truncated, _ = env.step(action)
+        check_rewards(np.asarray([reward], float), real, t)
         yield env.render(), float(reward)
         if terminated or truncated:
             return
+    if not (max_steps or own):
+        warn_of_the_cut(limit)

@@ -1,0 +1,179 @@
+"""Playing whole episodes in vector environments."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from tfpg.errors import check_observations, check_rewards
+from tfpg.heads import Head
+from tfpg.policy import Decision
+from tfpg.seeding import reset_seed
+from tfpg.types import map_arrays
+
+# An episode of an environment without a time limit, played without max_steps, is cut here.
+NO_LIMIT_STEPS = 10_000
+
+_NOISE_STEPS = 128
+
+
+class Step(NamedTuple):
+    """One step of N environments."""
+
+    observations: Any  # [N, ...]  what was acted on
+    decision: Decision
+    rewards: np.ndarray  # [N]
+    terminated: np.ndarray  # [N]
+    truncated: np.ndarray  # [N]
+    running: np.ndarray  # [N]  whose episode was still going on
+    following: Any  # [N, ...]  what the action led to, an episode's last one included
+
+
+class Noise:
+    """Action noise for N episodes, each from its own generator, drawn in blocks of steps.
+
+    Example:
+        >>> import numpy as np
+        >>> from gymnasium.spaces import Discrete
+        >>> from tfpg.heads import BernoulliHead
+        >>> head = BernoulliHead(Discrete(2), from_logits=True, positive_action=1)
+        >>> noise = Noise(head, [np.random.default_rng(e) for e in range(3)])
+        >>> noise().shape
+        (3,)
+    """
+
+    def __init__(self, head: Head, rngs: Sequence[np.random.Generator]):
+        self._head = head
+        self._rngs = rngs
+        self._block: Iterator[np.ndarray] = iter(())
+
+    def __call__(self) -> np.ndarray:
+        """The next step's noise, ``[N, *noise_shape]``."""
+        for row in self._block:
+            return row
+        columns = [self._head.noise(rng, _NOISE_STEPS) for rng in self._rngs]
+        self._block = iter(np.ascontiguousarray(np.stack(columns, axis=1)))
+        return next(self._block)
+
+
+def play(
+    envs: VectorEnv,
+    act: Callable[[Any, np.ndarray | None], Decision],
+    rngs: Sequence[np.random.Generator],
+    *,
+    columns: int | None = None,
+    max_steps: int | None = None,
+    head: Head | None = None,
+) -> Iterator[Step]:
+    """Plays one episode in every environment, from a seeded reset, until all have ended.
+
+    No environment begins a second episode that counts, so short episodes are not favoured.
+    All three autoreset modes of Gymnasium are understood.
+
+    Args:
+        envs: The vector environment, N environments.
+        act: Maps observations ``[N, ...]`` and noise to a `Decision`.
+        rngs: N generators, one an episode: the reset's seed, then the action noise.
+        columns: How many of the N episodes count, the first ones. None: all.
+        max_steps: Where episodes are cut. None: the environment's own limit, or
+            `NO_LIMIT_STEPS` with a warning where it has none.
+        head: The head to draw noise for; None plays the mode.
+
+    Yields:
+        A `Step` for every step of the longest episode.
+
+    Raises:
+        tfpg.errors.EnvDataError: A reward is not finite, or an observation that the model's
+            outputs were not finite for.
+    """
+    # An environment with a limit of its own keeps it, whatever its registration says.
+    guarded = not max_steps and time_limit(envs) is None
+    limit = max_steps or (NO_LIMIT_STEPS if guarded else sys.maxsize)
+    mode = autoreset_mode(envs)
+    observations = map_arrays(np.array, seeded_reset(envs, [reset_seed(rng) for rng in rngs]))
+    noise = (lambda: None) if head is None else Noise(head, rngs)
+    running = np.arange(envs.num_envs) < (columns or envs.num_envs)
+    for t in range(limit):
+        try:
+            decision = act(observations, noise())
+        except FloatingPointError:
+            check_observations(observations, running, t)
+            raise
+        after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
+        if not math.isfinite(rewards.sum()):
+            check_rewards(rewards, running, t)
+        # Environments may reuse their buffers: what was acted on is copied before the next step.
+        following = after = map_arrays(np.array, after)
+        ended = terminated | truncated
+        any_ended = ended.any()
+        if any_ended and mode is AutoresetMode.SAME_STEP:
+            following = with_final(following, ended, infos)
+        elif any_ended and mode is AutoresetMode.DISABLED:
+            after = map_arrays(np.array, envs.reset(options={"reset_mask": ended})[0])
+        if t + 1 == limit:
+            if guarded and (running & ~ended).any():
+                warn_of_the_cut(limit)
+            truncated = truncated | ~terminated
+        yield Step(observations, decision, rewards, terminated, truncated, running, following)
+        if any_ended:
+            running = running & ~ended
+            if not running.any():
+                return
+        observations = after
+
+
+def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
+    """How the vector environment begins its next episodes; Gymnasium's default if it is silent."""
+    return AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+
+
+def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
+    """First observations ``[N, ...]``, from a seed for each environment where it can take one."""
+    # Gymnasium's NumPy-vectorized environments have one generator for all, and one seed.
+    each = isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+    seed: Any = seeds if each else seeds[0]
+    observations, _ = envs.reset(seed=seed)
+    return observations
+
+
+def with_final(following: Any, ended: np.ndarray, infos: dict) -> Any:
+    """Observations ``[N, ...]`` with the last ones of the episodes that ended in their places."""
+    following = map_arrays(np.array, following)
+    for n in np.flatnonzero(ended):
+        final = infos["final_obs"][n]
+        if isinstance(following, dict):
+            for key, x in following.items():
+                x[n] = final[key]
+        else:
+            following[n] = final
+    return following
+
+
+def time_limit(envs: VectorEnv) -> int | None:
+    """The environment's own limit of steps an episode, or None.
+
+    Example:
+        >>> from tfpg.envs import open_vec
+        >>> with open_vec("CartPole-v1") as envs:
+        ...     time_limit(envs)
+        500
+    """
+    spec, single = envs.spec, getattr(envs.unwrapped, "envs", None)
+    if spec is None and single:
+        spec = single[0].spec
+    return None if spec is None else spec.max_episode_steps
+
+
+def warn_of_the_cut(limit: int) -> None:
+    """Says that an episode without a limit was cut."""
+    warnings.warn(
+        f"An episode went on for {limit:,} steps and was cut there: the environment has no time "
+        "limit. Say max_steps to choose where.",
+        stacklevel=3,
+    )
