@@ -10,7 +10,8 @@ import tfpg
 from tfpg.callbacks import ProgressBar, resolve_verbose
 
 callbacks = keras.callbacks
-KEYS = {"episode_return", "episode_length", "env_steps", "loss", "entropy", "grad_norm"}
+KEYS = {"episode_return", "episode_length", "env_steps", "loss", "policy_loss", "entropy"}
+KEYS |= {"grad_norm"}
 
 
 def fit(cbs=(), iterations=4, seed=0, model=None, **options):

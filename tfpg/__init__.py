@@ -5,7 +5,7 @@ Example:
     >>> model = tfpg.networks.mlp("CartPole-v1", hidden=(20, 10), activation="elu")
     >>> history = tfpg.Reinforce(model, gamma=0.95).fit("CartPole-v1", iterations=2, verbose=0)
     >>> sorted(history.history)
-    ['entropy', 'env_steps', 'episode_length', 'episode_return', 'grad_norm', 'loss']
+    ['entropy', 'env_steps', 'episode_length', 'episode_return', 'grad_norm', 'loss', 'policy_loss']
 """
 
 from __future__ import annotations

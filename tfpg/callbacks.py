@@ -15,7 +15,11 @@ import keras  # isort: skip
 
 from tfpg.checkpoint import save_model
 
-_FIRST = ("episode_return", "episode_length", "env_steps", "loss", "entropy")
+_FIRST = (
+    *("episode_return", "episode_length", "env_steps"),
+    *("val_episode_return", "val_episode_length"),
+    *("loss", "policy_loss", "value_loss", "entropy"),
+)
 
 # Columns of Keras's bar with its counts and times, and of one value.
 _BAR_WIDTH, _VALUE_WIDTH = 52, 9
@@ -81,7 +85,7 @@ class MetricsLogger(keras.callbacks.CSVLogger):
         ...     log = MetricsLogger(file.name)
         ...     _ = tfpg.Reinforce(model).fit("CartPole-v1", 1, callbacks=[log], verbose=0)
         ...     file.readline()
-        'epoch,episode_return,episode_length,env_steps,loss,entropy,grad_norm\\n'
+        'epoch,episode_return,episode_length,env_steps,loss,policy_loss,entropy,grad_norm\\n'
     """
 
     keys: Any

@@ -28,12 +28,14 @@ class Collector:
         envs: A vector environment, N environments.
         seed: Of the run.
         episode: Number of the first episode, to go on with an earlier run.
+        fragment: Number of the first fragment of steps, likewise.
         window: Of how many last episodes the returns and lengths are kept.
 
     Attributes:
         episode: Episodes begun by `collect_episodes` or `collect_steps` so far.
         episode_returns: Of the last ``window`` episodes that ended, oldest first.
         episode_lengths: Their steps.
+        steps: Environment steps so far, all episodes.
 
     Example:
         >>> import keras
@@ -46,14 +48,18 @@ class Collector:
         ((8, 5, 4), (7, 5))
     """
 
-    def __init__(self, envs: VectorEnv, seed: int, episode: int = 0, window: int = 100):
+    def __init__(
+        self, envs: VectorEnv, seed: int, episode: int = 0, fragment: int = 0, window: int = 100
+    ):
         self.envs = envs
         self.seed = seed
         self.episode = episode
         self.episode_returns: deque[float] = deque(maxlen=window)
         self.episode_lengths: deque[int] = deque(maxlen=window)
         count = envs.num_envs
-        self._fragment = 0
+        self.steps = 0
+        self._finished: list[float] = []
+        self._fragment = fragment
         self._observations: Any = None
         self._resetting = np.zeros(count, bool)
         self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
@@ -83,9 +89,20 @@ class Collector:
             )
             rounds.append(_record(steps, columns, policy))
         data = rounds[0] if len(rounds) == 1 else _side_by_side(rounds)
-        self.episode_returns.extend(data.rewards.sum(axis=0).tolist())
-        self.episode_lengths.extend(data.mask.sum(axis=0).astype(int).tolist())
+        self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
+        self.steps += int(data.mask.sum())
         return data
+
+    def finish(self, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Counts episodes that ended."""
+        self.episode_returns.extend(returns.tolist())
+        self.episode_lengths.extend(lengths.tolist())
+        self._finished.extend(returns.tolist())
+
+    def take_finished(self) -> list[float]:
+        """Returns of the episodes that ended since this was last called."""
+        finished, self._finished = self._finished, []
+        return finished
 
     def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
         """The rounds in which so many episodes are played, and counts the episodes.
@@ -145,6 +162,7 @@ class Collector:
                 check_rewards(rewards, real, self._lengths)
             self._returns += np.where(real, rewards, 0.0)
             self._lengths += real
+            self.steps += int(real.sum())
             if max_steps:
                 truncated = truncated | (self._lengths >= max_steps)
             ended = (terminated | truncated) & real
@@ -186,8 +204,7 @@ class Collector:
         return map_arrays(np.array, observations)
 
     def _count(self, ended: np.ndarray) -> None:
-        self.episode_returns.extend(self._returns[ended].tolist())
-        self.episode_lengths.extend(self._lengths[ended].tolist())
+        self.finish(self._returns[ended], self._lengths[ended])
         self._returns[ended] = 0.0
         self._lengths[ended] = 0
 

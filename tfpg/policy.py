@@ -94,7 +94,7 @@ class Policy:
         check_layers(model)
         check_space(self.observation_space)
         self._keys = input_keys(model, self.observation_space)
-        probed, value = split_outputs(self._probe())
+        probed, value = split_outputs(self.called_by(model))
         probed = np.asarray(tf.cast(probed, tf.float32))
         self.has_value = value is not None
         if value is not None and tuple(value.shape[1:]) != (1,):
@@ -238,9 +238,13 @@ class Policy:
 
         return lambda inputs: call(map_arrays(typed, inputs, spec)).numpy()
 
-    def _probe(self) -> Any:
-        """The model's outputs for random observations, which builds it."""
-        model, space = self.model, cast(Any, self.observation_space)
+    def called_by(self, model: keras.Model) -> Any:
+        """What a model makes of random observations; builds it.
+
+        Raises:
+            ValueError: It cannot be called on them.
+        """
+        space = cast(Any, self.observation_space)
         check_inputs(model, space, self._keys)
         rng = np.random.default_rng(0)
 

@@ -11,6 +11,7 @@ first, later over about the last hundred.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 
 from tfpg.graph import has_graph
+from tfpg.types import Trajectory, flatten, map_arrays
 
 _SUFFIX = "_statistics"
 _MEMORY = 100
@@ -104,6 +106,11 @@ class ObservationStatistics:
             moments.update(np.asarray(x))
             layer.moving_mean.assign(moments.mean)
             layer.moving_variance.assign(moments.variance)
+
+    def update_from(self, data: Trajectory, encode: Callable[[Any], Any]) -> None:
+        """Takes in the real steps of a trajectory."""
+        if self.layers:
+            self.update(encode(flatten(data, map_arrays(lambda x: x[:-1], data.observations))))
 
 
 def statistics_layer(name: str) -> keras.layers.Layer:

@@ -73,11 +73,20 @@ class Batch(NamedTuple):
 
     Example:
         >>> import numpy as np
-        >>> batch = Batch(np.zeros((5, 4)), np.zeros(5, "int64"), np.ones(5))
+        >>> batch = Batch(np.zeros((5, 4)), np.zeros(5, "int64"), *np.ones((4, 5)))
         >>> len(batch.advantages)
         5
     """
 
-    observations: Any  # [B, ...]
+    inputs: Any  # [B, ...]  observations as the model takes them, or a dict
     actions: Any  # [B, ...]
     advantages: Any  # [B]  the weight of each log-probability
+    returns: Any  # [B]  what the value is to become
+    values: Any  # [B]  what the critic said when it was played, 0 without one
+    log_probs: Any  # [B]  under the policy that acted
+
+
+def flatten(data: Trajectory, x: Any) -> Any:
+    """The real steps of ``[T, N, ...]`` arrays as ``[B, ...]``, one column after another."""
+    real = data.mask.T > 0
+    return map_arrays(lambda x: np.swapaxes(x, 0, 1)[real], x)

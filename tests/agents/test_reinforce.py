@@ -11,7 +11,7 @@ from gymnasium.vector import SyncVectorEnv
 from toys import Bandit, Countdown
 
 import tfpg
-from tfpg.agents.reinforce import to_batch
+from tfpg.agents.batches import make_batch
 from tfpg.types import Trajectory
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -111,14 +111,14 @@ class TestBatches:
 
     def test_golden_weights_without_padding(self):
         data = self.data([[10, 10], [0, 20], [-50, 99]], [[1, 1], [1, 1], [1, 0]])
-        batch = to_batch(data, gamma=0.8)
-        expected = [-0.28435071, 1.26665318, -0.86597718, 1.0727777, -1.18910299]
+        batch = make_batch(data, gamma=0.8)
+        expected = [-0.28435071, -0.86597718, -1.18910299, 1.26665318, 1.0727777]
         np.testing.assert_allclose(batch.advantages, expected, rtol=1e-6)
-        np.testing.assert_array_equal(batch.observations[:, 0], [0, 1, 2, 3, 4])
+        np.testing.assert_array_equal(batch.inputs[:, 0], [0, 2, 4, 1, 3])
 
     def test_one_step_and_equal_returns_weigh_nothing(self):
-        assert to_batch(self.data([[5.0]]), 0.9).advantages.tolist() == [0.0]
-        assert (to_batch(self.data([[3.0, 3.0, 3.0]]), 0.9).advantages == 0).all()
+        assert make_batch(self.data([[5.0]]), 0.9).advantages.tolist() == [0.0]
+        assert (make_batch(self.data([[3.0, 3.0, 3.0]]), 0.9).advantages == 0).all()
 
     @pytest.mark.parametrize("gradient", ["fused", "accumulated"])
     def test_a_batch_that_says_nothing_changes_nothing(self, gradient):
@@ -135,7 +135,9 @@ class TestBatches:
     def test_a_time_limit_counts_as_an_end(self):
         data = self.data([[1.0], [1.0], [1.0]])
         cut = data._replace(terminated=data.truncated, truncated=data.terminated)
-        np.testing.assert_array_equal(to_batch(data, 0.9).advantages, to_batch(cut, 0.9).advantages)
+        np.testing.assert_array_equal(
+            make_batch(data, 0.9).advantages, make_batch(cut, 0.9).advantages
+        )
 
 
 class TestLearning:
@@ -228,10 +230,10 @@ class TestSafety:
         model = tfpg.networks.mlp("CartPole-v1", seed=0)
         agent = tfpg.Reinforce(model, episodes_per_update=3)
         agent.fit("CartPole-v1", 5, seed=0, verbose=0)
-        update = agent._apply
+        estimator = agent._estimator
         agent.fit("CartPole-v1", 5, seed=1, verbose=0)
-        assert agent._apply is update
-        assert update.experimental_get_tracing_count() == 1
+        assert agent._estimator is estimator
+        assert estimator._fused.experimental_get_tracing_count() == 1
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -243,7 +245,10 @@ class TestSafety:
             ({"num_envs": -2}, "num_envs"),
             ({"entropy_coef": -1.0}, "entropy_coef must be at least 0"),
             ({"entropy_coef": float("nan")}, "entropy_coef"),
-            ({"gradient": "exact"}, "gradient must be one of .'fused', 'accumulated'."),
+            (
+                {"gradient": "exact"},
+                "gradient must be one of .'fused', 'accumulated', 'streaming'.",
+            ),
             ({"acting": "jax"}, "acting must be"),
         ],
     )

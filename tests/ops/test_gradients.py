@@ -9,7 +9,18 @@ from tfpg.ops import gradients
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
 from tfpg.types import Batch
 
-ESTIMATORS = [gradients.fused, gradients.accumulated]
+
+def slices(size):
+    """The whole batch at once, or in slices; one step each is the textbooks' accumulation."""
+
+    def estimate(step_losses, variables, batch, **options):
+        return gradients.fused(step_losses, variables, batch, batch_size=size, **options)
+
+    estimate.__name__ = f"slices of {size}"
+    return estimate
+
+
+ESTIMATORS = [slices(None), slices(1), slices(5), slices(100)]
 
 HEADS = {
     "bernoulli": (spaces.Discrete(2), 1, None),
@@ -17,6 +28,10 @@ HEADS = {
     "categorical": (spaces.Discrete(5), 5, None),
     "categorical-softmax": (spaces.Discrete(3), 3, "softmax"),
     "gaussian": (spaces.Box(-1, 1, (3,)), 6, None),
+    "gaussian-free": (spaces.Box(-1, 1, (3,)), 3, None),
+    "multi-categorical": (spaces.MultiDiscrete([3, 2]), 5, None),
+    "multi-binary": (spaces.MultiBinary(3), 3, None),
+    "squashed": (spaces.Box(-1, 1, (3,)), 6, "squash"),
 }
 
 
@@ -27,33 +42,35 @@ def problem(name, seed=0, size=23):
         [
             keras.Input((4,)),
             keras.layers.Dense(7, "tanh", kernel_regularizer=keras.regularizers.L2(0.01)),
-            keras.layers.Dense(outputs, activation),
+            keras.layers.Dense(outputs, activation if activation != "squash" else None),
         ]
     )
-    head = head_for(space, model)
+    head = head_for(space, model, squash=activation == "squash")
     rng = np.random.default_rng(seed)
     observations = rng.normal(size=(size, 4)).astype("float32")
     noise = head.noise(rng, size)
-    actions = head.distribution(model(observations).numpy()).sample(noise)
+    actions = head.snapshot().distribution(model(observations).numpy()).sample(noise)
     advantages = rng.normal(size=size).astype("float32")
 
     def step_losses(batch):
-        distribution = head.distribution(model(batch.observations))
+        distribution = head.distribution(model(batch.inputs))
         entropy = distribution.entropy()
         loss = policy_gradient_loss(distribution.log_prob(batch.actions), batch.advantages)
         return {"loss": loss + 0.1 * entropy_loss(entropy), "entropy": entropy}
 
-    batch = Batch(*map(tf.convert_to_tensor, (observations, actions, advantages)))
+    rest = np.zeros((3, size), "float32")
+    batch = Batch(*map(tf.convert_to_tensor, (observations, actions, advantages, *rest)))
     return model, step_losses, batch
 
 
+@pytest.mark.parametrize("estimate", ESTIMATORS[1:])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", HEADS)
-def test_fused_equals_accumulated(name, seed):
+def test_slices_equal_the_whole(name, seed, estimate):
     model, step_losses, batch = problem(name, seed)
     variables = model.trainable_variables
     fused, fused_logs = gradients.fused(step_losses, variables, batch)
-    accumulated, accumulated_logs = gradients.accumulated(step_losses, variables, batch)
+    accumulated, accumulated_logs = estimate(step_losses, variables, batch)
     scale = float(tf.linalg.global_norm(fused))
     assert scale > 1e-3
     for a, b in zip(fused, accumulated, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
+from tfpg.agents.advice import Advice
+from tfpg.agents.trainable import Trainable
 from tfpg.callbacks import ProgressBar, resolve_verbose
 from tfpg.checkpoint import load_model, save_model
 from tfpg.collector import Collector
@@ -23,66 +26,97 @@ from tfpg.ops.returns import check_gamma
 from tfpg.policy import Policy
 from tfpg.requirements import check_layers
 from tfpg.seeding import check_seed
+from tfpg.statistics import ObservationStatistics
 from tfpg.types import Trajectory
 
 
 class Agent(abc.ABC):
-    """A Keras model and a way to train it. An algorithm is a subclass with `build` and `update`.
+    """A Keras model and a way to train it.
 
-    ``agent.model`` is the very model that was given: plain Keras saves and loads it. It is
-    compiled, and its optimizer is the optimizer; a model that is not gets ``Adam(0.01)``.
+    An algorithm is a subclass with `build`, `collect` and `update`. ``agent.model`` is the very
+    model that was given: plain Keras saves and loads it. It is compiled, and its optimizer is the
+    optimizer; a model that is not gets `default_optimizer`.
 
     Args:
-        model: The policy, ``observations [B, ...] -> [B, K]``; see `tfpg.heads` for what K
-            may be.
+        model: The policy, ``inputs [B, ...] -> [B, K]``; see `tfpg.heads` for what K may be and
+            `tfpg.observations` for the inputs.
         gamma: Discount factor, in [0, 1].
-        episodes_per_update: Episodes played before every update, at least 1.
+        num_envs: How many environments play side by side, at least 1.
         max_steps: Where an episode is cut. None: the environment's own limit.
-        num_envs: How many environments play side by side. None: ``episodes_per_update``.
         from_logits: See `tfpg.heads.head_for`.
         positive_action: See `tfpg.heads.head_for`.
+        squash: See `tfpg.heads.head_for`.
+        log_std: See `tfpg.heads.head_for`.
         acting: See `tfpg.Policy`.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
         ValueError: A number is out of its range, or a layer does not suit (see
-            `tfpg.policy.check_layers`).
+            `tfpg.requirements.check_layers`).
     """
+
+    # Whether every reset of an environment must be ours to seed.
+    _seedable = False
 
     def __init__(
         self,
         model: keras.Model,
         *,
         gamma: float = 0.99,
-        episodes_per_update: int = 32,
+        num_envs: int = 8,
         max_steps: int | None = None,
-        num_envs: int | None = None,
         from_logits: bool | None = None,
         positive_action: int = 1,
+        squash: bool = False,
+        log_std: float = 0.0,
         acting: str = "auto",
     ):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"Expected a keras.Model, and got {type(model).__name__}.")
-        check_layers(model)
-        self.model = model
+        self.model = self.prepared(model)
         self.gamma = check_gamma(gamma)
-        self.episodes_per_update = check_count("episodes_per_update", episodes_per_update)
+        self.num_envs = check_count("num_envs", num_envs)
         self.max_steps = None if max_steps is None else check_count("max_steps", max_steps)
-        self.num_envs = (
-            self.episodes_per_update if num_envs is None else check_count("num_envs", num_envs)
-        )
         self.env_steps = 0
         self._policy_options: dict[str, Any] = {
             "from_logits": from_logits,
             "positive_action": positive_action,
+            "squash": squash,
+            "log_std": log_std,
             "acting": acting,
         }
         self.policy: Policy | None = None
+        # Made by `build`.
+        self._trainable: Trainable
+        self._statistics: list[ObservationStatistics]
+
+    @staticmethod
+    def default_optimizer() -> keras.optimizers.Optimizer:
+        """The optimizer of a model that was not compiled."""
+        return keras.optimizers.Adam(0.01)
+
+    def prepared(self, model: keras.Model) -> keras.Model:
+        """The model, checked and compiled."""
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"Expected a keras.Model, and got {type(model).__name__}.")
+        check_layers(model)
         if getattr(model, "optimizer", None) is None:
-            model.compile(optimizer=keras.optimizers.Adam(0.01))
+            model.compile(optimizer=self.default_optimizer())
+        return model
+
+    @property
+    def window(self) -> int:
+        """Of how many last episodes ``episode_return`` is the mean; it needs a tenth of them."""
+        return 100
 
     @abc.abstractmethod
-    def update(self, data: Trajectory) -> dict[str, float]:
+    def build(self, policy: Policy) -> None:
+        """Makes what is trained, and compiles what `update` needs. Called before `fit` plays."""
+
+    @abc.abstractmethod
+    def collect(self, collector: Collector, policy: Policy) -> Any:
+        """Plays, and returns what `update` learns from."""
+
+    @abc.abstractmethod
+    def update(self, data: Any) -> dict[str, float]:
         """The algorithm: learns from the data once, and returns the logs of the update."""
 
     def fit(
@@ -93,11 +127,14 @@ class Agent(abc.ABC):
         seed: int | None = None,
         initial_iteration: int = 0,
         verbose: str | int = "auto",
+        validation_envs: EnvLike | None = None,
+        validation_freq: int = 10,
+        validation_episodes: int = 10,
     ) -> keras.callbacks.History:
-        """Trains: plays a batch of episodes and updates, ``iterations`` times.
+        """Trains: plays and updates, ``iterations`` times.
 
         An iteration is a Keras epoch, so stock Keras callbacks work: monitor
-        ``"episode_return"`` with ``mode="max"``.
+        ``"episode_return"``, or ``"val_episode_return"``, with ``mode="max"``.
 
         Args:
             envs: An environment id, environment, vector environment or callable making one.
@@ -109,23 +146,41 @@ class Agent(abc.ABC):
             initial_iteration: Where to begin, to go on with an earlier fit.
             verbose: 0 silent, 1 a progress bar, 2 a line for every iteration, "auto" 1 in a
                 terminal or notebook and 2 elsewhere.
+            validation_envs: Where the greedy policy is measured while it trains, apart from the
+                environments it trains in. None: nowhere.
+            validation_freq: Measure after every so many iterations, and after the last.
+            validation_episodes: Episodes of each measurement, others every time.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
-            every iteration. ``episode_return`` and ``episode_length`` are means over the
-            episodes, ``env_steps`` counts all environment steps so far.
+            every iteration. ``episode_return`` and ``episode_length`` are means over the last
+            episodes that ended; the agent's ``window`` says how many. ``env_steps`` counts all
+            environment steps so far. ``val_episode_return`` and ``val_episode_length`` have a
+            number for every measurement.
 
         Raises:
             ValueError: The model does not fit the environment, or an argument is out of range.
+            tfpg.errors.EnvDataError: An environment gave NaN or infinity.
             FloatingPointError: The model's outputs, the loss or a gradient are not finite.
                 The update that met them was not applied.
         """
         iterations = check_count("iterations", iterations)
+        validation_freq = check_count("validation_freq", validation_freq)
+        validation_episodes = check_count("validation_episodes", validation_episodes)
         seed = check_seed(seed)
         verbose = resolve_verbose(verbose)
-        with open_vec(envs, self.num_envs) as vector_envs:
+        with ExitStack() as stack:
+            vector_envs = stack.enter_context(
+                open_vec(envs, self.num_envs, seedable=self._seedable)
+            )
             policy = self.policy_for(vector_envs)
             self.build(policy)
+            if validation_envs is not None:
+                validation_envs = stack.enter_context(
+                    open_vec(validation_envs, validation_episodes)
+                )
+                self.policy_for(validation_envs)
+                self.policy = policy
             callback_list = keras.callbacks.CallbackList(
                 [*_as_list(callbacks), *_progress_bar(callbacks)],
                 add_history=True,
@@ -140,31 +195,32 @@ class Agent(abc.ABC):
             callback_list.on_train_begin()
             # Where Keras's BackupAndRestore says to go on.
             first = getattr(self.model, "_initial_epoch", None) or initial_iteration
-            collector = Collector(vector_envs, seed, episode=first * self.episodes_per_update)
+            collector = self.collector(vector_envs, seed, first)
+            advice, before = Advice(policy.head), self.env_steps
             for iteration in range(first, iterations):
                 callback_list.on_epoch_begin(iteration)
                 callback_list.on_train_batch_begin(0)
-                trajectory = collector.collect_episodes(
-                    policy, self.episodes_per_update, self.max_steps
-                )
-                self.env_steps += int(trajectory.mask.sum())
-                logs = {
-                    "episode_return": float(trajectory.rewards.sum(axis=0).mean()),
-                    "episode_length": float(trajectory.mask.sum(axis=0).mean()),
-                    "env_steps": self.env_steps,
-                    **self.update(trajectory),
-                }
+                data = self.collect(collector, policy)
+                self.env_steps = before + collector.steps
+                logs = {**self._episode_logs(collector), **self.update(data)}
+                if isinstance(data, Trajectory):
+                    for statistics in self._statistics:
+                        statistics.update_from(data, policy.encode)
+                advice.look(logs, collector.take_finished())
+                last = iteration + 1 == iterations
+                if validation_envs is not None and (last or (iteration + 1) % validation_freq == 0):
+                    logs |= self._validate(validation_envs, validation_episodes, seed + iteration)
                 callback_list.on_train_batch_end(0, logs)
                 callback_list.on_epoch_end(iteration, logs)
                 if self.model.stop_training:
                     break
-            self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
+            self._trainable.finalize()
             callback_list.on_train_end(logs)
         return self.model.history
 
-    @abc.abstractmethod
-    def build(self, policy: Policy) -> None:
-        """Compiles what `update` needs for this policy. Called by `fit` before it plays."""
+    def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
+        """The collector of a fit that begins at an iteration."""
+        return Collector(envs, seed, window=self.window)
 
     def evaluate(
         self,
@@ -183,7 +239,7 @@ class Agent(abc.ABC):
             max_steps=self.max_steps,
         )
 
-    def predict(self, observations: np.ndarray, deterministic: bool = True) -> np.ndarray:
+    def predict(self, observations: Any, deterministic: bool = True) -> np.ndarray:
         """Actions ``[N, ...]`` for observations ``[N, ...]``, as the environment wants them.
 
         Raises:
@@ -213,6 +269,18 @@ class Agent(abc.ABC):
     def load(cls, path: str | os.PathLike, **options: Any) -> Agent:
         """An agent around a saved model; ``options`` are those of the constructor."""
         return cls(load_model(path), **options)
+
+    def _episode_logs(self, collector: Collector) -> dict[str, float]:
+        known = len(collector.episode_returns) >= max(1, self.window // 10)
+        return {
+            "episode_return": float(np.mean(collector.episode_returns)) if known else np.nan,
+            "episode_length": float(np.mean(collector.episode_lengths)) if known else np.nan,
+            "env_steps": self.env_steps,
+        }
+
+    def _validate(self, envs: Any, episodes: int, seed: int) -> dict[str, float]:
+        result = self.evaluate(envs, episodes, seed=seed)
+        return {f"val_{name}": result[name] for name in ("episode_return", "episode_length")}
 
 
 def _as_list(callbacks: Any) -> list:

@@ -1,15 +1,16 @@
-r"""REINFORCE: the episode-batched policy gradient.
+r"""REINFORCE: the episode-batched policy gradient, with or without a baseline.
 
-A batch of whole episodes is played. Every step is weighted with the discounted return that
-followed it, standardized over all real steps of the batch,
+A batch of whole episodes is played. Every step is weighted with its advantage,
 
-    G_t = r_t + gamma G_{t+1},        A_t = (G_t - mean) / std,
+    G_t = r_t + gamma G_{t+1},        A_t = G_t - b(s_t),
 
-and one step is taken along the mean over the real steps of
+standardized over all real steps of the batch, and one step is taken along the mean over the real
+steps of
 
     A_t grad log pi(a_t | s_t)  +  entropy_coef grad H(pi(. | s_t)).
 
-A time limit counts as an end: without a critic there is nothing to bootstrap from.
+The baseline b is nothing, the mean of the batch, or a value network that learns the returns.
+Without a value network a time limit counts as an end: there is nothing to bootstrap from.
 
 Source: Williams, "Simple statistical gradient-following algorithms for connectionist
 reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
@@ -17,41 +18,62 @@ reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
-import tensorflow as tf  # isort: skip
 
 from tfpg.agents.agent import Agent
-from tfpg.ops import gradients
-from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
-from tfpg.ops.returns import discounted_returns, standardize
+from tfpg.agents.batches import STANDARDIZE, episode_ends, explained_variance, make_batch
+from tfpg.agents.estimators import Estimator, Streamed
+from tfpg.agents.trainable import Trainable
+from tfpg.collector import Collector
+from tfpg.critic import Critic
+from tfpg.evaluation import check_count
+from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
 from tfpg.requirements import baked_constants
+from tfpg.statistics import ObservationStatistics
 from tfpg.types import Batch, Trajectory
 
-ESTIMATORS = {"fused": gradients.fused, "accumulated": gradients.accumulated}
+ESTIMATORS = ("fused", "accumulated", "streaming")
+BASELINES = (None, "mean", "value")
 
 
 class Reinforce(Agent):
-    """REINFORCE with returns standardized over the batch.
+    """REINFORCE with advantages standardized over the batch.
 
     Args:
-        model: The policy; see `tfpg.heads` for what its outputs may be.
+        model: The policy; see `tfpg.heads` for what its outputs may be. With a second output it
+            gives the value for ``baseline="value"``.
         gamma: Discount factor, in [0, 1].
         episodes_per_update: Episodes played before every update.
         max_steps: Where an episode is cut. None: the environment's own limit.
+        standardize: Z-score the advantages over the ``"batch"``, over each ``"episode"``, or not
+            (None).
+        baseline: None, the ``"mean"`` of the batch, or a learned ``"value"``.
+        value_model: The value network, ``inputs -> [B, 1]``, where it is not the model's second
+            output; it implies ``baseline="value"``.
+        gae_lambda: With a value: 1 for returns to go, less for more bootstrapping.
+        n_step: With a value: bootstrap after so many rewards, in place of ``gae_lambda``.
+        value_coef: Weight of the squared error of the value, at least 0.
+        value_updates: Gradient steps of a value model for each of the policy's.
         entropy_coef: Weight of the entropy bonus, at least 0.
-        gradient: ``"fused"`` (one tape over the flattened batch) or ``"accumulated"`` (a tape
-            for every step, weighted and added up: slow, and constant in memory). Both estimate
-            the same number and agree up to rounding.
-        num_envs: How many environments play side by side. None: ``episodes_per_update``.
+        gradient: ``"fused"`` (one tape over the flattened batch), ``"accumulated"`` (a tape for
+            every step, weighted and added up) or ``"streaming"`` (a tape at every step while
+            acting, with eligibility traces: no step is kept). All estimate the same number and
+            agree up to rounding; the last two are slow, constant in memory, and tell how noisy
+            the gradient is.
+        batch_size: With ``"fused"``: steps in a slice, so that a large batch fits into memory.
+        num_envs: How many environments play side by side. None: ``episodes_per_update``, or 1
+            when streaming.
         from_logits: See `tfpg.heads.head_for`.
         positive_action: See `tfpg.heads.head_for`.
+        squash: See `tfpg.heads.head_for`.
+        log_std: See `tfpg.heads.head_for`.
         acting: See `tfpg.Policy`.
 
     Raises:
@@ -77,141 +99,187 @@ class Reinforce(Agent):
         gamma: float = 0.99,
         episodes_per_update: int = 32,
         max_steps: int | None = None,
+        standardize: str | None = "batch",
+        baseline: str | None = None,
+        value_model: keras.Model | None = None,
+        gae_lambda: float = 1.0,
+        n_step: int | None = None,
+        value_coef: float = 0.5,
+        value_updates: int = 1,
         entropy_coef: float = 0.0,
         gradient: str = "fused",
+        batch_size: int | None = None,
         num_envs: int | None = None,
         from_logits: bool | None = None,
         positive_action: int = 1,
+        squash: bool = False,
+        log_std: float = 0.0,
         acting: str = "auto",
     ):
+        self.episodes_per_update = check_count("episodes_per_update", episodes_per_update)
+        _one_of("standardize", standardize, STANDARDIZE)
+        _one_of("gradient", gradient, ESTIMATORS)
+        _one_of("baseline", baseline, BASELINES)
+        if num_envs is None:
+            num_envs = 1 if gradient == "streaming" else self.episodes_per_update
         super().__init__(
             model,
             gamma=gamma,
-            episodes_per_update=episodes_per_update,
             max_steps=max_steps,
             num_envs=num_envs,
             from_logits=from_logits,
             positive_action=positive_action,
+            squash=squash,
+            log_std=log_std,
             acting=acting,
         )
-        if not 0.0 <= entropy_coef < np.inf:
-            raise ValueError(f"entropy_coef must be at least 0, and it is {entropy_coef!r}.")
-        if gradient not in ESTIMATORS:
-            raise ValueError(f"gradient must be one of {list(ESTIMATORS)}, and it is {gradient!r}.")
-        self.entropy_coef = float(entropy_coef)
+        if value_model is not None:
+            if baseline == "mean":
+                raise ValueError('A value_model is for baseline="value", and it is "mean".')
+            baseline = "value"
+            value_model = self.prepared(value_model)
+        self.standardize = standardize
+        self.baseline = baseline
+        self.value_model = value_model
+        self.gae_lambda = check_fraction("gae_lambda", gae_lambda)
+        self.n_step = None if n_step is None else check_count("n_step", n_step)
+        self.value_coef = check_coef("value_coef", value_coef)
+        self.value_updates = check_count("value_updates", value_updates)
+        self.entropy_coef = check_coef("entropy_coef", entropy_coef)
         self.gradient = gradient
+        self.batch_size = None if batch_size is None else check_count("batch_size", batch_size)
+        self._check_combinations()
         self._built_for: tuple | None = None
+
+    @property
+    def window(self) -> int:
+        """The episodes of an iteration are what its ``episode_return`` is the mean of."""
+        return self.episodes_per_update
 
     def build(self, policy: Policy) -> None:
         """Compiles the update, once for what it depends on."""
         key = (
             policy,
             self.model.optimizer,
-            self.gradient,
-            self.entropy_coef,
             [id(v) for v in self.model.trainable_variables],
             baked_constants(self.model),
+            self.value_model and self.value_model.optimizer,
+            (self.gradient, self.baseline, self.standardize, self.batch_size),
+            (self.gamma, self.gae_lambda, self.entropy_coef),
+            (self.value_coef, self.value_updates),
         )
-        if self._built_for != key:
-            self._apply = compile_update(policy, self.gradient, self.entropy_coef)
-            self._built_for = key
+        if self._built_for == key:
+            return
+        self._critic = Critic(policy, self.value_model) if self.baseline == "value" else None
+        self._trainable = Trainable(policy, self.value_model)
+        models = [self.model] if self.value_model is None else [self.model, self.value_model]
+        self._statistics = [ObservationStatistics(model) for model in models]
+        layers = [layer.name for statistics in self._statistics for layer in statistics.layers]
+        if self.gradient == "streaming" and layers:
+            raise ValueError(
+                f'gradient="streaming" keeps no observations, and the layer {layers[0]!r} needs '
+                "their statistics: use another gradient."
+            )
+        self._estimator = Estimator(
+            policy,
+            self._critic,
+            self._trainable,
+            standardize=self.standardize,
+            baseline=self.baseline,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            value_coef=self.value_coef,
+            value_updates=self.value_updates,
+            entropy_coef=self.entropy_coef,
+            batch_size=self.batch_size,
+        )
+        self._built_for = key
 
-    def update(self, data: Trajectory) -> dict[str, float]:
-        """One step along the standardized policy gradient of a trajectory.
+    def collect(self, collector: Collector, policy: Policy) -> Trajectory | Streamed:
+        """Plays whole episodes; when streaming, gradients are taken on the way."""
+        if self.gradient == "streaming":
+            return self._estimator.stream(collector, self.episodes_per_update, self.max_steps)
+        return collector.collect_episodes(policy, self.episodes_per_update, self.max_steps)
+
+    def update(self, data: Trajectory | Streamed) -> dict[str, float]:
+        """One step along the policy gradient of whole episodes.
 
         Args:
-            data: Whole episodes.
+            data: What `collect` returned.
 
         Returns:
-            ``loss``, ``entropy`` (nats, mean over the real steps) and ``grad_norm``.
+            ``loss``, ``policy_loss``, ``entropy`` (nats, mean over the real steps) and
+            ``grad_norm``; with a value ``value_loss`` and ``explained_variance``; with a tape for
+            every step and two episodes at least ``grad_snr``, ``baseline_saving`` and
+            ``zscore_saving``; with a clipped head ``clipped_actions``.
 
         Raises:
             FloatingPointError: The loss or a gradient is not finite; nothing was applied.
         """
         if self._built_for is None:
             raise RuntimeError("update needs a compiled policy: call fit, or build first.")
-        batch = to_batch(data, self.gamma)
-        logs, finite = self._apply(batch)
-        finite = finite.numpy()
-        if not finite.all():
-            culprit = [v.path for v in self.model.trainable_variables][int(np.argmin(finite))]
-            raise FloatingPointError(
-                f"The gradient of {culprit!r} is not finite (loss {float(logs['loss'])}), and the "
-                "update was not applied. Look for non-finite rewards or observations, or use a "
-                "smaller learning rate."
-            )
-        return {name: float(x) for name, x in logs.items()}
+        self._trainable.follow_learning_rate()
+        if isinstance(data, Streamed):
+            logs = self._estimator.apply_streamed(data)
+        else:
+            batch = self.to_batch(data)
+            if self.gradient == "accumulated":
+                logs = self._estimator.apply_accumulated(batch, episode_ends(data))
+            else:
+                logs = self._estimator.apply_fused(batch)
+            if self._critic is not None:
+                logs["explained_variance"] = explained_variance(batch)
+            head = self._estimator.policy.head
+            if head.clips:
+                logs["clipped_actions"] = float(head.out_of_bounds(batch.actions).mean())
+        return logs
 
-
-def to_batch(data: Trajectory, gamma: float) -> Batch:
-    """The real steps of a trajectory, each weighted with its standardized return to go.
-
-    Example:
-        >>> import numpy as np
-        >>> data = Trajectory(
-        ...     observations=np.zeros((4, 2, 1)),
-        ...     actions=np.zeros((3, 2), int),
-        ...     rewards=np.array([[10.0, 10.0], [0.0, 20.0], [-50.0, 0.0]]),
-        ...     terminated=np.array([[0, 0], [0, 1], [1, 0]]),
-        ...     truncated=np.zeros((3, 2)),
-        ...     mask=np.array([[1, 1], [1, 1], [1, 0]]),
-        ...     log_probs=np.zeros((3, 2)),
-        ... )
-        >>> to_batch(data, gamma=0.8).advantages.round(4)
-        array([-0.2844,  1.2667, -0.866 ,  1.0728, -1.1891], dtype=float32)
-    """
-    returns = discounted_returns(
-        data.rewards,
-        gamma,
-        terminated=data.terminated,
-        truncated=data.truncated,
-        mask=data.mask,
-    )
-    real = data.mask > 0
-    advantages = standardize(returns, data.mask)[real].astype(np.float32)
-    return Batch(data.observations[:-1][real], data.actions[real], advantages)
-
-
-def compile_update(
-    policy: Policy, gradient: str, entropy_coef: float
-) -> Callable[[Batch], tuple[dict[str, tf.Tensor], tf.Tensor]]:
-    """The update as one TensorFlow call with an open batch dimension, traced once.
-
-    Returns:
-        ``update(batch) -> logs, finite``: ``finite`` says for every trainable variable whether
-        its gradient is. The optimizer is applied only where all are.
-    """
-    model, head = policy.model, policy.head
-    optimizer, variables = model.optimizer, model.trainable_variables
-    if not variables:
-        raise ValueError("The model has no trainable weights: there is nothing to train.")
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "Loss scaling is for mixed_float16, which policy gradients do without: use "
-            "mixed_bfloat16, or compile with auto_scale_loss=False."
+    def to_batch(self, data: Trajectory) -> Batch:
+        """The real steps of whole episodes with their advantages."""
+        return make_batch(
+            data,
+            self.gamma,
+            values=None if self._critic is None else self._critic.values(data.observations),
+            gae_lambda=self.gae_lambda,
+            n_step=self.n_step,
+            per=self.standardize,
+            center=self.baseline == "mean",
+            encode=self._estimator.policy.encode,
         )
-    if not optimizer.built:
-        optimizer.build(variables)
-    estimate = ESTIMATORS[gradient]
 
-    def step_losses(batch: Batch) -> dict[str, tf.Tensor]:
-        distribution = policy.distribution(batch.observations)
-        log_probs, entropy = distribution.log_prob(batch.actions), distribution.entropy()
-        loss = policy_gradient_loss(log_probs, batch.advantages)
-        return {"loss": loss + entropy_coef * entropy_loss(entropy), "entropy": entropy}
+    def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
+        """A collector that goes on at the first episode of an iteration."""
+        first = iteration * self.episodes_per_update
+        return Collector(envs, seed, episode=first, window=self.window)
 
-    signature = Batch(
-        policy.input_spec,
-        tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype)),
-        tf.TensorSpec([None], tf.float32),
-    )
+    def _check_combinations(self) -> None:
+        if self.value_updates > 1 and self.value_model is None:
+            raise ValueError(
+                "value_updates is for a value_model: a second output is updated with the first."
+            )
+        if self.baseline != "value" and (self.gae_lambda != 1.0 or self.n_step is not None):
+            raise ValueError('gae_lambda and n_step need values: baseline="value".')
+        if self.n_step is not None and self.gae_lambda != 1.0:
+            raise ValueError("n_step takes the place of gae_lambda: leave one of them out.")
+        if self.gradient != "fused" and self.batch_size is not None:
+            raise ValueError('batch_size is for gradient="fused": the others go step by step.')
+        if self.gradient == "streaming" and self.n_step is not None:
+            raise ValueError('n_step is not for gradient="streaming": use gae_lambda.')
+        if self.gradient == "streaming" and self.num_envs != 1:
+            raise ValueError('gradient="streaming" plays one episode at a time: num_envs=1.')
 
-    @tf.function(input_signature=[signature])
-    def update(batch):
-        grads, logs = estimate(step_losses, variables, batch)
-        finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
-        if tf.reduce_all(finite):
-            optimizer.apply(grads, variables)
-        return {**logs, "grad_norm": tf.linalg.global_norm(grads)}, finite
 
-    return update
+def check_coef(name: str, value: float) -> float:
+    """Returns the value as a float.
+
+    Raises:
+        ValueError: It is not a finite number of at least 0.
+    """
+    if not 0.0 <= value < np.inf:
+        raise ValueError(f"{name} must be at least 0, and it is {value!r}.")
+    return float(value)
+
+
+def _one_of(name: str, value: Any, known: tuple) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {list(known)}, and it is {value!r}.")

@@ -38,6 +38,7 @@ class Head(abc.ABC):
         action_dtype: NumPy dtype of the actions, as learned.
         noise_shape: Shape of the noise that one sample takes.
         variables: Trainable weights that are the head's own.
+        clips: Whether actions may be clipped before they are played.
     """
 
     outputs: int
@@ -47,6 +48,7 @@ class Head(abc.ABC):
     action_dtype: type = np.int64
     noise_shape: tuple[int, ...] = ()
     variables: tuple[keras.Variable, ...] = ()
+    clips: bool = False
 
     @abc.abstractmethod
     def distribution(self, outputs: Any) -> Distribution:
@@ -156,6 +158,7 @@ class GaussianHead(Head):
         self.outputs = outputs
         self.action_shape = self.noise_shape = (self.dims,)
         self.low, self.high = space.low.ravel(), space.high.ravel()
+        self.clips = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
         self.log_std: Any = None
         if outputs == self.dims:
             start = keras.initializers.Constant(log_std)
@@ -194,6 +197,10 @@ class SquashedGaussianHead(GaussianHead):
     """A bounded ``Box`` from 2D outputs, or D, through a tanh. Actions are held before it."""
 
     kind = SquashedGaussian
+
+    def __init__(self, space: spaces.Box, outputs: int, log_std: float = 0.0):
+        super().__init__(space, outputs, log_std)
+        self.clips = False
 
     def distribution(self, outputs: Any) -> SquashedGaussian:
         return SquashedGaussian(*self._parameters(outputs), self.low, self.high)

@@ -1,13 +1,11 @@
-"""The one place that reduces losses and the only gradient tapes.
+"""The place that reduces losses: the gradient of their mean over a batch, at once or in slices.
 
-Both estimators return the gradient of the same number, the mean over the batch of the per-step
-losses plus the weight penalties of the variables, and agree up to rounding:
+`fused` differentiates the weighted mean of the per-step losses plus the weight penalties of the
+variables. In slices it adds up what each gives, so that the activations of one slice are all
+that has to fit into memory; with slices of one step it is the textbooks' tape for every step.
+What only a tape for every step can tell is in `tfpg.ops.per_step`.
 
-- ``fused`` differentiates the mean once, over the whole batch;
-- ``accumulated`` opens a tape for every step and adds the gradients up, as the textbooks write
-  it, without ever holding more than one step's activations.
-
-Both run eagerly and inside a ``tf.function`` with an open batch dimension.
+Runs eagerly and inside a ``tf.function`` with an open batch dimension.
 """
 
 from __future__ import annotations
@@ -24,18 +22,27 @@ Gradients = list[tf.Tensor]
 Logs = dict[str, tf.Tensor]
 
 
-def fused(step_losses: StepLosses, variables: Sequence[Any], batch: Any) -> tuple[Gradients, Logs]:
-    """Gradient of the mean loss, from one tape over the flattened batch.
+def fused(
+    step_losses: StepLosses,
+    variables: Sequence[Any],
+    batch: Any,
+    *,
+    weights: tf.Tensor | None = None,
+    batch_size: int | None = None,
+) -> tuple[Gradients, Logs]:
+    """Gradient of the weighted mean loss over a batch, and of the weight penalties.
 
     Args:
         step_losses: Maps a batch to a dict of ``[B]`` tensors; ``"loss"`` is differentiated,
             the others are only averaged.
         variables: Keras variables.
-        batch: A (named) tuple of tensors, each ``[B, ...]``.
+        batch: A (named) tuple of tensors, each ``[B, ...]``, or dicts of them.
+        weights: ``[B]``, at least 0, not all 0. None: all the same.
+        batch_size: Steps in a slice. None: the whole batch at once.
 
     Returns:
-        Gradients, one per variable (zeros where the loss does not depend on it), and the batch
-        means of all entries of the dict.
+        Gradients, one per variable (zeros where the loss does not depend on it), and the
+        weighted batch means of all entries of the dict.
 
     Source:
         Williams, 1992, https://doi.org/10.1007/BF00992696.
@@ -43,57 +50,48 @@ def fused(step_losses: StepLosses, variables: Sequence[Any], batch: Any) -> tupl
     Example:
         >>> import keras
         >>> w = keras.Variable([2.0])
-        >>> gradients, logs = fused(
-        ...     lambda batch: {"loss": batch[0] * w}, [w], (tf.constant([1.0, 3.0]),)
-        ... )
-        >>> gradients[0].numpy().tolist(), float(logs["loss"])
+        >>> for batch_size in (None, 1):
+        ...     gradients, logs = fused(
+        ...         lambda batch: {"loss": batch[0] * w},
+        ...         [w],
+        ...         (tf.constant([1.0, 3.0]),),
+        ...         batch_size=batch_size,
+        ...     )
+        ...     gradients[0].numpy().tolist(), float(logs["loss"])
+        ([2.0], 4.0)
         ([2.0], 4.0)
     """
-    with tf.GradientTape() as tape:
-        logs = {name: tf.reduce_mean(x) for name, x in step_losses(batch).items()}
-        objective = logs["loss"] + tf.cast(weight_penalty(variables), logs["loss"].dtype)
-    return _gradient(tape, objective, variables), logs
+    count = tf.shape(tf.nest.flatten(batch)[0])[0]
+    if weights is None:
+        weights = tf.fill([count], 1.0)
+    shares = weights / tf.reduce_sum(weights)
 
-
-def accumulated(
-    step_losses: StepLosses, variables: Sequence[Any], batch: Any
-) -> tuple[Gradients, Logs]:
-    """Gradient of the mean loss, from one tape per step, weighted and added up.
-
-    The arguments and the result are those of `fused`; memory is two copies of the parameters
-    and one step's activations, however long the batch.
-
-    Example:
-        >>> import keras
-        >>> w = keras.Variable([2.0])
-        >>> gradients, logs = accumulated(
-        ...     lambda batch: {"loss": batch[0] * w}, [w], (tf.constant([1.0, 3.0]),)
-        ... )
-        >>> gradients[0].numpy().tolist(), float(logs["loss"])
-        ([2.0], 4.0)
-    """
-    count = tf.shape(batch[0])[0]
-
-    def one_step(index):
-        step = tf.nest.map_structure(lambda x: x[index : index + 1], batch)
+    def slice_of(start: Any, size: Any) -> tuple[Gradients, Logs]:
+        part = tf.nest.map_structure(lambda x: x[start : start + size], batch)
+        share = shares[start : start + size]
         with tf.GradientTape() as tape:
-            logs = {name: tf.reduce_sum(x) for name, x in step_losses(step).items()}
-        return _gradient(tape, logs["loss"], variables), logs
-
-    def share(x):
-        return x / tf.cast(count, x.dtype)
-
-    def add_step(index, sums):
-        return index + 1, tf.nest.map_structure(lambda s, x: s + share(x), sums, one_step(index))
+            losses = step_losses(part).items()
+            logs = {name: tf.reduce_sum(tf.cast(share, x.dtype) * x) for name, x in losses}
+        return gradient_of(tape, logs["loss"], variables), logs
 
     with tf.GradientTape() as tape:
         penalty = weight_penalty(variables)
-    gradients, logs = tf.nest.map_structure(share, one_step(0))
-    gradients = [g + p for g, p in zip(gradients, _gradient(tape, penalty, variables), strict=True)]
-    _, (gradients, logs) = tf.while_loop(
-        lambda index, _: index < count, add_step, (tf.constant(1), (gradients, logs))
-    )
-    return gradients, logs
+    if batch_size is None:
+        sums = slice_of(0, count)
+    else:
+
+        def add_slice(start: Any, sums: Any) -> Any:
+            sums = tf.nest.map_structure(tf.add, sums, slice_of(start, batch_size))
+            return start + batch_size, sums
+
+        _, sums = tf.while_loop(
+            lambda start, _: start < count,
+            add_slice,
+            (tf.constant(batch_size), slice_of(0, batch_size)),
+        )
+    gradients, logs = sums
+    extra = gradient_of(tape, penalty, variables)
+    return [g + tf.cast(p, g.dtype) for g, p in zip(gradients, extra, strict=True)], logs
 
 
 def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
@@ -114,7 +112,8 @@ def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
     return tf.add_n(penalties) if penalties else tf.constant(0.0)
 
 
-def _gradient(tape: tf.GradientTape, target: tf.Tensor, variables: Sequence[Any]) -> Gradients:
+def gradient_of(tape: tf.GradientTape, target: tf.Tensor, variables: Sequence[Any]) -> Gradients:
+    """Dense gradients of a scalar, zeros where it does not depend on a variable."""
     values = [v.value for v in variables]
     zero = tf.UnconnectedGradients.ZERO
     # An embedding's gradient comes as slices, whose repeated rows no norm and no Adam adds up.

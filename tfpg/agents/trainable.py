@@ -1,0 +1,112 @@
+"""What an agent trains, and with which optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+import tensorflow as tf  # isort: skip
+
+from tfpg.policy import Policy
+
+
+class Trainable:
+    """The trainable weights of a policy, its head and its value model.
+
+    Each model has its own optimizer. The weights of a head (a free log-std) get one like the
+    policy's.
+
+    Args:
+        policy: Its model is compiled.
+        value_model: Compiled too, or None.
+
+    Raises:
+        ValueError: There is nothing to train, or an optimizer scales its loss.
+
+    Example:
+        >>> import keras, tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1")
+        >>> model.compile(keras.optimizers.SGD(0.1))
+        >>> len(Trainable(tfpg.Policy(model, "CartPole-v1")).variables)
+        6
+    """
+
+    def __init__(self, policy: Policy, value_model: keras.Model | None = None):
+        model = policy.model
+        if not model.trainable_variables:
+            raise ValueError("The model has no trainable weights: there is nothing to train.")
+        self._policy_optimizer = model.optimizer
+        self.groups = [(model.optimizer, list(model.trainable_variables))]
+        self._head_optimizer: Any = None
+        if policy.head.variables:
+            self._head_optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+            self.groups.append((self._head_optimizer, list(policy.head.variables)))
+        if value_model is not None:
+            self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
+        for optimizer, variables in self.groups:
+            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                raise ValueError(
+                    "Loss scaling is for mixed_float16, which policy gradients do without: use "
+                    "mixed_bfloat16, or compile with auto_scale_loss=False."
+                )
+            if not optimizer.built:
+                optimizer.build(variables)
+        self.variables = [v for _, variables in self.groups for v in variables]
+
+    @property
+    def size(self) -> int:
+        """How many numbers are trained."""
+        return sum(v.shape.num_elements() for v in self.variables)
+
+    def follow_learning_rate(self) -> None:
+        """Gives the head's optimizer the rate that a callback gave the policy's."""
+        rate = self._policy_optimizer._learning_rate
+        if self._head_optimizer is not None and isinstance(rate, keras.Variable):
+            self._head_optimizer.learning_rate = float(rate)
+
+    def apply(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Applies finite gradients; in a graph or eagerly.
+
+        Returns:
+            ``[V]``, for every variable whether its gradient is finite. None is applied unless
+            all are.
+        """
+        finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        self.apply_where(tf.reduce_all(finite), gradients)
+        return finite
+
+    def apply_where(self, wanted: tf.Tensor, gradients: Sequence[tf.Tensor]) -> None:
+        """Applies gradients where a scalar says so."""
+
+        def step() -> tf.Tensor:
+            start = 0
+            for optimizer, variables in self.groups:
+                optimizer.apply(gradients[start : start + len(variables)], variables)
+                start += len(variables)
+            return tf.constant(True)
+
+        tf.cond(wanted, step, lambda: tf.constant(False))
+
+    def finalize(self) -> None:
+        """What Keras does when training ends: averaged weights take their places."""
+        for optimizer, variables in self.groups:
+            optimizer.finalize_variable_values(variables)
+
+    def check(self, finite: np.ndarray, loss: float) -> None:
+        """Raises where a gradient was not finite.
+
+        Raises:
+            FloatingPointError: One was not, so that nothing was applied.
+        """
+        if finite.all():
+            return
+        culprit = self.variables[int(np.argmin(finite))].path
+        raise FloatingPointError(
+            f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
+            "applied. Look for non-finite rewards or observations, or use a smaller learning rate."
+        )
