@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfpg import networks, schedules
+    from tfpg.agents.a2c import A2C
+    from tfpg.agents.actor_critic import ActorCritic
     from tfpg.agents.agent import Agent
+    from tfpg.agents.ppo import PPO
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checkpoint import load_model, save_model
     from tfpg.evaluation import evaluate
@@ -26,7 +29,10 @@ __version__ = "0.1.0"
 
 # Importing TensorFlow takes seconds, so every name is imported when it is first used.
 _HOME = {
+    "A2C": "tfpg.agents.a2c",
+    "ActorCritic": "tfpg.agents.actor_critic",
     "Agent": "tfpg.agents.agent",
+    "PPO": "tfpg.agents.ppo",
     "Policy": "tfpg.policy",
     "Reinforce": "tfpg.agents.reinforce",
     "evaluate": "tfpg.evaluation",
@@ -38,7 +44,10 @@ _HOME = {
 }
 
 __all__ = [
+    "A2C",
+    "ActorCritic",
     "Agent",
+    "PPO",
     "Policy",
     "Reinforce",
     "evaluate",

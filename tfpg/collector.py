@@ -35,6 +35,7 @@ class Collector:
         episode: Episodes begun by `collect_episodes` or `collect_steps` so far.
         episode_returns: Of the last ``window`` episodes that ended, oldest first.
         episode_lengths: Their steps.
+        fragment: Fragments collected by `collect_steps` so far.
         steps: Environment steps so far, all episodes.
 
     Example:
@@ -59,7 +60,7 @@ class Collector:
         count = envs.num_envs
         self.steps = 0
         self._finished: list[float] = []
-        self._fragment = fragment
+        self.fragment = fragment
         self._observations: Any = None
         self._resetting = np.zeros(count, bool)
         self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
@@ -145,9 +146,9 @@ class Collector:
         if self._observations is None:
             self._begin()
         act, head, count = policy.actor(), policy.head, self.envs.num_envs
-        rng = fragment_rng(self.seed, self._fragment)
+        rng = fragment_rng(self.seed, self.fragment)
         noise = head.noise(rng, num_steps * count).reshape(num_steps, count, *head.noise_shape)
-        self._fragment += 1
+        self.fragment += 1
         rows: list[tuple] = []
         finals: list[tuple[int, np.ndarray, Any]] = []
         for t in range(num_steps):

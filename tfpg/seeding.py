@@ -60,6 +60,16 @@ def fragment_rng(seed: int, fragment: int) -> np.random.Generator:
     return np.random.default_rng([seed, fragment, 2])
 
 
+def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
+    """The generator of the order in which a fragment's steps are learned from.
+
+    Example:
+        >>> shuffle_rng(1, 0).random() == fragment_rng(1, 0).random()
+        False
+    """
+    return np.random.default_rng([seed, fragment, 3])
+
+
 def reset_seed(rng: np.random.Generator) -> int:
     """The seed of an environment's reset: the first number drawn from an episode's generator."""
     return int(rng.integers(2**31))

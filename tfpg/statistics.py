@@ -68,6 +68,44 @@ class RunningMoments:
         self.batches = int(state["batches"])
 
 
+class ReturnScale:
+    """Divides rewards by the running standard deviation of the discounted return.
+
+    The return is summed forward, ``R_t = gamma R_{t-1} + r_t``, from each episode's start, also
+    across fragments.
+
+    Args:
+        gamma: Discount factor.
+
+    Source:
+        Engstrom et al., "Implementation Matters in Deep Policy Gradients", 2020,
+        https://arxiv.org/abs/2005.12729, appendix A.2.
+
+    Example:
+        >>> ReturnScale(0.99).moments.batches
+        0
+    """
+
+    def __init__(self, gamma: float):
+        self.gamma = gamma
+        self.moments = RunningMoments()
+        self._carried: np.ndarray | None = None
+
+    def __call__(self, data: Trajectory) -> np.ndarray:
+        """The rewards ``[T, N]`` of fragments, scaled."""
+        real, ended = data.mask > 0, data.terminated | data.truncated
+        if self._carried is None or len(self._carried) != real.shape[1]:
+            self._carried = np.zeros(real.shape[1])
+        returns = np.zeros(real.shape)
+        for t in range(len(real)):
+            summed = self.gamma * self._carried + data.rewards[t]
+            self._carried = np.where(real[t], summed, self._carried)
+            returns[t] = self._carried
+            self._carried = np.where(ended[t], 0.0, self._carried)
+        self.moments.update(returns[real])
+        return data.rewards / np.sqrt(self.moments.variance + 1e-8)
+
+
 class ObservationStatistics:
     """Keeps the statistics layers of a model up to date.
 

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.batches import STANDARDIZE, episode_ends, explained_variance, make_batch
+from tfpg.agents.checks import check_coef, one_of
 from tfpg.agents.estimators import Estimator, Streamed
 from tfpg.agents.trainable import Trainable
 from tfpg.collector import Collector
@@ -117,9 +116,9 @@ class Reinforce(Agent):
         acting: str = "auto",
     ):
         self.episodes_per_update = check_count("episodes_per_update", episodes_per_update)
-        _one_of("standardize", standardize, STANDARDIZE)
-        _one_of("gradient", gradient, ESTIMATORS)
-        _one_of("baseline", baseline, BASELINES)
+        one_of("standardize", standardize, STANDARDIZE)
+        one_of("gradient", gradient, ESTIMATORS)
+        one_of("baseline", baseline, BASELINES)
         if num_envs is None:
             num_envs = 1 if gradient == "streaming" else self.episodes_per_update
         super().__init__(
@@ -267,19 +266,3 @@ class Reinforce(Agent):
             raise ValueError('n_step is not for gradient="streaming": use gae_lambda.')
         if self.gradient == "streaming" and self.num_envs != 1:
             raise ValueError('gradient="streaming" plays one episode at a time: num_envs=1.')
-
-
-def check_coef(name: str, value: float) -> float:
-    """Returns the value as a float.
-
-    Raises:
-        ValueError: It is not a finite number of at least 0.
-    """
-    if not 0.0 <= value < np.inf:
-        raise ValueError(f"{name} must be at least 0, and it is {value!r}.")
-    return float(value)
-
-
-def _one_of(name: str, value: Any, known: tuple) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {list(known)}, and it is {value!r}.")

@@ -1,0 +1,58 @@
+r"""A2C: the advantage actor-critic, one update for every fragment of steps.
+
+    loss = -A_t log pi(a_t | s_t) + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t))
+
+with advantages ``A_t`` and returns ``R_t = A_t + V(s_t)`` as `tfpg.agents.actor_critic` makes
+them, averaged over the steps of all environments.
+
+Source: Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
+https://arxiv.org/abs/1602.01783; its synchronous form.
+"""
+
+from __future__ import annotations
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+import tensorflow as tf  # isort: skip
+
+from tfpg.agents.actor_critic import ActorCritic
+from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
+from tfpg.ops.value_learning import value_loss
+from tfpg.types import Batch
+
+
+class A2C(ActorCritic):
+    """The advantage actor-critic. Its arguments are those of `ActorCritic`.
+
+    Source:
+        Mnih et al., 2016, https://arxiv.org/abs/1602.01783.
+
+    Example:
+        >>> import tfpg
+        >>> model = tfpg.networks.actor_critic("CartPole-v1", seed=0)
+        >>> agent = A2C(model, num_envs=4)
+        >>> history = agent.fit("CartPole-v1", iterations=3, seed=42, verbose=0)
+        >>> history.history["env_steps"][-1] <= 3 * 4 * 16
+        True
+    """
+
+    @staticmethod
+    def default_optimizer() -> keras.optimizers.Optimizer:
+        """Adam with the gradient clipped at a norm of a half, as the field does."""
+        return keras.optimizers.Adam(1e-3, epsilon=1e-5, global_clipnorm=0.5)
+
+    def step_losses(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """The loss of every step, ``[B]``, and its parts."""
+        distribution, value = self._critic.distribution_and_value(batch.inputs)
+        entropy = distribution.entropy()
+        policy_loss = policy_gradient_loss(distribution.log_prob(batch.actions), batch.advantages)
+        squared = value_loss(value, batch.returns)
+        return {
+            "loss": policy_loss
+            + self.value_coef * squared
+            + self.entropy_coef * entropy_loss(entropy),
+            "policy_loss": policy_loss,
+            "value_loss": squared,
+            "entropy": entropy,
+        }

@@ -1,0 +1,315 @@
+"""What A2C and PPO share: fragments of steps, generalized advantages, minibatch updates.
+
+An iteration steps every environment ``num_steps`` times with the present policy, values what was
+observed, and makes advantages of it,
+
+    A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
+
+where a termination stops the bootstrap and a time limit only the sum. ``A_t + V(s_t)`` is what
+the value learns. All updates of an iteration are one compiled call.
+
+An algorithm is a subclass with `step_losses`.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+import tensorflow as tf  # isort: skip
+
+from tfpg.agents.agent import Agent
+from tfpg.agents.batches import explained_variance, make_batch
+from tfpg.agents.checks import check_coef, one_of
+from tfpg.agents.trainable import Trainable
+from tfpg.collector import Collector
+from tfpg.critic import Critic
+from tfpg.evaluation import check_count
+from tfpg.ops.gradients import fused
+from tfpg.ops.returns import check_fraction
+from tfpg.policy import Policy
+from tfpg.requirements import baked_constants
+from tfpg.seeding import shuffle_rng
+from tfpg.statistics import ObservationStatistics, ReturnScale
+from tfpg.types import Batch, Trajectory, map_arrays
+
+
+class ActorCritic(Agent):
+    """A policy and a value trained on fragments of steps. See `tfpg.A2C` and `tfpg.PPO`.
+
+    Args:
+        model: The policy; see `tfpg.heads`. With a second output it gives the value too.
+        value_model: The value network, ``inputs -> [B, 1]``, where it is not the second output.
+        gamma: Discount factor, in [0, 1].
+        gae_lambda: Of the advantages, in [0, 1]: 1 for all rewards of a fragment, 0 for one.
+        n_step: Bootstrap after so many rewards, in place of ``gae_lambda``.
+        num_envs: How many environments play side by side.
+        num_steps: Steps of each in an iteration.
+        epochs: Passes over the steps of an iteration.
+        minibatches: Parts a pass is made of, each an update.
+        standardize: Z-score the advantages over the ``"batch"``, or not (None).
+        entropy_coef: Weight of the entropy bonus, at least 0.
+        value_coef: Weight of the value loss, at least 0.
+        reward_scale: Factor on the rewards that are learned from, or ``"auto"``: one over the
+            running standard deviation of the discounted return. Logs tell rewards as they are.
+        max_steps: Where an episode is cut. None: the environment's own limit.
+        jit_compile: Compile the updates with XLA; Keras's own word.
+        from_logits: See `tfpg.heads.head_for`.
+        positive_action: See `tfpg.heads.head_for`.
+        squash: See `tfpg.heads.head_for`.
+        log_std: See `tfpg.heads.head_for`.
+        acting: See `tfpg.Policy`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        value_model: keras.Model | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        n_step: int | None = None,
+        num_envs: int = 8,
+        num_steps: int = 16,
+        epochs: int = 1,
+        minibatches: int = 1,
+        standardize: str | None = None,
+        entropy_coef: float = 0.0,
+        value_coef: float = 0.5,
+        reward_scale: float | str = 1.0,
+        max_steps: int | None = None,
+        jit_compile: bool = True,
+        from_logits: bool | None = None,
+        positive_action: int = 1,
+        squash: bool = False,
+        log_std: float = 0.0,
+        acting: str = "auto",
+    ):
+        super().__init__(
+            model,
+            gamma=gamma,
+            num_envs=num_envs,
+            max_steps=max_steps,
+            from_logits=from_logits,
+            positive_action=positive_action,
+            squash=squash,
+            log_std=log_std,
+            acting=acting,
+        )
+        one_of("standardize", standardize, ("batch", None))
+        if reward_scale != "auto" and not (
+            isinstance(reward_scale, (int, float)) and 0.0 < reward_scale < np.inf
+        ):
+            raise ValueError(
+                f'reward_scale must be a number above 0, or "auto", and it is {reward_scale!r}.'
+            )
+        self.value_model = None if value_model is None else self.prepared(value_model)
+        self.gae_lambda = check_fraction("gae_lambda", gae_lambda)
+        self.n_step = None if n_step is None else check_count("n_step", n_step)
+        self.num_steps = check_count("num_steps", num_steps)
+        self.epochs = check_count("epochs", epochs)
+        self.minibatches = check_count("minibatches", minibatches)
+        if self.minibatches > self.num_envs * self.num_steps:
+            raise ValueError(
+                f"{self.num_envs} environments give {self.num_envs * self.num_steps} steps an "
+                f"iteration, too few for {self.minibatches} minibatches."
+            )
+        self.standardize = standardize
+        self.entropy_coef = check_coef("entropy_coef", entropy_coef)
+        self.value_coef = check_coef("value_coef", value_coef)
+        self.reward_scale = reward_scale
+        self.jit_compile = jit_compile
+        self._scale = ReturnScale(self.gamma) if reward_scale == "auto" else None
+        self._shuffle = np.random.default_rng(0)
+        self._built_for: tuple | None = None
+
+    # Whether to stop the updates of an iteration; A2C has one.
+    target_kl: float | None = None
+
+    @abc.abstractmethod
+    def step_losses(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """The algorithm: ``"loss"`` and what else to log, each ``[B]``, as tensors."""
+
+    @property
+    def _seedable(self) -> bool:  # type: ignore[override]
+        return self.max_steps is not None
+
+    def build(self, policy: Policy) -> None:
+        """Makes what is trained, and compiles the updates, once for what they depend on."""
+        key = (
+            policy,
+            self.model.optimizer,
+            [id(v) for v in self.model.trainable_variables],
+            baked_constants(self.model),
+            self.value_model and self.value_model.optimizer,
+            self._options(),
+        )
+        if self._built_for == key:
+            return
+        self._critic = Critic(policy, self.value_model)
+        self._trainable = Trainable(policy, self.value_model)
+        models = [self.model] if self.value_model is None else [self.model, self.value_model]
+        self._statistics = [ObservationStatistics(model) for model in models]
+        self._updates = tf.function(self._update_all, jit_compile=self.jit_compile)
+        self._built_for = key
+
+    def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
+        """A collector whose episodes and noise are those of no earlier iteration."""
+        first = iteration * self.num_envs * self.num_steps
+        return Collector(envs, seed, episode=first, fragment=iteration, window=self.window)
+
+    def collect(self, collector: Collector, policy: Policy) -> Trajectory:
+        """Steps every environment ``num_steps`` times."""
+        self._shuffle = shuffle_rng(collector.seed, collector.fragment)
+        return collector.collect_steps(policy, self.num_steps, self.max_steps)
+
+    def update(self, data: Trajectory) -> dict[str, float]:
+        """All updates of an iteration, in one call.
+
+        Args:
+            data: Fragments of steps.
+
+        Returns:
+            Means over the updates of what `step_losses` gives and of ``grad_norm``, and
+            ``explained_variance``; with a clipped head ``clipped_actions``.
+
+        Raises:
+            FloatingPointError: The loss or a gradient is not finite; that update and those
+                after it were not applied.
+        """
+        if self._built_for is None:
+            raise RuntimeError("update needs a compiled policy: call fit, or build first.")
+        self._trainable.follow_learning_rate()
+        batch = self.to_batch(data)
+        capacity = data_capacity(data, self.num_envs * self.num_steps)
+        order, valid = minibatch_order(
+            len(batch.advantages), capacity, self.epochs, self.minibatches, self._shuffle
+        )
+        limit = np.inf if self.target_kl is None else 1.5 * self.target_kl
+        sums, done, finite = self._updates(
+            _padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
+        )
+        logs = {name: float(x) for name, x in sums.items()}
+        self._trainable.check(finite.numpy(), logs["loss"])
+        count = max(int(done), 1)
+        logs = {name: x / count for name, x in logs.items()}
+        logs["explained_variance"] = explained_variance(batch)
+        if self.target_kl is not None:
+            logs["updates"] = int(done)
+        head = self._critic.policy.head
+        if head.clips:
+            logs["clipped_actions"] = float(head.out_of_bounds(batch.actions).mean())
+        return logs
+
+    def to_batch(self, data: Trajectory) -> Batch:
+        """The real steps with their advantages and the returns their values are to become."""
+        if self._scale is not None:
+            data = data._replace(rewards=self._scale(data))
+        elif self.reward_scale != 1.0:
+            data = data._replace(rewards=data.rewards * self.reward_scale)
+        return make_batch(
+            data,
+            self.gamma,
+            values=self._critic.values(data.observations),
+            gae_lambda=self.gae_lambda,
+            n_step=self.n_step,
+            per=self.standardize,
+            encode=self._critic.policy.encode,
+        )
+
+    def _options(self) -> tuple:
+        """What is compiled in."""
+        return self.entropy_coef, self.value_coef, self.jit_compile
+
+    def _update_all(
+        self, batch: Batch, order: tf.Tensor, valid: tf.Tensor, kl_limit: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        variables = self._trainable.variables
+
+        def losses_of(index: Any) -> Any:
+            part = tf.nest.map_structure(lambda x: tf.gather(x, order[index]), batch)
+            return fused(self.step_losses, variables, part, weights=valid[index])
+
+        def update(index: Any, _: Any, sums: Any, done: Any, __: Any) -> Any:
+            grads, logs = losses_of(index)
+            logs["grad_norm"] = tf.linalg.global_norm(grads)
+            finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
+            near = logs.get("approx_kl", tf.constant(0.0)) <= kl_limit
+            going = tf.reduce_all(finite) & near
+            self._trainable.apply_where(going, grads)
+            sums = {name: x + logs[name] for name, x in sums.items()}
+            return index + 1, going, sums, done + 1, finite
+
+        names = list(tf.nest.flatten(self._names(batch, order, valid)))
+        sums = {name: tf.constant(0.0) for name in names}
+        _, _, sums, done, finite = tf.while_loop(
+            lambda index, going, *_: going & (index < tf.shape(order)[0]),
+            update,
+            (
+                tf.constant(0),
+                tf.constant(True),
+                sums,
+                tf.constant(0),
+                tf.fill([len(variables)], True),
+            ),
+        )
+        return sums, done, finite
+
+    def _names(self, batch: Batch, order: tf.Tensor, valid: tf.Tensor) -> list[str]:
+        part = tf.nest.map_structure(lambda x: x[:1], batch)
+        return [*self.step_losses(part), "grad_norm"]
+
+
+def minibatch_order(
+    count: int, capacity: int, epochs: int, minibatches: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps each update sees, in a shape that does not depend on how many there are.
+
+    Args:
+        count: Real steps, at least 1.
+        capacity: The most there may be.
+        epochs: Passes over all steps, each in an order of its own.
+        minibatches: Parts of a pass, of sizes that differ by one at most.
+        rng: Of the orders. A single minibatch needs none.
+
+    Returns:
+        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, and 1 where one
+        counts, else 0, float32.
+
+    Example:
+        >>> order, valid = minibatch_order(5, 6, 1, 2, np.random.default_rng(0))
+        >>> order.shape, valid.sum(axis=1).tolist(), sorted(order[valid > 0].tolist())
+        ((2, 3), [3.0, 2.0], [0, 1, 2, 3, 4])
+    """
+    size = -(-capacity // minibatches)
+    order = np.zeros((epochs * minibatches, size), np.int32)
+    valid = np.zeros((epochs * minibatches, size), np.float32)
+    for epoch in range(epochs):
+        steps = np.arange(count) if minibatches == 1 else rng.permutation(count)
+        for part, chosen in enumerate(np.array_split(steps, minibatches)):
+            order[epoch * minibatches + part, : len(chosen)] = chosen
+            valid[epoch * minibatches + part, : len(chosen)] = 1.0
+    # With fewer steps than minibatches some have none, and no mean.
+    filled = valid.any(axis=1)
+    return order[filled], valid[filled]
+
+
+def data_capacity(data: Trajectory, usual: int) -> int:
+    """Steps that fit: the usual number, or all where somebody brought more."""
+    return max(usual, int(data.mask.sum()))
+
+
+def _padded(batch: Batch, capacity: int) -> Batch:
+    missing = capacity - len(batch.advantages)
+    if not missing:
+        return batch
+
+    def pad(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+
+    return Batch(*(map_arrays(pad, x) for x in batch))

@@ -1,0 +1,35 @@
+"""Checks of the options that agents share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def check_coef(name: str, value: float) -> float:
+    """Returns the value as a float.
+
+    Raises:
+        ValueError: It is not a finite number of at least 0.
+
+    Example:
+        >>> check_coef("entropy_coef", 0)
+        0.0
+    """
+    if not 0.0 <= value < np.inf:
+        raise ValueError(f"{name} must be at least 0, and it is {value!r}.")
+    return float(value)
+
+
+def one_of(name: str, value: Any, known: tuple) -> None:
+    """Raises unless the value is a known one.
+
+    Raises:
+        ValueError: It is another.
+
+    Example:
+        >>> one_of("gradient", "fused", ("fused", "streaming"))
+    """
+    if value not in known:
+        raise ValueError(f"{name} must be one of {list(known)}, and it is {value!r}.")

@@ -1,0 +1,121 @@
+r"""PPO: proximal policy optimization, several epochs of minibatches over every fragment.
+
+    loss = -min(r_t A_t, clip(r_t, 1 - clip_ratio, 1 + clip_ratio) A_t)
+           + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t)),
+
+where ``r_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares with the policy that acted, and the
+advantages ``A_t`` are standardized over the batch.
+
+Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
+https://arxiv.org/abs/1707.06347.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+import tensorflow as tf  # isort: skip
+
+from tfpg.agents.actor_critic import ActorCritic
+from tfpg.ops.policy_gradients import clipped_surrogate_loss, entropy_loss
+from tfpg.ops.value_learning import clipped_value_loss, value_loss
+from tfpg.types import Batch
+
+
+class PPO(ActorCritic):
+    """Proximal policy optimization with a clipped ratio.
+
+    Args:
+        model: See `ActorCritic`.
+        clip_ratio: How far the probability ratio is rewarded to leave 1, above 0.
+        value_clip: Keep values so near to their old ones, above 0; None: do not.
+        target_kl: End the updates of an iteration when the policy has moved further than one and
+            a half times this from the one that acted, in nats; None: never.
+        **options: Those of `ActorCritic`. Other defaults here: ``num_steps=128``, ``epochs=4``,
+            ``minibatches=4``, ``gae_lambda=0.95``, ``standardize="batch"``.
+
+    Raises:
+        TypeError: ``model`` is not a Keras model.
+        ValueError: A number is out of its range, or a layer does not suit.
+
+    Source:
+        Schulman et al., 2017, https://arxiv.org/abs/1707.06347.
+
+    Example:
+        >>> import tfpg
+        >>> model = tfpg.networks.actor_critic("CartPole-v1", seed=0)
+        >>> agent = PPO(model, num_envs=4, num_steps=32)
+        >>> history = agent.fit("CartPole-v1", iterations=2, seed=42, verbose=0)
+        >>> sorted(history.history)[:4]
+        ['approx_kl', 'clip_fraction', 'entropy', 'env_steps']
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        clip_ratio: float = 0.2,
+        value_clip: float | None = None,
+        target_kl: float | None = None,
+        **options: Any,
+    ):
+        defaults = {
+            "num_steps": 128,
+            "epochs": 4,
+            "minibatches": 4,
+            "gae_lambda": 0.95,
+            "standardize": "batch",
+        }
+        if options.get("n_step") is not None:
+            defaults["gae_lambda"] = 1.0
+        super().__init__(model, **{**defaults, **options})
+        for name, value in (
+            ("clip_ratio", clip_ratio),
+            ("value_clip", value_clip),
+            ("target_kl", target_kl),
+        ):
+            if value is not None and not 0.0 < value < np.inf:
+                raise ValueError(f"{name} must be above 0, and it is {value!r}.")
+        self.clip_ratio = float(clip_ratio)
+        self.value_clip = value_clip
+        self.target_kl = target_kl
+
+    @staticmethod
+    def default_optimizer() -> keras.optimizers.Optimizer:
+        """Adam with the gradient clipped at a norm of a half, as the field does."""
+        return keras.optimizers.Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5)
+
+    def step_losses(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """The loss of every step, ``[B]``, and its parts."""
+        distribution, value = self._critic.distribution_and_value(batch.inputs)
+        entropy, log_probs = distribution.entropy(), distribution.log_prob(batch.actions)
+        policy_loss = clipped_surrogate_loss(
+            log_probs, batch.log_probs, batch.advantages, self.clip_ratio
+        )
+        squared = (
+            value_loss(value, batch.returns)
+            if self.value_clip is None
+            else clipped_value_loss(value, batch.returns, batch.values, self.value_clip)
+        )
+        log_ratio = log_probs - batch.log_probs
+        ratio = tf.exp(log_ratio)
+        return {
+            "loss": policy_loss
+            + self.value_coef * squared
+            + self.entropy_coef * entropy_loss(entropy),
+            "policy_loss": policy_loss,
+            "value_loss": squared,
+            "entropy": entropy,
+            # Unbiased, never below 0, and of little variance: Schulman, "Approximating KL
+            # Divergence", 2020, http://joschu.net/blog/kl-approx.html.
+            "approx_kl": ratio - 1.0 - log_ratio,
+            "clip_fraction": tf.cast(tf.abs(ratio - 1.0) > self.clip_ratio, tf.float32),
+        }
+
+    def _options(self) -> tuple:
+        return (*super()._options(), self.clip_ratio, self.value_clip)
