@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ class KeepBest(keras.callbacks.Callback):
 
     Keras's `ModelCheckpoint` saves at the end of an epoch, after the update; here that is another
     policy than the one whose return was measured. The optimizer's state is that after the update.
+    A model that is better than the last by little comes soon after it: writing takes a twentieth
+    of the time at most, and what waits is written with a later iteration, or at the end.
 
     Args:
         path: Of the model, ending in ``.keras``; written beside and renamed.
@@ -119,20 +122,94 @@ class KeepBest(keras.callbacks.Callback):
         super().__init__()
         self.path = Path(path)
         self.best = -math.inf
+        self._waiting: Any = None
+        self._not_before = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._played = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if not logs["episode_return"] > self.best:
+        if logs["episode_return"] > self.best:
+            self.best = logs["episode_return"]
+            self._waiting = self._played
+        if time.monotonic() >= self._not_before:
+            self._write()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        if self._waiting is None:
             return
-        self.best = logs["episode_return"]
+        start = time.monotonic()
         updated = self.model.get_weights()
-        self.model.set_weights(self._played)
+        self.model.set_weights(self._waiting)
         try:
             save_model(self.model, self.path)
         finally:
             self.model.set_weights(updated)
+        self._waiting = None
+        end = time.monotonic()
+        self._not_before = end + 20 * (end - start)
+
+
+class StopAtReturn(keras.callbacks.Callback):
+    """Stops training when the mean return has reached a target.
+
+    Args:
+        target: To be reached.
+        monitor: ``"episode_return"``, or ``"val_episode_return"`` for the greedy policy's.
+
+    Example:
+        >>> import tfpg
+        >>> agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"))
+        >>> stop = StopAtReturn(5.0)
+        >>> history = agent.fit("CartPole-v1", 10, callbacks=[stop], seed=0, verbose=0)
+        >>> len(history.epoch)
+        1
+    """
+
+    def __init__(self, target: float, monitor: str = "episode_return"):
+        super().__init__()
+        self.target = float(target)
+        self.monitor = monitor
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if (logs or {}).get(self.monitor, -math.inf) >= self.target:
+            self.model.stop_training = True
+
+
+class StopAtSteps(keras.callbacks.Callback):
+    """Stops training before the environment steps exceed a budget.
+
+    It stops when another iteration as long as the longest so far would.
+
+    Args:
+        env_steps: The budget.
+
+    Example:
+        >>> import tfpg
+        >>> agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"), max_steps=10)
+        >>> history = agent.fit("CartPole-v1", 99, callbacks=[StopAtSteps(1000)], verbose=0)
+        >>> 600 < history.history["env_steps"][-1] <= 1000
+        True
+    """
+
+    def __init__(self, env_steps: int):
+        super().__init__()
+        self.env_steps = env_steps
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._before: float | None = None
+        self._longest = 0.0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        now = (logs or {})["env_steps"]
+        if self._before is not None:
+            self._longest = max(self._longest, now - self._before)
+        self._before = now
+        if now + (self._longest or now) > self.env_steps:
+            self.model.stop_training = True
 
 
 def resolve_verbose(verbose: Any) -> int:

@@ -1,0 +1,112 @@
+"""Every agent solves every probe, and those with a critic value it right."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfpg
+import tfpg.ops.returns
+from tfpg.critic import Critic
+from tfpg.envs.probes import PROBES, OneAction, RealEnd, TimeLimit
+from tfpg.policy import Policy
+
+GAMMA = 0.7
+
+
+def reinforce(env, **options):
+    model = tfpg.networks.mlp(env, hidden=(16,), seed=0)
+    model.compile(keras.optimizers.Adam(0.02))
+    return tfpg.Reinforce(model, gamma=GAMMA, episodes_per_update=32, **options), 60
+
+
+def with_value(env, **options):
+    critic = tfpg.networks.critic(env, hidden=(16,), seed=0)
+    critic.compile(keras.optimizers.Adam(0.02))
+    return reinforce(env, value_model=critic, value_updates=10, **options)
+
+
+def streaming(env):
+    model = tfpg.networks.actor_critic(env, hidden=(16,), seed=0)
+    model.compile(keras.optimizers.Adam(0.03))
+    options = {"gradient": "streaming", "baseline": "value", "gae_lambda": 0.9}
+    return tfpg.Reinforce(model, gamma=GAMMA, episodes_per_update=8, **options), 150
+
+
+def a2c(env):
+    model = tfpg.networks.actor_critic(env, hidden=(16,), seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    return tfpg.A2C(model, gamma=GAMMA, num_envs=8, num_steps=8, jit_compile=False), 500
+
+
+def ppo(env):
+    model = tfpg.networks.actor_critic(env, hidden=(16,), seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    options = {"num_envs": 8, "num_steps": 16, "minibatches": 2}
+    return tfpg.PPO(model, gamma=GAMMA, jit_compile=False, **options), 80
+
+
+AGENTS = {
+    "reinforce": reinforce,
+    "reinforce with a value": with_value,
+    "reinforce streaming": streaming,
+    "a2c": a2c,
+    "ppo": ppo,
+}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if "streaming" in n else n for n in AGENTS],
+)
+def test_every_agent_solves_every_probe(name, probe):
+    agent, iterations = AGENTS[name](probe)
+    agent.fit(probe, iterations, seed=0, verbose=0)
+    best = probe().best_return()
+    result = agent.evaluate(probe, 200, seed=1)
+    spread = 0.2 if probe.__name__ == "ObservedReward" else 0.01
+    assert result["episode_return"] == pytest.approx(best, abs=spread)
+    if name != "reinforce":
+        observations, values = probe().values(GAMMA)
+        policy = Policy(agent.model, probe)
+        critic = Critic(policy, getattr(agent, "value_model", None))
+        np.testing.assert_allclose(critic.values(observations), values, atol=0.15 * max(values))
+
+
+def test_a_time_limit_and_a_real_end_have_different_values():
+    _, endless = TimeLimit().values(GAMMA)
+    _, ending = RealEnd().values(GAMMA)
+    np.testing.assert_allclose(endless, 1 / 0.3)
+    np.testing.assert_allclose(ending, [2.7731, 2.533, 2.19, 1.7, 1.0])
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_stated_values_are_those_of_playing_the_best_actions(probe):
+    env = probe()
+    observations, values = env.values(GAMMA)
+    if probe is TimeLimit:
+        values = values[: env.length]  # summed below as far as somebody lets it run
+        values = (1 - GAMMA ** (env.length - np.arange(env.length))) / (1 - GAMMA)
+    for seed in range(4):
+        seen, rewards = [env.reset(seed=seed)[0]], []
+        over = False
+        while not over:
+            good = 0 if env.actions == 1 else 1
+            if probe.__name__ == "ObservedAction":
+                good = int(seen[-1][0] > 0)
+            observation, reward, terminated, truncated, _ = env.step(good)
+            over = terminated or truncated
+            seen.append(observation)
+            rewards.append(reward)
+        returns = tfpg.ops.returns.discounted_returns(rewards, GAMMA)
+        for observation, value in zip(seen[:-1], returns, strict=True):
+            (place,) = np.flatnonzero((observations == observation).all(axis=1))
+            assert values[place] == pytest.approx(value)
+
+
+def test_probes_are_ordinary_environments():
+    from gymnasium.utils.env_checker import check_env
+
+    for probe in PROBES:
+        check_env(probe(), skip_render_check=True)
+    assert OneAction().best_return() == 1.0
