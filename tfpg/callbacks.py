@@ -68,7 +68,9 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             self._last = epoch + 1, [(k, logs[k]) for k in self._shown if k in logs]
             self.progbar.update(*self._last, finalize=False)
         elif self.verbose == 2:
-            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())
+            # NaN stands for what is not known yet.
+            known = {name: x for name, x in logs.items() if x == x}
+            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in known.items())
             print(f"{epoch + 1}/{self.epochs} - {numbers}", flush=True)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -133,12 +135,13 @@ class KeepBest(keras.callbacks.Callback):
             self.best = logs["episode_return"]
             self._waiting = self._played
         if time.monotonic() >= self._not_before:
-            self._write()
+            self.write()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._write()
+        self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Writes what waits to be written, for example when training was interrupted."""
         if self._waiting is None:
             return
         start = time.monotonic()

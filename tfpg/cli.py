@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import tfpg
 from tfpg import runs
-
-ALGORITHMS = ("reinforce",)
+from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments. None: those of the process.
     """
-    args = _parser().parse_args(argv)
+    args = parse(argv, {"train": train, "evaluate": evaluate, "record": record})
     for name in (signal.SIGTERM, signal.SIGHUP):
         # As an exception, so that films, displays and files are taken down on the way out.
         if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup asks
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> None:
     """``tfpg train ALGORITHM ENV``: makes a run directory with everything about the run."""
+    from tfpg import presets
     from tfpg.files import check_model_file
 
     _check_env(args.env)
@@ -60,74 +61,109 @@ def train(args: argparse.Namespace) -> None:
     runs.check_new(folder)
     if args.model:
         check_model_file(args.model)
-    _import_tensorflow()
+    _import_tensorflow(xla=args.algorithm != "reinforce")
     import keras
 
-    from tfpg.agents.reinforce import Reinforce
-    from tfpg.callbacks import KeepBest, MetricsLogger
+    from tfpg.callbacks import KeepBest, MetricsLogger, StopAtReturn, StopAtSteps
     from tfpg.checkpoint import load_model
     from tfpg.plotting import learning_curve
     from tfpg.seeding import check_seed
 
     seed = check_seed(args.seed)
-    if args.model:
-        model = load_model(args.model)
-    else:
-        model = tfpg.networks.mlp(args.env, args.hidden, args.activation, seed=seed)
-    if getattr(model, "optimizer", None) is None:
-        model.compile(optimizer=keras.optimizers.Adam(args.learning_rate or 0.01))
-    elif args.learning_rate:
-        model.optimizer.learning_rate = args.learning_rate
-    options = {
-        name: getattr(args, name)
-        for name in ("gamma", "episodes_per_update", "max_steps", "entropy_coef", "gradient")
-        if getattr(args, name) is not None
-    }
-    agent = Reinforce(model, **options, **_head_options(args))
+    preset, name = _preset(args)
+    iterations = args.iterations or presets.iterations_of(preset)
+    agent = presets.make_agent(
+        args.algorithm,
+        args.env,
+        preset,
+        seed,
+        iterations=iterations,
+        model=load_model(args.model) if args.model else None,
+        learning_rate=args.learning_rate,
+        **({} if args.positive_action is None else {"positive_action": args.positive_action}),
+    )
     agent.policy_for(args.env)
     if args.film:
         _check_film(args.env)
 
     with runs.new_run(folder) as run:
-        network = {"hidden": args.hidden, "activation": args.activation}
+        head = agent.head_options()
         runs.write_config(
             folder,
             algorithm=args.algorithm,
             env=args.env,
             seed=seed,
-            iterations=args.iterations,
-            network={"model": args.model} if args.model else network,
-            optimizer=keras.optimizers.serialize(model.optimizer),
-            options={
-                "gamma": agent.gamma,
-                "episodes_per_update": agent.episodes_per_update,
-                "max_steps": agent.max_steps,
-                "entropy_coef": agent.entropy_coef,
-                "gradient": agent.gradient,
-            },
-            head=_head_options(args),
+            preset=name,
+            iterations=iterations,
+            env_steps=None if args.iterations else preset.env_steps,
+            network={"model": args.model} if args.model else dict(preset.network),
+            critic=preset.critic,
+            optimizer=keras.optimizers.serialize(agent.model.optimizer),
+            options=agent.get_config(),
+            head=head,
         )
-        history = agent.fit(
-            args.env,
-            iterations=args.iterations,
-            seed=seed,
-            verbose="auto" if args.verbose is None else args.verbose,
-            callbacks=[
-                run,
-                MetricsLogger(folder / runs.METRICS),
-                KeepBest(folder / runs.MODEL),
-            ],
-        )
+        keep = KeepBest(folder / runs.MODEL)
+        callbacks = [run, MetricsLogger(folder / runs.METRICS), keep]
+        if not args.iterations:
+            callbacks.append(StopAtSteps(preset.env_steps))
+        if args.stop_at is not None:
+            callbacks.append(StopAtReturn(args.stop_at))
+        try:
+            history = agent.fit(
+                args.env,
+                iterations=iterations,
+                seed=seed,
+                verbose="auto" if args.verbose is None else args.verbose,
+                callbacks=callbacks,
+                validation_envs=args.env if args.validation_freq else None,
+                validation_freq=args.validation_freq or 1,
+                validation_episodes=args.validation_episodes,
+            )
+        finally:
+            keep.write()
         agent.save(folder / runs.LAST)
+        if not keep.path.exists():  # no episode has ended
+            agent.save(folder / runs.MODEL)
     learning_curve(
         history.history, folder / runs.CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
     )
-    returns = history.history["episode_return"]
-    best = max(range(len(returns)), key=returns.__getitem__)
-    print(
-        f"Best mean return {returns[best]:.1f}, in iteration {best + 1}; last {returns[-1]:.1f}; "
-        f"{agent.env_steps:,} environment steps."
+    _tell(folder, history.history, agent.env_steps)
+    if args.film:
+        policy = tfpg.Policy(load_model(folder / runs.MODEL), args.env, **head)
+        out = folder / runs.FILM
+        film = tfpg.record(policy, args.env, out, seed=seed, max_steps=agent.max_steps)
+        print(f"  {'film':15}{out}  ({film.frames} frames)")
+
+
+def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
+    """The preset with what the arguments say over it, and its name if it was measured."""
+    from tfpg import presets
+
+    preset = presets.find(args.algorithm, args.env)
+    measured = (args.algorithm, args.env) in presets.PRESETS
+    said = {o: getattr(args, o) for o in AGENT_OPTIONS if getattr(args, o) is not None}
+    network = {o: getattr(args, o) for o in NETWORK_OPTIONS if getattr(args, o) is not None}
+    preset = preset._replace(
+        options={**preset.options, **said}, network={**preset.network, **network}
     )
+    if args.env_steps:
+        preset = preset._replace(env_steps=args.env_steps, episodes=None)
+    if args.learning_rate:
+        preset = preset._replace(learning_rate=args.learning_rate)
+    return preset, f"{args.algorithm}/{args.env}" if measured else None
+
+
+def _tell(folder: Path, history: dict[str, list[float]], env_steps: int) -> None:
+    returns = history["episode_return"]
+    known = [i for i, value in enumerate(returns) if math.isfinite(value)]
+    if known:
+        best = max(known, key=returns.__getitem__)
+        print(
+            f"Best mean return {returns[best]:.1f}, in iteration {best + 1}; last "
+            f"{returns[-1]:.1f}; {env_steps:,} environment steps."
+        )
+    else:
+        print(f"No mean return: too few episodes ended in {env_steps:,} environment steps.")
     for what, name in (
         ("best model", runs.MODEL),
         ("last model", runs.LAST),
@@ -136,11 +172,6 @@ def train(args: argparse.Namespace) -> None:
         ("config", runs.CONFIG),
     ):
         print(f"  {what:15}{folder}/{name}")
-    if args.film:
-        policy = tfpg.Policy(load_model(folder / runs.MODEL), args.env, **_head_options(args))
-        out = folder / runs.FILM
-        film = tfpg.record(policy, args.env, out, seed=seed, max_steps=agent.max_steps)
-        print(f"  {'film':15}{out}  ({film.frames} frames)")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -218,7 +249,8 @@ def _load_policy(source: runs.Source) -> Any:
 
 
 def _head_options(args: argparse.Namespace) -> dict[str, Any]:
-    return {} if args.positive_action is None else {"positive_action": args.positive_action}
+    names = ("positive_action", "squash")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _check_env(env_id: str) -> None:
@@ -227,7 +259,7 @@ def _check_env(env_id: str) -> None:
     spaces_of(env_id)
 
 
-def _import_tensorflow() -> None:
+def _import_tensorflow(xla: bool = False) -> None:
     """Imports it with its start-up messages kept off the terminal, unless it fails to start."""
     try:
         sys.stderr.flush()
@@ -244,6 +276,8 @@ def _import_tensorflow() -> None:
             import tfpg.backend  # noqa: F401
 
             tf.zeros(())  # the first tensor looks for devices, and says so
+            if xla:
+                tf.function(tf.identity, jit_compile=True)(tf.zeros(()))  # and so does XLA
         except ImportError:
             raise
         except BaseException:
@@ -261,83 +295,3 @@ def _message(error: Exception) -> str:
     if isinstance(error, expected):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
-
-
-def _number(kind: Callable[[str], Any], test: Callable[[Any], bool], what: str) -> Callable:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-            if test(value):
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"expected {what}, and got {text!r}")
-
-    return parse
-
-
-_COUNT = _number(int, lambda n: n >= 1, "an integer of at least 1")
-_SEED = _number(int, lambda n: n >= 0, "an integer of at least 0")
-_GAMMA = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-_POSITIVE = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
-_COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
-        prog="tfpg", description="Deep reinforcement learning for Keras."
-    )
-    parser.add_argument("--version", action="version", version=f"tfpg {tfpg.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--seed", type=_SEED, metavar="N", help="of everything random")
-    common.add_argument("--max-steps", type=_COUNT, metavar="N", help="cut episodes here")
-    common.add_argument(
-        "--positive-action",
-        type=int,
-        choices=(0, 1),
-        help="the action whose probability a one-output model gives (default: 1)",
-    )
-    common.add_argument("--debug", action="store_true", help="show tracebacks")
-
-    p = commands.add_parser("train", parents=[common], help="train a model, film it, plot it")
-    p.set_defaults(run_command=train)
-    p.add_argument("algorithm", choices=ALGORITHMS)
-    p.add_argument("env", metavar="ENV", help="Gymnasium id, for example CartPole-v1")
-    p.add_argument("--iterations", type=_COUNT, default=100, metavar="N", help="(default: 100)")
-    p.add_argument("--run", metavar="DIR", help="run directory (default: runs/ALGORITHM-ENV)")
-    p.add_argument("--gamma", type=_GAMMA, help="discount factor (default: 0.99)")
-    p.add_argument(
-        "--episodes-per-update", type=_COUNT, metavar="N", help="episodes a batch (default: 32)"
-    )
-    p.add_argument("--entropy-coef", type=_COEF, metavar="X", help="(default: 0)")
-    p.add_argument("--gradient", choices=("fused", "accumulated"), help="(default: fused)")
-    p.add_argument("--learning-rate", type=_POSITIVE, metavar="X", help="of Adam (default: 0.01)")
-    p.add_argument("--hidden", type=_COUNT, nargs="+", default=[64, 64], metavar="UNITS")
-    p.add_argument("--activation", default="tanh", metavar="NAME", help="(default: tanh)")
-    p.add_argument("--model", metavar="FILE", help="go on from this .keras model")
-    p.add_argument("--no-film", dest="film", action="store_false", help="do not film the result")
-    p.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
-
-    source = argparse.ArgumentParser(add_help=False)
-    source.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory or a .keras file")
-    source.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
-    source.add_argument("--stochastic", action="store_true", help="sample the actions")
-
-    p = commands.add_parser("evaluate", parents=[source, common], help="measure a saved model")
-    p.set_defaults(run_command=evaluate)
-    p.add_argument("--episodes", type=_COUNT, default=100, metavar="N", help="(default: 100)")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
-
-    p = commands.add_parser("record", parents=[source, common], help="film a saved model")
-    p.set_defaults(run_command=record)
-    p.add_argument("out", metavar="OUT", help="the film, .mp4 or .gif")
-    p.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
-    p.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
-    return parser

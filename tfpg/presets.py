@@ -150,13 +150,21 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 # Where no preset was measured.
 DEFAULTS: dict[str, Preset] = {
-    "reinforce": Preset(env_steps=1_000_000, learning_rate=0.01, options={}),
+    "reinforce": Preset(
+        env_steps=1_000_000, learning_rate=0.01, options={"episodes_per_update": 32}
+    ),
     "a2c": Preset(
         env_steps=1_000_000,
         learning_rate=1e-3,
         adam=_ADAM,
         network={"normalize": True},
-        options={"gae_lambda": 0.95, "standardize": "batch", "reward_scale": "auto"},
+        options={
+            "num_envs": 8,
+            "num_steps": 16,
+            "gae_lambda": 0.95,
+            "standardize": "batch",
+            "reward_scale": "auto",
+        },
     ),
     "ppo": Preset(
         env_steps=1_000_000,
@@ -189,12 +197,22 @@ def iterations_of(preset: Preset) -> int:
     options = preset.options
     if preset.episodes is not None:
         return preset.episodes // options["episodes_per_update"]
-    if "episodes_per_update" in options or "num_steps" not in options:
-        return 10_000
-    return preset.env_steps // (options.get("num_envs", 8) * options["num_steps"])
+    if "episodes_per_update" in options:
+        return 100_000  # env_steps ends it
+    return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
 
 
-def make_agent(algorithm: str, env: Any, preset: Preset, seed: int | None = None) -> Any:
+def make_agent(
+    algorithm: str,
+    env: Any,
+    preset: Preset,
+    seed: int | None = None,
+    *,
+    iterations: int | None = None,
+    model: Any = None,
+    learning_rate: float | None = None,
+    **options: Any,
+) -> Any:
     """An agent with fresh networks, as a preset says.
 
     Args:
@@ -202,6 +220,10 @@ def make_agent(algorithm: str, env: Any, preset: Preset, seed: int | None = None
         env: What it will play in; see `tfpg.networks.mlp`.
         preset: Its settings.
         seed: Of the networks' weights.
+        iterations: Over which a learning rate falls. None: the preset's.
+        model: A Keras model to go on with, instead of a fresh one.
+        learning_rate: Of a given model that is compiled already. None: its own.
+        **options: Of the agent, over the preset's.
 
     Returns:
         The agent.
@@ -214,24 +236,30 @@ def make_agent(algorithm: str, env: Any, preset: Preset, seed: int | None = None
     import tfpg
 
     agents = {"reinforce": tfpg.Reinforce, "a2c": tfpg.A2C, "ppo": tfpg.PPO}
-    separate = algorithm == "reinforce" or preset.critic is not None
-    network = tfpg.networks.mlp if separate else tfpg.networks.actor_critic
-    model = network(env, seed=seed, **preset.network)
-    model.compile(optimizer=_optimizer(preset, preset.learning_rate))
-    options = dict(preset.options)
+    options = {**preset.options, **options}
+    iterations = iterations or iterations_of(preset)
+    if model is None:
+        valued = algorithm != "reinforce" or options.get("baseline") == "value"
+        two = valued and preset.critic is None
+        network = tfpg.networks.actor_critic if two else tfpg.networks.mlp
+        model = network(env, seed=seed, **preset.network)
+    if getattr(model, "optimizer", None) is None:
+        model.compile(optimizer=_optimizer(preset, preset.learning_rate, iterations))
+    elif learning_rate:
+        model.optimizer.learning_rate = learning_rate
     if preset.critic is not None:
         critic = tfpg.networks.critic(env, seed=seed, **preset.critic)
         rate = preset.critic_learning_rate or preset.learning_rate
-        critic.compile(optimizer=_optimizer(preset._replace(anneal=False), rate))
+        critic.compile(optimizer=_optimizer(preset._replace(anneal=False), rate, iterations))
         options["value_model"] = critic
     return agents[algorithm](model, **options)
 
 
-def _optimizer(preset: Preset, rate: float) -> Any:
+def _optimizer(preset: Preset, rate: Any, iterations: int) -> Any:
     import keras
 
     if preset.anneal:
         updates = preset.options.get("epochs", 1) * preset.options.get("minibatches", 1)
-        steps = iterations_of(preset) * updates
+        steps = iterations * updates
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
     return keras.optimizers.Adam(rate, **preset.adam)

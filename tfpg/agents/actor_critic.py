@@ -66,6 +66,12 @@ class ActorCritic(Agent):
         acting: See `tfpg.Policy`.
     """
 
+    option_names = (
+        *Agent.option_names,
+        *("gae_lambda", "n_step", "num_steps", "epochs", "minibatches", "standardize"),
+        *("entropy_coef", "value_coef", "reward_scale", "jit_compile"),
+    )
+
     def __init__(
         self,
         model: keras.Model,

@@ -55,6 +55,8 @@ class Agent(abc.ABC):
             `tfpg.requirements.check_layers`).
     """
 
+    # The options that `get_config` tells.
+    option_names: tuple[str, ...] = ("gamma", "num_envs", "max_steps")
     # Whether every reset of an environment must be ours to seed.
     _seedable = False
 
@@ -260,6 +262,21 @@ class Agent(abc.ABC):
         if policy is None or (policy.observation_space, policy.action_space) != spaces:
             policy = self.policy = Policy(self.model, env, **self._policy_options)
         return policy
+
+    def get_config(self) -> dict[str, Any]:
+        """The options of the constructor, without its models and its head's, for a config file."""
+        return {name: getattr(self, name) for name in self.option_names}
+
+    def head_options(self) -> dict[str, Any]:
+        """What a `Policy` of this agent's model has to be told beside its environment."""
+        names = ("from_logits", "positive_action", "squash")
+        defaults = (None, 1, False)
+        given = [(name, self._policy_options[name]) for name in names]
+        return {
+            name: value
+            for (name, value), default in zip(given, defaults, strict=True)
+            if value != default
+        }
 
     def save(self, path: str | os.PathLike) -> Path:
         """Saves the Keras model with its optimizer's state; see `tfpg.checkpoint.save_model`."""

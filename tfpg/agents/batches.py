@@ -40,6 +40,9 @@ def make_batch(
     Returns:
         A `Batch`, one column after another.
 
+    Raises:
+        FloatingPointError: Rewards or values are not finite.
+
     Example:
         >>> import numpy as np
         >>> data = Trajectory(
@@ -55,6 +58,11 @@ def make_batch(
         array([-0.2844, -0.866 , -1.1891,  1.2667,  1.0728], dtype=float32)
     """
     returns = _returns(data, gamma, values, gae_lambda, n_step)
+    if not np.isfinite(returns).all():
+        what = "values" if values is not None and not np.isfinite(values).all() else "rewards"
+        raise FloatingPointError(
+            f"The returns are not finite, because {what} are not. Nothing was learned from them."
+        )
     baseline = np.zeros_like(returns) if values is None else values[:-1].astype(np.float64)
     advantages = returns - baseline
     if center:

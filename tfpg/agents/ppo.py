@@ -55,6 +55,8 @@ class PPO(ActorCritic):
         ['approx_kl', 'clip_fraction', 'entropy', 'env_steps']
     """
 
+    option_names = (*ActorCritic.option_names, "clip_ratio", "value_clip", "target_kl")
+
     def __init__(
         self,
         model: keras.Model,

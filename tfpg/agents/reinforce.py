@@ -91,6 +91,12 @@ class Reinforce(Agent):
         3
     """
 
+    option_names = (
+        *Agent.option_names,
+        *("episodes_per_update", "standardize", "baseline", "gae_lambda", "n_step", "value_coef"),
+        *("value_updates", "entropy_coef", "gradient", "batch_size"),
+    )
+
     def __init__(
         self,
         model: keras.Model,

@@ -1,0 +1,190 @@
+"""The arguments of the command line. Nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import tfpg
+
+ALGORITHMS = ("reinforce", "a2c", "ppo")
+
+# Options of the agents by the algorithms that have them; None: all.
+_ACTOR_CRITIC = ("a2c", "ppo")
+AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
+    "gamma": None,
+    "num_envs": None,
+    "max_steps": None,
+    "entropy_coef": None,
+    "value_coef": None,
+    "gae_lambda": None,
+    "squash": None,
+    "episodes_per_update": ("reinforce",),
+    "gradient": ("reinforce",),
+    "baseline": ("reinforce",),
+    "num_steps": _ACTOR_CRITIC,
+    "epochs": ("ppo",),
+    "minibatches": ("ppo",),
+    "clip_ratio": ("ppo",),
+    "target_kl": ("ppo",),
+}
+NETWORK_OPTIONS = ("hidden", "activation", "normalize", "log_std")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
+
+
+def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
+    """The parsed arguments, with the function of their command as ``run_command``.
+
+    Args:
+        argv: The arguments. None: those of the process.
+        commands: The functions by the names of the commands.
+    """
+    parser, train = _parser(commands)
+    args = parser.parse_args(argv)
+    if args.command == "train":
+        for option, algorithms in AGENT_OPTIONS.items():
+            known = algorithms or ALGORITHMS
+            if getattr(args, option) is not None and args.algorithm not in known:
+                train.error(f"--{option.replace('_', '-')} is for {' and '.join(known)}")
+        given = [o for o in NETWORK_OPTIONS if getattr(args, o) is not None]
+        if args.model and given:
+            train.error(f"--{given[0].replace('_', '-')} shapes a new network: leave out --model")
+    return args
+
+
+def _number(kind: Callable[[str], Any], test: Callable[[Any], bool], what: str) -> Callable:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+            if test(value):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {what}, and got {text!r}")
+
+    return parse
+
+
+_COUNT = _number(int, lambda n: n >= 1, "an integer of at least 1")
+_SEED = _number(int, lambda n: n >= 0, "an integer of at least 0")
+_FRACTION = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+_POSITIVE = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
+_COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
+_FINITE = _number(float, lambda x: abs(x) < float("inf"), "a number")
+
+
+def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any]:
+    parser: argparse.ArgumentParser = _Parser(
+        prog="tfpg", description="Deep reinforcement learning for Keras."
+    )
+    parser.add_argument("--version", action="version", version=f"tfpg {tfpg.__version__}")
+    subparsers = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", dest="command"
+    )
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--seed", type=_SEED, metavar="N", help="of everything random")
+    common.add_argument("--max-steps", type=_COUNT, metavar="N", help="cut episodes here")
+    common.add_argument(
+        "--positive-action",
+        type=int,
+        choices=(0, 1),
+        help="the action whose probability a one-output model gives (default: 1)",
+    )
+    common.add_argument(
+        "--squash",
+        action=argparse.BooleanOptionalAction,
+        help="keep real actions in their bounds by a tanh",
+    )
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    train = subparsers.add_parser(
+        "train",
+        parents=[common],
+        help="train a model, film it, plot it",
+        description="Trains a model into a run directory. What is not said comes from the preset "
+        "that was measured for the algorithm and the environment, or from the algorithm's "
+        "defaults.",
+    )
+    train.set_defaults(run_command=commands["train"])
+    train.add_argument("algorithm", choices=ALGORITHMS)
+    train.add_argument("env", metavar="ENV", help="Gymnasium id, for example CartPole-v1")
+    train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ALGORITHM-ENV)")
+    _add_budget(train)
+    _add_agent_options(train)
+    _add_network_options(train)
+    train.add_argument("--no-film", dest="film", action="store_false", help="no film of the result")
+    train.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
+
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory or a .keras file")
+    source.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
+    source.add_argument("--stochastic", action="store_true", help="sample the actions")
+
+    p = subparsers.add_parser("evaluate", parents=[source, common], help="measure a saved model")
+    p.set_defaults(run_command=commands["evaluate"])
+    p.add_argument("--episodes", type=_COUNT, default=100, metavar="N", help="(default: 100)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = subparsers.add_parser("record", parents=[source, common], help="film a saved model")
+    p.set_defaults(run_command=commands["record"])
+    p.add_argument("out", metavar="OUT", help="the film, .mp4 or .gif")
+    p.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
+    p.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
+    return parser, train
+
+
+def _add_budget(train: argparse.ArgumentParser) -> None:
+    group = train.add_argument_group("how long")
+    group.add_argument("--iterations", type=_COUNT, metavar="N", help="updates, or rounds of them")
+    group.add_argument("--env-steps", type=_COUNT, metavar="N", help="environment steps at most")
+    group.add_argument(
+        "--stop-at", type=_FINITE, metavar="RETURN", help="stop when the mean return reaches it"
+    )
+    group.add_argument(
+        "--validation-freq",
+        type=_COUNT,
+        metavar="N",
+        help="measure the greedy policy every so many iterations, in environments of its own",
+    )
+    group.add_argument(
+        "--validation-episodes", type=_COUNT, default=10, metavar="N", help="(default: 10)"
+    )
+
+
+def _add_agent_options(train: argparse.ArgumentParser) -> None:
+    group = train.add_argument_group("the algorithm")
+    group.add_argument("--gamma", type=_FRACTION, help="discount factor")
+    group.add_argument("--learning-rate", type=_POSITIVE, metavar="X", help="of Adam")
+    group.add_argument("--num-envs", type=_COUNT, metavar="N", help="environments side by side")
+    group.add_argument("--entropy-coef", type=_COEF, metavar="X")
+    group.add_argument("--value-coef", type=_COEF, metavar="X")
+    group.add_argument("--gae-lambda", type=_FRACTION, metavar="X")
+    group.add_argument("--episodes-per-update", type=_COUNT, metavar="N", help="reinforce")
+    group.add_argument(
+        "--gradient", choices=("fused", "accumulated", "streaming"), help="reinforce"
+    )
+    group.add_argument("--baseline", choices=("mean", "value"), help="reinforce")
+    group.add_argument("--num-steps", type=_COUNT, metavar="N", help="a2c, ppo: of each fragment")
+    group.add_argument("--epochs", type=_COUNT, metavar="N", help="ppo")
+    group.add_argument("--minibatches", type=_COUNT, metavar="N", help="ppo")
+    group.add_argument("--clip-ratio", type=_POSITIVE, metavar="X", help="ppo")
+    group.add_argument("--target-kl", type=_POSITIVE, metavar="X", help="ppo")
+
+
+def _add_network_options(train: argparse.ArgumentParser) -> None:
+    group = train.add_argument_group("the network")
+    group.add_argument("--hidden", type=_COUNT, nargs="+", metavar="UNITS")
+    group.add_argument("--activation", metavar="NAME", help="by Keras's name (default: tanh)")
+    group.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="standardize observations by running statistics",
+    )
+    group.add_argument("--log-std", type=_FINITE, metavar="X", help="of real actions, at first")
+    group.add_argument("--model", metavar="FILE", help="go on from this .keras model")
