@@ -131,7 +131,8 @@ class KeepBest(keras.callbacks.Callback):
         self._played = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if logs["episode_return"] > self.best:
+        # Of equals the later: it has learned for longer.
+        if logs["episode_return"] >= self.best:
             self.best = logs["episode_return"]
             self._waiting = self._played
         if time.monotonic() >= self._not_before:

@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
     runs.check_new(folder)
     if args.model:
         check_model_file(args.model)
-    _import_tensorflow(xla=args.algorithm != "reinforce")
+    _import_tensorflow()
     import keras
 
     from tfpg.callbacks import KeepBest, MetricsLogger, StopAtReturn, StopAtSteps
@@ -259,8 +259,9 @@ def _check_env(env_id: str) -> None:
     spaces_of(env_id)
 
 
-def _import_tensorflow(xla: bool = False) -> None:
+def _import_tensorflow() -> None:
     """Imports it with its start-up messages kept off the terminal, unless it fails to start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA tells of every first time, later
     try:
         sys.stderr.flush()
         terminal = os.dup(2)
@@ -276,8 +277,6 @@ def _import_tensorflow(xla: bool = False) -> None:
             import tfpg.backend  # noqa: F401
 
             tf.zeros(())  # the first tensor looks for devices, and says so
-            if xla:
-                tf.function(tf.identity, jit_compile=True)(tf.zeros(()))  # and so does XLA
         except ImportError:
             raise
         except BaseException:
