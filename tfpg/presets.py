@@ -48,7 +48,14 @@ PRESETS: dict[tuple[str, str], Preset] = {
         env_steps=1_000_000,
         learning_rate=0.005,
         network={"hidden": (64, 64)},
-        options={"episodes_per_update": 16},
+        critic={"hidden": (64, 64)},
+        critic_learning_rate=0.005,
+        options={
+            "episodes_per_update": 32,
+            "entropy_coef": 0.01,
+            "gae_lambda": 0.97,
+            "value_updates": 20,
+        },
     ),
     ("reinforce", "LunarLander-v3"): Preset(
         env_steps=3_200_000,
@@ -95,7 +102,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         options={
             "num_envs": 16,
             "num_steps": 256,
-            "epochs": 4,
+            "epochs": 10,
             "minibatches": 16,
             "gae_lambda": 0.94,
             "gamma": 0.99,

@@ -265,14 +265,16 @@ class Estimator:
         delta = reward + self._gamma * value - value_before
         traces = tf.cond(credited, lambda: per_step.credit(traces, delta), lambda: traces)
         gradient = tf.concat([per_step.flat(gradient_of(tape, log_prob, variables)), [log_prob]], 0)
-        value_gradient = tf.zeros_like(traces.value)
+        value_gradient = rest_gradient = tf.zeros_like(traces.value)
+        if self._entropy_coef:
+            rest_gradient = per_step.flat(gradient_of(tape, rest, variables))
         if self._critic is not None:
             value_gradient = per_step.flat(gradient_of(tape, value, variables))
         traces = per_step.act_step(
             traces,
             self._decay,
             gradient,
-            per_step.flat(gradient_of(tape, rest, variables)),
+            rest_gradient,
             value_gradient,
             value,
         )

@@ -1,0 +1,79 @@
+"""Presets: they fit their environments, and say what they were measured at."""
+
+import numpy as np
+import pytest
+
+import tfpg
+from tfpg import presets
+
+NAMES = list(presets.PRESETS)
+
+
+@pytest.mark.parametrize(("algorithm", "env"), NAMES)
+def test_an_agent_is_made_and_trains(algorithm, env):
+    preset = presets.find(algorithm, env)
+    agent = presets.make_agent(algorithm, env, preset, seed=0)
+    assert type(agent).__name__.lower() == algorithm
+    cap = {"max_steps": 20} if algorithm == "reinforce" else {}
+    agent.max_steps = cap.get("max_steps", agent.max_steps)
+    history = agent.fit(env, 1, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize(("algorithm", "env"), NAMES)
+def test_every_preset_has_a_score(algorithm, env):
+    score = presets.find(algorithm, env).score
+    assert score.low <= score.mean <= score.high
+
+
+@pytest.mark.parametrize("algorithm", presets.DEFAULTS)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"])
+def test_defaults_fit_other_environments(algorithm, env):
+    preset = presets.DEFAULTS[algorithm]
+    small = {"episodes_per_update": 2} if algorithm == "reinforce" else {"num_envs": 2}
+    agent = presets.make_agent(algorithm, env, preset, seed=0, **small)
+    assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
+
+
+def test_the_learning_rate_falls_to_nothing_over_the_budget():
+    preset = presets.find("ppo", "CartPole-v1")
+    agent = presets.make_agent("ppo", "CartPole-v1", preset, iterations=3)
+    assert float(agent.model.optimizer.learning_rate) == pytest.approx(preset.learning_rate)
+    agent.fit("CartPole-v1", 3, seed=0, verbose=0)
+    assert float(agent.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_same_seed_makes_the_same_networks():
+    preset = presets.find("reinforce", "LunarLander-v3")
+    one, same, other = (
+        presets.make_agent("reinforce", "LunarLander-v3", preset, seed) for seed in (0, 0, 1)
+    )
+    for a, b, c in zip(
+        one.value_model.get_weights(),
+        same.value_model.get_weights(),
+        other.value_model.get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+        assert a.ndim == 1 or not np.array_equal(a, c)
+
+
+def test_a_model_of_ones_own_goes_on_with_its_optimizer():
+    model = tfpg.networks.actor_critic("CartPole-v1")
+    preset = presets.find("ppo", "CartPole-v1")
+    first = presets.make_agent("ppo", "CartPole-v1", preset, model=model)
+    optimizer = model.optimizer
+    again = presets.make_agent("ppo", "CartPole-v1", preset, model=model)
+    assert first.model is again.model is model
+    assert model.optimizer is optimizer
+
+
+def test_an_unknown_algorithm():
+    with pytest.raises(ValueError, match=r"algorithm must be one of \['reinforce', 'a2c', 'ppo'\]"):
+        presets.find("dqm", "CartPole-v1")
+
+
+def test_iterations_hold_the_budget():
+    preset = presets.find("ppo", "CartPole-v1")
+    assert presets.iterations_of(preset) * 8 * 32 <= preset.env_steps
+    assert presets.iterations_of(presets.find("reinforce", "LunarLander-v3")) * 16 == 3200
