@@ -137,6 +137,10 @@ def test_reduce_lr_on_plateau_reaches_the_compiled_update():
     model, history = fit([Override([10, 9, 9, 9]), plateau])
     assert float(model.optimizer.learning_rate) == pytest.approx(0.01 / 8)
     np.testing.assert_allclose(history.history["learning_rate"], [0.01, 0.01, 0.005, 0.0025])
+    # And the smaller rates were what the updates used.
+    plain, _ = fit(iterations=4)
+    for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
+        assert not np.array_equal(a, b)
 
 
 def test_learning_rate_scheduler_reaches_the_compiled_update():
@@ -161,8 +165,12 @@ def test_tensorboard_writes_its_scalars(tmp_path):
 
 
 def test_terminate_on_nan_and_lambda_callbacks():
-    stopped = fit([callbacks.TerminateOnNaN()], iterations=2)[1]
-    assert stopped.epoch == [0, 1]
+    class Spoil(callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            logs["loss"] = np.nan
+
+    assert fit([callbacks.TerminateOnNaN()], iterations=2)[1].epoch == [0, 1]
+    assert fit([Spoil(), callbacks.TerminateOnNaN()], iterations=4)[1].epoch == [0]
     epochs = []
     fit(callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.append(epoch)), 2)
     assert epochs == [0, 1]

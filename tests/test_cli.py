@@ -126,6 +126,100 @@ class TestTrain:
             assert "Traceback" not in err
 
 
+class TestAlgorithms:
+    """Presets and what is said over them."""
+
+    def test_ppo_from_its_preset(self, tmp_path):
+        args = ["--env-steps", "1024", "--seed", "3", "--validation-freq", "2", "--no-film"]
+        done = run("train", "ppo", "CartPole-v1", *args, "--run", tmp_path / "run")
+        assert (done.returncode, done.stderr) == (0, "")
+        config = json.loads((tmp_path / "run/config.json").read_text())
+        assert config["preset"] == "ppo/CartPole-v1"
+        assert config["options"]["epochs"] == 20
+        assert config["iterations"] == 4
+        rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
+        assert float(rows[-1]["env_steps"]) <= 1024
+        assert "val_episode_return" in done.stdout
+
+    def test_what_is_said_goes_over_the_preset(self, tmp_path):
+        said = {
+            "--gamma": ("gamma", 0.5),
+            "--num-envs": ("num_envs", 3),
+            "--num-steps": ("num_steps", 20),
+            "--epochs": ("epochs", 2),
+            "--minibatches": ("minibatches", 3),
+            "--gae-lambda": ("gae_lambda", 0.7),
+            "--entropy-coef": ("entropy_coef", 0.25),
+            "--value-coef": ("value_coef", 0.125),
+            "--clip-ratio": ("clip_ratio", 0.3),
+            "--target-kl": ("target_kl", 0.5),
+            "--max-steps": ("max_steps", 9),
+        }
+        flags = [str(x) for flag, (_, value) in said.items() for x in (flag, value)]
+        flags += ["--learning-rate", "0.007", "--hidden", "8", "9", "--activation", "elu"]
+        flags += ["--iterations", "2", "--no-film", "--run", tmp_path / "run"]
+        done = run("train", "ppo", "CartPole-v1", *flags)
+        assert done.returncode == 0, done.stderr
+        config = json.loads((tmp_path / "run/config.json").read_text())
+        for name, value in said.values():
+            assert config["options"][name] == value, name
+        assert config["network"] == {"hidden": [8, 9], "activation": "elu"}
+        assert config["iterations"] == 2
+        rate = config["optimizer"]["config"]["learning_rate"]["config"]
+        assert rate["initial_learning_rate"] == 0.007
+        assert rate["decay_steps"] == 2 * 2 * 3
+        import keras
+
+        model = keras.saving.load_model(tmp_path / "run/model.keras")
+        assert [layer.units for layer in model.layers if hasattr(layer, "units")][:2] == [8, 8]
+
+    def test_a_squashed_run_plays_and_films_as_it_learned(self, tmp_path):
+        args = ["--env-steps", "4096", "--squash", "--normalize", "--run", tmp_path / "run"]
+        done = run("train", "a2c", "Pendulum-v1", *args)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "run/config.json").read_text())["head"] == {"squash": True}
+        done = run("evaluate", tmp_path / "run", "--episodes", "2", "--stochastic")
+        assert done.returncode == 0, done.stderr
+
+    def test_reinforce_with_its_own_options(self, tmp_path):
+        args = ["--gradient", "accumulated", "--baseline", "value", "--episodes-per-update", "3"]
+        args += ["--iterations", "2", "--max-steps", "8", "--no-film", "--run", tmp_path / "run"]
+        done = run("train", "reinforce", "CartPole-v1", *args)
+        assert done.returncode == 0, done.stderr
+        config = json.loads((tmp_path / "run/config.json").read_text())
+        assert config["options"]["gradient"] == "accumulated"
+        assert config["options"]["baseline"] == "value"
+        header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
+        assert "grad_snr" in header
+
+    def test_a_target_stops_it(self, tmp_path):
+        args = ["--stop-at", "10", "--no-film", "--run", tmp_path / "run"]
+        done = run("train", "reinforce", "CartPole-v1", *args)
+        assert done.returncode == 0, done.stderr
+        assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
+
+    def test_an_interrupted_training_keeps_its_best_model(self, tmp_path):
+        start = (
+            "import signal, sys\nfrom tfpg.cli import main\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main())"
+        )
+        args = ["train", "ppo", "CartPole-v1", "--env-steps", "10000000", "--no-film"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", start, *args, "--run", str(tmp_path / "run")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in process.stdout:
+            if line.startswith("9/"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        done = run("evaluate", tmp_path / "run", "--episodes", "1", "--seed", "1")
+        assert done.returncode == 0, done.stderr
+
+
 class TestEvaluate:
     def test_prints_one_json_object(self, folder):
         args = ["--episodes", 6, "--seed", 7, "--json"]
@@ -173,6 +267,17 @@ USAGE = [
     (["fly"], 2, "invalid choice: 'fly'"),
     (["train", "dpo", "CartPole-v1"], 2, "invalid choice: 'dpo'"),
     (["train", "reinforce", "CartPole-v1", "--gamma", "1.5"], 2, "[0, 1], and got '1.5'"),
+    (
+        ["train", "reinforce", "CartPole-v1", "--num-steps", "5"],
+        2,
+        "--num-steps is for a2c and ppo",
+    ),
+    (["train", "a2c", "CartPole-v1", "--clip-ratio", "0.1"], 2, "--clip-ratio is for ppo"),
+    (
+        ["train", "ppo", "CartPole-v1", "--model", "a.keras", "--hidden", "8"],
+        2,
+        "leave out --model",
+    ),
     (["train", "reinforce", "CartPole-v1", "--iterations", "0"], 2, "at least 1, and got '0'"),
     (["train", "reinforce", "CartPole-v1", "--learing-rate", "1"], 2, "--learing-rate"),
     (["evaluate", "runs/small", "--episodes", "0"], 2, "at least 1, and got '0'"),

@@ -34,6 +34,26 @@ def test_train_then_record(tmp_path):
         assert film.stat().st_size > 1000
 
 
+def test_real_actions(tmp_path):
+    out = run("train_continuous.py", "--env-steps", 2048, "--out", tmp_path / "run", cwd=tmp_path)
+    assert "over 100 episodes" in out
+    assert (tmp_path / "run/film.mp4").stat().st_size > 1000
+
+
+def test_the_table_of_scores_in_small(tmp_path):
+    out = run(
+        ROOT / "benchmarks/scores.py",
+        *("--quick", "ppo/CartPole-v1", "reinforce/CartPole-v1"),
+        cwd=tmp_path,
+    )
+    rows = [line for line in out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[1:]] == [
+        "| ppo/CartPole-v1",
+        "| reinforce/CartPole-v1",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_textbook_in_one_file(tmp_path):
     out = run(
         "reinforce_in_one_file.py",
@@ -49,7 +69,7 @@ def test_the_textbook_needs_no_tfpg():
     assert "from tfpg" not in text
 
 
-@pytest.mark.parametrize("name", ["train_reinforce.py", "record_episode.py"])
+@pytest.mark.parametrize("name", ["train_reinforce.py", "train_continuous.py", "record_episode.py"])
 def test_recipes_are_short_and_use_the_public_api(name):
     text = (SCRIPTS / name).read_text()
     assert 20 <= len(text.splitlines()) <= 40

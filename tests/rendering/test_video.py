@@ -55,6 +55,10 @@ class TestMp4:
         write(path, moving_square(4, height, width))
         decoded = iio.imread(path, plugin="pyav")
         assert decoded.shape == (4, height + height % 2, width + width % 2, 3)
+        # What is added repeats the edge.
+        assert np.abs(decoded[:, -1].astype(int) - decoded[:, height - 1]).mean() < 3
+        assert np.abs(decoded[:, :, -1].astype(int) - decoded[:, :, width - 1]).mean() < 3
+        assert decoded.mean() > 150
 
     def test_a_single_frame(self, tmp_path):
         write(tmp_path / "film.mp4", moving_square(1))
@@ -82,6 +86,18 @@ class TestGif:
                 film.seek(t)
                 shown = np.asarray(film.convert("RGB")).astype(int)
                 assert np.abs(shown - frames[t]).max() <= 8
+
+    def test_frames_whose_buffer_is_reused_are_copied(self, tmp_path):
+        buffer = np.zeros((64, 96, 3), np.uint8)
+        frames = list(moving_square(10))
+        with VideoWriter(tmp_path / "film.gif", 25) as video:
+            for frame in frames:
+                buffer[:] = frame
+                video.write(buffer)
+        with Image.open(tmp_path / "film.gif") as film:
+            film.seek(0)
+            shown = np.asarray(film.convert("RGB")).astype(int)
+        assert np.abs(shown - frames[0]).max() <= 8
 
     def test_colours_that_come_late_are_near_enough(self, tmp_path):
         frames = [np.full((32, 32, 3), 255, np.uint8)] * 40

@@ -192,10 +192,10 @@ class ActorCritic(Agent):
             raise RuntimeError("update needs a compiled policy: call fit, or build first.")
         self._trainable.follow_learning_rate()
         batch = self.to_batch(data)
-        capacity = data_capacity(data, self.num_envs * self.num_steps)
-        order, valid = minibatch_order(
-            len(batch.advantages), capacity, self.epochs, self.minibatches, self._shuffle
-        )
+        # The shape that the updates are compiled for: all steps, and more where somebody has more.
+        real = len(batch.advantages)
+        capacity = max(data.rewards.shape[1] * self.num_steps, real)
+        order, valid = minibatch_order(real, capacity, self.epochs, self.minibatches, self._shuffle)
         limit = np.inf if self.target_kl is None else 1.5 * self.target_kl
         sums, done, finite = self._updates(
             _padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
@@ -303,11 +303,6 @@ def minibatch_order(
     # With fewer steps than minibatches some have none, and no mean.
     filled = valid.any(axis=1)
     return order[filled], valid[filled]
-
-
-def data_capacity(data: Trajectory, usual: int) -> int:
-    """Steps that fit: the usual number, or all where somebody brought more."""
-    return max(usual, int(data.mask.sum()))
 
 
 def _padded(batch: Batch, capacity: int) -> Batch:

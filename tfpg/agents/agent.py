@@ -279,7 +279,11 @@ class Agent(abc.ABC):
         }
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Saves the Keras model with its optimizer's state; see `tfpg.checkpoint.save_model`."""
+        """Saves the Keras model with its optimizer's state; see `tfpg.checkpoint.save_model`.
+
+        A value model of its own is saved by itself (``value_model.save(path)``), and the log
+        standard deviations that a head keeps beside the model are not: only sampling needs them.
+        """
         return save_model(self.model, path)
 
     @classmethod

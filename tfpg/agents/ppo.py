@@ -12,8 +12,6 @@ https://arxiv.org/abs/1707.06347.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
@@ -31,13 +29,12 @@ class PPO(ActorCritic):
     """Proximal policy optimization with a clipped ratio.
 
     Args:
-        model: See `ActorCritic`.
+        model: See `ActorCritic`, like all that is not named here.
+        gae_lambda: Of the advantages, in [0, 1]. None: 0.95, unless there is an ``n_step``.
         clip_ratio: How far the probability ratio is rewarded to leave 1, above 0.
         value_clip: Keep values so near to their old ones, above 0; None: do not.
         target_kl: End the updates of an iteration when the policy has moved further than one and
             a half times this from the one that acted, in nats; None: never.
-        **options: Those of `ActorCritic`. Other defaults here: ``num_steps=128``, ``epochs=4``,
-            ``minibatches=4``, ``gae_lambda=0.95``, ``standardize="batch"``.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -61,21 +58,53 @@ class PPO(ActorCritic):
         self,
         model: keras.Model,
         *,
+        value_model: keras.Model | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float | None = None,
+        n_step: int | None = None,
+        num_envs: int = 8,
+        num_steps: int = 128,
+        epochs: int = 4,
+        minibatches: int = 4,
         clip_ratio: float = 0.2,
         value_clip: float | None = None,
         target_kl: float | None = None,
-        **options: Any,
+        standardize: str | None = "batch",
+        entropy_coef: float = 0.0,
+        value_coef: float = 0.5,
+        reward_scale: float | str = 1.0,
+        max_steps: int | None = None,
+        jit_compile: bool = True,
+        from_logits: bool | None = None,
+        positive_action: int = 1,
+        squash: bool = False,
+        log_std: float = 0.0,
+        acting: str = "auto",
     ):
-        defaults = {
-            "num_steps": 128,
-            "epochs": 4,
-            "minibatches": 4,
-            "gae_lambda": 0.95,
-            "standardize": "batch",
-        }
-        if options.get("n_step") is not None:
-            defaults["gae_lambda"] = 1.0
-        super().__init__(model, **{**defaults, **options})
+        if gae_lambda is None:
+            gae_lambda = 0.95 if n_step is None else 1.0
+        super().__init__(
+            model,
+            value_model=value_model,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            n_step=n_step,
+            num_envs=num_envs,
+            num_steps=num_steps,
+            epochs=epochs,
+            minibatches=minibatches,
+            standardize=standardize,
+            entropy_coef=entropy_coef,
+            value_coef=value_coef,
+            reward_scale=reward_scale,
+            max_steps=max_steps,
+            jit_compile=jit_compile,
+            from_logits=from_logits,
+            positive_action=positive_action,
+            squash=squash,
+            log_std=log_std,
+            acting=acting,
+        )
         for name, value in (
             ("clip_ratio", clip_ratio),
             ("value_clip", value_clip),
