@@ -345,6 +345,41 @@ def test_a_model_without_a_value_says_how_to_get_one():
         agent.fit("CartPole-v1", 1)
 
 
+def test_outputs_in_a_dict_go_by_their_names(tmp_path):
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(8, "tanh")(x)
+    outputs = {"value": keras.layers.Dense(1)(hidden), "policy": keras.layers.Dense(2)(hidden)}
+    model = keras.Model(x, outputs)
+    agent = tfpg.PPO(model, **FAST)
+    history = agent.fit("CartPole-v1", 3, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert agent.policy.acting == "numpy"
+    agent.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for deterministic in (True, False):
+        results = [
+            tfpg.evaluate(m, "CartPole-v1", 5, seed=1, deterministic=deterministic)
+            for m in (agent, again)
+        ]
+        assert results[0] == results[1]
+
+
+def test_backup_and_restore_goes_on_with_the_iterations(tmp_path):
+    class Break(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise RuntimeError("power cut")
+
+    backup = lambda: keras.callbacks.BackupAndRestore(tmp_path / "backup")  # noqa: E731
+    model = tfpg.networks.actor_critic("CartPole-v1", seed=0)
+    with pytest.raises(RuntimeError, match="power cut"):
+        tfpg.A2C(model, **FAST).fit("CartPole-v1", 4, [backup(), Break()], seed=0, verbose=0)
+    again = tfpg.networks.actor_critic("CartPole-v1", seed=5)
+    history = tfpg.A2C(again, **FAST).fit("CartPole-v1", 4, backup(), seed=0, verbose=0)
+    assert history.epoch == [2, 3]
+    assert int(again.optimizer.iterations) == 4
+
+
 class TestValidation:
     def test_is_measured_apart_and_leaves_training_as_it_was(self):
         plain, _ = train(tfpg.A2C, iterations=6)
