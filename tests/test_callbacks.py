@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfpg
-from tfpg.callbacks import ProgressBar, resolve_verbose
+from tfpg.callbacks import ProgressBar, StopAtSteps, resolve_verbose
 
 callbacks = keras.callbacks
 KEYS = {"episode_return", "episode_length", "env_steps", "loss", "policy_loss", "entropy"}
@@ -162,6 +162,15 @@ def test_tensorboard_writes_its_scalars(tmp_path):
     events.Reload()
     assert "epoch_episode_return" in events.Tags()["tensors"]
     assert len(events.Tensors("epoch_episode_return")) == 3
+
+
+def test_a_budget_of_steps_counts_from_where_training_began():
+    from toys import Countdown
+
+    agent = tfpg.Reinforce(tfpg.networks.mlp(Countdown), episodes_per_update=10)
+    for budget, steps in ((100, 90), (200, 180), (205, 210)):
+        agent.fit(Countdown, 99, callbacks=[StopAtSteps(budget)], seed=0, verbose=0)
+        assert agent.env_steps == steps
 
 
 def test_terminate_on_nan_and_lambda_callbacks():

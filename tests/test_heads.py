@@ -44,6 +44,7 @@ CASES = {
     "gaussian-2d": (spaces.Box(-1, 1, (2, 2), np.float64), 8, None, {}, (4,)),
     "squashed": (BOX, 6, None, {"squash": True}, (3,)),
     "squashed-free": (BOX, 3, None, {"squash": True}, (3,)),
+    "squashed-float64": (spaces.Box(-0.1, 0.1, (2,), np.float64), 4, None, {"squash": True}, (2,)),
     "squashed-2d": (spaces.Box(-2, 1, (2, 1), np.float32), 4, None, {"squash": True}, (2,)),
 }
 cases = pytest.mark.parametrize("name", CASES)

@@ -79,6 +79,22 @@ class TestInTheModel:
         ObservationStatistics(again).update(np.full((10, 4), 17.0, "float32"))
         np.testing.assert_allclose(layer.moving_mean, [7.1] * 4, rtol=1e-5)
 
+    def test_what_was_loaded_since_is_gone_on_with(self):
+        model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
+        statistics = ObservationStatistics(model)
+        statistics.update(np.full((10, 4), 7.0, "float32"))
+        layer = model.get_layer("observation_statistics")
+        layer.moving_mean.assign([1.0] * 4)
+        layer.moving_variance.assign([4.0] * 4)
+        statistics.update(np.full((10, 4), 11.0, "float32"))
+        np.testing.assert_allclose(layer.moving_mean, [1.1] * 4, rtol=1e-5)
+
+    def test_statistics_in_an_inner_model_are_refused(self):
+        inner = tfpg.networks.mlp("CartPole-v1", normalize=True)
+        x = keras.Input((4,))
+        with pytest.raises(ValueError, match="'observation_statistics' is inside a model"):
+            ObservationStatistics(keras.Model(x, inner(x)))
+
     def test_a_model_without_such_a_layer_is_left_alone(self):
         x = keras.Input((4,))
         frozen = keras.layers.BatchNormalization(trainable=False, name="mine_statistics")

@@ -142,7 +142,9 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
 def _add_budget(train: argparse.ArgumentParser) -> None:
     group = train.add_argument_group("how long")
     group.add_argument("--iterations", type=_COUNT, metavar="N", help="updates, or rounds of them")
-    group.add_argument("--env-steps", type=_COUNT, metavar="N", help="environment steps at most")
+    group.add_argument(
+        "--env-steps", type=_COUNT, metavar="N", help="no further iteration beyond these"
+    )
     group.add_argument(
         "--stop-at", type=_FINITE, metavar="RETURN", help="stop when the mean return reaches it"
     )

@@ -68,9 +68,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             self._last = epoch + 1, [(k, logs[k]) for k in self._shown if k in logs]
             self.progbar.update(*self._last, finalize=False)
         elif self.verbose == 2:
-            # NaN stands for what is not known yet.
-            known = {name: x for name, x in logs.items() if x == x}
-            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in known.items())
+            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())
             print(f"{epoch + 1}/{self.epochs} - {numbers}", flush=True)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -95,12 +93,19 @@ class MetricsLogger(keras.callbacks.CSVLogger):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.keys is None:
-            self.keys = sorted(logs, key=_rank)
+            # What is not known yet, or not measured every time, has its column too.
+            later = {"episode_return", "episode_length"}
+            if self.params.get("validates"):
+                later |= {"val_episode_return", "val_episode_length"}
+            self.keys = sorted({*logs, *later}, key=_rank)
         super().on_epoch_end(epoch, logs)
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Saves the model that played the iteration with the highest mean return.
+    """Saves the model that played the iteration with the highest ``episode_return``.
+
+    That is the mean return of the iteration's own episodes with REINFORCE, and of the last hundred
+    with A2C and PPO, the older of which earlier models played.
 
     Keras's `ModelCheckpoint` saves at the end of an epoch, after the update; here that is another
     policy than the one whose return was measured. The optimizer's state is that after the update.
@@ -132,7 +137,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # Of equals the later: it has learned for longer.
-        if logs["episode_return"] >= self.best:
+        if "episode_return" in logs and logs["episode_return"] >= self.best:
             self.best = logs["episode_return"]
             self._waiting = self._played
         if time.monotonic() >= self._not_before:
@@ -204,15 +209,14 @@ class StopAtSteps(keras.callbacks.Callback):
         self.env_steps = env_steps
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._before: float | None = None
+        self._before = float(self.params.get("env_steps", 0))
         self._longest = 0.0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = (logs or {})["env_steps"]
-        if self._before is not None:
-            self._longest = max(self._longest, now - self._before)
+        self._longest = max(self._longest, now - self._before)
         self._before = now
-        if now + (self._longest or now) > self.env_steps:
+        if now + self._longest > self.env_steps:
             self.model.stop_training = True
 
 

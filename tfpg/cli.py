@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
@@ -59,8 +58,11 @@ def train(args: argparse.Namespace) -> None:
     _check_env(args.env)
     folder = Path(args.run or f"runs/{args.algorithm}-{args.env.split('/')[-1]}")
     runs.check_new(folder)
+    head: dict[str, Any] = {}
     if args.model:
         check_model_file(args.model)
+        head = runs.find_model(args.model, args.env).head
+    head |= _head_options(args)
     _import_tensorflow()
     import keras
 
@@ -80,7 +82,7 @@ def train(args: argparse.Namespace) -> None:
         iterations=iterations,
         model=load_model(args.model) if args.model else None,
         learning_rate=args.learning_rate,
-        **({} if args.positive_action is None else {"positive_action": args.positive_action}),
+        **head,
     )
     agent.policy_for(args.env)
     if args.film:
@@ -97,7 +99,7 @@ def train(args: argparse.Namespace) -> None:
             iterations=iterations,
             env_steps=None if args.iterations else preset.env_steps,
             network={"model": args.model} if args.model else dict(preset.network),
-            critic=preset.critic,
+            critic=None if agent.value_model is None else preset.critic,
             optimizer=keras.optimizers.serialize(agent.model.optimizer),
             options=agent.get_config(),
             head=head,
@@ -122,8 +124,10 @@ def train(args: argparse.Namespace) -> None:
         finally:
             keep.write()
         agent.save(folder / runs.LAST)
-        if not keep.path.exists():  # no episode has ended
+        if not keep.path.exists():  # no mean return was known
             agent.save(folder / runs.MODEL)
+        head = agent.head_options()
+        runs.update_config(folder, head=head)  # a free log-std has been learned
     learning_curve(
         history.history, folder / runs.CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
     )
@@ -154,12 +158,12 @@ def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
 
 
 def _tell(folder: Path, history: dict[str, list[float]], env_steps: int) -> None:
-    returns = history["episode_return"]
-    known = [i for i, value in enumerate(returns) if math.isfinite(value)]
-    if known:
-        best = max(known, key=returns.__getitem__)
+    returns = history.get("episode_return", [])
+    if returns:
+        best = max(range(len(returns)), key=lambda i: (returns[i], i))
+        iteration = best + 1 + len(history["env_steps"]) - len(returns)
         print(
-            f"Best mean return {returns[best]:.1f}, in iteration {best + 1}; last "
+            f"Best mean return {returns[best]:.1f}, in iteration {iteration}; last "
             f"{returns[-1]:.1f}; {env_steps:,} environment steps."
         )
     else:

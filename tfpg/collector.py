@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg.errors import check_observations, check_rewards
-from tfpg.playing import Step, autoreset_mode, play, seeded_reset, with_final
+from tfpg.playing import Step, autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
 from tfpg.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.types import Trajectory, map_arrays
@@ -201,7 +201,8 @@ class Collector:
 
     def _reset_those(self, ended: np.ndarray) -> Any:
         seeds: Any = [self._next_seed() if e else None for e in ended]
-        observations, _ = self.envs.reset(seed=seeds, options={"reset_mask": ended.copy()})
+        seed = seeds if takes_seeds(self.envs) else None
+        observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
         return map_arrays(np.array, observations)
 
     def _count(self, ended: np.ndarray) -> None:

@@ -12,7 +12,9 @@ import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.distributions import Distribution
+from tfpg.observations import select
 from tfpg.policy import Policy
+from tfpg.requirements import input_keys
 from tfpg.types import map_arrays
 
 # Observations that are valued in one call: images by the thousand fill the memory.
@@ -49,7 +51,10 @@ class Critic:
             )
         self.policy = policy
         self.value_model = value_model
+        self._keys: list[str] | None = None
         if value_model is not None:
+            self._keys = input_keys(value_model, policy.observation_space)
+            policy.also_encode(self._keys or [])
             shape = policy.called_by(value_model).shape
             if len(shape) != 2 or shape[1] != 1:
                 raise ValueError(
@@ -67,8 +72,14 @@ class Critic:
         """The action distribution and the value ``[B]`` for encoded observations."""
         distribution, value = self.policy.distribution_and_value(inputs)
         if self.value_model is not None:
-            value = tf.cast(self.value_model(inputs, training=False), tf.float32)[:, 0]
+            value = self.own_value(inputs)
         return distribution, value
+
+    def own_value(self, inputs: Any) -> tf.Tensor:
+        """The value model's values ``[B]``."""
+        assert self.value_model is not None
+        outputs = self.value_model(select(inputs, self._keys), training=False)
+        return tf.cast(outputs, tf.float32)[:, 0]
 
     def values(self, observations: Any) -> np.ndarray:
         """Values ``[...]`` of observations ``[..., *shape]`` as environments give them."""

@@ -54,6 +54,16 @@ def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None
     return {key: encode(space[key], observations[key]) for key in keys or space}
 
 
+def select(inputs: Any, keys: Sequence[str] | None) -> Any:
+    """The inputs that a model takes, of a dict that holds more. None: all.
+
+    Example:
+        >>> select({"a": 1, "b": 2}, ["b"])
+        {'b': 2}
+    """
+    return inputs if keys is None else {key: inputs[key] for key in keys}
+
+
 def input_shape(space: gymnasium.Space) -> tuple[int, ...]:
     """Shape of the model input for one observation that is not a `Dict`.
 

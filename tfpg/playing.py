@@ -135,11 +135,14 @@ def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
 
 def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
     """First observations ``[N, ...]``, from a seed for each environment where it can take one."""
-    # Gymnasium's NumPy-vectorized environments have one generator for all, and one seed.
-    each = isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
-    seed: Any = seeds if each else seeds[0]
+    seed: Any = seeds if takes_seeds(envs) else seeds[0]
     observations, _ = envs.reset(seed=seed)
     return observations
+
+
+def takes_seeds(envs: VectorEnv) -> bool:
+    """Whether each environment has a generator of its own; else there is one, and one seed."""
+    return isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
 
 
 def with_final(following: Any, ended: np.ndarray, infos: dict) -> Any:

@@ -19,8 +19,8 @@ def learning_curve(
     """Draws return and entropy against environment steps, and returns the path of the picture.
 
     Args:
-        history: ``history.history`` of a fit: equally long lists ``env_steps``,
-            ``episode_return`` and, if there, ``entropy``.
+        history: ``history.history`` of a fit: lists ``env_steps``, ``episode_return`` and, if
+            there, ``entropy``; a shorter one belongs to the last iterations.
         path: Of the picture, for example a ``.png``.
         title: Above it.
 
@@ -44,13 +44,15 @@ def learning_curve(
     panels = [("episode_return", "Episode return")]
     if "entropy" in history:
         panels.append(("entropy", "Entropy (nats)"))
-    steps = np.asarray(history["env_steps"], float)
+    all_steps = np.asarray(history["env_steps"], float)
     # A wide mean over a short run shows the window rather than the run.
-    window = len(steps) // 20
+    window = len(all_steps) // 20
     figure = Figure(figsize=(7, 2.6 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, label) in zip(axes, panels, strict=True):
-        values = np.asarray(history[name], float)
+        values = np.asarray(history.get(name, []), float)
+        # A mean return is not known from the first iteration on.
+        steps = all_steps[len(all_steps) - len(values) :]
         if window < 2:
             axis.plot(steps, values, color="tab:blue", linewidth=1.5)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from tfpg.envs import EnvLike, spaces_of
 from tfpg.graph import split_outputs
 from tfpg.heads import check_output_shape, head_for
 from tfpg.mirror import Forward, mirror
-from tfpg.observations import check_space, encode, input_dtype, input_shape
+from tfpg.observations import check_space, encode, input_dtype, input_shape, select
 from tfpg.requirements import (
     baked_constants,
     check_inputs,
@@ -80,7 +80,7 @@ class Policy:
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
-        log_std: float = 0.0,
+        log_std: float | Sequence[float] = 0.0,
         acting: str = "auto",
     ):
         if not isinstance(model, keras.Model):
@@ -93,7 +93,7 @@ class Policy:
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
         check_space(self.observation_space)
-        self._keys = input_keys(model, self.observation_space)
+        self._keys = self._model_keys = input_keys(model, self.observation_space)
         probed, value = split_outputs(self.called_by(model))
         probed = np.asarray(tf.cast(probed, tf.float32))
         self.has_value = value is not None
@@ -132,6 +132,21 @@ class Policy:
         if snapshot is not None and snapshot.gives_logits:  # type: ignore[attr-defined]
             self._acting_head.from_logits = True
 
+    def share_head_variables(self, other: Policy) -> None:
+        """Uses the weights that another policy's head keeps beside the same model."""
+        if [v.shape for v in self.head.variables] == [v.shape for v in other.head.variables]:
+            for head in (self.head, self._acting_head):
+                head.share_variables(other.head)
+
+    def also_encode(self, keys: list[str]) -> None:
+        """Encodes these keys of a `Dict` too, for a critic that sees more than the policy."""
+        if self._keys is not None and not set(keys) <= set(self._keys):
+            self._keys = [key for key in self._space_keys() if key in {*keys, *self._keys}]
+            self._call = None
+
+    def _space_keys(self) -> list[str]:
+        return list(cast(Any, self.observation_space))
+
     def encode(self, observations: Any) -> Any:
         """Model inputs for observations as the environment gives them; see `encode`."""
         return encode(self.observation_space, observations, self._keys)
@@ -142,6 +157,7 @@ class Policy:
 
     def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
         """The action distribution and the model's value ``[B]``, or None where it has none."""
+        inputs = select(inputs, self._model_keys)
         outputs, value = split_outputs(self.model(inputs, training=False))
         if value is not None:
             value = tf.cast(value, tf.float32)[:, 0]
@@ -222,13 +238,14 @@ class Policy:
         return self._acting_head.snapshot().distribution(outputs).log_prob(actions)
 
     def _compiled(self) -> Forward:
-        model, spec = self.model, self.input_spec
+        model, spec, keys = self.model, self.input_spec, self._model_keys
         constants = baked_constants(model)
         if self._call is None or self._call_constants != constants:
 
             @tf.function(input_signature=[spec])
             def forward(inputs):
-                return tf.cast(split_outputs(model(inputs, training=False))[0], tf.float32)
+                outputs = model(select(inputs, keys), training=False)
+                return tf.cast(split_outputs(outputs)[0], tf.float32)
 
             self._call, self._call_constants = forward, constants
         call = self._call
@@ -245,14 +262,15 @@ class Policy:
             ValueError: It cannot be called on them.
         """
         space = cast(Any, self.observation_space)
-        check_inputs(model, space, self._keys)
+        keys = input_keys(model, space)
+        check_inputs(model, space, keys)
         rng = np.random.default_rng(0)
 
         def rows(part: Any) -> np.ndarray:
             return rng.normal(size=(16, *input_shape(part))).astype(input_dtype(part))
 
         is_dict = isinstance(space, spaces.Dict)
-        names = self._keys or list(space) if is_dict else ()
+        names = keys or list(space) if is_dict else ()
         inputs = {key: rows(space[key]) for key in names} if is_dict else rows(space)
         try:
             return model(inputs, training=False)

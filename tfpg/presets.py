@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tfpg.envs import same_env
+
 _ADAM = {"epsilon": 1e-5, "global_clipnorm": 0.5}
 
 
@@ -197,14 +199,17 @@ def find(algorithm: str, env_id: str) -> Preset:
     """
     if algorithm not in DEFAULTS:
         raise ValueError(f"algorithm must be one of {list(DEFAULTS)}, and it is {algorithm!r}.")
-    return PRESETS.get((algorithm, env_id), DEFAULTS[algorithm])
+    for (name, env), preset in PRESETS.items():
+        if name == algorithm and same_env(env, env_id):
+            return preset
+    return DEFAULTS[algorithm]
 
 
 def iterations_of(preset: Preset) -> int:
     """How many iterations the budget holds at most."""
     options = preset.options
     if preset.episodes is not None:
-        return preset.episodes // options["episodes_per_update"]
+        return max(1, preset.episodes // options["episodes_per_update"])
     if "episodes_per_update" in options:
         return 100_000  # env_steps ends it
     return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
@@ -229,7 +234,8 @@ def make_agent(
         preset: Its settings.
         seed: Of the networks' weights.
         iterations: Over which a learning rate falls. None: the preset's.
-        model: A Keras model to go on with, instead of a fresh one.
+        model: A Keras model to go on with, instead of a fresh one. It keeps its optimizer; but one
+            whose learning rate follows a schedule has come to its end, and gets a fresh optimizer.
         learning_rate: Of a given model that is compiled already. None: its own.
         **options: Of the agent, over the preset's.
 
@@ -251,16 +257,32 @@ def make_agent(
         two = valued and preset.critic is None
         network = tfpg.networks.actor_critic if two else tfpg.networks.mlp
         model = network(env, seed=seed, **preset.network)
-    if getattr(model, "optimizer", None) is None:
+    critic_settings = preset.critic
+    if options.get("baseline") == "mean" or _has_value(model):
+        # The preset's critic is for a policy that has no value and wants one.
+        critic_settings = None
+        options.pop("value_updates", None)
+    if options.get("baseline") == "mean":
+        options.pop("gae_lambda", None)
+    elif algorithm == "reinforce" and _has_value(model) and preset.critic is not None:
+        options["baseline"] = "value"
+    if options.get("gradient") == "streaming":
+        options.pop("value_updates", None)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not hasattr(optimizer._learning_rate, "assign"):
         model.compile(optimizer=_optimizer(preset, preset.learning_rate, iterations))
     elif learning_rate:
-        model.optimizer.learning_rate = learning_rate
-    if preset.critic is not None:
-        critic = tfpg.networks.critic(env, seed=seed, **preset.critic)
+        optimizer.learning_rate = learning_rate
+    if critic_settings is not None:
+        critic = tfpg.networks.critic(env, seed=seed, **critic_settings)
         rate = preset.critic_learning_rate or preset.learning_rate
         critic.compile(optimizer=_optimizer(preset._replace(anneal=False), rate, iterations))
         options["value_model"] = critic
     return agents[algorithm](model, **options)
+
+
+def _has_value(model: Any) -> bool:
+    return len(getattr(model, "outputs", None) or []) == 2
 
 
 def _optimizer(preset: Preset, rate: Any, iterations: int) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfpg.envs import same_env
-from tfpg.files import check_model_file
+from tfpg.files import check_model_file, written_beside
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
 CURVE, FILM = "learning_curve.png", "film.mp4"
@@ -94,6 +94,14 @@ def write_config(folder: str | os.PathLike, **config: Any) -> None:
     versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
     text = json.dumps({**config, "versions": versions}, indent=2)
     (Path(folder) / CONFIG).write_text(text + "\n")
+
+
+def update_config(folder: str | os.PathLike, **config: Any) -> None:
+    """Replaces entries of ``config.json``."""
+    path = Path(folder) / CONFIG
+    text = json.dumps({**json.loads(path.read_text()), **config}, indent=2)
+    with written_beside(path) as temporary:
+        temporary.write_text(text + "\n")
 
 
 def find_model(

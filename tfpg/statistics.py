@@ -20,7 +20,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.graph import has_graph
+from tfpg.graph import all_layers, has_graph
 from tfpg.types import Trajectory, flatten, map_arrays
 
 _SUFFIX = "_statistics"
@@ -103,7 +103,13 @@ class ReturnScale:
             returns[t] = self._carried
             self._carried = np.where(ended[t], 0.0, self._carried)
         self.moments.update(returns[real])
-        return data.rewards / np.sqrt(self.moments.variance + 1e-8)
+        std = float(np.sqrt(self.moments.variance))
+        # Returns that are all the same have no scale.
+        return data.rewards / std if std > 1e-6 * abs(self.moments.mean) else data.rewards
+
+    def begin(self) -> None:
+        """Before fragments whose episodes all begin anew."""
+        self._carried = None
 
 
 class ObservationStatistics:
@@ -124,14 +130,13 @@ class ObservationStatistics:
     def __init__(self, model: keras.Model):
         layers = model.layers if has_graph(model) else []
         self.layers = [layer for layer in layers if _is_statistics(layer)]
-        self._moments = []
-        for layer in self.layers:
-            moments = RunningMoments(layer.moving_mean.shape)
-            moments.mean = layer.moving_mean.value.numpy().astype(np.float64)
-            moments.variance = layer.moving_variance.value.numpy().astype(np.float64)
-            fresh = not moments.mean.any() and (moments.variance == 1).all()
-            moments.batches = 0 if fresh else _MEMORY
-            self._moments.append(moments)
+        nested = [x.name for x in all_layers(model) if _is_statistics(x) and x not in self.layers]
+        if nested:
+            raise ValueError(
+                f"The layer {nested[0]!r} is inside a model in the model, where its statistics "
+                "cannot be kept: make one model of the two, or train that one by itself."
+            )
+        self._moments = [_moments_of(layer) for layer in self.layers]
         if self.layers:
             self._inputs = keras.Model(model.input, [layer.input for layer in self.layers])
 
@@ -140,7 +145,11 @@ class ObservationStatistics:
         if not self.layers:
             return
         seen = keras.tree.flatten(self._inputs(inputs))
-        for layer, moments, x in zip(self.layers, self._moments, seen, strict=True):
+        for i, (layer, x) in enumerate(zip(self.layers, seen, strict=True)):
+            # Somebody may have loaded or assigned others since: go on from those.
+            if not _are_of(self._moments[i], layer):
+                self._moments[i] = _moments_of(layer)
+            moments = self._moments[i]
             moments.update(np.asarray(x))
             layer.moving_mean.assign(moments.mean)
             layer.moving_variance.assign(moments.variance)
@@ -160,6 +169,22 @@ def statistics_layer(name: str) -> keras.layers.Layer:
     """
     return keras.layers.BatchNormalization(
         center=False, scale=False, trainable=False, epsilon=1e-8, name=name + _SUFFIX
+    )
+
+
+def _moments_of(layer: keras.layers.Layer) -> RunningMoments:
+    moments = RunningMoments(layer.moving_mean.shape)
+    moments.mean = layer.moving_mean.value.numpy().astype(np.float64)
+    moments.variance = layer.moving_variance.value.numpy().astype(np.float64)
+    fresh = not moments.mean.any() and (moments.variance == 1).all()
+    moments.batches = 0 if fresh else _MEMORY
+    return moments
+
+
+def _are_of(moments: RunningMoments, layer: keras.layers.Layer) -> bool:
+    mean, variance = layer.moving_mean.value.numpy(), layer.moving_variance.value.numpy()
+    return np.array_equal(mean, moments.mean.astype(mean.dtype)) and np.array_equal(
+        variance, moments.variance.astype(variance.dtype)
     )
 
 

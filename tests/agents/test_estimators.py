@@ -11,6 +11,7 @@ from toys import Countdown
 
 import tfpg
 from tfpg.agents.reinforce import ESTIMATORS
+from tfpg.envs import open_vec
 from tfpg.errors import EnvDataError
 
 
@@ -242,6 +243,23 @@ class TestNoise:
 
 
 class TestStreaming:
+    def test_a_vector_environment_of_several_is_refused(self):
+        with (
+            pytest.raises(ValueError, match="the vector environment has 2 environments"),
+            open_vec("CartPole-v1", 2) as envs,
+        ):
+            tfpg.Reinforce(tfpg.networks.mlp(envs), gradient="streaming").fit(envs, 1, verbose=0)
+
+    def test_value_updates_are_refused(self):
+        value = tfpg.networks.critic("CartPole-v1")
+        with pytest.raises(ValueError, match="value_updates need the steps again"):
+            tfpg.Reinforce(
+                tfpg.networks.mlp("CartPole-v1"),
+                gradient="streaming",
+                value_model=value,
+                value_updates=3,
+            )
+
     def test_updates_are_traced_once(self):
         agent = agent_for("bernoulli", "streaming", "value")
         agent.fit(Walk, 3, seed=0, verbose=0)

@@ -14,6 +14,7 @@ An algorithm is a subclass with `step_losses`.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.batches import explained_variance, make_batch
-from tfpg.agents.checks import check_coef, one_of
+from tfpg.agents.checks import check_coef, check_positive, one_of
 from tfpg.agents.trainable import Trainable
 from tfpg.collector import Collector
 from tfpg.critic import Critic
@@ -93,7 +94,7 @@ class ActorCritic(Agent):
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
-        log_std: float = 0.0,
+        log_std: float | Sequence[float] = 0.0,
         acting: str = "auto",
     ):
         super().__init__(
@@ -108,12 +109,8 @@ class ActorCritic(Agent):
             acting=acting,
         )
         one_of("standardize", standardize, ("batch", None))
-        if reward_scale != "auto" and not (
-            isinstance(reward_scale, (int, float)) and 0.0 < reward_scale < np.inf
-        ):
-            raise ValueError(
-                f'reward_scale must be a number above 0, or "auto", and it is {reward_scale!r}.'
-            )
+        if n_step is not None and gae_lambda != 1.0:
+            raise ValueError("n_step takes the place of gae_lambda: leave one of them out.")
         self.value_model = None if value_model is None else self.prepared(value_model)
         self.gae_lambda = check_fraction("gae_lambda", gae_lambda)
         self.n_step = None if n_step is None else check_count("n_step", n_step)
@@ -130,7 +127,8 @@ class ActorCritic(Agent):
         self.value_coef = check_coef("value_coef", value_coef)
         self.reward_scale = reward_scale
         self.jit_compile = jit_compile
-        self._scale = ReturnScale(self.gamma) if reward_scale == "auto" else None
+        self._scale: ReturnScale | None = None
+        self._prepare_scale()
         self._shuffle = np.random.default_rng(0)
         self._built_for: tuple | None = None
 
@@ -166,6 +164,7 @@ class ActorCritic(Agent):
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
         """A collector whose episodes and noise are those of no earlier iteration."""
+        self._prepare_scale()
         first = iteration * self.num_envs * self.num_steps
         return Collector(envs, seed, episode=first, fragment=iteration, window=self.window)
 
@@ -202,11 +201,11 @@ class ActorCritic(Agent):
         )
         logs = {name: float(x) for name, x in sums.items()}
         self._trainable.check(finite.numpy(), logs["loss"])
-        count = max(int(done), 1)
+        count, applied = done.numpy()
         logs = {name: x / count for name, x in logs.items()}
         logs["explained_variance"] = explained_variance(batch)
         if self.target_kl is not None:
-            logs["updates"] = int(done)
+            logs["updates"] = int(applied)
         head = self._critic.policy.head
         if head.clips:
             logs["clipped_actions"] = float(head.out_of_bounds(batch.actions).mean())
@@ -217,7 +216,7 @@ class ActorCritic(Agent):
         if self._scale is not None:
             data = data._replace(rewards=self._scale(data))
         elif self.reward_scale != 1.0:
-            data = data._replace(rewards=data.rewards * self.reward_scale)
+            data = data._replace(rewards=data.rewards * float(self.reward_scale))
         return make_batch(
             data,
             self.gamma,
@@ -227,6 +226,16 @@ class ActorCritic(Agent):
             per=self.standardize,
             encode=self._critic.policy.encode,
         )
+
+    def _prepare_scale(self) -> None:
+        """Heeds what ``reward_scale`` and ``gamma`` are now; episodes begin anew."""
+        if self.reward_scale != "auto":
+            check_positive("reward_scale", self.reward_scale)
+            self._scale = None
+        elif self._scale is None or self._scale.gamma != self.gamma:
+            self._scale = ReturnScale(self.gamma)
+        else:
+            self._scale.begin()
 
     def _options(self) -> tuple:
         """What is compiled in."""
@@ -249,7 +258,8 @@ class ActorCritic(Agent):
             going = tf.reduce_all(finite) & near
             self._trainable.apply_where(going, grads)
             sums = {name: x + logs[name] for name, x in sums.items()}
-            return index + 1, going, sums, done + 1, finite
+            counts = tf.stack([1, tf.cast(going, tf.int32)])
+            return index + 1, going, sums, done + counts, finite
 
         names = list(tf.nest.flatten(self._names(batch, order, valid)))
         sums = {name: tf.constant(0.0) for name in names}
@@ -260,7 +270,7 @@ class ActorCritic(Agent):
                 tf.constant(0),
                 tf.constant(True),
                 sums,
-                tf.constant(0),
+                tf.constant([0, 0]),
                 tf.fill([len(variables)], True),
             ),
         )

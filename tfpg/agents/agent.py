@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
@@ -70,7 +72,7 @@ class Agent(abc.ABC):
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
-        log_std: float = 0.0,
+        log_std: float | Sequence[float] = 0.0,
         acting: str = "auto",
     ):
         self.model = self.prepared(model)
@@ -86,6 +88,7 @@ class Agent(abc.ABC):
             "acting": acting,
         }
         self.policy: Policy | None = None
+        self._policies: list[Policy] = []
         # Made by `build`.
         self._trainable: Trainable
         self._statistics: list[ObservationStatistics]
@@ -156,9 +159,12 @@ class Agent(abc.ABC):
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
             every iteration. ``episode_return`` and ``episode_length`` are means over the last
-            episodes that ended; the agent's ``window`` says how many. ``env_steps`` counts all
-            environment steps so far. ``val_episode_return`` and ``val_episode_length`` have a
-            number for every measurement.
+            episodes that ended; the agent's ``window`` says how many, and they are left out until
+            a tenth of them has. ``env_steps`` counts all environment steps so far.
+            ``val_episode_return`` and ``val_episode_length`` have a number for every measurement.
+
+        Keras's `BackupAndRestore` restores ``agent.model`` and the iteration; a value model of its
+        own, log standard deviations beside the model, and ``env_steps`` it does not know.
 
         Raises:
             ValueError: The model does not fit the environment, or an argument is out of range.
@@ -178,11 +184,10 @@ class Agent(abc.ABC):
             policy = self.policy_for(vector_envs)
             self.build(policy)
             if validation_envs is not None:
+                _check_apart(envs, validation_envs)
                 validation_envs = stack.enter_context(
                     open_vec(validation_envs, validation_episodes)
                 )
-                self.policy_for(validation_envs)
-                self.policy = policy
             callback_list = keras.callbacks.CallbackList(
                 [*_as_list(callbacks), *_progress_bar(callbacks)],
                 add_history=True,
@@ -190,6 +195,8 @@ class Agent(abc.ABC):
                 epochs=iterations,
                 steps=1,
                 verbose=verbose,
+                validates=validation_envs is not None,
+                env_steps=self.env_steps,
             )
             self.model.stop_training = False
             self.model._initial_epoch = None
@@ -204,7 +211,8 @@ class Agent(abc.ABC):
                 callback_list.on_train_batch_begin(0)
                 data = self.collect(collector, policy)
                 self.env_steps = before + collector.steps
-                logs = {**self._episode_logs(collector), **self.update(data)}
+                logs = {"env_steps": self.env_steps, **self.update(data)}
+                logs |= self._episode_logs(collector)
                 if isinstance(data, Trajectory):
                     for statistics in self._statistics:
                         statistics.update_from(data, policy.encode)
@@ -258,9 +266,15 @@ class Agent(abc.ABC):
     def policy_for(self, env: EnvLike) -> Policy:
         """The agent's model as a `Policy` for this environment."""
         spaces = spaces_of(env)
-        policy = self.policy
-        if policy is None or (policy.observation_space, policy.action_space) != spaces:
-            policy = self.policy = Policy(self.model, env, **self._policy_options)
+        for policy in self._policies:
+            if (policy.observation_space, policy.action_space) == spaces:
+                self.policy = policy
+                return policy
+        policy = Policy(self.model, env, **self._policy_options)
+        if self._policies:  # what the head has learned is the agent's
+            policy.share_head_variables(self._policies[0])
+        self._policies.append(policy)
+        self.policy = policy
         return policy
 
     def get_config(self) -> dict[str, Any]:
@@ -272,11 +286,15 @@ class Agent(abc.ABC):
         names = ("from_logits", "positive_action", "squash")
         defaults = (None, 1, False)
         given = [(name, self._policy_options[name]) for name in names]
-        return {
+        options = {
             name: value
             for (name, value), default in zip(given, defaults, strict=True)
             if value != default
         }
+        for policy in self._policies[:1]:
+            for variable in policy.head.variables:
+                options["log_std"] = variable.numpy().tolist()
+        return options
 
     def save(self, path: str | os.PathLike) -> Path:
         """Saves the Keras model with its optimizer's state; see `tfpg.checkpoint.save_model`.
@@ -292,16 +310,25 @@ class Agent(abc.ABC):
         return cls(load_model(path), **options)
 
     def _episode_logs(self, collector: Collector) -> dict[str, float]:
-        known = len(collector.episode_returns) >= max(1, self.window // 10)
+        if len(collector.episode_returns) < max(1, self.window // 10):
+            return {}  # as Keras does with what it does not know
         return {
-            "episode_return": float(np.mean(collector.episode_returns)) if known else np.nan,
-            "episode_length": float(np.mean(collector.episode_lengths)) if known else np.nan,
-            "env_steps": self.env_steps,
+            "episode_return": float(np.mean(collector.episode_returns)),
+            "episode_length": float(np.mean(collector.episode_lengths)),
         }
 
     def _validate(self, envs: Any, episodes: int, seed: int) -> dict[str, float]:
         result = self.evaluate(envs, episodes, seed=seed)
         return {f"val_{name}": result[name] for name in ("episode_return", "episode_length")}
+
+
+def _check_apart(envs: Any, validation_envs: Any) -> None:
+    one, other = (getattr(e, "unwrapped", e) for e in (envs, validation_envs))
+    if one is other and isinstance(one, (gymnasium.Env, VectorEnv)):
+        raise ValueError(
+            "validation_envs is the environment that is trained in, whose episodes measuring would "
+            "break off: give another, an id or a callable."
+        )
 
 
 def _as_list(callbacks: Any) -> list:

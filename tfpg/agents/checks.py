@@ -22,6 +22,25 @@ def check_coef(name: str, value: float) -> float:
     return float(value)
 
 
+def check_positive(name: str, value: Any) -> float:
+    """Returns the value as a float.
+
+    Raises:
+        ValueError: It is not a finite number above 0, or ``"auto"`` where that is known.
+
+    Example:
+        >>> check_positive("reward_scale", 0.5)
+        0.5
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not 0.0 < number < np.inf:
+        raise ValueError(f'{name} must be a number above 0, or "auto", and it is {value!r}.')
+    return number
+
+
 def one_of(name: str, value: Any, known: tuple) -> None:
     """Raises unless the value is a known one.
 

@@ -231,12 +231,13 @@ class Estimator:
         return logs
 
     def _value_update(self, batch: Batch) -> None:
-        assert self._critic is not None
-        model = self._critic.value_model
+        critic = self._critic
+        assert critic is not None
+        model = critic.value_model
         assert model is not None
 
         def losses(batch: Batch) -> dict[str, tf.Tensor]:
-            value = tf.cast(model(batch.inputs, training=False), tf.float32)[:, 0]
+            value = critic.own_value(batch.inputs)
             return {"loss": self._value_coef * value_loss(value, batch.returns)}
 
         for _ in tf.range(self._value_updates - 1):

@@ -12,6 +12,8 @@ https://arxiv.org/abs/1707.06347.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
@@ -78,7 +80,7 @@ class PPO(ActorCritic):
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
-        log_std: float = 0.0,
+        log_std: float | Sequence[float] = 0.0,
         acting: str = "auto",
     ):
         if gae_lambda is None:

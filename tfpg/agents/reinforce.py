@@ -18,6 +18,7 @@ reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
@@ -118,7 +119,7 @@ class Reinforce(Agent):
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
-        log_std: float = 0.0,
+        log_std: float | Sequence[float] = 0.0,
         acting: str = "auto",
     ):
         self.episodes_per_update = check_count("episodes_per_update", episodes_per_update)
@@ -203,6 +204,11 @@ class Reinforce(Agent):
     def collect(self, collector: Collector, policy: Policy) -> Trajectory | Streamed:
         """Plays whole episodes; when streaming, gradients are taken on the way."""
         if self.gradient == "streaming":
+            if collector.envs.num_envs != 1:
+                raise ValueError(
+                    'gradient="streaming" plays one episode at a time, and the vector environment '
+                    f"has {collector.envs.num_envs} environments: give one of them."
+                )
             return self._estimator.stream(collector, self.episodes_per_update, self.max_steps)
         return collector.collect_episodes(policy, self.episodes_per_update, self.max_steps)
 
@@ -270,5 +276,10 @@ class Reinforce(Agent):
             raise ValueError('batch_size is for gradient="fused": the others go step by step.')
         if self.gradient == "streaming" and self.n_step is not None:
             raise ValueError('n_step is not for gradient="streaming": use gae_lambda.')
+        if self.gradient == "streaming" and self.value_updates > 1:
+            raise ValueError(
+                'value_updates need the steps again, and gradient="streaming" keeps none: leave it '
+                "out, or use another gradient."
+            )
         if self.gradient == "streaming" and self.num_envs != 1:
             raise ValueError('gradient="streaming" plays one episode at a time: num_envs=1.')

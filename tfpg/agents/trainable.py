@@ -26,7 +26,8 @@ class Trainable:
         value_model: Compiled too, or None.
 
     Raises:
-        ValueError: There is nothing to train, or an optimizer scales its loss.
+        ValueError: There is nothing to train, the models share weights or their optimizer, or
+            an optimizer scales its loss.
 
     Example:
         >>> import keras, tfpg
@@ -48,6 +49,19 @@ class Trainable:
             self.groups.append((self._head_optimizer, list(policy.head.variables)))
         if value_model is not None:
             self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
+        if value_model is not None:
+            shared = {id(v) for v in model.weights} & {id(v) for v in value_model.weights}
+            if shared:
+                name = next(v.path for v in model.weights if id(v) in shared)
+                raise ValueError(
+                    f"The model and the value_model share {name!r}, which both would train: make "
+                    "one model with two outputs of them."
+                )
+            if value_model.optimizer is model.optimizer:
+                raise ValueError(
+                    "The model and the value_model were compiled with the same optimizer object: "
+                    "give each one of its own."
+                )
         for optimizer, variables in self.groups:
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import gymnasium
@@ -31,7 +32,7 @@ def head_for(
     from_logits: bool | None = None,
     positive_action: int = 1,
     squash: bool = False,
-    log_std: float = 0.0,
+    log_std: float | Sequence[float] = 0.0,
     outputs: int | None = None,
 ) -> Head:
     """The head that reads ``model``'s outputs as actions of ``action_space``.
@@ -44,8 +45,8 @@ def head_for(
         positive_action: The action whose probability a single output is: 1, or 0 for models
             trained the other way round.
         squash: Keep the actions of a bounded `Box` within it by a tanh, not by clipping.
-        log_std: Where the log standard deviation of a `Box` action begins that the head keeps
-            itself, because the model has one output for each dimension.
+        log_std: Where the log standard deviations of a `Box` action begin that the head keeps
+            itself, because the model has one output for each dimension: a number, or one for each.
         outputs: K, where the model does not say it. None: read from ``model.output_shape``.
 
     Returns:

@@ -66,6 +66,10 @@ class Head(abc.ABC):
         """Whether each action ``[..., *action_shape]`` is clipped to be played, ``[...]``."""
         return np.zeros(actions.shape[: actions.ndim - len(self.action_shape)], bool)
 
+    def share_variables(self, other: Head) -> None:
+        """Uses the variables of another head of the same kind."""
+        self.variables = other.variables
+
     def snapshot(self) -> Head:
         """This head with its variables as they are now, for acting in NumPy."""
         return self
@@ -152,7 +156,7 @@ class GaussianHead(Head):
     kind: Any = DiagonalGaussian
     action_dtype = np.float32
 
-    def __init__(self, space: spaces.Box, outputs: int, log_std: float = 0.0):
+    def __init__(self, space: spaces.Box, outputs: int, log_std: Any = 0.0):
         self.space = space
         self.dims = int(np.prod(space.shape))
         self.outputs = outputs
@@ -161,8 +165,8 @@ class GaussianHead(Head):
         self.clips = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
         self.log_std: Any = None
         if outputs == self.dims:
-            start = keras.initializers.Constant(log_std)
-            self.log_std = keras.Variable(start, shape=(self.dims,), name="log_std")
+            start = np.broadcast_to(np.asarray(log_std, np.float32), (self.dims,))
+            self.log_std = keras.Variable(start.copy(), name="log_std")
             self.variables = (self.log_std,)
 
     def distribution(self, outputs: Any) -> Distribution:
@@ -174,6 +178,10 @@ class GaussianHead(Head):
     def out_of_bounds(self, actions: np.ndarray) -> np.ndarray:
         outside = (actions < self.low) | (actions > self.high)
         return np.any(outside, axis=-1)
+
+    def share_variables(self, other: Head) -> None:
+        self.variables = other.variables
+        self.log_std = other.variables[0] if other.variables else None
 
     def snapshot(self) -> Head:
         if self.log_std is None:
@@ -190,7 +198,9 @@ class GaussianHead(Head):
     def _fitted(self, actions: np.ndarray) -> np.ndarray:
         if np.issubdtype(self.space.dtype, np.integer):
             actions = np.rint(actions)
-        return actions.astype(self.space.dtype).reshape(len(actions), *self.space.shape)
+        # Rounding to another precision may step over a bound.
+        actions = actions.astype(self.space.dtype).reshape(len(actions), *self.space.shape)
+        return np.clip(actions, self.space.low, self.space.high)
 
 
 class SquashedGaussianHead(GaussianHead):
@@ -198,7 +208,7 @@ class SquashedGaussianHead(GaussianHead):
 
     kind = SquashedGaussian
 
-    def __init__(self, space: spaces.Box, outputs: int, log_std: float = 0.0):
+    def __init__(self, space: spaces.Box, outputs: int, log_std: Any = 0.0):
         super().__init__(space, outputs, log_std)
         self.clips = False
 
