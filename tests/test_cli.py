@@ -173,10 +173,14 @@ class TestAlgorithms:
         model = keras.saving.load_model(tmp_path / "run/model.keras")
         assert [layer.units for layer in model.layers if hasattr(layer, "units")][:2] == [8, 8]
 
-    def test_a_squashed_run_plays_and_films_as_it_learned(self, tmp_path):
+    def test_a_squashed_run_plays_films_and_goes_on_as_it_learned(self, tmp_path):
         args = ["--env-steps", "4096", "--squash", "--normalize", "--run", tmp_path / "run"]
         done = run("train", "a2c", "Pendulum-v1", *args)
         assert done.returncode == 0, done.stderr
+        more = ["--model", tmp_path / "run/last.keras", "--iterations", "1", "--no-film"]
+        done = run("train", "a2c", "Pendulum-v1", *more, "--run", tmp_path / "more")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "more/config.json").read_text())["head"] == {"squash": True}
         assert json.loads((tmp_path / "run/config.json").read_text())["head"] == {"squash": True}
         done = run("evaluate", tmp_path / "run", "--episodes", "2", "--stochastic")
         assert done.returncode == 0, done.stderr

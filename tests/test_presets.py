@@ -59,13 +59,44 @@ def test_the_same_seed_makes_the_same_networks():
 
 
 def test_a_model_of_ones_own_goes_on_with_its_optimizer():
-    model = tfpg.networks.actor_critic("CartPole-v1")
-    preset = presets.find("ppo", "CartPole-v1")
-    first = presets.make_agent("ppo", "CartPole-v1", preset, model=model)
+    model = tfpg.networks.mlp("CartPole-v1")
+    preset = presets.find("reinforce", "CartPole-v1")
+    first = presets.make_agent("reinforce", "CartPole-v1", preset, model=model)
     optimizer = model.optimizer
-    again = presets.make_agent("ppo", "CartPole-v1", preset, model=model)
+    again = presets.make_agent("reinforce", "CartPole-v1", preset, model=model, learning_rate=0.002)
     assert first.model is again.model is model
     assert model.optimizer is optimizer
+    assert float(optimizer.learning_rate) == pytest.approx(0.002)
+
+
+def test_a_model_whose_learning_rate_has_fallen_to_nothing_learns_again():
+    preset = presets.find("ppo", "CartPole-v1")
+    model = presets.make_agent("ppo", "CartPole-v1", preset, iterations=1).model
+    presets.make_agent("ppo", "CartPole-v1", preset, model=model).fit("CartPole-v1", 1, verbose=0)
+    for rate in (None, 0.005):
+        model.optimizer.iterations.assign(10**6)
+        agent = presets.make_agent(
+            "ppo", "CartPole-v1", preset._replace(learning_rate=rate or 1e-3), model=model
+        )
+        assert float(agent.model.optimizer.learning_rate) == pytest.approx(rate or 1e-3)
+
+
+def test_a_baseline_that_is_said_drops_the_presets_critic():
+    preset = presets.find("reinforce", "Acrobot-v1")
+    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, baseline="mean")
+    assert (agent.baseline, agent.value_model) == ("mean", None)
+    two = tfpg.networks.actor_critic("Acrobot-v1")
+    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, model=two)
+    assert (agent.baseline, agent.value_model, agent.model) == ("value", None, two)
+    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, gradient="streaming")
+    assert agent.value_updates == 1
+
+
+def test_any_spelling_of_an_id_finds_its_preset():
+    assert presets.find("ppo", "CartPole") is presets.find("ppo", "CartPole-v1")
+    large = presets.find("reinforce", "LunarLander-v3")
+    large = large._replace(options={**large.options, "episodes_per_update": 5000})
+    assert presets.iterations_of(large) == 1
 
 
 def test_an_unknown_algorithm():
