@@ -45,6 +45,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         learning_rate=0.01,
         network={"hidden": (64, 64)},
         options={"episodes_per_update": 16},
+        score=Score(500.0, 500.0, 500.0),
     ),
     ("reinforce", "Acrobot-v1"): Preset(
         env_steps=1_000_000,
@@ -58,6 +59,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gae_lambda": 0.97,
             "value_updates": 20,
         },
+        score=Score(-80.5, -83.7, -77.8),
     ),
     ("reinforce", "LunarLander-v3"): Preset(
         env_steps=3_200_000,
@@ -73,6 +75,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gamma": 0.995,
             "max_steps": 1000,
         },
+        score=Score(252.6, 226.3, 258.7),
     ),
     ("a2c", "CartPole-v1"): Preset(
         env_steps=500_000,
@@ -80,6 +83,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         adam=_ADAM,
         anneal=True,
         options={"num_envs": 8, "num_steps": 16, "gae_lambda": 0.95, "standardize": "batch"},
+        score=Score(500.0, 492.0, 500.0),
     ),
     ("ppo", "CartPole-v1"): Preset(
         env_steps=100_000,
@@ -94,6 +98,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gamma": 0.98,
             "gae_lambda": 0.8,
         },
+        score=Score(500.0, 500.0, 500.0),
     ),
     ("ppo", "Acrobot-v1"): Preset(
         env_steps=1_000_000,
@@ -109,6 +114,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gae_lambda": 0.94,
             "gamma": 0.99,
         },
+        score=Score(-67.2, -69.0, -65.9),
     ),
     ("ppo", "LunarLander-v3"): Preset(
         env_steps=1_000_000,
@@ -125,6 +131,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "entropy_coef": 0.01,
             "reward_scale": "auto",
         },
+        score=Score(276.8, 274.0, 278.2),
     ),
     ("ppo", "Pendulum-v1"): Preset(
         env_steps=300_000,
@@ -140,6 +147,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gae_lambda": 0.95,
             "reward_scale": "auto",
         },
+        score=Score(-172.5, -187.8, -160.4),
     ),
     ("ppo", "MountainCarContinuous-v0"): Preset(
         env_steps=100_000,
@@ -155,6 +163,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gae_lambda": 0.9,
             "reward_scale": "auto",
         },
+        score=Score(92.7, 92.6, 92.8),
     ),
 }
 
