@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -329,7 +330,8 @@ class TestUsage:
         assert "Traceback" in run("evaluate", "nothing", "--debug", cwd=folder).stderr
 
     def test_a_closed_standard_error_is_survived(self, folder):
-        command = f"{sys.executable} -m tfpg evaluate runs/small --episodes 1 --json 2>&-"
+        python = shlex.quote(sys.executable)
+        command = f"{python} -m tfpg evaluate runs/small --episodes 1 --json 2>&-"
         done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, timeout=120)
         assert done.returncode == 0
         assert json.loads(done.stdout.splitlines()[-1])["episodes"] == 1

@@ -141,11 +141,9 @@ class Policy:
     def also_encode(self, keys: list[str]) -> None:
         """Encodes these keys of a `Dict` too, for a critic that sees more than the policy."""
         if self._keys is not None and not set(keys) <= set(self._keys):
-            self._keys = [key for key in self._space_keys() if key in {*keys, *self._keys}]
+            space = cast(Any, self.observation_space)
+            self._keys = [key for key in space if key in {*keys, *self._keys}]
             self._call = None
-
-    def _space_keys(self) -> list[str]:
-        return list(cast(Any, self.observation_space))
 
     def encode(self, observations: Any) -> Any:
         """Model inputs for observations as the environment gives them; see `encode`."""
