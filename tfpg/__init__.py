@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfpg import networks, schedules
+    from tfpg import callbacks, networks, presets, schedules
     from tfpg.agents.a2c import A2C
     from tfpg.agents.actor_critic import ActorCritic
     from tfpg.agents.agent import Agent
@@ -35,9 +35,11 @@ _HOME = {
     "PPO": "tfpg.agents.ppo",
     "Policy": "tfpg.policy",
     "Reinforce": "tfpg.agents.reinforce",
+    "callbacks": "tfpg.callbacks",
     "evaluate": "tfpg.evaluation",
     "load_model": "tfpg.checkpoint",
     "networks": "tfpg.networks",
+    "presets": "tfpg.presets",
     "record": "tfpg.rendering.episode",
     "save_model": "tfpg.checkpoint",
     "schedules": "tfpg.schedules",
@@ -50,9 +52,11 @@ __all__ = [
     "PPO",
     "Policy",
     "Reinforce",
+    "callbacks",
     "evaluate",
     "load_model",
     "networks",
+    "presets",
     "record",
     "save_model",
     "schedules",

@@ -243,23 +243,22 @@ def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
     actions, outputs, rewards, terminated, truncated, running = (
         np.array(column)[:, :columns] for column in arrays
     )
-    observations = map_arrays(lambda *xs: np.stack([*xs, xs[-1]])[:, :columns], *seen)
+    observations = map_arrays(lambda *xs: np.array([*xs, xs[-1]])[:, :columns], *seen)
     for t, ended, following in finals:
 
         def put(x: np.ndarray, final: np.ndarray, t: int = t, ended: np.ndarray = ended) -> None:
             x[t, ended] = final[:columns][ended]
 
         map_arrays(put, observations, following)
+    log_probs = policy.log_prob(outputs, actions)
     return _checked(
-        Trajectory(
-            observations=observations,
-            actions=actions,
-            rewards=np.where(running, rewards, 0.0).astype(np.float64),
-            terminated=terminated & running,
-            truncated=truncated & running,
-            mask=running.astype(np.float64),
-            log_probs=policy.log_prob(outputs, actions),
-        )
+        observations,
+        actions,
+        np.where(running, rewards, 0.0),
+        terminated & running,
+        truncated & running,
+        running,
+        log_probs,
     )
 
 
@@ -270,7 +269,7 @@ def _fragment(
     seen, *arrays = zip(*rows, strict=True)
     actions, outputs, rewards, terminated, truncated, real = map(np.array, arrays)
     log_probs = policy.log_prob(outputs, actions)
-    observations = map_arrays(lambda *xs: np.stack(xs), *seen, last)
+    observations = map_arrays(lambda *xs: np.array(xs), *seen, last)
     if finals:
         steps, count = rewards.shape
         breaks = np.zeros((steps + 1, count), int)
@@ -298,34 +297,35 @@ def _fragment(
                 x[row[t][e] + 1, column[e]] = final[e]
 
             map_arrays(put, observations, following)
-    return _checked(
-        Trajectory(
-            observations=observations,
-            actions=actions,
-            rewards=np.where(real, rewards, 0.0).astype(np.float64),
-            terminated=terminated,
-            truncated=truncated,
-            mask=real.astype(np.float64),
-            log_probs=log_probs,
-        )
-    )
+    rewards = np.where(real, rewards, 0.0)
+    return _checked(observations, actions, rewards, terminated, truncated, real, log_probs)
 
 
-def _checked(data: Trajectory) -> Trajectory:
+def _checked(
+    observations: Any,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    real: np.ndarray,
+    log_probs: np.ndarray,
+) -> Trajectory:
+    """The trajectory of these arrays, whose rewards and observations are finite."""
+
     def finite(x: np.ndarray) -> bool:
         return x.dtype.kind != "f" or bool(np.isfinite(x).all())
 
-    parts = data.observations
-    if not all(map(finite, parts.values() if isinstance(parts, dict) else [parts])):
-        real = data.mask > 0
+    parts = observations.values() if isinstance(observations, dict) else [observations]
+    if not all(map(finite, [rewards, *parts])):
         steps = np.zeros(real.shape[1], int)
         for t in range(len(real)):
-            now = map_arrays(lambda x, t=t: x[t], parts)
-            check_observations(now, real[t], steps)
+            check_observations(map_arrays(lambda x, t=t: x[t], observations), real[t], steps)
+            check_rewards(rewards[t], real[t], steps)
             steps = np.where(real[t], steps + 1, 0)
-            after = map_arrays(lambda x, t=t: x[t + 1], parts)
-            check_observations(after, real[t], steps)
-    return data
+            check_observations(map_arrays(lambda x, t=t: x[t + 1], observations), real[t], steps)
+    rewards = rewards.astype(np.float64)
+    mask = real.astype(np.float64)
+    return Trajectory(observations, actions, rewards, terminated, truncated, mask, log_probs)
 
 
 def _side_by_side(rounds: Sequence[Trajectory]) -> Trajectory:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfpg.envs import EnvLike, open_vec
+from tfpg.errors import check_rewards
 from tfpg.heads import Head
 from tfpg.playing import play
 from tfpg.policy import Decision, as_policy, is_policy_like
@@ -60,7 +61,9 @@ def evaluate(
             columns = slice(first, min(first + envs.num_envs, episodes))
             count = columns.stop - columns.start
             rngs = [evaluation_rng(seed, first + i) for i in range(envs.num_envs)]
-            for step in play(envs, act, rngs, columns=count, max_steps=max_steps, head=head):
+            steps = play(envs, act, rngs, columns=count, max_steps=max_steps, head=head)
+            for t, step in enumerate(steps):
+                check_rewards(step.rewards, step.running, t)
                 returns[columns] += np.where(step.running, step.rewards, 0.0)[:count]
                 lengths[columns] += step.running[:count]
     return {

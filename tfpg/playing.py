@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from tfpg.errors import check_observations, check_rewards
+from tfpg.errors import check_observations
 from tfpg.heads import Head
 from tfpg.policy import Decision
 from tfpg.seeding import reset_seed
@@ -89,8 +88,8 @@ def play(
         A `Step` for every step of the longest episode.
 
     Raises:
-        tfpg.errors.EnvDataError: A reward is not finite, or an observation that the model's
-            outputs were not finite for.
+        tfpg.errors.EnvDataError: The model's outputs are not finite, for an observation that is
+            not. Rewards are for the caller to look at, who may do so once for many.
     """
     # An environment with a limit of its own keeps it, whatever its registration says.
     guarded = not max_steps and time_limit(envs) is None
@@ -106,8 +105,6 @@ def play(
             check_observations(observations, running, t)
             raise
         after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
-        if not math.isfinite(rewards.sum()):
-            check_rewards(rewards, running, t)
         # Environments may reuse their buffers: what was acted on is copied before the next step.
         following = after = map_arrays(np.array, after)
         ended = terminated | truncated

@@ -13,6 +13,7 @@ import tensorflow as tf  # isort: skip
 from tfpg.agents.trainable import Trainable
 from tfpg.collector import Collector
 from tfpg.critic import Critic
+from tfpg.errors import check_rewards
 from tfpg.ops import per_step
 from tfpg.ops.gradients import fused, gradient_of, weight_penalty
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
@@ -22,6 +23,7 @@ from tfpg.policy import Decision, Policy
 from tfpg.types import Batch, map_arrays
 
 _PER_STEP = ("log_prob", "rest")
+_NOISE = ("grad_snr", "baseline_saving", "zscore_saving")
 
 
 class Streamed(NamedTuple):
@@ -123,6 +125,7 @@ class Estimator:
             total = 0.0
             steps = play(collector.envs, actor, rngs, max_steps=max_steps, head=self.policy.head)
             for step in steps:
+                check_rewards(step.rewards, step.running, actor.steps - 1)
                 actor.reward = float(step.rewards[0])
                 total += actor.reward
                 last = step
@@ -223,7 +226,8 @@ class Estimator:
     def _checked(self, logs: Any, finite: tf.Tensor) -> dict[str, float]:
         numbers = {name: float(x) for name, x in logs.items()}
         self._trainable.check(finite.numpy(), numbers["loss"])
-        return {name: x for name, x in numbers.items() if np.isfinite(x)}
+        # One episode says nothing of how noisy it is; any other NaN is for callbacks to see.
+        return {name: x for name, x in numbers.items() if name not in _NOISE or np.isfinite(x)}
 
     def _with_more_value_updates(self, batch: Batch, logs: dict[str, float]) -> dict[str, float]:
         if self._value_updates > 1:
