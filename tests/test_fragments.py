@@ -202,6 +202,14 @@ class TestNumbersThatAreNone:
             assert caught.value.env == 1
             assert caught.value.step == (1 if what == "reward" else 2)
 
+    def test_an_episode_that_began_in_an_earlier_fragment_counts_its_steps(self, what, value):
+        with (
+            open_vec(self.broken(what, value), 2) as envs,
+            pytest.raises(EnvDataError) as caught,
+        ):
+            collect(envs, *[1] * 20)
+        assert (caught.value.env, caught.value.step) == (1, 1 if what == "reward" else 2)
+
     def test_in_whole_episodes_too(self, what, value):
         with open_vec(self.broken(what, value), 2) as envs:
             policy = policy_for(envs)

@@ -151,6 +151,7 @@ class Collector:
         self.fragment += 1
         rows: list[tuple] = []
         finals: list[tuple[int, np.ndarray, Any]] = []
+        begun = self._lengths.copy()
         for t in range(num_steps):
             real = ~self._resetting
             try:
@@ -188,7 +189,7 @@ class Collector:
                 self._count(ended)
             self._resetting = ended & (mode is AutoresetMode.NEXT_STEP)
         self._warn_if_endless()
-        return _fragment(rows, finals, self._observations, policy)
+        return _fragment(rows, finals, self._observations, policy, begun)
 
     def _begin(self) -> None:
         seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
@@ -259,11 +260,16 @@ def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
         truncated & running,
         running,
         log_probs,
+        np.zeros(columns, int),
     )
 
 
 def _fragment(
-    rows: list[tuple], finals: list[tuple[int, np.ndarray, Any]], last: Any, policy: Policy
+    rows: list[tuple],
+    finals: list[tuple[int, np.ndarray, Any]],
+    last: Any,
+    policy: Policy,
+    begun: np.ndarray,
 ) -> Trajectory:
     """Steps side by side, with a masked row after each end whose last observation came apart."""
     seen, *arrays = zip(*rows, strict=True)
@@ -298,7 +304,7 @@ def _fragment(
 
             map_arrays(put, observations, following)
     rewards = np.where(real, rewards, 0.0)
-    return _checked(observations, actions, rewards, terminated, truncated, real, log_probs)
+    return _checked(observations, actions, rewards, terminated, truncated, real, log_probs, begun)
 
 
 def _checked(
@@ -309,15 +315,18 @@ def _checked(
     truncated: np.ndarray,
     real: np.ndarray,
     log_probs: np.ndarray,
+    steps: np.ndarray,
 ) -> Trajectory:
-    """The trajectory of these arrays, whose rewards and observations are finite."""
+    """The trajectory of these arrays, whose rewards and observations are finite.
+
+    ``steps`` ``[N]`` are the steps that the episodes of the first row have behind them.
+    """
 
     def finite(x: np.ndarray) -> bool:
         return x.dtype.kind != "f" or bool(np.isfinite(x).all())
 
     parts = observations.values() if isinstance(observations, dict) else [observations]
     if not all(map(finite, [rewards, *parts])):
-        steps = np.zeros(real.shape[1], int)
         for t in range(len(real)):
             check_observations(map_arrays(lambda x, t=t: x[t], observations), real[t], steps)
             check_rewards(rewards[t], real[t], steps)

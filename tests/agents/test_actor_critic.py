@@ -65,9 +65,6 @@ class TestEquivalence:
 
     def test_a2c_is_reinforce_on_whole_episodes_without_bootstrapping(self):
         # Four environments whose episodes take exactly the fragment, lambda 1.
-        def env():
-            return Walk(lengths=(8,))
-
         class Ends(Walk):
             def step(self, action):
                 observation, reward, *over, info = super().step(action)

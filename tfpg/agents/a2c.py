@@ -17,7 +17,7 @@ import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.agents.actor_critic import ActorCritic
-from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
+from tfpg.ops.policy_gradients import policy_gradient_loss
 from tfpg.ops.value_learning import value_loss
 from tfpg.types import Batch
 
@@ -47,12 +47,4 @@ class A2C(ActorCritic):
         distribution, value = self._critic.distribution_and_value(batch.inputs)
         entropy = distribution.entropy()
         policy_loss = policy_gradient_loss(distribution.log_prob(batch.actions), batch.advantages)
-        squared = value_loss(value, batch.returns)
-        return {
-            "loss": policy_loss
-            + self.value_coef * squared
-            + self.entropy_coef * entropy_loss(entropy),
-            "policy_loss": policy_loss,
-            "value_loss": squared,
-            "entropy": entropy,
-        }
+        return self.total_loss(policy_loss, value_loss(value, batch.returns), entropy)

@@ -32,6 +32,7 @@ from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.evaluation import check_count
 from tfpg.ops.gradients import fused
+from tfpg.ops.policy_gradients import entropy_loss
 from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
 from tfpg.requirements import baked_constants
@@ -138,6 +139,17 @@ class ActorCritic(Agent):
     @abc.abstractmethod
     def step_losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         """The algorithm: ``"loss"`` and what else to log, each ``[B]``, as tensors."""
+
+    def total_loss(self, policy_loss: Any, value_loss: Any, entropy: Any) -> dict[str, tf.Tensor]:
+        """The weighted sum as ``"loss"``, and its parts; all ``[B]``."""
+        return {
+            "loss": policy_loss
+            + self.value_coef * value_loss
+            + self.entropy_coef * entropy_loss(entropy),
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+        }
 
     @property
     def _seedable(self) -> bool:  # type: ignore[override]

@@ -22,7 +22,7 @@ import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.agents.actor_critic import ActorCritic
-from tfpg.ops.policy_gradients import clipped_surrogate_loss, entropy_loss
+from tfpg.ops.policy_gradients import clipped_surrogate_loss
 from tfpg.ops.value_learning import clipped_value_loss, value_loss
 from tfpg.types import Batch
 
@@ -138,12 +138,7 @@ class PPO(ActorCritic):
         log_ratio = log_probs - batch.log_probs
         ratio = tf.exp(log_ratio)
         return {
-            "loss": policy_loss
-            + self.value_coef * squared
-            + self.entropy_coef * entropy_loss(entropy),
-            "policy_loss": policy_loss,
-            "value_loss": squared,
-            "entropy": entropy,
+            **self.total_loss(policy_loss, squared, entropy),
             # Unbiased, never below 0, and of little variance: Schulman, "Approximating KL
             # Divergence", 2020, http://joschu.net/blog/kl-approx.html.
             "approx_kl": ratio - 1.0 - log_ratio,

@@ -9,6 +9,7 @@ https://andyljones.com/posts/rl-debugging.html.
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import gymnasium
@@ -16,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 
-class Probe(gymnasium.Env):
+class Probe(gymnasium.Env, abc.ABC):
     """What the probes share: one real number or two to observe, and a few actions.
 
     Example:
@@ -33,9 +34,9 @@ class Probe(gymnasium.Env):
         self.action_space = spaces.Discrete(self.actions)
         self.t = 0
 
+    @abc.abstractmethod
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         """Observations ``[M, D]`` and their values ``[M]`` under the best policy."""
-        raise NotImplementedError
 
     def best_return(self) -> float:
         """The mean return of the best policy."""
@@ -55,8 +56,9 @@ class Probe(gymnasium.Env):
     def _observe(self) -> np.ndarray:
         return np.zeros(self.numbers, np.float32)
 
+    @abc.abstractmethod
     def _play(self, action: int) -> tuple[float, bool, bool]:
-        raise NotImplementedError
+        """Reward, and whether the step terminated or truncated the episode."""
 
 
 class OneAction(Probe):
