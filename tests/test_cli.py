@@ -12,6 +12,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
+from marks import slow_but
 from PIL import Image
 
 SMALL = ["--iterations", "3", "--episodes-per-update", "4", "--max-steps", "30", "--seed", "1"]
@@ -84,6 +85,7 @@ class TestTrain:
         assert film.shape[1:] == (400, 600, 3)
         assert film.mean() > 100
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_model(self, folder, tmp_path):
         args = ["train", "reinforce", "CartPole-v1", *SMALL, "--no-film"]
         run(*args, "--run", tmp_path / "again", check=True)
@@ -102,6 +104,7 @@ class TestTrain:
         assert done.returncode == 0, done.stderr
         assert json.loads((out / "config.json").read_text())["network"] == {"model": str(model)}
 
+    @pytest.mark.slow
     def test_ctrl_c_and_termination_are_clean(self, tmp_path):
         # Started in the background of a shell, a process is told to ignore SIGINT.
         start = (
@@ -142,6 +145,7 @@ class TestAlgorithms:
         assert float(rows[-1]["env_steps"]) <= 1024
         assert "val_episode_return" in done.stdout
 
+    @pytest.mark.slow
     def test_what_is_said_goes_over_the_preset(self, tmp_path):
         said = {
             "--gamma": ("gamma", 0.5),
@@ -174,6 +178,7 @@ class TestAlgorithms:
         model = keras.saving.load_model(tmp_path / "run/model.keras")
         assert [layer.units for layer in model.layers if hasattr(layer, "units")][:2] == [8, 8]
 
+    @pytest.mark.slow
     def test_a_squashed_run_plays_films_and_goes_on_as_it_learned(self, tmp_path):
         args = ["--env-steps", "4096", "--squash", "--normalize", "--run", tmp_path / "run"]
         done = run("train", "a2c", "Pendulum-v1", *args)
@@ -186,6 +191,7 @@ class TestAlgorithms:
         done = run("evaluate", tmp_path / "run", "--episodes", "2", "--stochastic")
         assert done.returncode == 0, done.stderr
 
+    @pytest.mark.slow
     def test_reinforce_with_its_own_options(self, tmp_path):
         args = ["--gradient", "accumulated", "--baseline", "value", "--episodes-per-update", "3"]
         args += ["--iterations", "2", "--max-steps", "8", "--no-film", "--run", tmp_path / "run"]
@@ -197,12 +203,14 @@ class TestAlgorithms:
         header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
         assert "grad_snr" in header
 
+    @pytest.mark.slow
     def test_a_target_stops_it(self, tmp_path):
         args = ["--stop-at", "10", "--no-film", "--run", tmp_path / "run"]
         done = run("train", "reinforce", "CartPole-v1", *args)
         assert done.returncode == 0, done.stderr
         assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
 
+    @pytest.mark.slow
     def test_an_interrupted_training_keeps_its_best_model(self, tmp_path):
         start = (
             "import signal, sys\nfrom tfpg.cli import main\n"
@@ -237,6 +245,7 @@ class TestEvaluate:
         again = run("evaluate", "runs/small/model.keras", *args, cwd=folder)
         assert json.loads(again.stdout)["episode_returns"] == result["episode_returns"]
 
+    @pytest.mark.slow
     def test_a_bare_model_needs_its_environment(self, folder, tmp_path):
         bare = tmp_path / "bare.keras"
         bare.write_bytes((folder / "runs/small/model.keras").read_bytes())
@@ -249,13 +258,14 @@ class TestEvaluate:
         (tmp_path / "config.json").write_text('{"model_type": "another program"}')
         assert run("evaluate", bare, "--env", "CartPole-v1", "--episodes", 3).returncode == 0
 
+    @pytest.mark.slow
     def test_stochastic_episodes(self, folder):
         result = run("evaluate", folder / "runs/small", "--episodes", 3, "--stochastic")
         assert "3 sampled episodes" in result.stdout
 
 
 class TestRecord:
-    @pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+    @pytest.mark.parametrize("name", slow_but(["film.mp4"], ["film.mp4", "film.gif"]))
     def test_films(self, folder, tmp_path, name):
         done = run("record", folder / "runs/small", tmp_path / name, "--seed", 7)
         assert done.returncode == 0, done.stderr
@@ -329,6 +339,7 @@ class TestUsage:
     def test_debug_shows_the_traceback(self, folder):
         assert "Traceback" in run("evaluate", "nothing", "--debug", cwd=folder).stderr
 
+    @pytest.mark.slow
     def test_a_closed_standard_error_is_survived(self, folder):
         python = shlex.quote(sys.executable)
         command = f"{python} -m tfpg evaluate runs/small --episodes 1 --json 2>&-"
@@ -368,6 +379,7 @@ class TestErrorsWithTensorflow:
         )
         assert "keras.json is 'numpy'. Set KERAS_BACKEND=tensorflow" in done.stdout
 
+    @pytest.mark.slow
     def test_a_model_of_another_environment(self, folder, tmp_path):
         model = folder / "runs/small/model.keras"
         train = ["train", "reinforce", "Acrobot-v1", "--model", model, "--run", "r"]
@@ -386,6 +398,7 @@ class TestErrorsWithTensorflow:
         self.check(done, "spam")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_nan_weights(self, folder, tmp_path):
         import keras
         import numpy as np

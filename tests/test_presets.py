@@ -1,7 +1,10 @@
 """Presets: they fit their environments, and say what they were measured at."""
 
+import itertools
+
 import numpy as np
 import pytest
+from marks import slow_but
 
 import tfpg
 from tfpg import presets
@@ -9,7 +12,9 @@ from tfpg import presets
 NAMES = list(presets.PRESETS)
 
 
-@pytest.mark.parametrize(("algorithm", "env"), NAMES)
+@pytest.mark.parametrize(
+    ("algorithm", "env"), slow_but([("ppo", "CartPole-v1"), ("reinforce", "Acrobot-v1")], NAMES)
+)
 def test_an_agent_is_made_and_trains(algorithm, env):
     preset = presets.find(algorithm, env)
     agent = presets.make_agent(algorithm, env, preset, seed=0)
@@ -26,8 +31,15 @@ def test_every_preset_has_a_score(algorithm, env):
     assert score.low <= score.mean <= score.high
 
 
-@pytest.mark.parametrize("algorithm", presets.DEFAULTS)
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"])
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    slow_but(
+        [("reinforce", "Taxi-v4"), ("ppo", "FrozenLake-v1"), ("a2c", "Pendulum-v1")],
+        itertools.product(
+            presets.DEFAULTS, ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
+        ),
+    ),
+)
 def test_defaults_fit_other_environments(algorithm, env):
     preset = presets.DEFAULTS[algorithm]
     small = {"episodes_per_update": 2} if algorithm == "reinforce" else {"num_envs": 2}

@@ -8,6 +8,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from marks import slow_but
 
 import tfpg
 
@@ -21,7 +22,7 @@ def trained(env="CartPole-v1", iterations=2, model=None, **options):
     return agent
 
 
-@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("env", slow_but(["Pendulum-v1"], ENVS))
 def test_plain_keras_loads_it_where_tfpg_cannot_be_imported(env, tmp_path):
     agent = trained(env)
     agent.save(tmp_path / "model.keras")
@@ -47,7 +48,7 @@ except ImportError:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), np.asarray(agent.model(x)))
 
 
-@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("env", slow_but(["CartPole-v1"], ENVS))
 def test_training_goes_on_from_a_file_as_if_it_had_never_stopped(env, tmp_path):
     whole = trained(env, 4)
     half = trained(env, 2)

@@ -34,12 +34,14 @@ def test_train_then_record(tmp_path):
         assert film.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_real_actions(tmp_path):
     out = run("train_continuous.py", "--env-steps", 2048, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 episodes" in out
     assert (tmp_path / "run/film.mp4").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_table_of_scores_in_small(tmp_path):
     out = run(
         ROOT / "benchmarks/scores.py",
@@ -54,6 +56,7 @@ def test_the_table_of_scores_in_small(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_textbook_in_one_file(tmp_path):
     out = run(
         "reinforce_in_one_file.py",

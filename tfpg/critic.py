@@ -62,7 +62,7 @@ class Critic:
                     f"{(None, *shape[1:])}."
                 )
 
-        @tf.function(input_signature=[policy.input_spec])
+        @tf.function(input_signature=[policy.input_spec], autograph=False)
         def call(inputs):
             return self.distribution_and_value(inputs)[1]
 

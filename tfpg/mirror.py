@@ -15,6 +15,7 @@ import numpy as np
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
+import tensorflow as tf  # isort: skip
 
 from tfpg.graph import has_graph, policy_output
 
@@ -106,13 +107,27 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
     ) and last.activation in (keras.activations.sigmoid, keras.activations.softmax)
     strips = logits and has_probabilities
 
+    name = next(iter(sources))
+    ways = [[sources[name]], *([makes] for _, _, makes in steps)]
+    chain = len(sources) == 1 and [needs for _, needs, _ in steps] == ways[:-1]
+
     def snapshot() -> Forward:
         functions = [
             (_numpy_layer(layer, linear=strips and makes == target), needs, makes)
             for layer, needs, makes in steps
         ]
 
-        def forward(x: Any) -> np.ndarray:
+        if chain:
+
+            def forward(x: Any) -> np.ndarray:
+                x = np.asarray(x[name] if isinstance(x, dict) else x, np.float32)
+                for function, _, _ in functions:
+                    x = function(x)
+                return x
+
+            return forward
+
+        def forward_through_the_graph(x: Any) -> np.ndarray:
             values = {
                 key: np.asarray(x[name] if isinstance(x, dict) else x, np.float32)
                 for name, key in sources.items()
@@ -121,7 +136,7 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
                 values[makes] = function(*(values[key] for key in needs))
             return values[target]
 
-        return forward
+        return forward_through_the_graph
 
     snapshot.gives_logits = strips  # type: ignore[attr-defined]
     return snapshot
@@ -178,8 +193,8 @@ def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.nd
     has_activation = kind in (keras.layers.Dense, keras.layers.Activation) and not linear
     activation = _ACTIVATIONS[layer.activation] if has_activation else None
     if kind is keras.layers.Dense:
-        kernel = layer.kernel.value.numpy()
-        bias = layer.bias.value.numpy() if layer.use_bias else np.zeros(layer.units, np.float32)
+        kernel = _array(layer.kernel)
+        bias = _array(layer.bias) if layer.use_bias else np.zeros(layer.units, np.float32)
 
         def dense(x: np.ndarray) -> np.ndarray:
             x = x.dot(kernel)  # half the overhead of @ on small arrays
@@ -202,9 +217,14 @@ def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.nd
 
 
 def _numpy_batch_normalization(layer: keras.layers.Layer) -> Callable[..., np.ndarray]:
-    scale = 1 / np.sqrt(layer.moving_variance.value.numpy() + np.float32(layer.epsilon))
+    scale = 1 / np.sqrt(_array(layer.moving_variance) + np.float32(layer.epsilon))
     if layer.scale:
-        scale = scale * layer.gamma.value.numpy()
-    mean = layer.moving_mean.value.numpy()
-    offset = layer.beta.value.numpy() if layer.center else np.float32(0)
+        scale = scale * _array(layer.gamma)
+    mean = _array(layer.moving_mean)
+    offset = _array(layer.beta) if layer.center else np.float32(0)
     return lambda x: (x - mean) * scale + offset
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    # A variable's own .numpy() copies twice.
+    return tf.convert_to_tensor(variable.value).numpy()

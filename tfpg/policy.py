@@ -191,11 +191,12 @@ class Policy:
             ((3,), (3, 2))
         """
         forward, encode = self._snapshot(), self.encode
+        encoded = not isinstance(self.observation_space, spaces.Box)
         head = self._acting_head.snapshot()
         distribution, env_actions = head.distribution, head.env_actions
 
         def act(observations: Any, noise: np.ndarray | None = None) -> Decision:
-            outputs = forward(encode(observations))
+            outputs = forward(encode(observations) if encoded else observations)
             # A sum is finite unless something in it is not, or overflows: then look closely.
             if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
                 raise FloatingPointError(self._describe_non_finite(observations, outputs))
@@ -240,7 +241,7 @@ class Policy:
         constants = baked_constants(model)
         if self._call is None or self._call_constants != constants:
 
-            @tf.function(input_signature=[spec])
+            @tf.function(input_signature=[spec], autograph=False)
             def forward(inputs):
                 outputs = model(select(inputs, keys), training=False)
                 return tf.cast(split_outputs(outputs)[0], tf.float32)

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow_but
 from test_estimators import HEADS, Walk
 from toys import Countdown
 
@@ -265,7 +266,7 @@ class TestPPO:
         assert not np.array_equal(weights_of(free.model), weights_of(kept.model))
 
 
-@pytest.mark.parametrize("kind", AGENTS)
+@pytest.mark.parametrize("kind", slow_but([tfpg.PPO], AGENTS))
 class TestBoth:
     @pytest.mark.parametrize("head", HEADS)
     def test_every_head_trains(self, kind, head):

@@ -1,8 +1,11 @@
 """Every agent solves every probe, and those with a critic value it right."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
+from marks import slow_but
 
 import tfpg
 import tfpg.ops.returns
@@ -54,10 +57,16 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if "streaming" in n else n for n in AGENTS],
+    ("name", "probe"),
+    slow_but(
+        [
+            *(("reinforce", probe) for probe in PROBES),
+            *itertools.product(["reinforce with a value", "ppo"], [TimeLimit, RealEnd]),
+            ("a2c", TimeLimit),
+        ],
+        itertools.product(AGENTS, PROBES),
+    ),
 )
 def test_every_agent_solves_every_probe(name, probe):
     agent, iterations = AGENTS[name](probe)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
+from marks import slow_but
 from toys import Bandit, Countdown
 
 import tfpg
@@ -25,7 +26,7 @@ class TestTheTextbook:
     """tfpg computes what the loop in one file computes, from the same seed."""
 
     @pytest.mark.parametrize("gradient", ["fused", "accumulated"])
-    @pytest.mark.parametrize("num_envs", [1, 4])
+    @pytest.mark.parametrize("num_envs", slow_but([4], [1, 4]))
     def test_three_updates_give_the_same_weights(self, gradient, num_envs, capsys):
         sys.path.insert(0, str(SCRIPTS))
         try:
@@ -55,7 +56,7 @@ class TestTheTextbook:
 
 class TestDeterminism:
     @pytest.mark.parametrize("gradient", ["fused", "accumulated"])
-    @pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1"])
+    @pytest.mark.parametrize("env", slow_but(["Acrobot-v1"], ["CartPole-v1", "Acrobot-v1"]))
     def test_the_same_seed_gives_the_same_weights_twice(self, env, gradient):
         def train(seed):
             model = tfpg.networks.mlp(env, seed=1)

@@ -27,7 +27,7 @@ import tensorflow as tf  # isort: skip
 from tfpg.agents.agent import Agent
 from tfpg.agents.batches import explained_variance, make_batch
 from tfpg.agents.checks import check_coef, check_positive, one_of
-from tfpg.agents.trainable import Trainable
+from tfpg.agents.trainable import Trainable, apply_where
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.evaluation import check_count
@@ -171,7 +171,7 @@ class ActorCritic(Agent):
         self._trainable = Trainable(policy, self.value_model)
         models = [self.model] if self.value_model is None else [self.model, self.value_model]
         self._statistics = [ObservationStatistics(model) for model in models]
-        self._updates = tf.function(self._update_all, jit_compile=self.jit_compile)
+        self._updates = tf.function(self._update_all, jit_compile=self.jit_compile, autograph=False)
         self._built_for = key
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
@@ -268,7 +268,7 @@ class ActorCritic(Agent):
             finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
             near = logs.get("approx_kl", tf.constant(0.0)) <= kl_limit
             going = tf.reduce_all(finite) & near
-            self._trainable.apply_where(going, grads)
+            apply_where(going, self._trainable.groups, grads)
             sums = {name: x + logs[name] for name, x in sums.items()}
             counts = tf.stack([1, tf.cast(going, tf.int32)])
             return index + 1, going, sums, done + counts, finite

@@ -10,7 +10,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import tensorflow as tf  # isort: skip
 
-from tfpg.agents.trainable import Trainable
+from tfpg.agents.trainable import Trainable, apply_where
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.errors import check_rewards
@@ -83,14 +83,16 @@ class Estimator:
         batch = Batch(policy.input_spec, actions, *[numbers] * 4)
         rows = tf.TensorSpec([None, per_step.ROWS], tf.float32)
         ends = tf.TensorSpec([None], tf.bool)
-        self._fused = tf.function(self._fused_update, input_signature=[batch])
-        self._accumulated = tf.function(
-            self._accumulated_update, input_signature=[batch, rows, ends, numbers]
-        )
-        self._more_value = tf.function(self._value_update, input_signature=[batch])
-        self._act = tf.function(self._act_and_trace)
-        self._end = tf.function(self._end_episode)
-        self._streamed = tf.function(self._streamed_update)
+
+        def compiled(function: Any, *signature: Any) -> Any:
+            return tf.function(function, input_signature=signature or None, autograph=False)
+
+        self._fused = compiled(self._fused_update, batch)
+        self._accumulated = compiled(self._accumulated_update, batch, rows, ends, numbers)
+        self._more_value = compiled(self._value_update, batch)
+        self._act = compiled(self._act_and_trace)
+        self._end = compiled(self._end_episode)
+        self._streamed = compiled(self._streamed_update)
 
     def apply_fused(self, batch: Batch) -> dict[str, float]:
         """One step along the gradient of the batch's mean loss."""
@@ -237,18 +239,19 @@ class Estimator:
     def _value_update(self, batch: Batch) -> None:
         critic = self._critic
         assert critic is not None
-        model = critic.value_model
-        assert model is not None
+        optimizer, variables = self._trainable.groups[-1]
 
         def losses(batch: Batch) -> dict[str, tf.Tensor]:
             value = critic.own_value(batch.inputs)
             return {"loss": self._value_coef * value_loss(value, batch.returns)}
 
-        for _ in tf.range(self._value_updates - 1):
-            grads, _ = fused(losses, model.trainable_variables, batch, batch_size=self._batch_size)
+        def update(index: tf.Tensor) -> list[tf.Tensor]:
+            grads, _ = fused(losses, variables, batch, batch_size=self._batch_size)
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
-            if finite:
-                model.optimizer.apply(grads, model.trainable_variables)
+            apply_where(finite, [(optimizer, variables)], grads)
+            return [index + 1]
+
+        tf.while_loop(lambda index: index < self._value_updates, update, [tf.constant(1)])
 
     def _act_and_trace(
         self,
@@ -276,12 +279,7 @@ class Estimator:
         if self._critic is not None:
             value_gradient = per_step.flat(gradient_of(tape, value, variables))
         traces = per_step.act_step(
-            traces,
-            self._decay,
-            gradient,
-            rest_gradient,
-            value_gradient,
-            value,
+            traces, self._decay, gradient, rest_gradient, value_gradient, value
         )
         return traces, actions, log_prob, entropy, value
 

@@ -91,20 +91,8 @@ class Trainable:
             all are.
         """
         finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
-        self.apply_where(tf.reduce_all(finite), gradients)
+        apply_where(tf.reduce_all(finite), self.groups, gradients)
         return finite
-
-    def apply_where(self, wanted: tf.Tensor, gradients: Sequence[tf.Tensor]) -> None:
-        """Applies gradients where a scalar says so."""
-
-        def step() -> tf.Tensor:
-            start = 0
-            for optimizer, variables in self.groups:
-                optimizer.apply(gradients[start : start + len(variables)], variables)
-                start += len(variables)
-            return tf.constant(True)
-
-        tf.cond(wanted, step, lambda: tf.constant(False))
 
     def finalize(self) -> None:
         """What Keras does when training ends: averaged weights take their places."""
@@ -124,3 +112,20 @@ class Trainable:
             f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
             "applied. Look for non-finite rewards or observations, or use a smaller learning rate."
         )
+
+
+def apply_where(
+    wanted: tf.Tensor,
+    groups: Sequence[tuple[Any, Sequence[Any]]],
+    gradients: Sequence[tf.Tensor],
+) -> None:
+    """Applies gradients of groups of (optimizer, variables) where a scalar says so."""
+
+    def step() -> tf.Tensor:
+        start = 0
+        for optimizer, variables in groups:
+            optimizer.apply(gradients[start : start + len(variables)], variables)
+            start += len(variables)
+        return tf.constant(True)
+
+    tf.cond(wanted, step, lambda: tf.constant(False))

@@ -82,7 +82,7 @@ class BernoulliHead(Head):
     kind = Bernoulli
 
     def __init__(self, space: spaces.Discrete, from_logits: bool, positive_action: int):
-        self.space = space
+        self.space, self.start = space, _start(space)
         self.from_logits = from_logits
         self.positive_action = positive_action
 
@@ -91,7 +91,7 @@ class BernoulliHead(Head):
         return Bernoulli(logits if self.positive_action == 1 else -logits)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return _started(actions, self.space)
+        return _started(actions, self.start, self.space.dtype)
 
 
 class CategoricalHead(Head):
@@ -102,14 +102,14 @@ class CategoricalHead(Head):
     def __init__(self, space: spaces.Discrete, from_logits: bool):
         self.outputs = int(space.n)
         self.noise_shape = (self.outputs,)
-        self.space = space
+        self.space, self.start = space, _start(space)
         self.from_logits = from_logits
 
     def distribution(self, outputs: Any) -> Categorical:
         return Categorical(outputs if self.from_logits else _log(outputs))
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return _started(actions, self.space)
+        return _started(actions, self.start, self.space.dtype)
 
 
 class MultiCategoricalHead(Head):
@@ -122,14 +122,15 @@ class MultiCategoricalHead(Head):
         self.outputs = sum(self.choices)
         self.noise_shape = (self.outputs,)
         self.action_shape = (len(self.choices),)
-        self.space = space
+        self.space, self.start = space, _start(space)
         self.from_logits = from_logits
 
     def distribution(self, outputs: Any) -> MultiCategorical:
         return MultiCategorical(outputs if self.from_logits else _log(outputs), self.choices)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return _started(actions.reshape(len(actions), *self.space.shape), self.space)
+        actions = actions.reshape(len(actions), *self.space.shape)
+        return _started(actions, self.start, self.space.dtype)
 
 
 class MultiBinaryHead(Head):
@@ -222,10 +223,15 @@ class SquashedGaussianHead(GaussianHead):
         return np.zeros(actions.shape[:-1], bool)
 
 
-def _started(actions: np.ndarray, space: Any) -> np.ndarray:
-    if np.any(space.start):
-        actions = actions + space.start
-    return actions.astype(space.dtype, copy=False)
+def _start(space: Any) -> Any:
+    """The number of the first action, None where it is 0."""
+    return space.start if np.any(space.start) else None
+
+
+def _started(actions: np.ndarray, start: Any, dtype: Any) -> np.ndarray:
+    if start is not None:
+        actions = actions + start
+    return actions.astype(dtype, copy=False)
 
 
 def _logits(outputs: Any, from_logits: bool) -> Any:

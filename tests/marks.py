@@ -1,0 +1,16 @@
+"""Marks for families of tests that trace much the same code."""
+
+import pytest
+
+
+def slow_but(fast, family):
+    """The parameters of a family, those that are not among the fast ones marked slow.
+
+    A parameter is a value, or a tuple of values.
+    """
+    return [
+        each
+        if each in fast
+        else pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=pytest.mark.slow)
+        for each in family
+    ]
