@@ -140,7 +140,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         anneal=True,
         options={
             "num_envs": 16,
-            "num_steps": 64,
+            "num_steps": 128,
             "epochs": 10,
             "minibatches": 16,
             "gamma": 0.95,
