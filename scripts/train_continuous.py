@@ -18,7 +18,7 @@ parser.add_argument("--out", type=Path, default=Path("runs/pendulum"))
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
 
-num_envs, num_steps, epochs, minibatches = 16, 64, 10, 16
+num_envs, num_steps, epochs, minibatches = 16, 128, 10, 16
 iterations = max(1, args.env_steps // (num_envs * num_steps))
 rate = keras.optimizers.schedules.PolynomialDecay(1e-3, iterations * epochs * minibatches, 0.0)
 model = tfpg.networks.actor_critic(args.env, hidden=(64, 64), seed=args.seed)
