@@ -8,6 +8,8 @@ def slow_but(fast, family):
 
     A parameter is a value, or a tuple of values.
     """
+    family = list(family)
+    assert all(each in family for each in fast)
     return [
         each
         if each in fast

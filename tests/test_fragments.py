@@ -210,6 +210,13 @@ class TestNumbersThatAreNone:
             collect(envs, *[1] * 20)
         assert (caught.value.env, caught.value.step) == (1, 1 if what == "reward" else 2)
 
+    @pytest.mark.parametrize("mode", MODES)
+    def test_an_environment_that_resets_itself_is_named_too(self, what, value, mode):
+        envs = SyncVectorEnv([self.broken(what, value)] * 2, autoreset_mode=mode)
+        with pytest.raises(EnvDataError) as caught:
+            collect(envs, 20)
+        assert (caught.value.env, caught.value.step) == (1, 1 if what == "reward" else 2)
+
     def test_in_whole_episodes_too(self, what, value):
         with open_vec(self.broken(what, value), 2) as envs:
             policy = policy_for(envs)

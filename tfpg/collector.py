@@ -158,6 +158,8 @@ class Collector:
                 decision = act(self._observations, noise[t])
             except FloatingPointError:
                 check_observations(self._observations, real, self._lengths)
+                if rows:  # or what an episode ended with, before its environment resets itself
+                    _fragment(rows, finals, self._observations, policy, begun)
                 raise
             after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
             if not math.isfinite(rewards.sum()):

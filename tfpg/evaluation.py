@@ -44,6 +44,8 @@ def evaluate(
 
     Raises:
         ValueError: ``episodes`` or ``max_steps`` is below 1, or the policy does not fit.
+        tfpg.errors.EnvDataError: A reward or an observation is not finite.
+        FloatingPointError: The model's outputs are not.
 
     Example:
         >>> import numpy as np

@@ -1,6 +1,6 @@
 """A NumPy forward pass mirrored from a Keras model, for acting.
 
-A compiled TensorFlow call costs about a hundred microseconds whatever it computes; a small
+A compiled TensorFlow call costs a hundred microseconds or more, whatever it computes; a small
 stack of Dense layers on a handful of observations is ten in NumPy. Acting needs no gradients,
 so a model that is made of the layers below acts through its mirror.
 """
@@ -51,7 +51,8 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
     """A function that takes a snapshot of the weights and returns a NumPy forward pass.
 
     Mirrors Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Rescaling`,
-    `Concatenate` and frozen `BatchNormalization` layers in float32, with the usual activations.
+    `Concatenate` and frozen `BatchNormalization` layers and `keras.ops.clip` in float32, with the
+    usual activations.
     Of a model with a value output only what leads to the policy's output is computed.
 
     Args:

@@ -99,11 +99,15 @@ def play(
     noise = (lambda: None) if head is None else Noise(head, rngs)
     running = np.arange(envs.num_envs) < (columns or envs.num_envs)
     for t in range(limit):
+        drawn = noise()
         try:
-            decision = act(observations, noise())
+            decision = act(observations, drawn)
         except FloatingPointError:
             check_observations(observations, running, t)
-            raise
+            if running.all():
+                raise
+            # Where an episode is over, nothing that is seen counts.
+            decision = act(map_arrays(_zeros_where(~running), observations), drawn)
         after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
         # Environments may reuse their buffers: what was acted on is copied before the next step.
         following = after = map_arrays(np.array, after)
@@ -123,6 +127,15 @@ def play(
             if not running.any():
                 return
         observations = after
+
+
+def _zeros_where(over: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def zeros(x: np.ndarray) -> np.ndarray:
+        x = x.copy()
+        x[over] = 0
+        return x
+
+    return zeros
 
 
 def autoreset_mode(envs: VectorEnv) -> AutoresetMode:

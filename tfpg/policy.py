@@ -119,7 +119,7 @@ class Policy:
         if acting == "numpy" and snapshot is None:
             raise ValueError(
                 "This model cannot act through NumPy: only Dense, Activation, Flatten, Rescaling, "
-                "Concatenate and frozen BatchNormalization layers in float32 can. Use "
+                "Concatenate and frozen BatchNormalization layers and clip in float32 can. Use "
                 'acting="auto".'
             )
         if acting == "auto" and model.count_params() > _LARGE:

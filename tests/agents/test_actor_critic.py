@@ -435,7 +435,32 @@ def test_backup_and_restore_goes_on_with_the_iterations(tmp_path):
     assert int(again.optimizer.iterations) == 4
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_fragment_in_which_environments_only_reset_themselves_is_passed_over(jit_compile):
+    model = tfpg.networks.actor_critic("CartPole-v1", hidden=(4,), normalize=True, seed=0)
+    agent = tfpg.A2C(model, num_envs=1, num_steps=1, reward_scale="auto", jit_compile=jit_compile)
+    history = agent.fit("CartPole-v1", 60, seed=0, verbose=0).history
+    assert agent.env_steps == 60
+    assert np.isfinite(weights_of(model)).all()
+    assert np.isfinite(history["loss"]).all()
+
+
 class TestTwoModels:
+    @pytest.mark.parametrize("kind", [tfpg.PPO, tfpg.Reinforce])
+    def test_a_layer_of_the_critic_that_is_frozen_stays_as_it_is(self, kind):
+        model, critic = (
+            make("CartPole-v1", hidden=(4,), seed=0)
+            for make in (tfpg.networks.mlp, tfpg.networks.critic)
+        )
+        options = {"max_steps": 9} if kind is tfpg.Reinforce else FAST
+        agent = kind(model, value_model=critic, **options)
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        layer = next(x for x in critic.layers if x.weights)
+        layer.trainable, before = False, layer.get_weights()
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        for a, b in zip(before, layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
     def test_shared_weights_are_refused(self):
         x = keras.Input((4,))
         trunk = keras.layers.Dense(5)(x)

@@ -169,6 +169,46 @@ def test_slices_give_the_same(batch_size):
     assert sliced_logs["loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
 
+def test_a_value_model_is_updated_as_often_as_it_says():
+    agent = agent_for("gaussian-free", "fused", "value", own_model=True, value_updates=3)
+    agent.fit(lambda: Walk(BOX), 2, seed=0, verbose=0)
+    assert int(agent.value_model.optimizer.iterations) == 6
+    assert int(agent.model.optimizer.iterations) == 2
+    assert [int(optimizer.iterations) for optimizer, _ in agent._trainable.groups] == [2, 2, 6]
+
+
+def test_a_frozen_value_model_needs_no_updates():
+    agent = agent_for("bernoulli", "fused", "value", own_model=True, value_updates=3)
+    agent.value_model.trainable = False
+    before = agent.value_model.get_weights()
+    agent.fit(Walk, 1, seed=0, verbose=0)
+    for a, b in zip(before, agent.value_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class Unsaid(Walk):
+    """What it ends with is NaN, but for every first episode."""
+
+    episode = 0
+
+    def reset(self, **options):
+        self.episode += 1
+        return super().reset(**options)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if (terminated or truncated) and self.episode > 1:
+            observation[0] = np.nan
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("gradient", ESTIMATORS)
+def test_an_observation_that_an_episode_ends_with_is_looked_at(gradient):
+    agent = agent_for("bernoulli", gradient)
+    with pytest.raises(EnvDataError, match="step 5 of its episode"):
+        agent.fit(lambda: Unsaid(lengths=(5,)), 1, seed=0, verbose=0)
+
+
 class TestDegenerate:
     """One episode, one step, equal returns: zeros where nothing can be told, never NaN."""
 

@@ -141,7 +141,7 @@ def test_any_batch_size_without_retracing(estimate):
     w = keras.Variable([2.0])
     traces = []
 
-    @tf.function(input_signature=[(tf.TensorSpec([None], tf.float32),)])
+    @tf.function(input_signature=[(tf.TensorSpec([None], tf.float32),)], autograph=False)
     def call(batch):
         traces.append(1)
         return estimate(lambda b: {"loss": b[0] * w}, [w], batch)

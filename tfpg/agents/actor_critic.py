@@ -27,7 +27,7 @@ import tensorflow as tf  # isort: skip
 from tfpg.agents.agent import Agent
 from tfpg.agents.batches import explained_variance, make_batch
 from tfpg.agents.checks import check_coef, check_positive, one_of
-from tfpg.agents.trainable import Trainable, apply_where
+from tfpg.agents.trainable import Trainable, apply_where, compiled_for
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.evaluation import check_count
@@ -35,7 +35,6 @@ from tfpg.ops.gradients import fused
 from tfpg.ops.policy_gradients import entropy_loss
 from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
-from tfpg.requirements import baked_constants
 from tfpg.seeding import shuffle_rng
 from tfpg.statistics import ObservationStatistics, ReturnScale
 from tfpg.types import Batch, Trajectory, map_arrays
@@ -138,7 +137,11 @@ class ActorCritic(Agent):
 
     @abc.abstractmethod
     def step_losses(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """The algorithm: ``"loss"`` and what else to log, each ``[B]``, as tensors."""
+        """The algorithm: ``"loss"`` and what else to log, each ``[B]``, as tensors.
+
+        Traced without AutoGraph: branches and loops on tensors are `tf.where`, `tf.cond` and
+        `tf.while_loop`.
+        """
 
     def total_loss(self, policy_loss: Any, value_loss: Any, entropy: Any) -> dict[str, tf.Tensor]:
         """The weighted sum as ``"loss"``, and its parts; all ``[B]``."""
@@ -159,10 +162,8 @@ class ActorCritic(Agent):
         """Makes what is trained, and compiles the updates, once for what they depend on."""
         key = (
             policy,
-            self.model.optimizer,
-            [id(v) for v in self.model.trainable_variables],
-            baked_constants(self.model),
-            self.value_model and self.value_model.optimizer,
+            compiled_for(self.model),
+            compiled_for(self.value_model),
             self._options(),
         )
         if self._built_for == key:
@@ -183,7 +184,10 @@ class ActorCritic(Agent):
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Steps every environment ``num_steps`` times."""
         self._shuffle = shuffle_rng(collector.seed, collector.fragment)
-        return collector.collect_steps(policy, self.num_steps, self.max_steps)
+        data = collector.collect_steps(policy, self.num_steps, self.max_steps)
+        while not data.mask.any():  # environments that reset themselves did nothing else
+            data = collector.collect_steps(policy, self.num_steps, self.max_steps)
+        return data
 
     def update(self, data: Trajectory) -> dict[str, float]:
         """All updates of an iteration, in one call.

@@ -13,7 +13,7 @@ import tensorflow as tf  # isort: skip
 from tfpg.agents.trainable import Trainable, apply_where
 from tfpg.collector import Collector
 from tfpg.critic import Critic
-from tfpg.errors import check_rewards
+from tfpg.errors import check_observations, check_rewards
 from tfpg.ops import per_step
 from tfpg.ops.gradients import fused, gradient_of, weight_penalty
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
@@ -131,6 +131,7 @@ class Estimator:
                 actor.reward = float(step.rewards[0])
                 total += actor.reward
                 last = step
+            check_observations(last.following, last.running, actor.steps)
             data = actor.finish(last)
             collector.finish(np.array([total]), np.array([actor.steps]))
             collector.steps += actor.steps
@@ -232,7 +233,7 @@ class Estimator:
         return {name: x for name, x in numbers.items() if name not in _NOISE or np.isfinite(x)}
 
     def _with_more_value_updates(self, batch: Batch, logs: dict[str, float]) -> dict[str, float]:
-        if self._value_updates > 1:
+        if self._value_updates > 1 and self._trainable.groups[-1][1]:
             self._more_value(batch)
         return logs
 

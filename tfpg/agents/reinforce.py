@@ -29,13 +29,12 @@ from tfpg.agents.agent import Agent
 from tfpg.agents.batches import STANDARDIZE, episode_ends, explained_variance, make_batch
 from tfpg.agents.checks import check_coef, one_of
 from tfpg.agents.estimators import Estimator, Streamed
-from tfpg.agents.trainable import Trainable
+from tfpg.agents.trainable import Trainable, compiled_for
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.evaluation import check_count
 from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
-from tfpg.requirements import baked_constants
 from tfpg.statistics import ObservationStatistics
 from tfpg.types import Batch, Trajectory
 
@@ -166,10 +165,8 @@ class Reinforce(Agent):
         """Compiles the update, once for what it depends on."""
         key = (
             policy,
-            self.model.optimizer,
-            [id(v) for v in self.model.trainable_variables],
-            baked_constants(self.model),
-            self.value_model and self.value_model.optimizer,
+            compiled_for(self.model),
+            compiled_for(self.value_model),
             (self.gradient, self.baseline, self.standardize, self.batch_size),
             (self.gamma, self.gae_lambda, self.entropy_coef),
             (self.value_coef, self.value_updates),
@@ -222,7 +219,8 @@ class Reinforce(Agent):
             ``loss``, ``policy_loss``, ``entropy`` (nats, mean over the real steps) and
             ``grad_norm``; with a value ``value_loss`` and ``explained_variance``; with a tape for
             every step and two episodes at least ``grad_snr``, ``baseline_saving`` and
-            ``zscore_saving``; with a clipped head ``clipped_actions``.
+            ``zscore_saving``; with a clipped head ``clipped_actions``. Streaming, which keeps no
+            values and no actions, knows neither ``explained_variance`` nor ``clipped_actions``.
 
         Raises:
             FloatingPointError: The loss or a gradient is not finite; nothing was applied.

@@ -13,6 +13,7 @@ import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.policy import Policy
+from tfpg.requirements import baked_constants
 
 
 class Trainable:
@@ -112,6 +113,14 @@ class Trainable:
             f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
             "applied. Look for non-finite rewards or observations, or use a smaller learning rate."
         )
+
+
+def compiled_for(model: keras.Model | None) -> Any:
+    """What a compiled update keeps of a model as it was; where it differs, it is stale."""
+    if model is None:
+        return None
+    trained = [id(v) for v in model.trainable_variables]
+    return model.optimizer, trained, baked_constants(model)
 
 
 def apply_where(
