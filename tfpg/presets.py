@@ -147,7 +147,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gae_lambda": 0.95,
             "reward_scale": "auto",
         },
-        score=Score(-172.5, -187.8, -160.4),
+        score=Score(-154.8, -159.8, -144.2),
     ),
     ("ppo", "MountainCarContinuous-v0"): Preset(
         env_steps=100_000,
@@ -163,7 +163,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "gae_lambda": 0.9,
             "reward_scale": "auto",
         },
-        score=Score(92.7, 92.6, 92.8),
+        score=Score(92.8, 92.6, 92.9),
     ),
 }
 
