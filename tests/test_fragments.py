@@ -179,14 +179,25 @@ class Broken(Countdown):
         return observation, reward, *rest
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_episode_that_does_not_count_may_see_what_it_likes(mode):
+    class Unseen(Broken):
+        what = "observation"
+
+    makers = [lambda: Unseen(length=4), lambda: Countdown(length=9)]
+    envs = SyncVectorEnv(makers, autoreset_mode=mode)
+    data = Collector(envs, 0).collect_episodes(policy_for(envs), 2)
+    np.testing.assert_array_equal(data.mask.sum(axis=0), [4, 9])
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("what", ["reward", "observation"])
 class TestNumbersThatAreNone:
-    def broken(self, what, value):
-        made = iter([Countdown(length=9), Broken(length=4)])
+    def broken(self, what, value, length=4):
+        made = iter([Countdown(length=9), Broken(length=length)])
 
         def make():
-            env = next(made, None) or Broken(length=4)
+            env = next(made, None) or Broken(length=length)
             env.what, env.value = what, value
             return env
 
@@ -211,8 +222,9 @@ class TestNumbersThatAreNone:
         assert (caught.value.env, caught.value.step) == (1, 1 if what == "reward" else 2)
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_an_environment_that_resets_itself_is_named_too(self, what, value, mode):
-        envs = SyncVectorEnv([self.broken(what, value)] * 2, autoreset_mode=mode)
+    @pytest.mark.parametrize("length", [4, 2])  # in the middle of an episode, at its end
+    def test_an_environment_that_resets_itself_is_named_too(self, what, value, length, mode):
+        envs = SyncVectorEnv([self.broken(what, value, length)] * 2, autoreset_mode=mode)
         with pytest.raises(EnvDataError) as caught:
             collect(envs, 20)
         assert (caught.value.env, caught.value.step) == (1, 1 if what == "reward" else 2)
