@@ -233,7 +233,7 @@ class Estimator:
         return {name: x for name, x in numbers.items() if name not in _NOISE or np.isfinite(x)}
 
     def _with_more_value_updates(self, batch: Batch, logs: dict[str, float]) -> dict[str, float]:
-        if self._value_updates > 1 and self._trainable.groups[-1][1]:
+        if self._value_updates > 1:
             self._more_value(batch)
         return logs
 

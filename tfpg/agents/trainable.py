@@ -50,7 +50,6 @@ class Trainable:
             self.groups.append((self._head_optimizer, list(policy.head.variables)))
         if value_model is not None:
             self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
-        if value_model is not None:
             shared = {id(v) for v in model.weights} & {id(v) for v in value_model.weights}
             if shared:
                 name = next(v.path for v in model.weights if id(v) in shared)
