@@ -15,7 +15,7 @@ LAYERS = {
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
         *("policy", "critic", "replay", "envs"),
     ],
-    3: ["playing", "collector", "evaluation", "rendering"],
+    3: ["playing", "recording", "collector", "evaluation", "rendering"],
     4: ["agents", "callbacks", "checkpoint", "plotting", "report", "runs"],
     5: ["presets", "arguments", "cli", "__main__"],
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tfpg.agents.a2c import A2C
     from tfpg.agents.actor_critic import ActorCritic
     from tfpg.agents.agent import Agent
+    from tfpg.agents.dqn import DQN
     from tfpg.agents.ppo import PPO
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checkpoint import load_model, save_model
@@ -32,6 +33,7 @@ _HOME = {
     "A2C": "tfpg.agents.a2c",
     "ActorCritic": "tfpg.agents.actor_critic",
     "Agent": "tfpg.agents.agent",
+    "DQN": "tfpg.agents.dqn",
     "PPO": "tfpg.agents.ppo",
     "Policy": "tfpg.policy",
     "Reinforce": "tfpg.agents.reinforce",
@@ -49,6 +51,7 @@ __all__ = [
     "A2C",
     "ActorCritic",
     "Agent",
+    "DQN",
     "PPO",
     "Policy",
     "Reinforce",

@@ -209,8 +209,12 @@ class StopAtSteps(keras.callbacks.Callback):
         self.env_steps = env_steps
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._before = float(self.params.get("env_steps", 0))
+        self._before: float | None = None
         self._longest = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._before is None:
+            self._before = float(self.params.get("env_steps", 0))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = (logs or {})["env_steps"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg.errors import check_observations, check_rewards
-from tfpg.playing import Step, autoreset_mode, play, seeded_reset, takes_seeds, with_final
+from tfpg.playing import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
+from tfpg.recording import fragment, record, side_by_side
 from tfpg.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.types import Trajectory, map_arrays
 
@@ -37,6 +38,7 @@ class Collector:
         episode_lengths: Their steps.
         fragment: Fragments collected by `collect_steps` so far.
         steps: Environment steps so far, all episodes.
+        ended: Episodes that ended so far.
 
     Example:
         >>> import keras
@@ -59,6 +61,7 @@ class Collector:
         self.episode_lengths: deque[int] = deque(maxlen=window)
         count = envs.num_envs
         self.steps = 0
+        self.ended = 0
         self._finished: list[float] = []
         self.fragment = fragment
         self._observations: Any = None
@@ -88,8 +91,8 @@ class Collector:
             steps = play(
                 self.envs, act, rngs, columns=columns, max_steps=max_steps, head=policy.head
             )
-            rounds.append(_record(steps, columns, policy))
-        data = rounds[0] if len(rounds) == 1 else _side_by_side(rounds)
+            rounds.append(record(steps, columns, policy))
+        data = rounds[0] if len(rounds) == 1 else side_by_side(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())
         return data
@@ -98,6 +101,7 @@ class Collector:
         """Counts episodes that ended."""
         self.episode_returns.extend(returns.tolist())
         self.episode_lengths.extend(lengths.tolist())
+        self.ended += len(returns)
         self._finished.extend(returns.tolist())
 
     def take_finished(self) -> list[float]:
@@ -159,7 +163,7 @@ class Collector:
             except FloatingPointError:
                 check_observations(self._observations, real, self._lengths)
                 if rows:  # or what an episode ended with, before its environment resets itself
-                    _fragment(rows, finals, self._observations, policy, begun)
+                    fragment(rows, finals, self._observations, policy, begun)
                 raise
             after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
             if not math.isfinite(rewards.sum()):
@@ -191,7 +195,7 @@ class Collector:
                 self._count(ended)
             self._resetting = ended & (mode is AutoresetMode.NEXT_STEP)
         self._warn_if_endless()
-        return _fragment(rows, finals, self._observations, policy, begun)
+        return fragment(rows, finals, self._observations, policy, begun)
 
     def _begin(self) -> None:
         seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
@@ -222,127 +226,3 @@ class Collector:
             "max_steps cuts episodes.",
             stacklevel=3,
         )
-
-
-def _record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
-    rows: list[tuple] = []
-    finals: list[tuple[int, np.ndarray, Any]] = []
-    for t, step in enumerate(steps):
-        ended = step.running & (step.terminated | step.truncated)
-        if ended.any():
-            finals.append((t + 1, ended[:columns], map_arrays(np.array, step.following)))
-        rows.append(
-            (
-                step.observations,
-                step.decision.actions,
-                step.decision.outputs,
-                np.array(step.rewards),
-                np.array(step.terminated),
-                np.array(step.truncated),
-                step.running,
-            )
-        )
-    seen, *arrays = zip(*rows, strict=True)
-    actions, outputs, rewards, terminated, truncated, running = (
-        np.array(column)[:, :columns] for column in arrays
-    )
-    observations = map_arrays(lambda *xs: np.array([*xs, xs[-1]])[:, :columns], *seen)
-    for t, ended, following in finals:
-
-        def put(x: np.ndarray, final: np.ndarray, t: int = t, ended: np.ndarray = ended) -> None:
-            x[t, ended] = final[:columns][ended]
-
-        map_arrays(put, observations, following)
-    log_probs = policy.log_prob(outputs, actions)
-    return _checked(
-        observations,
-        actions,
-        np.where(running, rewards, 0.0),
-        terminated & running,
-        truncated & running,
-        running,
-        log_probs,
-        np.zeros(columns, int),
-    )
-
-
-def _fragment(
-    rows: list[tuple],
-    finals: list[tuple[int, np.ndarray, Any]],
-    last: Any,
-    policy: Policy,
-    begun: np.ndarray,
-) -> Trajectory:
-    """Steps side by side, with a masked row after each end whose last observation came apart."""
-    seen, *arrays = zip(*rows, strict=True)
-    actions, outputs, rewards, terminated, truncated, real = map(np.array, arrays)
-    log_probs = policy.log_prob(outputs, actions)
-    observations = map_arrays(lambda *xs: np.array(xs), *seen, last)
-    if finals:
-        steps, count = rewards.shape
-        breaks = np.zeros((steps + 1, count), int)
-        for t, ended, _ in finals:
-            breaks[t + 1] = ended
-        # Where each step goes: below a row for every break above it. A break after the last step
-        # needs none, for its column ends there.
-        row = np.arange(steps + 1)[:, None] + breaks.cumsum(axis=0)
-        length = int(row[:-1].max()) + 1
-        column = np.arange(count)
-
-        def spread(x: np.ndarray, rows: int = length) -> np.ndarray:
-            out = np.zeros((rows, *x.shape[1:]), x.dtype)
-            keep = row[: len(x)] < rows
-            out[row[: len(x)][keep], np.broadcast_to(column, keep.shape)[keep]] = x[keep]
-            return out
-
-        actions, rewards, terminated, truncated, real, log_probs = map(
-            spread, (actions, rewards, terminated, truncated, real, log_probs)
-        )
-        observations = map_arrays(lambda x: spread(x, length + 1), observations)
-        for t, ended, following in finals:
-
-            def put(x: np.ndarray, final: np.ndarray, t: int = t, e: np.ndarray = ended) -> None:
-                x[row[t][e] + 1, column[e]] = final[e]
-
-            map_arrays(put, observations, following)
-    rewards = np.where(real, rewards, 0.0)
-    return _checked(observations, actions, rewards, terminated, truncated, real, log_probs, begun)
-
-
-def _checked(
-    observations: Any,
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    real: np.ndarray,
-    log_probs: np.ndarray,
-    steps: np.ndarray,
-) -> Trajectory:
-    """The trajectory of these arrays, whose rewards and observations are finite.
-
-    ``steps`` ``[N]`` are the steps that the episodes of the first row have behind them.
-    """
-
-    def finite(x: np.ndarray) -> bool:
-        return x.dtype.kind != "f" or bool(np.isfinite(x).all())
-
-    parts = observations.values() if isinstance(observations, dict) else [observations]
-    if not all(map(finite, [rewards, *parts])):
-        for t in range(len(real)):
-            check_observations(map_arrays(lambda x, t=t: x[t], observations), real[t], steps)
-            check_rewards(rewards[t], real[t], steps)
-            steps = np.where(real[t], steps + 1, 0)
-            check_observations(map_arrays(lambda x, t=t: x[t + 1], observations), real[t], steps)
-    rewards = rewards.astype(np.float64)
-    mask = real.astype(np.float64)
-    return Trajectory(observations, actions, rewards, terminated, truncated, mask, log_probs)
-
-
-def _side_by_side(rounds: Sequence[Trajectory]) -> Trajectory:
-    def join(*xs: np.ndarray) -> np.ndarray:
-        rows = max(map(len, xs))
-        padded = [np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)]) for x in xs]
-        return np.concatenate(padded, axis=1)
-
-    return Trajectory(*(map_arrays(join, *field) for field in zip(*rounds, strict=True)))

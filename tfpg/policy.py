@@ -27,6 +27,7 @@ from tfpg.requirements import (
     check_layers,
     check_logits,
     input_keys,
+    non_finite_outputs,
     one_line,
 )
 from tfpg.types import batch_size, map_arrays
@@ -55,6 +56,7 @@ class Policy:
         positive_action: See `head_for`.
         squash: See `head_for`.
         log_std: See `head_for`.
+        epsilon: See `head_for`.
         acting: How actions are computed: ``"numpy"`` (a forward pass mirrored from the weights),
             ``"tensorflow"`` (a compiled call), or ``"auto"``: NumPy for the models it can mirror
             whose layers are small. All agree to float32 rounding. `acting` says which it is.
@@ -81,6 +83,7 @@ class Policy:
         positive_action: int = 1,
         squash: bool = False,
         log_std: float | Sequence[float] = 0.0,
+        epsilon: float | None = None,
         acting: str = "auto",
     ):
         if not isinstance(model, keras.Model):
@@ -93,7 +96,7 @@ class Policy:
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
         check_space(self.observation_space)
-        self._keys = self._model_keys = input_keys(model, self.observation_space)
+        self._keys = self.model_keys = input_keys(model, self.observation_space)
         probed, value = split_outputs(self.called_by(model))
         probed = np.asarray(tf.cast(probed, tf.float32))
         self.has_value = value is not None
@@ -109,6 +112,7 @@ class Policy:
             positive_action=positive_action,
             squash=squash,
             log_std=log_std,
+            epsilon=epsilon,
             outputs=check_output_shape(probed.shape),
         )
         if from_logits is None:
@@ -155,7 +159,7 @@ class Policy:
 
     def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
         """The action distribution and the model's value ``[B]``, or None where it has none."""
-        inputs = select(inputs, self._model_keys)
+        inputs = select(inputs, self.model_keys)
         outputs, value = split_outputs(self.model(inputs, training=False))
         if value is not None:
             value = tf.cast(value, tf.float32)[:, 0]
@@ -199,7 +203,7 @@ class Policy:
             outputs = forward(encode(observations) if encoded else observations)
             # A sum is finite unless something in it is not, or overflows: then look closely.
             if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
-                raise FloatingPointError(self._describe_non_finite(observations, outputs))
+                raise FloatingPointError(non_finite_outputs(self.model, observations, outputs))
             chosen = distribution(outputs)
             actions = chosen.mode() if noise is None else chosen.sample(noise)
             return Decision(actions, env_actions(actions), outputs)
@@ -237,7 +241,7 @@ class Policy:
         return self._acting_head.snapshot().distribution(outputs).log_prob(actions)
 
     def _compiled(self) -> Forward:
-        model, spec, keys = self.model, self.input_spec, self._model_keys
+        model, spec, keys = self.model, self.input_spec, self.model_keys
         constants = baked_constants(model)
         if self._call is None or self._call_constants != constants:
 
@@ -295,19 +299,6 @@ class Policy:
                     f"(N, {', '.join(map(str, shape))}), and got {x.shape}."
                 )
         return observations
-
-    def _describe_non_finite(self, observations: Any, outputs: np.ndarray) -> str:
-        row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
-        values = np.array2string(outputs[row], threshold=6, separator=", ")
-        what = f"The model's outputs are not finite: {values} for observation {row}"
-        for weight in self.model.weights:
-            if not np.isfinite(np.asarray(weight)).all():
-                return f"{what}. Its weight {weight.path!r} is not: load an earlier model."
-        seen = map_arrays(
-            lambda x: np.array2string(np.asarray(x)[row].ravel(), threshold=6, separator=", "),
-            observations,
-        )
-        return f"{what}, which is {seen}."
 
 
 def is_policy_like(policy: Any) -> bool:

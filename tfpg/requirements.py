@@ -14,12 +14,14 @@ import keras  # isort: skip
 from tfpg.graph import all_layers, has_graph, last_activation
 from tfpg.heads import (
     BernoulliHead,
+    EpsilonGreedyHead,
     GaussianHead,
     Head,
     MultiBinaryHead,
     MultiCategoricalHead,
 )
 from tfpg.observations import input_shape
+from tfpg.types import map_arrays
 
 
 def check_layers(model: keras.Model) -> None:
@@ -91,7 +93,7 @@ def check_inputs(model: keras.Model, space: Any, keys: list[str] | None) -> None
 
 def check_logits(head: Head, model: keras.Model, outputs: np.ndarray) -> None:
     """Raises where outputs that would be read as logits look like probabilities."""
-    if isinstance(head, GaussianHead) or not head.from_logits:
+    if isinstance(head, (GaussianHead, EpsilonGreedyHead)) or not head.from_logits:
         return
     if last_activation(model) == "linear" or not outputs.any():
         return
@@ -112,6 +114,21 @@ def baked_constants(model: keras.Model) -> list[int]:
     """
     layers = [model, *all_layers(model)]
     return [id(x.mean) for x in layers if isinstance(x, keras.layers.Normalization)]
+
+
+def non_finite_outputs(model: keras.Model, observations: Any, outputs: np.ndarray) -> str:
+    """What to say of outputs ``[N, K]`` that are not all finite: of which observation, and why."""
+    row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
+    values = np.array2string(outputs[row], threshold=6, separator=", ")
+    what = f"The model's outputs are not finite: {values} for observation {row}"
+    for weight in model.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            return f"{what}. Its weight {weight.path!r} is not: load an earlier model."
+    seen = map_arrays(
+        lambda x: np.array2string(np.asarray(x)[row].ravel(), threshold=6, separator=", "),
+        observations,
+    )
+    return f"{what}, which is {seen}."
 
 
 def one_line(x: Any) -> str:

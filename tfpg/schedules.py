@@ -1,12 +1,65 @@
-"""Schedules of an exploration rate. Learning-rate schedules are Keras's own."""
+"""Schedules of an exploration rate and the like. Learning-rate schedules are Keras's own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 
-def exponential(start: float, end: float, rate: float) -> Callable[[float], float]:
+class Schedule:
+    """A function of a count, and the words that made it.
+
+    Args:
+        function: Of the count, at least 0.
+        text: How it prints.
+
+    Example:
+        >>> Schedule(lambda n: 1 / (1 + n), "1 / (1 + n)")(3)
+        0.25
+    """
+
+    def __init__(self, function: Callable[[float], float], text: str):
+        self._function = function
+        self._text = text
+
+    def __call__(self, n: float) -> float:
+        return self._function(n)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def linear(start: float, end: float, steps: float) -> Schedule:
+    """A schedule that goes from ``start`` to ``end`` in a line, and stays there.
+
+    Args:
+        start: The value at 0.
+        end: The value from ``steps`` on.
+        steps: How much of what is counted it takes, for example environment steps; above 0.
+
+    Returns:
+        A function of the count ``n``, at least 0.
+
+    Raises:
+        ValueError: ``steps`` is not above 0.
+
+    Source:
+        Mnih et al., 2015, https://doi.org/10.1038/nature14236.
+
+    Example:
+        >>> epsilon = linear(start=1.0, end=0.1, steps=1000)
+        >>> epsilon(0), epsilon(500), epsilon(2000)
+        (1.0, 0.55, 0.1)
+    """
+    if not 0 < steps < math.inf:
+        raise ValueError(f"steps must be a finite number above 0, and it is {steps!r}.")
+    return Schedule(
+        lambda n: start + (end - start) * min(n / steps, 1.0), f"linear({start}, {end}, {steps})"
+    )
+
+
+def exponential(start: float, end: float, rate: float) -> Schedule:
     """A schedule that decays from ``start`` towards ``end``.
 
     ``end + (start - end) * exp(-rate * n)``.
@@ -33,4 +86,29 @@ def exponential(start: float, end: float, rate: float) -> Callable[[float], floa
     """
     if not 0 <= rate < math.inf:
         raise ValueError(f"rate must be a finite number of at least 0, and it is {rate!r}.")
-    return lambda n: end + (start - end) * math.exp(-rate * n)
+    return Schedule(
+        lambda n: end + (start - end) * math.exp(-rate * n), f"exponential({start}, {end}, {rate})"
+    )
+
+
+def check_schedule(name: str, value: Any) -> Callable[[float], float]:
+    """The schedule that a number or a schedule stands for.
+
+    Raises:
+        ValueError: It is neither, or gives at 0 what is not in [0, 1].
+
+    Example:
+        >>> check_schedule("epsilon", 0.05)(10)
+        0.05
+    """
+    schedule = value if callable(value) else Schedule(lambda n: value, repr(value))
+    try:
+        first = float(schedule(0))
+    except (TypeError, ValueError):
+        first = math.nan
+    if not 0 <= first <= 1:
+        raise ValueError(
+            f"{name} must be a number in [0, 1], or a schedule of them such as "
+            f"tfpg.schedules.linear(1.0, 0.05, 10_000), and it is {value!r}."
+        )
+    return schedule

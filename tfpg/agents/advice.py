@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfpg.distributions import Bernoulli, Categorical, MultiBinary, MultiCategorical
+from tfpg.distributions import (
+    Bernoulli,
+    Categorical,
+    EpsilonGreedy,
+    MultiBinary,
+    MultiCategorical,
+)
 from tfpg.heads import Head
 
 _PATIENCE = 5
@@ -98,6 +104,8 @@ class Advice:
 
 def _entropy_floor(head: Head) -> float:
     """A hundredth of the largest entropy; for real actions that of a thousandth of their range."""
+    if head.kind is EpsilonGreedy:
+        return -math.inf
     if head.kind in (Bernoulli, MultiBinary):
         return 0.01 * head.outputs * math.log(2.0)
     if head.kind is Categorical:

@@ -196,7 +196,6 @@ class Agent(abc.ABC):
                 steps=1,
                 verbose=verbose,
                 validates=validation_envs is not None,
-                env_steps=self.env_steps,
             )
             self.model.stop_training = False
             self.model._initial_epoch = None
@@ -205,17 +204,13 @@ class Agent(abc.ABC):
             # Where Keras's BackupAndRestore says to go on.
             first = getattr(self.model, "_initial_epoch", None) or initial_iteration
             collector = self.collector(vector_envs, seed, first)
-            advice, before = Advice(policy.head), self.env_steps
+            self.warm_up(collector, policy)
+            callback_list.params["env_steps"] = self.env_steps
+            advice = Advice(policy.head)
             for iteration in range(first, iterations):
                 callback_list.on_epoch_begin(iteration)
                 callback_list.on_train_batch_begin(0)
-                data = self.collect(collector, policy)
-                self.env_steps = before + collector.steps
-                logs = {"env_steps": self.env_steps, **self.update(data)}
-                logs |= self._episode_logs(collector)
-                if isinstance(data, Trajectory):
-                    for statistics in self._statistics:
-                        statistics.update_from(data, policy.encode)
+                logs = self.iterate(collector, policy) | self._episode_logs(collector)
                 advice.look(logs, collector.take_finished())
                 last = iteration + 1 == iterations
                 if validation_envs is not None and (last or (iteration + 1) % validation_freq == 0):
@@ -227,6 +222,20 @@ class Agent(abc.ABC):
             self._trainable.finalize()
             callback_list.on_train_end(logs)
         return self.model.history
+
+    def warm_up(self, collector: Collector, policy: Policy) -> None:  # noqa: B027
+        """What an algorithm does before its first iteration; most do nothing."""
+
+    def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
+        """An iteration: collects and updates, and returns the logs."""
+        before = self.env_steps - collector.steps
+        data = self.collect(collector, policy)
+        self.env_steps = before + collector.steps
+        logs = {"env_steps": self.env_steps, **self.update(data)}
+        if isinstance(data, Trajectory):
+            for statistics in self._statistics:
+                statistics.update_from(data, policy.encode)
+        return logs
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
         """The collector of a fit that begins at an iteration."""

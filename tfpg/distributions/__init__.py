@@ -14,13 +14,20 @@ from typing import Any, Protocol
 
 from tfpg.distributions.arrays import Array
 from tfpg.distributions.continuous import DiagonalGaussian, SquashedGaussian
-from tfpg.distributions.discrete import Bernoulli, Categorical, MultiBinary, MultiCategorical
+from tfpg.distributions.discrete import (
+    Bernoulli,
+    Categorical,
+    EpsilonGreedy,
+    MultiBinary,
+    MultiCategorical,
+)
 
 __all__ = [
     "Bernoulli",
     "Categorical",
     "DiagonalGaussian",
     "Distribution",
+    "EpsilonGreedy",
     "MultiBinary",
     "MultiCategorical",
     "SquashedGaussian",

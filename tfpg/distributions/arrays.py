@@ -16,6 +16,8 @@ import tensorflow as tf  # isort: skip
 
 Array = Any
 
+_TINY = 1e-38
+
 
 def is_tensor(x: Array) -> bool:
     return not isinstance(x, (np.ndarray, np.generic))
@@ -23,6 +25,21 @@ def is_tensor(x: Array) -> bool:
 
 def exp(x: Array) -> Array:
     return tf.exp(x) if is_tensor(x) else np.exp(x)
+
+
+def log(x: Array) -> Array:
+    """Of probabilities: that of 0 is a large negative number, and times 0 it is 0."""
+    return tf.math.log(tf.maximum(x, _TINY)) if is_tensor(x) else np.log(np.maximum(x, _TINY))
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    return tf.where(condition, x, y) if is_tensor(x) else np.where(condition, x, y)
+
+
+def one_hot(index: Array, count: int, like: Array) -> Array:
+    if is_tensor(index):
+        return tf.one_hot(index, count, dtype=like.dtype)
+    return np.eye(count, dtype=like.dtype)[index]
 
 
 def tanh(x: Array) -> Array:

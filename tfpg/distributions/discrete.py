@@ -197,3 +197,57 @@ class MultiBinary:
 
     def kl(self, other: MultiBinary) -> Array:
         return xp.sum(self._coins.kl(other._coins))
+
+
+class EpsilonGreedy:
+    """The action of the largest value, and with probability epsilon any action, all alike.
+
+    Args:
+        q_values: ``[B, A]``.
+        epsilon: In [0, 1].
+
+    Source:
+        Sutton and Barto, "Reinforcement Learning", 2nd edition, 2018, section 2.2.
+
+    Example:
+        >>> import numpy as np
+        >>> greedy = EpsilonGreedy(np.array([[1.0, 3.0]]), epsilon=0.1)
+        >>> greedy.mode(), np.exp(greedy.log_prob(np.array([0])))
+        (array([1]), array([0.05]))
+        >>> greedy.sample(np.array([[0.05, 0.2]]))  # explores, and draws the first of two
+        array([0])
+    """
+
+    def __init__(self, q_values: Array, epsilon: float):
+        self.q_values = q_values
+        self.epsilon = epsilon
+
+    @staticmethod
+    def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Uniform noise in [0, 1) of this shape: two numbers per step."""
+        return rng.random(shape)
+
+    def sample(self, noise: Array) -> Array:
+        count = self.q_values.shape[-1]
+        # float32 may round the largest products up to the count.
+        drawn = xp.clip(xp.as_integer(noise[..., 1] * count), 0, count - 1)
+        return xp.where(noise[..., 0] < self.epsilon, drawn, self.mode())
+
+    def mode(self) -> Array:
+        return xp.argmax(self.q_values)
+
+    def log_prob(self, actions: Array) -> Array:
+        return xp.take(xp.log(self._probabilities()), actions)
+
+    def entropy(self) -> Array:
+        probabilities = self._probabilities()
+        return -xp.sum(probabilities * xp.log(probabilities))
+
+    def kl(self, other: EpsilonGreedy) -> Array:
+        probabilities = self._probabilities()
+        return xp.sum(probabilities * (xp.log(probabilities) - xp.log(other._probabilities())))
+
+    def _probabilities(self) -> Array:
+        count = self.q_values.shape[-1]
+        greedy = xp.one_hot(self.mode(), count, self.q_values)
+        return greedy * (1 - self.epsilon) + self.epsilon / count

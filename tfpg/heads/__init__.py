@@ -14,6 +14,7 @@ action space            outputs     head
                                     free weights that the head keeps beside the model
 ======================  ==========  =======================================================
 
+``epsilon=`` reads A outputs as the values of ``Discrete(A)``'s actions (EpsilonGreedy).
 ``squash=True`` makes the normals of a bounded ``Box`` a SquashedGaussian. Boxes and MultiBinary
 of several dimensions are flattened, row by row. A model that ends in a sigmoid or softmax gives
 probabilities, any other gives logits; ``from_logits`` says otherwise where that is needed, in
@@ -24,6 +25,7 @@ from tfpg.heads.choose import check_output_shape, head_for
 from tfpg.heads.kinds import (
     BernoulliHead,
     CategoricalHead,
+    EpsilonGreedyHead,
     GaussianHead,
     Head,
     MultiBinaryHead,
@@ -34,6 +36,7 @@ from tfpg.heads.kinds import (
 __all__ = [
     "BernoulliHead",
     "CategoricalHead",
+    "EpsilonGreedyHead",
     "GaussianHead",
     "Head",
     "MultiBinaryHead",

@@ -17,12 +17,14 @@ from tfpg.graph import has_graph, hidden_activation, last_activation, policy_out
 from tfpg.heads.kinds import (
     BernoulliHead,
     CategoricalHead,
+    EpsilonGreedyHead,
     GaussianHead,
     Head,
     MultiBinaryHead,
     MultiCategoricalHead,
     SquashedGaussianHead,
 )
+from tfpg.ops.returns import check_fraction
 
 
 def head_for(
@@ -33,6 +35,7 @@ def head_for(
     positive_action: int = 1,
     squash: bool = False,
     log_std: float | Sequence[float] = 0.0,
+    epsilon: float | None = None,
     outputs: int | None = None,
 ) -> Head:
     """The head that reads ``model``'s outputs as actions of ``action_space``.
@@ -47,6 +50,8 @@ def head_for(
         squash: Keep the actions of a bounded `Box` within it by a tanh, not by clipping.
         log_std: Where the log standard deviations of a `Box` action begin that the head keeps
             itself, because the model has one output for each dimension: a number, or one for each.
+        epsilon: The outputs are the values of a `Discrete` space's actions, and a sample is any
+            action this often. None: they are not.
         outputs: K, where the model does not say it. None: read from ``model.output_shape``.
 
     Returns:
@@ -64,6 +69,8 @@ def head_for(
         ('BernoulliHead', False)
     """
     outputs = _count_outputs(model) if outputs is None else outputs
+    if epsilon is not None:
+        return _q_head(action_space, model, epsilon, outputs)
     fitting, expected = _fitting(action_space)
     if outputs not in fitting:
         raise ValueError(
@@ -88,6 +95,28 @@ def head_for(
     if kind is BernoulliHead:
         return BernoulliHead(space, from_logits, positive_action)
     return kind(space, from_logits)
+
+
+def _q_head(
+    space: gymnasium.Space, model: keras.Model, epsilon: float, outputs: int
+) -> EpsilonGreedyHead:
+    if not isinstance(space, spaces.Discrete):
+        raise ValueError(
+            f"Q-values are of Discrete actions, and these are {space}: tfpg.Reinforce, tfpg.A2C and "
+            "tfpg.PPO learn them."
+        )
+    if outputs != space.n:
+        raise ValueError(
+            f"The model has {outputs} output{'s' * (outputs != 1)}, and {space} takes {space.n}, the "
+            "value of each action. Change the model's last layer."
+        )
+    last = last_activation(model)
+    if last in ("sigmoid", "softmax"):
+        raise ValueError(
+            f"The model ends in a {last}, and Q-values are numbers of any size: end it in no "
+            "activation."
+        )
+    return EpsilonGreedyHead(space, check_fraction("epsilon", epsilon))
 
 
 def _fitting(space: gymnasium.Space) -> tuple[dict[int, Any], str]:

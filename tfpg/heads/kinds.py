@@ -19,6 +19,7 @@ from tfpg.distributions import (
     Categorical,
     DiagonalGaussian,
     Distribution,
+    EpsilonGreedy,
     MultiBinary,
     MultiCategorical,
     SquashedGaussian,
@@ -107,6 +108,36 @@ class CategoricalHead(Head):
 
     def distribution(self, outputs: Any) -> Categorical:
         return Categorical(outputs if self.from_logits else _log(outputs))
+
+    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+        return _started(actions, self.start, self.space.dtype)
+
+
+class EpsilonGreedyHead(Head):
+    """``Discrete(A)`` from the values of its A actions. A sample explores, the mode is greedy.
+
+    Attributes:
+        epsilon: How often a sample is any action. Setting it sets that of all copies.
+    """
+
+    kind = EpsilonGreedy
+    noise_shape = (2,)
+
+    def __init__(self, space: spaces.Discrete, epsilon: float = 0.0):
+        self.outputs = int(space.n)
+        self.space, self.start = space, _start(space)
+        self._shared = [epsilon]
+
+    @property
+    def epsilon(self) -> float:
+        return self._shared[0]
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        self._shared[0] = value
+
+    def distribution(self, outputs: Any) -> EpsilonGreedy:
+        return EpsilonGreedy(outputs, self.epsilon)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
         return _started(actions, self.start, self.space.dtype)

@@ -29,6 +29,7 @@ def fused(
     *,
     weights: tf.Tensor | None = None,
     batch_size: int | None = None,
+    keep: Sequence[str] = (),
 ) -> tuple[Gradients, Logs]:
     """Gradient of the weighted mean loss over a batch, and of the weight penalties.
 
@@ -39,10 +40,11 @@ def fused(
         batch: A (named) tuple of tensors, each ``[B, ...]``, or dicts of them.
         weights: ``[B]``, at least 0, not all 0. None: all the same.
         batch_size: Steps in a slice. None: the whole batch at once.
+        keep: Entries of the dict to return as they are, ``[B]``; not with slices.
 
     Returns:
         Gradients, one per variable (zeros where the loss does not depend on it), and the
-        weighted batch means of all entries of the dict.
+        weighted batch means of all other entries of the dict.
 
     Source:
         Williams, 1992, https://doi.org/10.1007/BF00992696.
@@ -71,7 +73,10 @@ def fused(
         share = shares[start : start + size]
         with tf.GradientTape() as tape:
             losses = step_losses(part).items()
-            logs = {name: tf.reduce_sum(tf.cast(share, x.dtype) * x) for name, x in losses}
+            logs = {
+                name: x if name in keep else tf.reduce_sum(tf.cast(share, x.dtype) * x)
+                for name, x in losses
+            }
         return gradient_of(tape, logs["loss"], variables), logs
 
     with tf.GradientTape() as tape:

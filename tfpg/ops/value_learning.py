@@ -57,6 +57,84 @@ def clipped_value_loss(values: Any, returns: Any, old_values: Any, clip: float) 
     return tf.maximum(value_loss(values, returns), value_loss(kept, returns))
 
 
+def q_learning_targets(rewards: Any, discounts: Any, next_q_values: Any) -> tf.Tensor:
+    """What Q(s, a) is to become: ``r + discount * max_a Q(s', a)``. No gradient flows into it.
+
+    Args:
+        rewards: ``[B]``; over several steps, their discounted sum.
+        discounts: ``[B]``: gamma, to the power of the steps, and 0 where the last one terminated.
+        next_q_values: ``[B, A]``, of the target network.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Watkins, "Learning from Delayed Rewards", 1989; with a target network: Mnih et al.,
+        "Human-level control through deep reinforcement learning", 2015,
+        https://doi.org/10.1038/nature14236.
+
+    Example:
+        >>> q_learning_targets([1.0, 1.0], [0.5, 0.0], [[2.0, 4.0], [2.0, 4.0]]).numpy().tolist()
+        [3.0, 1.0]
+    """
+    return _targets(rewards, discounts, tf.reduce_max(next_q_values, axis=-1))
+
+
+def double_q_learning_targets(
+    rewards: Any, discounts: Any, next_q_values: Any, next_q_online: Any
+) -> tf.Tensor:
+    """Double Q-learning's: the online network chooses the action, the target network values it.
+
+    ``r + discount * Q_target(s', argmax_a Q_online(s', a))``. No gradient flows into it.
+
+    Args:
+        rewards: See `q_learning_targets`.
+        discounts: See `q_learning_targets`.
+        next_q_values: ``[B, A]``, of the target network.
+        next_q_online: ``[B, A]``, of the network that is trained.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        van Hasselt, Guez and Silver, "Deep Reinforcement Learning with Double Q-learning", 2016,
+        https://arxiv.org/abs/1509.06461.
+
+    Example:
+        >>> double_q_learning_targets([1.0], [0.5], [[2.0, 4.0]], [[1.0, 0.0]]).numpy().tolist()
+        [2.0]
+    """
+    chosen = tf.argmax(next_q_online, axis=-1)
+    return _targets(rewards, discounts, tf.gather(next_q_values, chosen, axis=-1, batch_dims=1))
+
+
+def td_errors(q_values: Any, actions: Any, targets: Any) -> tf.Tensor:
+    """Temporal-difference errors: target minus ``Q(s, a)``. No gradient flows into the targets.
+
+    Args:
+        q_values: ``[B, A]``, differentiable.
+        actions: ``[B]`` integers, the actions that were taken.
+        targets: ``[B]``.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Sutton and Barto, 2018, equation 6.5.
+
+    Example:
+        >>> td_errors([[1.0, 2.0]], [0], [3.0]).numpy().tolist()
+        [2.0]
+    """
+    taken = tf.gather(q_values, actions, axis=-1, batch_dims=1)
+    return tf.stop_gradient(tf.cast(targets, taken.dtype)) - taken
+
+
+def _targets(rewards: Any, discounts: Any, next_values: tf.Tensor) -> tf.Tensor:
+    rewards, discounts = (tf.cast(x, next_values.dtype) for x in (rewards, discounts))
+    return tf.stop_gradient(rewards + discounts * next_values)
+
+
 def huber(errors: Any, delta: float = 1.0) -> tf.Tensor:
     """Huber loss: quadratic for errors within ``delta`` of zero, linear beyond.
 
