@@ -295,6 +295,6 @@ def _import_tensorflow() -> None:
 def _message(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
-    if isinstance(error, expected):
+    if isinstance(error, (*expected, MemoryError)):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
