@@ -156,6 +156,12 @@ class TestCheckMemory:
         with pytest.raises(MemoryError):
             check_memory(101, "It", "mend it")
 
+    def test_the_command_line_prints_it_as_it_reads(self):
+        from tfpg.cli import _message
+
+        assert _message(MemoryError("It needs 7.1 GB.")) == "It needs 7.1 GB."
+        assert _message(MemoryError()) == "MemoryError"
+
     def test_this_process_can_take_something(self):
         assert 1_000_000 < available_memory() < sys.maxsize
 
