@@ -277,6 +277,7 @@ class TestRecord:
 USAGE = [
     (["--help"], 0, "train"),
     (["train", "--help"], 0, "--iterations"),
+    (["doctor", "--help"], 0, "--json"),
     (["--version"], 0, "tfpg 0."),
     ([], 2, "COMMAND"),
     (["fly"], 2, "invalid choice: 'fly'"),

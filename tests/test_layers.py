@@ -9,22 +9,31 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfpg"
 
 LAYERS = {
-    0: ["types", "backend", "errors", "files", "seeding"],
+    0: ["types", "backend", "errors", "files", "memory", "seeding"],
     1: ["ops", "distributions", "schedules"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
         *("policy", "critic", "replay", "envs"),
     ],
     3: ["playing", "recording", "collector", "evaluation", "rendering"],
-    4: ["agents", "callbacks", "checkpoint", "plotting", "report", "runs"],
+    4: ["agents", "callbacks", "checkpoint", "doctor", "plotting", "report", "runs", "trial"],
     5: ["presets", "arguments", "cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Importing these takes seconds or needs a system package: only inside the function that does.
 LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "ale_py", "ray"}
 # What the command line imports before it has checked its arguments.
-WITHOUT_TENSORFLOW = ["__init__", "__main__", "arguments", "cli", "presets", "runs"]
-WITHOUT_TENSORFLOW += ["files", "seeding", "types", "errors"]
+WITHOUT_TENSORFLOW = [
+    "__init__",
+    "__main__",
+    "arguments",
+    "cli",
+    "doctor",
+    "presets",
+    "runs",
+    "trial",
+]
+WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "ops/__init__", "ops/returns"]
 WITHOUT_TENSORFLOW += ["rendering/__init__", "rendering/video"]
 

@@ -136,6 +136,16 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     p.add_argument("out", metavar="OUT", help="the film, .mp4 or .gif")
     p.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
     p.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
+
+    p = subparsers.add_parser(
+        "doctor",
+        help="look over this machine and installation",
+        description="Prints versions and devices, and what to do about whatever is missing. "
+        "The exit code is 0 if training works, else 1.",
+    )
+    p.set_defaults(run_command=commands["doctor"])
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser, train
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``tfpg train``, ``tfpg evaluate`` and ``tfpg record``.
+"""The command line: ``tfpg train``, ``evaluate``, ``record`` and ``doctor``.
 
 Nothing here imports TensorFlow before the arguments have been checked: help and usage errors
 answer at once.
@@ -28,13 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments. None: those of the process.
     """
-    args = parse(argv, {"train": train, "evaluate": evaluate, "record": record})
+    commands = {"train": train, "evaluate": evaluate, "record": record, "doctor": doctor}
+    args = parse(argv, commands)
     for name in (signal.SIGTERM, signal.SIGHUP):
         # As an exception, so that films, displays and files are taken down on the way out.
         if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(name, lambda number, _: sys.exit(128 + number))
     try:
-        args.run_command(args)
+        return args.run_command(args) or 0
     except KeyboardInterrupt:
         print("tfpg: interrupted.", file=sys.stderr)
         return 130
@@ -47,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"tfpg: error: {_message(error)}", file=sys.stderr)
         return 1
-    return 0
 
 
 def train(args: argparse.Namespace) -> None:
@@ -230,6 +230,15 @@ def record(args: argparse.Namespace) -> None:
     print(f"{film.path}  ({film.frames} frames, return {returns})")
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """``tfpg doctor``: what this machine and installation are; 1 if training does not work."""
+    from tfpg.doctor import as_dict, probe, table
+
+    facts = probe()
+    print(json.dumps(as_dict(facts)) if args.json else table(facts))
+    return 1 if facts.error else 0
+
+
 def _check_film(env_id: str) -> None:
     from tfpg.rendering.episode import rendering
 
@@ -295,6 +304,6 @@ def _import_tensorflow() -> None:
 def _message(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
-    if isinstance(error, expected):
+    if isinstance(error, (*expected, MemoryError)):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"

@@ -42,6 +42,9 @@ from tfpg.statistics import ObservationStatistics
 from tfpg.types import Trajectory
 
 
+_EPSILON = linear(1.0, 0.05, 10_000)
+
+
 class DQN(Agent):
     """Deep Q-learning, for environments with `Discrete` actions.
 
@@ -118,7 +121,7 @@ class DQN(Agent):
         updates_per_learn: int = 32,
         target_update_period: int = 128,
         tau: float | None = None,
-        epsilon: float | Callable[[float], float] = linear(1.0, 0.05, 10_000),
+        epsilon: float | Callable[[float], float] = _EPSILON,
         epsilon_per: str = "step",
         learning_starts: int = 1000,
         loss: str = "huber",
@@ -152,9 +155,7 @@ class DQN(Agent):
         self.epsilon_per = epsilon_per
         self.learning_starts = check_count("learning_starts", learning_starts)
         self.loss = loss
-        self.reward_clip = (
-            None if reward_clip is None else check_positive("reward_clip", reward_clip)
-        )
+        self.reward_clip = reward_clip and check_positive("reward_clip", reward_clip)
         self.steps_per_iteration = check_count("steps_per_iteration", steps_per_iteration)
         self.jit_compile = jit_compile
         self._policy_options = {"epsilon": float(self.epsilon(0)), "acting": acting}

@@ -152,7 +152,7 @@ class QUpdates:
             return index + 1, going, sums, errors, finite
 
         names = ("loss", "mean_q", "td_error", "grad_norm")
-        index, going, sums, errors, finite = tf.while_loop(
+        made, _, sums, errors, finite = tf.while_loop(
             lambda index, going, *_: going & (index < updates),
             update,
             (
@@ -163,7 +163,7 @@ class QUpdates:
                 tf.fill([len(variables)], True),
             ),
         )
-        return sums, errors.stack(), index, finite
+        return sums, errors.stack(), made, finite
 
     def _follow(self, wanted: tf.Tensor, count: tf.Tensor) -> None:
         """Moves the target network after an update."""

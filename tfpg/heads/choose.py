@@ -102,13 +102,13 @@ def _q_head(
 ) -> EpsilonGreedyHead:
     if not isinstance(space, spaces.Discrete):
         raise ValueError(
-            f"Q-values are of Discrete actions, and these are {space}: tfpg.Reinforce, tfpg.A2C and "
-            "tfpg.PPO learn them."
+            f"Q-values are of Discrete actions, and these are {space}: tfpg.Reinforce, tfpg.A2C "
+            "and tfpg.PPO learn them."
         )
     if outputs != space.n:
         raise ValueError(
-            f"The model has {outputs} output{'s' * (outputs != 1)}, and {space} takes {space.n}, the "
-            "value of each action. Change the model's last layer."
+            f"The model has {outputs} output{'s' * (outputs != 1)}, and {space} takes {space.n}, "
+            "the value of each action. Change the model's last layer."
         )
     last = last_activation(model)
     if last in ("sigmoid", "softmax"):
