@@ -200,7 +200,10 @@ class Policy:
         distribution, env_actions = head.distribution, head.env_actions
 
         def act(observations: Any, noise: np.ndarray | None = None) -> Decision:
-            outputs = forward(encode(observations) if encoded else observations)
+            if noise is not None and head.at_random:
+                outputs = np.zeros((len(noise), head.outputs), np.float32)
+            else:
+                outputs = forward(encode(observations) if encoded else observations)
             # A sum is finite unless something in it is not, or overflows: then look closely.
             if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
                 raise FloatingPointError(non_finite_outputs(self.model, observations, outputs))

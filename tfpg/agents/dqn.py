@@ -17,7 +17,6 @@ https://arxiv.org/abs/1710.02298.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -33,14 +32,14 @@ from tfpg.agents.q_updates import QUpdates
 from tfpg.agents.trainable import Trainable, compiled_for
 from tfpg.collector import Collector
 from tfpg.evaluation import check_count
+from tfpg.heads import EpsilonGreedyHead
 from tfpg.ops.returns import check_fraction
-from tfpg.policy import Decision, Policy
+from tfpg.policy import Policy
 from tfpg.replay import ReplayBuffer
 from tfpg.schedules import check_schedule, linear
 from tfpg.seeding import shuffle_rng
 from tfpg.statistics import ObservationStatistics
 from tfpg.types import Trajectory
-
 
 _EPSILON = linear(1.0, 0.05, 10_000)
 
@@ -166,6 +165,7 @@ class DQN(Agent):
         self._rng = np.random.default_rng(0)
         self._built_for: Any = None
         self._updates: QUpdates | None = None
+        self._head: EpsilonGreedyHead
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
@@ -190,6 +190,8 @@ class DQN(Agent):
             raise ValueError(
                 "The model has a second output, and a Q-network has one: the value of each action."
             )
+        assert isinstance(policy.head, EpsilonGreedyHead)
+        self._head = policy.head
         self._trainable = Trainable(policy)
         self._statistics = [ObservationStatistics(self.model)]
         self._updates = QUpdates(
@@ -217,13 +219,12 @@ class DQN(Agent):
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:
         """Plays at random until the replay has met ``learning_starts`` steps."""
-        before = self.env_steps
+        assert self.replay is not None
+        before, self._head.epsilon = self.env_steps, 1.0
         while self._met < self.learning_starts:
             missing = -(-(self.learning_starts - self._met) // collector.envs.num_envs)
             chunk = max(1, self.replay.rows // 4)
-            self._add(
-                collector.collect_steps(AtRandom(policy), min(missing, chunk), self.max_steps)
-            )
+            self._add(collector.collect_steps(policy, min(missing, chunk), self.max_steps))
             self.env_steps = before + collector.steps
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
@@ -236,13 +237,13 @@ class DQN(Agent):
             "env_steps": self.env_steps,
             "episodes": self.episodes,
             "updates": self.updates,
-            "epsilon": policy.head.epsilon,
+            "epsilon": self._head.epsilon,
         }
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Steps all environments ``learn_period`` times together."""
         self._rng = shuffle_rng(collector.seed, collector.fragment)
-        policy.head.epsilon = self._epsilon_now()
+        self._head.epsilon = self._epsilon_now()
         steps = self.learn_period // collector.envs.num_envs
         data = collector.collect_steps(policy, steps, self.max_steps)
         self.episodes = self._episodes_before + collector.ended
@@ -261,6 +262,8 @@ class DQN(Agent):
             FloatingPointError: A gradient is not finite; that update and those after it were not
                 applied.
         """
+        if self._updates is None or self.replay is None:
+            raise RuntimeError("update needs a compiled policy and a replay: call fit.")
         self._add(data)
         beta = float(self.priority_beta(self.env_steps))
         count = self.updates_per_learn * self.batch_size
@@ -306,30 +309,3 @@ class DQN(Agent):
             clipped = np.clip(data.rewards, -self.reward_clip, self.reward_clip)
             data = data._replace(rewards=clipped)
         self.replay.add(data)
-
-
-class AtRandom:
-    """Any action, all alike: an epsilon-greedy policy that does not ask its network.
-
-    Args:
-        policy: Its outputs are Q-values.
-    """
-
-    def __init__(self, policy: Policy):
-        self.head = copy.copy(policy.head)
-        self.head._shared = [1.0]
-
-    def actor(self) -> Callable[[Any, np.ndarray], Decision]:
-        """See `tfpg.Policy.actor`."""
-        head = self.head
-
-        def act(observations: Any, noise: np.ndarray) -> Decision:
-            outputs = np.zeros((len(noise), head.outputs), np.float32)
-            actions = head.distribution(outputs).sample(noise)
-            return Decision(actions, head.env_actions(actions), outputs)
-
-        return act
-
-    def log_prob(self, outputs: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """See `tfpg.Policy.log_prob`."""
-        return self.head.distribution(outputs).log_prob(actions)

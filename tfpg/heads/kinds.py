@@ -40,6 +40,7 @@ class Head(abc.ABC):
         noise_shape: Shape of the noise that one sample takes.
         variables: Trainable weights that are the head's own.
         clips: Whether actions may be clipped before they are played.
+        at_random: Whether samples do not depend on the outputs.
     """
 
     outputs: int
@@ -50,6 +51,7 @@ class Head(abc.ABC):
     noise_shape: tuple[int, ...] = ()
     variables: tuple[keras.Variable, ...] = ()
     clips: bool = False
+    at_random: bool = False
 
     @abc.abstractmethod
     def distribution(self, outputs: Any) -> Distribution:
@@ -127,6 +129,10 @@ class EpsilonGreedyHead(Head):
         self.outputs = int(space.n)
         self.space, self.start = space, _start(space)
         self._shared = [epsilon]
+
+    @property
+    def at_random(self) -> bool:  # type: ignore[override]
+        return self._shared[0] >= 1
 
     @property
     def epsilon(self) -> float:

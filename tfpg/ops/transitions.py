@@ -16,8 +16,8 @@ def n_step_transitions(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Discounted rewards of up to n steps, the discount of what follows, and how many they were.
 
-    ``R = r_0 + gamma r_1 + ... + gamma^(m-1) r_(m-1)``; the value of the observation after step m is
-    to be added times ``gamma^m``, or 0 where step m terminated. m is n, or less where an episode
+    ``R = r_0 + gamma r_1 + ... + gamma^(m-1) r_(m-1)``. The value of what was observed after step m
+    is to be added times ``gamma^m``, or 0 where step m terminated. m is n, or less where an episode
     terminates or is truncated before.
 
     Args:
