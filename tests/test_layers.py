@@ -21,11 +21,12 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Importing these takes seconds or needs a system package: only inside the function that does.
-LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "ale_py", "ray"}
+LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame"}
+LATE |= {"ale_py", "cv2", "ray"}
 # What the command line imports before it has checked its arguments.
 WITHOUT_TENSORFLOW = ["__init__", "__main__", "arguments", "cli", "presets", "runs"]
 WITHOUT_TENSORFLOW += ["files", "seeding", "types", "errors"]
-WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "ops/__init__", "ops/returns"]
+WITHOUT_TENSORFLOW += ["envs/__init__", "envs/atari", "envs/make", "ops/__init__", "ops/returns"]
 WITHOUT_TENSORFLOW += ["rendering/__init__", "rendering/video"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
