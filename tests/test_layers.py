@@ -21,7 +21,8 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Importing these takes seconds or needs a system package: only inside the function that does.
-LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "ale_py", "ray"}
+LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame"}
+LATE |= {"ale_py", "cv2", "ray"}
 # What the command line imports before it has checked its arguments.
 WITHOUT_TENSORFLOW = [
     "__init__",
@@ -34,7 +35,7 @@ WITHOUT_TENSORFLOW = [
     "trial",
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]
-WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "ops/__init__", "ops/returns"]
+WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
 WITHOUT_TENSORFLOW += ["rendering/__init__", "rendering/video"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))

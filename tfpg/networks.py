@@ -25,6 +25,8 @@ Spaces = tuple[gymnasium.Space, gymnasium.Space]
 
 # Normalized observations further from their mean than this many standard deviations are clipped.
 _CLIP = 10.0
+# nature_cnn's convolutions leave nothing of a smaller one.
+_SMALLEST_IMAGE = 36
 
 
 def mlp(
@@ -140,6 +142,62 @@ def actor_critic(
     if not shared:
         v = _stack(features, hidden, activation, dense)
     outputs = [_policy_output(x, action_space, log_std, dense), dense(1, 1.0)(v)]
+    return keras.Model(inputs, outputs, name=name)
+
+
+def nature_cnn(
+    env: EnvLike | Spaces, hidden: int = 512, seed: int | None = None, name: str | None = None
+) -> keras.Model:
+    """The convolutional network of the DQN paper: from frames to a number for each action.
+
+    Args:
+        env: See `mlp`; its observations are stacked frames, its actions `Discrete`.
+        hidden: Units of the layer before the last.
+        seed: See `mlp`.
+        name: Name of the model.
+
+    Returns:
+        A Keras model, not compiled, ``inputs [B, height, width, frames] uint8 -> [B, K]``, which
+        scales the frames to [0, 1]. The K outputs are linear: action values, or logits.
+
+    Raises:
+        ValueError: Observations are no images of at least 36x36, or actions not `Discrete`.
+
+    Source:
+        Mnih et al., "Human-level control through deep reinforcement learning", 2015,
+        https://www.nature.com/articles/nature14236; weights by He et al., 2015,
+        https://arxiv.org/abs/1502.01852.
+
+    Example:
+        >>> model = nature_cnn("ALE/Breakout-v5")
+        >>> model.input_shape, model.output_shape, model.count_params()
+        ((None, 84, 84, 4), (None, 4), 1686180)
+    """
+    space, actions = _spaces(env)
+    shape = space.shape or ()
+    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) == 3
+    if not image or min(shape[:2]) < _SMALLEST_IMAGE:
+        raise ValueError(
+            f"nature_cnn is for images, uint8 [height, width, frames] of at least "
+            f"{_SMALLEST_IMAGE}x{_SMALLEST_IMAGE}, and these observations are {space}: "
+            "networks.mlp is for others."
+        )
+    if not isinstance(actions, spaces.Discrete):
+        raise ValueError(f"nature_cnn is for Discrete actions, and these are {actions}.")
+    seeds = np.random.default_rng(seed)
+
+    def he() -> keras.initializers.Initializer:
+        return keras.initializers.HeUniform(None if seed is None else int(seeds.integers(2**31)))
+
+    inputs = _input(space, "observations")
+    x = keras.layers.Rescaling(1.0 / 255.0)(inputs)
+    for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        x = keras.layers.Conv2D(filters, size, stride, activation="relu", kernel_initializer=he())(
+            x
+        )
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(hidden, activation="relu", kernel_initializer=he())(x)
+    outputs = keras.layers.Dense(int(actions.n), kernel_initializer=he())(x)
     return keras.Model(inputs, outputs, name=name)
 
 

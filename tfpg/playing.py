@@ -152,7 +152,8 @@ def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
 
 def takes_seeds(envs: VectorEnv) -> bool:
     """Whether each environment has a generator of its own; else there is one, and one seed."""
-    return isinstance(envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+    envs = envs.unwrapped
+    return getattr(envs, "takes_seeds", isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)))
 
 
 def with_final(following: Any, ended: np.ndarray, infos: dict) -> Any:

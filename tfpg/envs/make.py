@@ -16,6 +16,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from tfpg.envs import atari
+
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
 _EXPECTED = (
@@ -55,7 +57,8 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
     """A Gymnasium environment, or a `ValueError` that offers the nearest ids.
 
     Args:
-        env_id: An id of Gymnasium's registry, or ``"module:id"``.
+        env_id: An id of Gymnasium's registry, or ``"module:id"``. One of ``ALE/`` is an Atari
+            game by the protocol of the DQN papers; see `tfpg.envs.atari`.
         **kwargs: Passed to `gymnasium.make`, for example ``render_mode="rgb_array"``.
 
     Returns:
@@ -71,7 +74,9 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
         Discrete(2)
         >>> env.close()
     """
-    return _gymnasium_call(gymnasium.make, _registered(env_id), **kwargs)
+    env_id = _registered(env_id)
+    build = atari.make_game if atari.is_atari(env_id) else gymnasium.make
+    return _gymnasium_call(build, env_id, **kwargs)
 
 
 def make_vec(
@@ -79,11 +84,11 @@ def make_vec(
 ) -> VectorEnv:
     """A vector environment for collecting episodes; see `open_vec` for one that closes itself.
 
-    An id that Gymnasium can vectorize itself (``CartPole-v1``) is made that way. Other ids and
-    callables become a `gymnasium.vector.SyncVectorEnv` of `Parked` environments, which are reset
-    by whoever plays in them (autoreset mode DISABLED). A single
-    environment becomes a vector of one, whatever ``num_envs`` says, and a vector environment
-    is returned as it is.
+    An id that Gymnasium can vectorize itself (``CartPole-v1``) is made that way, and Atari games
+    are `tfpg.envs.atari.AtariGames`. Other ids and callables become a
+    `gymnasium.vector.SyncVectorEnv` of `Parked` environments. Both of these are reset by whoever
+    plays in them (autoreset mode DISABLED). A single environment becomes a vector of one, whatever
+    ``num_envs`` says, and a vector environment is returned as it is.
 
     Args:
         env: An environment id, environment, vector environment, or a callable making one.
@@ -112,6 +117,8 @@ def make_vec(
         return _sync([lambda: Parked(env)])
     if isinstance(env, str):
         env_id = _registered(env)
+        if atari.is_atari(env_id):
+            return _gymnasium_call(atari.AtariGames, env_id, num_envs=num_envs, **kwargs)
         spec = _gymnasium_call(gymnasium.spec, env_id)
         own = spec.vector_entry_point is not None and not spec.additional_wrappers
         if own and not seedable:
@@ -247,6 +254,8 @@ def _registered(env_id: str) -> str:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ImportError(f"The module {module!r} of {env_id!r} cannot be found.") from error
+    if atari.is_atari(name):
+        atari.register()
     if name in gymnasium.registry:
         return name
     pattern = re.compile(re.escape(name) + r"-v(\d+)")

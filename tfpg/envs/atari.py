@@ -1,0 +1,243 @@
+"""Atari games by the protocol of the DQN papers.
+
+An id of the namespace ``ALE/`` means the same wherever tfpg takes one:
+
+==================  ========================================================================
+observations        the last 4 frames that were seen, ``[84, 84, 4]`` uint8, greyscale, newest
+                    last; zeros before an episode's first one
+a step              the action for 4 frames; what is seen is the maximum of the last two
+actions             those that the game knows, none of them repeated by chance
+an episode          begins with 0 to 30 no-ops, ends with the game, is cut at 108,000 frames
+rewards             the game's points, not clipped
+lives               in ``info["lives"]``; losing one ends nothing
+==================  ========================================================================
+
+Clipped rewards and lives that count as ends are ways to learn, and an agent's business.
+
+Many games are played by ALE's own vector environment, in C++. A single one, for films, is put
+together of Gymnasium's wrappers and shows the same pixels from the same seed.
+
+Source: Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015,
+https://www.nature.com/articles/nature14236; Bellemare et al., "The Arcade Learning Environment",
+2013, https://arxiv.org/abs/1207.4708.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces, wrappers
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+FRAMES = 108_000  # half an hour
+FRAMESKIP = 4
+NOOP_MAX = 30
+STACK = 4
+
+_FRAMES_PER_SECOND = 60
+
+
+def is_atari(env_id: str) -> bool:
+    """Whether an id is one of ALE's namespace.
+
+    Example:
+        >>> is_atari("ALE/Pong-v5"), is_atari("CartPole-v1")
+        (True, False)
+    """
+    return env_id.lower().startswith("ale/")
+
+
+def register() -> None:
+    """Makes the ids of ``ALE/`` known to Gymnasium.
+
+    Raises:
+        ImportError: ale-py is not installed.
+
+    Example:
+        >>> register()
+        >>> "ALE/Pong-v5" in gymnasium.registry
+        True
+    """
+    try:
+        import ale_py
+    except ImportError as error:
+        raise ImportError("Atari games need ale-py: pip install 'tfpg[atari]'") from error
+    # It would greet on stderr.
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+
+
+def make_game(
+    env_id: str,
+    *,
+    frameskip: int = FRAMESKIP,
+    noop_max: int = NOOP_MAX,
+    max_num_frames_per_episode: int = FRAMES,
+    **kwargs: Any,
+) -> gymnasium.Env:
+    """One game, which renders the screen in colour, ``[210, 160, 3]``.
+
+    Args:
+        env_id: Such as ``"ALE/Pong-v5"``.
+        frameskip: Frames of a step.
+        noop_max: An episode begins with 0 to so many no-ops.
+        max_num_frames_per_episode: After how many an episode is cut; no-ops do not count.
+        **kwargs: Passed to ALE's ``AtariEnv``, for example ``render_mode="rgb_array"``.
+
+    Returns:
+        The environment; a seed begins the same episode in it as in `AtariGames`.
+
+    Raises:
+        ImportError: ale-py or OpenCV is not installed.
+
+    Example:
+        >>> env = make_game("ALE/Pong-v5", render_mode="rgb_array")
+        >>> observation, info = env.reset(seed=0)
+        >>> observation.shape, env.render().shape
+        ((84, 84, 4), (210, 160, 3))
+        >>> env.close()
+    """
+    register()
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise ImportError("A single Atari game needs OpenCV: pip install 'tfpg[atari]'") from error
+    # ALE's own limit would count the no-ops, other than its vector environment's.
+    protocol = {"repeat_action_probability": 0.0, "max_num_frames_per_episode": None}
+    env = gymnasium.make(env_id, frameskip=1, **{**protocol, **kwargs})
+    env = wrappers.AtariPreprocessing(_Begun(env, noop_max), noop_max=0, frame_skip=frameskip)
+    env = wrappers.FrameStackObservation(env, STACK, padding_type="zero")
+    space = _last(env.observation_space)
+    env = wrappers.TransformObservation(env, lambda x: np.moveaxis(x, 0, -1), space)
+    env = wrappers.TimeLimit(env, max_num_frames_per_episode // frameskip)
+    env.metadata = {**env.metadata, "render_fps": _FRAMES_PER_SECOND / frameskip}
+    return env
+
+
+class _Begun(gymnasium.Wrapper):
+    """Seeds a game and draws its no-ops as ALE's vector environment does."""
+
+    def __init__(self, env: gymnasium.Env, noop_max: int):
+        super().__init__(env)
+        self._noop_max = noop_max
+        self._rng = np.random.RandomState()
+
+    def reset(self, *, seed=None, options=None):
+        game: Any = self.env.unwrapped
+        if seed is not None:
+            seed = seed % 2**31
+            self._rng = np.random.RandomState(seed)
+            game.ale.setInt("random_seed", seed)
+            game.load_game()
+        observation, info = self.env.reset(options=options)
+        # Both have the Mersenne Twister; this is how libstdc++ makes its numbers small.
+        drawn = int(self._rng.randint(2**32, dtype=np.uint32))
+        for _ in range(drawn * (self._noop_max + 1) >> 32):
+            observation, _, terminated, _, info = self.env.step(0)
+            if terminated:
+                observation, info = self.env.reset(options=options)
+        return observation, info
+
+
+class AtariGames(VectorEnv):
+    """Many games at once, which are reset by whoever plays in them (autoreset mode DISABLED).
+
+    Args:
+        env_id: Such as ``"ALE/Pong-v5"``.
+        num_envs: How many.
+        noop_max: An episode begins with 0 to so many no-ops.
+        **kwargs: Passed to ALE's ``AtariVectorEnv``, for example ``num_threads=4``.
+
+    Attributes:
+        frame_stack: How many frames an observation holds, on its last axis: all but the newest
+            are those of the observation before.
+        takes_seeds: Each game has a generator of its own, and `reset` takes a seed for each.
+
+    Raises:
+        ImportError: ale-py is not installed.
+
+    Example:
+        >>> envs = AtariGames("ALE/Pong-v5", num_envs=2)
+        >>> observations, infos = envs.reset(seed=[7, 8])
+        >>> observations.shape, infos["lives"].shape
+        ((2, 84, 84, 4), (2,))
+        >>> envs.close()
+    """
+
+    takes_seeds = True
+
+    def __init__(self, env_id: str, num_envs: int, *, noop_max: int = NOOP_MAX, **kwargs: Any):
+        register()
+        from ale_py.vector_env import AtariVectorEnv
+
+        spec = gymnasium.spec(env_id)
+        protocol = {
+            "max_num_frames_per_episode": FRAMES,
+            "frameskip": FRAMESKIP,
+            "stack_num": STACK,
+            "reward_clipping": False,
+            "use_fire_reset": False,
+        }
+        kwargs = {**protocol, **kwargs}
+        # ALE draws a number below noop_max. It resets by itself, in the step after the last one,
+        # only who was not reset before.
+        self._games: Any = AtariVectorEnv(
+            spec.kwargs["game"],
+            num_envs,
+            noop_max=noop_max + 1,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+            **kwargs,
+        )
+        steps = kwargs["max_num_frames_per_episode"] // kwargs["frameskip"]
+        self.spec = dataclasses.replace(spec, max_episode_steps=steps)
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.num_envs = num_envs
+        self.frame_stack = kwargs["stack_num"]
+        self.single_observation_space = _last(self._games.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.single_action_space = self._games.single_action_space
+        self.action_space = self._games.action_space
+
+    def reset(self, *, seed=None, options=None):
+        """Observations ``[N, 84, 84, 4]`` and infos; ``options["reset_mask"]`` says of whom.
+
+        Args:
+            seed: One for each game, None for those that go on with their generators; or an
+                integer, to which each game's index is added.
+            options: ``{"reset_mask": [N] bool}`` leaves the other games as they are.
+        """
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seed = [None if seed is None else int(seed) + n for n in range(self.num_envs)]
+        seeds = np.array([-1 if s is None else int(s) % 2**31 for s in seed])[mask]
+        observations, infos = self._games.reset(seed=seeds, options={"reset_mask": mask})
+        return np.moveaxis(observations, 1, -1), infos
+
+    def step(self, actions):
+        """Observations ``[N, 84, 84, 4]``, rewards, terminated, truncated, all ``[N]``, infos.
+
+        Raises:
+            ValueError: An action is not one of the game's.
+        """
+        actions = np.asarray(actions)
+        if not self.action_space.contains(actions):
+            # ALE would wait for ever for the game that refused it.
+            raise ValueError(
+                f"Expected {self.num_envs} actions of {self.single_action_space}, "
+                f"and got {actions}."
+            )
+        observations, rewards, terminated, truncated, infos = self._games.step(actions)
+        observations = np.moveaxis(observations, 1, -1)
+        return observations, rewards.astype(np.float64), terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._games = None
+
+
+def _last(space: gymnasium.Space) -> spaces.Box:
+    """A space of stacked frames with the stack last."""
+    assert isinstance(space, spaces.Box)
+    return spaces.Box(0, 255, (*space.shape[1:], space.shape[0]), np.uint8)
