@@ -208,7 +208,8 @@ class Collector:
 
     def _reset_those(self, ended: np.ndarray) -> Any:
         seeds: Any = [self._next_seed() if e else None for e in ended]
-        seed = seeds if takes_seeds(self.envs) else None
+        slow = getattr(self.envs.unwrapped, "slow_seeds", False)
+        seed = seeds if takes_seeds(self.envs) and not slow else None
         observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
         return map_arrays(np.array, observations)
 

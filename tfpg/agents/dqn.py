@@ -259,8 +259,7 @@ class DQN(Agent):
             Means over the updates of ``loss``, ``mean_q``, ``td_error`` and ``grad_norm``.
 
         Raises:
-            FloatingPointError: A gradient is not finite; that update and those after it were not
-                applied.
+            FloatingPointError: A gradient is not finite; none of the updates was applied.
         """
         if self._updates is None or self.replay is None:
             raise RuntimeError("update needs a compiled policy and a replay: call fit.")

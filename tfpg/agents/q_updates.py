@@ -10,7 +10,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import tensorflow as tf  # isort: skip
 
-from tfpg.agents.trainable import Trainable, apply_where
+from tfpg.agents.trainable import Trainable
 from tfpg.observations import select
 from tfpg.ops.gradients import fused
 from tfpg.ops.value_learning import (
@@ -79,8 +79,7 @@ class QUpdates:
             when they were learned from.
 
         Raises:
-            FloatingPointError: A gradient is not finite; that update and those after it were not
-                applied.
+            FloatingPointError: A gradient is not finite; none of the updates was applied.
         """
         encode = self.policy.encode
 
@@ -93,10 +92,11 @@ class QUpdates:
         )
         data = Transitions(*(map_arrays(batches, x) for x in data))
         before = tf.constant(self.count % self.target_update_period)
-        sums, errors, made, finite = self._call(data, before)
-        logs = {name: float(x) / int(made) for name, x in sums.items()}
+        sums, errors, finite = self._call(data, before)
+        updates = len(data.rewards)
+        logs = {name: float(x) / updates for name, x in sums.items()}
         self.trainable.check(finite.numpy(), logs["loss"])
-        self.count += int(made)
+        self.count += updates
         return logs, errors.numpy().ravel()
 
     def q_values(self, inputs: Any) -> tf.Tensor:
@@ -135,49 +135,52 @@ class QUpdates:
 
     def _update_all(
         self, batches: Transitions, before: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
-        variables = self.trainable.variables
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        variables, changed = self.trainable.variables, self._changed()
+        saved = [tf.identity(v) for v in changed]
         updates, size = batches.rewards.shape
 
-        def update(index: Any, _: Any, sums: Any, errors: Any, __: Any) -> Any:
+        def update(index: Any, sums: Any, errors: Any, finite: Any) -> Any:
             batch = tf.nest.map_structure(lambda x: x[index], batches)
             grads, logs = fused(self.step_losses, variables, batch, keep=("errors",))
             errors = errors.write(index, logs.pop("errors"))
-            logs["grad_norm"] = tf.linalg.global_norm(grads)
-            finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
-            going = tf.reduce_all(finite)
-            apply_where(going, self.trainable.groups, grads)
-            self._follow(going, before + index + 1)
+            squares = tf.stack([tf.reduce_sum(tf.square(g)) for g in grads])
+            logs["grad_norm"] = tf.sqrt(tf.reduce_sum(squares))
+            self.trainable.step(grads)
+            self._follow(before + index + 1)
             sums = {name: x + logs[name] for name, x in sums.items()}
-            return index + 1, going, sums, errors, finite
+            return index + 1, sums, errors, finite & tf.math.is_finite(squares)
 
         names = ("loss", "mean_q", "td_error", "grad_norm")
-        made, _, sums, errors, finite = tf.while_loop(
-            lambda index, going, *_: going & (index < updates),
+        _, sums, errors, finite = tf.while_loop(
+            lambda index, *_: index < updates,
             update,
             (
                 tf.constant(0),
-                tf.constant(True),
                 {name: tf.constant(0.0) for name in names},
                 tf.TensorArray(tf.float32, updates, element_shape=[size]),
                 tf.fill([len(variables)], True),
             ),
         )
-        return sums, errors.stack(), made, finite
+        # Looking before each update would cost a fifth of it.
+        good = tf.reduce_all(finite)
+        for variable, old in zip(changed, saved, strict=True):
+            variable.assign(tf.where(good, variable, old))
+        return sums, errors.stack(), finite
 
-    def _follow(self, wanted: tf.Tensor, count: tf.Tensor) -> None:
+    def _changed(self) -> list[tf.Variable]:
+        """Everything that an update changes."""
+        variables = list(self.trainable.variables)
+        for optimizer, _ in self.trainable.groups:
+            variables += optimizer.variables
+        return [v.value for v in variables] + self.target
+
+    def _follow(self, count: tf.Tensor) -> None:
         """Moves the target network after an update."""
-        online = self.trainable.variables
-        if self.tau is not None:
-            share = tf.where(wanted, self.tau, 0.0)
-            for old, new in zip(self.target, online, strict=True):
-                old.assign_add(share * (new.value - old))
-            return
-
-        def copy() -> tf.Tensor:
-            for old, new in zip(self.target, online, strict=True):
-                old.assign(new.value)
-            return tf.constant(True)
-
         due = tf.equal(count % self.target_update_period, 0)
-        tf.cond(wanted & due, copy, lambda: tf.constant(False))
+        share = self.tau
+        for old, new in zip(self.target, self.trainable.variables, strict=True):
+            if share is None:
+                old.assign(tf.where(due, new.value, old))
+            else:
+                old.assign_add(share * (new.value - old))

@@ -83,6 +83,10 @@ class Trainable:
         if self._head_optimizer is not None and isinstance(rate, keras.Variable):
             self._head_optimizer.learning_rate = float(rate)
 
+    def step(self, gradients: Sequence[tf.Tensor]) -> None:
+        """Applies gradients, whatever they are."""
+        apply(self.groups, gradients)
+
     def apply(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
         """Applies finite gradients; in a graph or eagerly.
 
@@ -130,10 +134,15 @@ def apply_where(
     """Applies gradients of groups of (optimizer, variables) where a scalar says so."""
 
     def step() -> tf.Tensor:
-        start = 0
-        for optimizer, variables in groups:
-            optimizer.apply(gradients[start : start + len(variables)], variables)
-            start += len(variables)
+        apply(groups, gradients)
         return tf.constant(True)
 
     tf.cond(wanted, step, lambda: tf.constant(False))
+
+
+def apply(groups: Sequence[tuple[Any, Sequence[Any]]], gradients: Sequence[tf.Tensor]) -> None:
+    """Applies gradients of groups of (optimizer, variables), one after another."""
+    start = 0
+    for optimizer, variables in groups:
+        optimizer.apply(gradients[start : start + len(variables)], variables)
+        start += len(variables)

@@ -155,6 +155,8 @@ class AtariGames(VectorEnv):
         frame_stack: How many frames an observation holds, on its last axis: all but the newest
             are those of the observation before.
         takes_seeds: Each game has a generator of its own, and `reset` takes a seed for each.
+        slow_seeds: A seed costs much more than going on with the generator, for ALE loads the game
+            anew.
 
     Raises:
         ImportError: ale-py is not installed.
@@ -168,6 +170,7 @@ class AtariGames(VectorEnv):
     """
 
     takes_seeds = True
+    slow_seeds = True
 
     def __init__(self, env_id: str, num_envs: int, *, noop_max: int = NOOP_MAX, **kwargs: Any):
         register()
