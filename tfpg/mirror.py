@@ -51,8 +51,8 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Callable[[], Forward]
     """A function that takes a snapshot of the weights and returns a NumPy forward pass.
 
     Mirrors Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Rescaling`,
-    `Concatenate` and frozen `BatchNormalization` layers and `keras.ops.clip` in float32, with the
-    usual activations.
+    `Concatenate` and frozen `BatchNormalization` layers and of `keras.ops` clip, sums, differences
+    and means over the last axis, in float32, with the usual activations.
     Of a model with a value output only what leads to the policy's output is computed.
 
     Args:
@@ -165,8 +165,11 @@ def _as_list(x: Any) -> list:
 
 
 def _is_mirrored(layer: keras.layers.Layer) -> bool:
-    if _is_clip(layer):
-        return layer.output.dtype == "float32"
+    operation = _operation(layer)
+    if operation:
+        tensors = 2 if operation in ("Add", "Subtract") else 1  # the others are constants
+        last = getattr(layer, "axis", [-1]) == [-1]
+        return layer.output.dtype == "float32" and len(_as_list(layer.input)) == tensors and last
     if getattr(layer, "compute_dtype", None) != "float32":
         return False
     kind = type(layer)
@@ -184,9 +187,11 @@ def _is_mirrored(layer: keras.layers.Layer) -> bool:
     return kind is keras.layers.Flatten and layer.data_format == "channels_last"
 
 
-def _is_clip(operation: Any) -> bool:
-    # keras.ops.clip, whose class has no public name.
-    return not isinstance(operation, keras.layers.Layer) and type(operation).__name__ == "Clip"
+def _operation(operation: Any) -> str | None:
+    """The name of an operation of `keras.ops` that is mirrored; their classes are not public."""
+    name = type(operation).__name__
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return name if not is_layer and name in ("Add", "Clip", "Mean", "Subtract") else None
 
 
 def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.ndarray]:
@@ -210,8 +215,13 @@ def _numpy_layer(layer: keras.layers.Layer, linear: bool) -> Callable[..., np.nd
         return lambda x: x * scale + offset
     if kind is keras.layers.Concatenate:
         return lambda *xs: np.concatenate(xs, axis=-1)
-    if _is_clip(layer):
+    operation = _operation(layer)
+    if operation == "Clip":
         return lambda x: np.clip(x, np.float32(layer.x_min), np.float32(layer.x_max))
+    if operation == "Mean":
+        return lambda x: x.mean(axis=-1, keepdims=layer.keepdims)
+    if operation:
+        return np.add if operation == "Add" else np.subtract
     if kind is keras.layers.BatchNormalization:
         return _numpy_batch_normalization(layer)
     return lambda x: x.reshape(len(x), -1)

@@ -145,6 +145,54 @@ def actor_critic(
     return keras.Model(inputs, outputs, name=name)
 
 
+def dueling(
+    env: EnvLike | Spaces,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "relu",
+    *,
+    normalize: bool = False,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """A Q-network of two streams, the value of the observation and the actions' advantages.
+
+    ``Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)``. The streams share all hidden layers but the last.
+
+    Args:
+        env: See `mlp`; its actions are `Discrete`.
+        hidden: Units of the hidden layers, at least one.
+        activation: Activation of the hidden layers, by Keras's name.
+        normalize: See `mlp`.
+        seed: See `mlp`.
+        name: Name of the model.
+
+    Returns:
+        A Keras model, not compiled, ``inputs [B, ...] -> [B, A]``.
+
+    Raises:
+        ValueError: The actions are not `Discrete`, or ``hidden`` is empty.
+
+    Source:
+        Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", 2016,
+        https://arxiv.org/abs/1511.06581.
+
+    Example:
+        >>> dueling("CartPole-v1", hidden=(32,)).output_shape
+        (None, 2)
+    """
+    observation_space, action_space = _spaces(env)
+    if not hidden:
+        raise ValueError("hidden must hold a layer or more for the streams, and it is empty.")
+    dense = _dense_maker(seed)
+    inputs, x = _features(observation_space, normalize)
+    x = _stack(x, hidden[:-1], activation, dense)
+
+    def stream(units: int) -> Any:
+        return dense(units, 1.0)(_stack(x, hidden[-1:], activation, dense))
+
+    return keras.Model(inputs, _dueling(stream, action_space), name=name)
+
+
 def nature_cnn(
     env: EnvLike | Spaces, hidden: int = 512, seed: int | None = None, name: str | None = None
 ) -> keras.Model:
@@ -250,6 +298,14 @@ def _stack(x: Any, hidden: Sequence[int], activation: str, dense: Callable) -> A
     for units in hidden:
         x = dense(units, np.sqrt(2.0), activation)(x)
     return x
+
+
+def _dueling(stream: Callable[[int], Any], space: gymnasium.Space) -> Any:
+    """The Q-values of two streams, each made by its number of outputs."""
+    if not isinstance(space, spaces.Discrete):
+        raise ValueError(f"A dueling network is for Discrete actions, and these are {space}.")
+    value, advantages = stream(1), stream(int(space.n))
+    return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
 
 
 def _policy_output(x: Any, space: gymnasium.Space, log_std: float, dense: Callable) -> Any:

@@ -136,6 +136,12 @@ class Policy:
         if snapshot is not None and snapshot.gives_logits:  # type: ignore[attr-defined]
             self._acting_head.from_logits = True
 
+    def frozen(self) -> Policy:
+        """This policy as it is now, whatever becomes of the model; for acting in NumPy."""
+        frozen, forward = copy.copy(self), self._snapshot()
+        frozen._snapshot = lambda: forward
+        return frozen
+
     def share_head_variables(self, other: Policy) -> None:
         """Uses the weights that another policy's head keeps beside the same model."""
         if [v.shape for v in self.head.variables] == [v.shape for v in other.head.variables]:

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tfpg.envs import same_env
+from tfpg.schedules import linear
 
 _ADAM = {"epsilon": 1e-5, "global_clipnorm": 0.5}
+_Q_ADAM = {"global_clipnorm": 10.0}
 
 
 class Score(NamedTuple):
@@ -31,6 +33,7 @@ class Preset(NamedTuple):
     learning_rate: float
     options: Mapping[str, Any]  # of the agent
     network: Mapping[str, Any] = {}  # of tfpg.networks
+    architecture: str | None = None  # its function; None: mlp or actor_critic
     critic: Mapping[str, Any] | None = None  # of tfpg.networks.critic, for a model of its own
     critic_learning_rate: float | None = None
     adam: Mapping[str, Any] = {}
@@ -193,6 +196,22 @@ DEFAULTS: dict[str, Preset] = {
         network={"normalize": True},
         options={"num_steps": 256, "epochs": 10, "minibatches": 32, "reward_scale": "auto"},
     ),
+    "dqn": Preset(
+        env_steps=200_000,
+        learning_rate=5e-4,
+        adam=_Q_ADAM,
+        network={"hidden": (128, 128)},
+        architecture="dueling",
+        options={
+            "batch_size": 64,
+            "learn_period": 32,
+            "updates_per_learn": 16,
+            "target_update_period": 128,
+            "epsilon": linear(1.0, 0.05, 20_000),
+            "learning_starts": 1000,
+            "steps_per_iteration": 1024,
+        },
+    ),
 }
 
 
@@ -221,6 +240,8 @@ def iterations_of(preset: Preset) -> int:
         return max(1, preset.episodes // options["episodes_per_update"])
     if "episodes_per_update" in options:
         return 100_000  # env_steps ends it
+    if "steps_per_iteration" in options:
+        return max(1, preset.env_steps // options["steps_per_iteration"])
     return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
 
 
@@ -238,7 +259,7 @@ def make_agent(
     """An agent with fresh networks, as a preset says.
 
     Args:
-        algorithm: ``"reinforce"``, ``"a2c"`` or ``"ppo"``.
+        algorithm: ``"reinforce"``, ``"a2c"``, ``"ppo"`` or ``"dqn"``.
         env: What it will play in; see `tfpg.networks.mlp`.
         preset: Its settings.
         seed: Of the networks' weights.
@@ -258,14 +279,14 @@ def make_agent(
     """
     import tfpg
 
-    agents = {"reinforce": tfpg.Reinforce, "a2c": tfpg.A2C, "ppo": tfpg.PPO}
+    agents = {"reinforce": tfpg.Reinforce, "a2c": tfpg.A2C, "ppo": tfpg.PPO, "dqn": tfpg.DQN}
     options = {**preset.options, **options}
     iterations = iterations or iterations_of(preset)
     if model is None:
-        valued = algorithm != "reinforce" or options.get("baseline") == "value"
+        valued = algorithm in ("a2c", "ppo") or options.get("baseline") == "value"
         two = valued and preset.critic is None
-        network = tfpg.networks.actor_critic if two else tfpg.networks.mlp
-        model = network(env, seed=seed, **preset.network)
+        network = preset.architecture or ("actor_critic" if two else "mlp")
+        model = getattr(tfpg.networks, network)(env, seed=seed, **preset.network)
     critic_settings = preset.critic
     if options.get("baseline") == "mean" or _has_value(model):
         # The preset's critic is for a policy that has no value and wants one.
@@ -298,7 +319,11 @@ def _optimizer(preset: Preset, rate: Any, iterations: int) -> Any:
     import keras
 
     if preset.anneal:
-        updates = preset.options.get("epochs", 1) * preset.options.get("minibatches", 1)
+        options = preset.options
+        updates = options.get("epochs", 1) * options.get("minibatches", 1)
+        if "steps_per_iteration" in options:
+            rounds = options["steps_per_iteration"] // options["learn_period"]
+            updates = rounds * options["updates_per_learn"]
         steps = iterations * updates
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
     return keras.optimizers.Adam(rate, **preset.adam)

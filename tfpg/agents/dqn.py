@@ -18,6 +18,7 @@ https://arxiv.org/abs/1710.02298.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ class DQN(Agent):
         num_envs: How many environments play side by side.
         steps_per_iteration: Environment steps of an iteration.
         max_steps: Where an episode is cut. None: the environment's own limit.
+        overlap: Step the environments while the updates run, acting with the network as it was
+            before them; for networks that act through NumPy.
         jit_compile: Compile the updates with XLA; Keras's own word.
         acting: See `tfpg.Policy`.
 
@@ -101,7 +104,7 @@ class DQN(Agent):
         *("double", "n_step", "prioritized", "priority_alpha", "capacity", "batch_size"),
         *("learn_period", "updates_per_learn", "target_update_period", "tau"),
         *("epsilon_per", "learning_starts", "loss", "reward_clip", "steps_per_iteration"),
-        "jit_compile",
+        *("overlap", "jit_compile"),
     )
 
     def __init__(
@@ -128,6 +131,7 @@ class DQN(Agent):
         num_envs: int = 8,
         steps_per_iteration: int = 1024,
         max_steps: int | None = None,
+        overlap: bool = False,
         jit_compile: bool = True,
         acting: str = "auto",
     ):
@@ -156,13 +160,13 @@ class DQN(Agent):
         self.loss = loss
         self.reward_clip = reward_clip and check_positive("reward_clip", reward_clip)
         self.steps_per_iteration = check_count("steps_per_iteration", steps_per_iteration)
+        self.overlap = bool(overlap)
         self.jit_compile = jit_compile
         self._policy_options = {"epsilon": float(self.epsilon(0)), "acting": acting}
         self.replay: ReplayBuffer | None = None
         self.episodes = 0
         self._episodes_before = 0
         self._met = 0  # steps that the replay was given
-        self._rng = np.random.default_rng(0)
         self._built_for: Any = None
         self._updates: QUpdates | None = None
         self._head: EpsilonGreedyHead
@@ -228,9 +232,30 @@ class DQN(Agent):
             self.env_steps = before + collector.steps
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
-        """Steps and updates in turn, and returns the means of the logs."""
-        rounds = max(1, round(self.steps_per_iteration / self.learn_period))
-        logs = [super(DQN, self).iterate(collector, policy) for _ in range(rounds)]
+        """Steps and updates in turn, or at the same time, and returns the means of the logs."""
+        before = self.env_steps - collector.steps
+        logs, fragments, acting = [], [], policy
+        overlap = self.overlap and policy.acting == "numpy"
+        with ThreadPoolExecutor(1) as beside:
+            learning: Future | None = None
+            for _ in range(max(1, round(self.steps_per_iteration / self.learn_period))):
+                data = self.collect(collector, acting)
+                self.env_steps = before + collector.steps
+                fragments.append(data)
+                if learning is not None:
+                    logs.append(learning.result())
+                self._add(data)
+                rng = shuffle_rng(collector.seed, collector.fragment)
+                if overlap and self.updates:  # the first update compiles, in its own thread
+                    acting = policy.frozen()
+                    learning = beside.submit(self._learn, rng)
+                else:
+                    logs.append(self._learn(rng))
+            if learning is not None:
+                logs.append(learning.result())
+        for statistics in self._statistics:
+            for data in fragments if statistics.layers else ():
+                statistics.update_from(data, policy.encode)
         means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
         return {
             **means,
@@ -242,18 +267,18 @@ class DQN(Agent):
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Steps all environments ``learn_period`` times together."""
-        self._rng = shuffle_rng(collector.seed, collector.fragment)
         self._head.epsilon = self._epsilon_now()
         steps = self.learn_period // collector.envs.num_envs
         data = collector.collect_steps(policy, steps, self.max_steps)
         self.episodes = self._episodes_before + collector.ended
         return data
 
-    def update(self, data: Trajectory) -> dict[str, float]:
+    def update(self, data: Trajectory, seed: int | None = None) -> dict[str, float]:
         """Stores the steps and makes ``updates_per_learn`` updates, in one call.
 
         Args:
             data: Fragments of steps.
+            seed: Of what is sampled. None: a fresh one.
 
         Returns:
             Means over the updates of ``loss``, ``mean_q``, ``td_error`` and ``grad_norm``.
@@ -264,9 +289,14 @@ class DQN(Agent):
         if self._updates is None or self.replay is None:
             raise RuntimeError("update needs a compiled policy and a replay: call fit.")
         self._add(data)
+        return self._learn(np.random.default_rng(seed))
+
+    def _learn(self, rng: np.random.Generator) -> dict[str, float]:
+        assert self._updates is not None
+        assert self.replay is not None
         beta = float(self.priority_beta(self.env_steps))
         count = self.updates_per_learn * self.batch_size
-        transitions = self.replay.sample(self._rng, count, self.batch_size, beta)
+        transitions = self.replay.sample(rng, count, self.batch_size, beta)
         logs, errors = self._updates(transitions, self.batch_size)
         if self.prioritized:
             self.replay.update_priorities(transitions.indices, errors)

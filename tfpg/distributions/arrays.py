@@ -77,6 +77,10 @@ def clip(x: Array, low: Array, high: Array) -> Array:
     return tf.clip_by_value(x, low, high) if is_tensor(x) else np.clip(x, low, high)
 
 
+def minimum(x: Array, y: Array) -> Array:
+    return tf.minimum(x, y) if is_tensor(x) else np.minimum(x, y)
+
+
 def like(constant: Any, x: Array) -> Array:
     return tf.cast(constant, x.dtype) if is_tensor(x) else np.asarray(constant, x.dtype)
 

@@ -229,8 +229,8 @@ class EpsilonGreedy:
 
     def sample(self, noise: Array) -> Array:
         count = self.q_values.shape[-1]
-        # float32 may round the largest products up to the count.
-        drawn = xp.clip(xp.as_integer(noise[..., 1] * count), 0, count - 1)
+        # Noise in float32 may be rounded up to 1.
+        drawn = xp.minimum(xp.as_integer(noise[..., 1] * count), count - 1)
         return xp.where(noise[..., 0] < self.epsilon, drawn, self.mode())
 
     def mode(self) -> Array:
