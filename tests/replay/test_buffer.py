@@ -13,6 +13,7 @@ from tfpg.distributions.discrete import EpsilonGreedy
 from tfpg.envs.make import Parked
 from tfpg.heads import EpsilonGreedyHead
 from tfpg.replay import ReplayBuffer
+from tfpg.types import Trajectory
 
 GAMMA = 0.5
 
@@ -190,3 +191,189 @@ def test_any_order_of_adding(steps, rows, n_step, stack, mode, prioritized):
         leaves = tree.get(np.arange(tree.capacity))
         assert tree.total == pytest.approx(leaves.sum())
         assert set(np.flatnonzero(leaves)) == set(inside[replay._real[inside]])
+
+
+def test_a_cut_episode_is_bootstrapped_from_where_it_was_left():
+    replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, n_step=3, gamma=GAMMA)
+    replay.add(fragment([0, 1, 2]))
+    replay.cut()
+    replay.add(fragment([50, 51, 52, 53, 54]))
+    transitions = replay.sample(np.random.default_rng(0), 200)
+    found = {
+        int(x): (float(r), float(d), int(y))
+        for x, r, d, y in zip(
+            transitions.observations[:, 0],
+            transitions.rewards,
+            transitions.discounts,
+            transitions.next_observations[:, 0],
+            strict=True,
+        )
+    }
+    assert found == {
+        0: (1.5, 0.25, 2),
+        1: (1.0, 0.5, 2),
+        50: (1.75, 0.125, 53),
+        51: (1.75, 0.125, 54),
+    }
+
+
+def fragment(observations):
+    """Steps of one environment between observations, each paid 1."""
+    steps = len(observations) - 1
+    return Trajectory(
+        np.array(observations, np.float32).reshape(-1, 1, 1),
+        np.zeros((steps, 1), int),
+        np.ones((steps, 1)),
+        *np.zeros((2, steps, 1), bool),
+        np.ones((steps, 1)),
+        np.zeros((steps, 1)),
+    )
+
+
+def test_a_lost_life_ends_what_is_learned_and_not_the_episode():
+    data = fragment(range(6))
+    data.terminated[2] = True
+    replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, n_step=2, gamma=GAMMA)
+    replay.add(data)
+    transitions = replay.sample(np.random.default_rng(0), 100)
+    found = dict(
+        zip(transitions.observations[:, 0].tolist(), transitions.discounts.tolist(), strict=True)
+    )
+    assert found == {0: 0.25, 1: 0.0, 2: 0.0, 3: 0.25}
+
+
+class TestSampling:
+    def test_uniform_over_the_steps(self):
+        replay, _ = filled(AutoresetMode.DISABLED, [10] * 4, 90)
+        first, stop = replay._window()
+        rows = replay._between(first, stop)
+        rows = rows[replay._real[rows]]
+        drawn = replay.sample(np.random.default_rng(3), 100_000).indices
+        counts = np.bincount(drawn, minlength=90)[rows]
+        assert counts.sum() == 100_000
+        expected = 100_000 / len(rows)
+        assert ((counts - expected) ** 2 / expected).sum() < len(rows) + 5 * np.sqrt(2 * len(rows))
+
+    def test_prioritized_in_proportion_and_weighted_back(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True, alpha=0.5)
+        replay.add(fragment(range(5)))
+        rows = np.arange(4)
+        replay.update_priorities(rows, np.array([1.0, -4.0, 9.0, 0.0]))
+        transitions = replay.sample(np.random.default_rng(0), 60_000, 60_000, beta=1.0)
+        frequencies = np.bincount(transitions.indices, minlength=4) / 60_000
+        np.testing.assert_allclose(frequencies, np.array([1, 2, 3, 1e-3]) / 6.001, atol=0.005)
+        # The mean of anything, weighted, is that of a uniform draw, but for one factor.
+        weighted = np.bincount(transitions.indices, transitions.weights, minlength=4)
+        np.testing.assert_allclose(weighted[:3] / weighted[0], 1, rtol=0.02)
+        assert transitions.weights.max() == 1
+
+    def test_the_largest_weight_of_every_batch_is_one(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True)
+        replay.add(fragment(range(9)))
+        replay.update_priorities(np.arange(8), np.arange(8.0))
+        weights = replay.sample(np.random.default_rng(0), 30, 5, beta=0.5).weights
+        np.testing.assert_array_equal(weights.reshape(6, 5).max(axis=1), 1)
+
+    def test_new_steps_get_the_highest_priority_that_was_met(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True, alpha=1.0)
+        replay.add(fragment([0, 1, 2]))
+        np.testing.assert_allclose(replay.tree.get(np.arange(3)), [1, 1, 0])
+        replay.update_priorities(np.array([0]), np.array([-7.0]))
+        replay.add(fragment([2, 3]))
+        np.testing.assert_allclose(replay.tree.get(np.arange(3)), [7, 1, 7], rtol=1e-6)
+
+    def test_equal_seeds_draw_equally(self):
+        replay, _ = filled(AutoresetMode.NEXT_STEP, [10] * 3, 90)
+        one, same, other = (
+            replay.sample(np.random.default_rng(seed), 40).indices for seed in (0, 0, 1)
+        )
+        np.testing.assert_array_equal(one, same)
+        assert (one != other).any()
+
+    @pytest.mark.parametrize("prioritized", [False, True])
+    def test_nothing_whole_to_draw(self, prioritized):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, n_step=3, prioritized=prioritized)
+        for data in (None, fragment([0, 1, 2])):
+            if data is not None:
+                replay.add(data)
+            with pytest.raises(ValueError, match="no whole transition in the replay yet, of . st"):
+                replay.sample(np.random.default_rng(0), 4)
+
+
+class TestMemory:
+    def test_a_stack_of_frames_costs_one(self):
+        space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+        one = ReplayBuffer(space, 1000, frame_stack=4)
+        assert one.nbytes == 1000 * (84 * 84 + 11)
+        assert ReplayBuffer(space, 1000).nbytes == 1000 * (4 * 84 * 84 + 11)
+
+    def test_a_million_frames_take_less_than_seven_and_a_half_gigabytes(self):
+        from tfpg.replay.rows import bytes_needed
+
+        space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+        assert 7.0e9 < bytes_needed(space, 1_000_000, frame_stack=4) < 7.5e9
+        assert bytes_needed(space, 1_000_000, frame_stack=4, prioritized=True) < 7.5e9
+
+    def test_is_refused_before_it_is_taken(self):
+        space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+        message = r"A replay of 1,000,000,000 rows needs 28.2 TB, and .* are free: use a smaller"
+        with pytest.raises(MemoryError, match=message):
+            ReplayBuffer(space, 10**9)
+
+
+class TestBadInput:
+    def test_a_capacity_that_holds_too_little(self):
+        with pytest.raises(
+            ValueError, match="capacity 20 has 2 rows for each of 8 .* needs at least 3: .* of 24"
+        ):
+            ReplayBuffer(spaces.Box(0, 1, (1,)), 20, 8)
+
+    def test_observations_that_are_no_stack(self):
+        with pytest.raises(ValueError, match=r"frame_stack=4 is for .* these have shape \(3,\)"):
+            ReplayBuffer(spaces.Box(0, 1, (3,)), 20, frame_stack=4)
+
+    def test_more_steps_than_rows(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 8, 1)
+        with pytest.raises(ValueError, match="9 steps of each environment are more than"):
+            replay.add(fragment(range(10)))
+        assert len(replay) == 0
+
+
+@pytest.mark.parametrize("kind", ["array", "dict"])
+def test_observations_in_a_dict(kind):
+    replay, _ = filled(AutoresetMode.DISABLED, [5] * 6, 60, kind=kind)
+    transitions = replay.sample(np.random.default_rng(0), 50)
+    if kind == "dict":
+        np.testing.assert_array_equal(
+            transitions.observations["a"][:, 2], transitions.observations["b"]
+        )
+
+
+@modes
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("steps", [[2], [7, 7], [12] * 9])
+def test_a_state_brings_it_back(mode, prioritized, steps):
+    options = {"n_step": 2, "count": 2, "prioritized": prioritized, "stack": 3}
+    replay, player = filled(mode, steps, 120, **options)
+    if prioritized and len(steps) > 1:
+        drawn = replay.sample(np.random.default_rng(0), 5).indices
+        replay.update_priorities(drawn, np.arange(5.0))
+    other, _ = filled(mode, [1], 120, **options)
+    other.set_state(replay.get_state())
+    data = player.collect_steps(Player(), 9)
+    for each in (replay, other):
+        each.add(data)
+    assert len(replay) == len(other)
+    one, same = (each.sample(np.random.default_rng(5), 50, 25) for each in (replay, other))
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_state_of_another_replay_is_refused():
+    replay, _ = filled(AutoresetMode.DISABLED, [5], 60)
+    state = replay.get_state()
+    with pytest.raises(ValueError, match="of 3 environments, and this replay of 2"):
+        filled(AutoresetMode.DISABLED, [5], 60, count=2)[0].set_state(state)
+    full, _ = filled(AutoresetMode.DISABLED, [9] * 9, 60)
+    with pytest.raises(ValueError, match="a replay of another capacity"):
+        filled(AutoresetMode.DISABLED, [5], 90)[0].set_state(full.get_state())

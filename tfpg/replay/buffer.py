@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
+from tfpg.memory import check_memory
 from tfpg.ops.transitions import n_step_transitions
+from tfpg.replay.rows import COLUMNS, bytes_needed, row_of
 from tfpg.replay.sum_tree import SumTree
 from tfpg.types import Trajectory, map_arrays
 
@@ -52,8 +53,12 @@ class ReplayBuffer:
         prioritized: Sample by errors; else uniformly.
         alpha: How much errors count, from 0 (not at all) to 1.
 
+    Attributes:
+        nbytes: Memory of it when full.
+
     Raises:
         ValueError: ``capacity`` holds too few rows of each environment.
+        MemoryError: It needs more memory than there is; nothing was taken.
 
     Source:
         Lin, "Self-improving reactive agents based on reinforcement learning, planning and
@@ -99,8 +104,11 @@ class ReplayBuffer:
                 "or more."
             )
         total = self.rows * num_envs
-        row = _row_of(observation_space, self.stack)
-        self._observations = map_arrays(lambda r: np.zeros((total, *r[0]), r[1]), row)
+        row = row_of(observation_space, self.stack)
+        # Zeros are promised by the system, and taken as rows are written.
+        self.nbytes = bytes_needed(observation_space, total, frame_stack, prioritized)
+        check_memory(self.nbytes, f"A replay of {total:,} rows", "use a smaller capacity")
+        self._observations = map_arrays(lambda r: np.zeros((total, *r.shape), r.base), row)
         self._actions = np.zeros(total, np.int32)
         self._rewards = np.zeros(total, np.float32)
         self._real, self._terminated, self._truncated = np.zeros((3, total), bool)
@@ -115,13 +123,6 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Steps that are stored."""
         return self._size
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of everything stored."""
-        arrays = [getattr(self, f"_{name}") for name in _ROWS]
-        arrays += [self._observations] if self.tree is None else [self._observations, self.tree]
-        return sum(part.nbytes for x in arrays for part in _parts(x))
 
     def add(self, data: Trajectory) -> None:
         """Stores the steps of a trajectory, a column an environment.
@@ -224,7 +225,7 @@ class ReplayBuffer:
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: numbers, and arrays of the rows that are written."""
         used = self._used()
-        state: dict[str, Any] = {name: getattr(self, f"_{name}")[used] for name in _ROWS}
+        state: dict[str, Any] = {name: getattr(self, f"_{name}")[used] for name in COLUMNS}
         state["observations"] = map_arrays(lambda x: x[used], self._observations)
         if self.tree is not None:
             state["priorities"] = self.tree.get(used)
@@ -253,7 +254,7 @@ class ReplayBuffer:
         def put(x: np.ndarray, rows: np.ndarray) -> None:
             x[used] = rows
 
-        for name in _ROWS:
+        for name in COLUMNS:
             put(getattr(self, f"_{name}"), state[name])
         map_arrays(put, self._observations, state["observations"])
         self._size, self._highest = int(self._real.sum()), float(state["highest"])
@@ -323,24 +324,3 @@ class ReplayBuffer:
     def _used(self, written: np.ndarray | None = None) -> np.ndarray:
         written = self._written if written is None else written
         return self._between(np.zeros_like(written), np.minimum(written + 1, self.rows))
-
-
-# The arrays with a value for every row, beside the observations.
-_ROWS = ("actions", "rewards", "real", "terminated", "truncated")
-
-
-def _row_of(space: gymnasium.Space, stack: int) -> Any:
-    """Shape and dtype of what a row stores of an observation, or a dict of these."""
-    if isinstance(space, spaces.Dict):
-        return {key: _row_of(part, stack) for key, part in space.items()}
-    shape = space.shape or ()
-    if stack > 1 and (not shape or shape[-1] != stack):
-        raise ValueError(
-            f"frame_stack={stack} is for observations of {stack} frames along their last axis, and "
-            f"these have shape {shape}."
-        )
-    return (shape if stack == 1 else shape[:-1]), space.dtype
-
-
-def _parts(observations: Any) -> list[Any]:
-    return list(observations.values()) if isinstance(observations, dict) else [observations]

@@ -29,18 +29,18 @@ class SumTree:
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self._leaves = 1 << max(capacity - 1, 1).bit_length()
+        self._leaves = _leaves(capacity)
         self._sums = np.zeros(2 * self._leaves)
+
+    @staticmethod
+    def bytes_for(capacity: int) -> int:
+        """Memory of a tree."""
+        return 2 * 8 * _leaves(capacity)
 
     @property
     def total(self) -> float:
         """The sum of all weights."""
         return float(self._sums[1])
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the sums."""
-        return self._sums.nbytes
 
     def get(self, indices: np.ndarray) -> np.ndarray:
         """The weights at ``indices [M]``."""
@@ -73,10 +73,6 @@ class SumTree:
             nodes += right
         return nodes - self._leaves
 
-    def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: the weights."""
-        return {"weights": self._sums[self._leaves : self._leaves + self.capacity].copy()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
-        self.set(np.arange(self.capacity), state["weights"])
+def _leaves(capacity: int) -> int:
+    return 1 << max(capacity - 1, 1).bit_length()

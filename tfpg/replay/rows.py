@@ -1,0 +1,49 @@
+"""What a row of a replay holds, and what that takes of memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from tfpg.replay.sum_tree import SumTree
+
+# The arrays with a value for every row, beside the observations, and their bytes a row.
+COLUMNS = ("actions", "rewards", "real", "terminated", "truncated")
+_COLUMN_BYTES = 4 + 4 + 1 + 1 + 1
+
+
+def bytes_needed(
+    observation_space: gymnasium.Space,
+    capacity: int,
+    frame_stack: int | None = None,
+    prioritized: bool = False,
+) -> int:
+    """Memory of a full `ReplayBuffer`.
+
+    Example:
+        >>> bytes_needed(spaces.Box(0, 255, (84, 84, 4), np.uint8), 1000, frame_stack=4)
+        7067000
+    """
+    row = _parts(row_of(observation_space, frame_stack or 1))
+    tree = SumTree.bytes_for(capacity) if prioritized else 0
+    return capacity * (sum(part.itemsize for part in row) + _COLUMN_BYTES) + tree
+
+
+def row_of(space: gymnasium.Space, stack: int) -> Any:
+    """What a row stores of an observation, as a dtype with a shape, or a dict of these."""
+    if isinstance(space, spaces.Dict):
+        return {key: row_of(part, stack) for key, part in space.items()}
+    shape = space.shape or ()
+    if stack > 1 and (not shape or shape[-1] != stack):
+        raise ValueError(
+            f"frame_stack={stack} is for observations of {stack} frames along their last axis, and "
+            f"these have shape {shape}."
+        )
+    return np.dtype((space.dtype, shape if stack == 1 else shape[:-1]))
+
+
+def _parts(observations: Any) -> list[Any]:
+    return list(observations.values()) if isinstance(observations, dict) else [observations]
