@@ -95,8 +95,8 @@ class DQN(Agent):
         >>> model = tfpg.networks.mlp("CartPole-v1", activation="relu", seed=0)
         >>> agent = DQN(model, learning_starts=200, steps_per_iteration=256)
         >>> history = agent.fit("CartPole-v1", iterations=2, seed=42, verbose=0)
-        >>> history.history["env_steps"]
-        [456, 712]
+        >>> history.history["updates"]
+        [128, 256]
     """
 
     option_names = (
@@ -158,7 +158,9 @@ class DQN(Agent):
         self.epsilon_per = epsilon_per
         self.learning_starts = check_count("learning_starts", learning_starts)
         self.loss = loss
-        self.reward_clip = reward_clip and check_positive("reward_clip", reward_clip)
+        self.reward_clip = reward_clip
+        if reward_clip is not None:
+            check_positive("reward_clip", reward_clip)
         self.steps_per_iteration = check_count("steps_per_iteration", steps_per_iteration)
         self.overlap = bool(overlap)
         self.jit_compile = jit_compile

@@ -8,6 +8,7 @@ import numpy as np
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
+import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.agents.trainable import Trainable
@@ -106,12 +107,9 @@ class QUpdates:
 
     def target_q_values(self, inputs: Any) -> tf.Tensor:
         """Q-values ``[B, A]`` of the target network, for encoded observations."""
-        model = self.policy.model
-        others = [v.value for v in model.non_trainable_variables]
         target = [tf.convert_to_tensor(v) for v in self.target]
-        inputs = select(inputs, self.policy.model_keys)
-        outputs, _ = model.stateless_call(target, others, inputs, training=False)
-        return tf.cast(outputs, tf.float32)
+        with keras.StatelessScope(list(zip(self.trainable.variables, target, strict=True))):
+            return self.q_values(inputs)
 
     def step_losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
         """The loss of every transition, ``[B]``, and what else to log."""
@@ -149,7 +147,9 @@ class QUpdates:
             self.trainable.step(grads)
             self._follow(before + index + 1)
             sums = {name: x + logs[name] for name, x in sums.items()}
-            return index + 1, sums, errors, finite & tf.math.is_finite(squares)
+            # Of an infinite loss huber's gradient is finite.
+            finite &= tf.math.is_finite(squares) & tf.math.is_finite(logs["loss"])
+            return index + 1, sums, errors, finite
 
         names = ("loss", "mean_q", "td_error", "grad_norm")
         _, sums, errors, finite = tf.while_loop(

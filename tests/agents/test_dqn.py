@@ -1,0 +1,457 @@
+"""DQN: what it computes, that it is reproducible, and what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from toys import Bandit, Countdown, Endless
+
+import tfpg
+from tfpg.envs.probes import ObservedAction
+from tfpg.replay import ReplayBuffer, Transitions
+from tfpg.schedules import exponential, linear
+
+SMALL = {
+    "num_envs": 4,
+    "batch_size": 8,
+    "capacity": 2000,
+    "learn_period": 16,
+    "updates_per_learn": 4,
+    "target_update_period": 6,
+    "learning_starts": 32,
+    "steps_per_iteration": 64,
+    "jit_compile": False,
+}
+
+
+def network(outputs=2, inputs=4, seed=0, optimizer=None):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((inputs,)),
+            keras.layers.Dense(8, "tanh"),
+            keras.layers.Dense(outputs),
+        ]
+    )
+    model.compile(optimizer or keras.optimizers.Adam(0.01))
+    return model
+
+
+def train(env="CartPole-v1", iterations=3, seed=3, model=None, **options):
+    agent = tfpg.DQN(model or network(), **{**SMALL, **options})
+    history = agent.fit(env, iterations, seed=seed, verbose=0).history
+    return agent, history
+
+
+def weights_of(agent):
+    return np.concatenate([w.ravel() for w in agent.model.get_weights()])
+
+
+def transitions(count, seed=0, inputs=4, actions=2):
+    rng = np.random.default_rng(seed)
+    return Transitions(
+        rng.normal(size=(count, inputs)).astype("float32"),
+        rng.integers(actions, size=count).astype("int32"),
+        rng.normal(size=count).astype("float32"),
+        rng.choice([0.0, 0.9], count).astype("float32"),
+        rng.normal(size=(count, inputs)).astype("float32"),
+        rng.random(count).astype("float32"),
+        np.arange(count),
+    )
+
+
+def built(model=None, env="CartPole-v1", **options):
+    agent = tfpg.DQN(model or network(), **{**SMALL, **options})
+    agent.build(agent.policy_for(env))
+    return agent
+
+
+def textbook_updates(model, data, batch_size, *, double, loss, period=None, tau=None):
+    """The same updates, one at a time, with a second Keras model as the target network."""
+    target = keras.models.clone_model(model)
+    target.set_weights(model.get_weights())
+    errors = []
+    for update, start in enumerate(range(0, len(data.rewards), batch_size), 1):
+        part = Transitions(*(x[start : start + batch_size] for x in data))
+        following = target(part.next_observations).numpy()
+        chooser = model(part.next_observations).numpy() if double else following
+        best = chooser.argmax(axis=-1)
+        goal = part.rewards + part.discounts * following[np.arange(batch_size), best]
+        with tf.GradientTape() as tape:
+            values = model(part.observations)
+            taken = tf.gather(values, part.actions, batch_dims=1)
+            difference = goal - taken
+            if loss == "huber":
+                size = tf.abs(difference)
+                each = tf.where(size <= 1, 0.5 * difference**2, size - 0.5)
+            else:
+                each = difference**2
+            mean = tf.reduce_mean(part.weights * each)
+        model.optimizer.apply(
+            tape.gradient(mean, model.trainable_variables), model.trainable_variables
+        )
+        errors.append(difference.numpy())
+        if tau is not None:
+            pairs = zip(target.get_weights(), model.get_weights(), strict=True)
+            target.set_weights([old + tau * (new - old) for old, new in pairs])
+        elif update % period == 0:
+            target.set_weights(model.get_weights())
+    return np.concatenate(errors), target.get_weights()
+
+
+class TestUpdates:
+    @pytest.mark.parametrize("double", [False, True])
+    @pytest.mark.parametrize("loss", ["huber", "mse"])
+    def test_are_the_textbooks(self, double, loss):
+        data = transitions(80)
+        agent, model = built(double=double, loss=loss, target_update_period=3), network()
+        _, errors = agent._updates(data, 8)
+        expected, target = textbook_updates(model, data, 8, double=double, loss=loss, period=3)
+        np.testing.assert_allclose(errors, expected, atol=1e-5)
+        for a, b in zip(agent.model.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        for a, b in zip(agent._updates.target, target, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+    def test_a_target_network_that_follows_softly(self):
+        data = transitions(40)
+        agent, model = built(tau=0.1), network()
+        agent._updates(data, 8)
+        _, target = textbook_updates(model, data, 8, double=True, loss="huber", tau=0.1)
+        for a, b in zip(agent._updates.target, target, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+    def test_many_in_one_call_are_many_calls(self):
+        data = transitions(96)
+        one, many = built(), built()
+        one._updates(data, 8)
+        for start in range(0, 96, 24):
+            many._updates(Transitions(*(x[start : start + 24] for x in data)), 8)
+        np.testing.assert_allclose(weights_of(one), weights_of(many), atol=1e-6)
+        assert one.updates == many.updates == 12
+
+    def test_xla_gives_the_same(self):
+        data = transitions(80)
+        one, other = built(), built(jit_compile=True)
+        one_logs, one_errors = one._updates(data, 8)
+        logs, errors = other._updates(data, 8)
+        np.testing.assert_allclose(errors, one_errors, atol=1e-5)
+        np.testing.assert_allclose(weights_of(one), weights_of(other), atol=1e-5)
+        assert logs == pytest.approx(one_logs, rel=1e-4)
+
+    def test_logs_are_means(self):
+        data = transitions(16)
+        agent = built(model=network(optimizer=keras.optimizers.SGD(0.0)))
+        logs, errors = agent._updates(data, 8)
+        values = agent.model(data.observations).numpy()
+        size = np.abs(errors)
+        huber = np.where(size <= 1, 0.5 * size**2, size - 0.5)
+        assert logs["loss"] == pytest.approx((data.weights * huber).mean(), rel=1e-5)
+        assert logs["mean_q"] == pytest.approx(values.max(axis=1).mean(), rel=1e-5)
+        assert logs["td_error"] == pytest.approx(size.mean(), rel=1e-5)
+
+    def test_the_target_network_does_not_learn(self):
+        agent = built(target_update_period=1000)
+        before = [v.numpy() for v in agent._updates.target]
+        agent._updates(transitions(40), 8)
+        for a, b in zip(agent._updates.target, before, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize(("wrong", "jit_compile"), [(np.nan, False), (np.inf, True)])
+    def test_what_is_not_finite_is_named_and_nothing_applied(self, wrong, jit_compile):
+        agent = built(jit_compile=jit_compile)
+        agent._updates(transitions(24), 8)
+        before = weights_of(agent)
+        moments = [v.numpy() for v in agent.model.optimizer.variables]
+        target = [v.numpy() for v in agent._updates.target]
+        data = transitions(24)
+        data.rewards[17] = wrong  # in the last of three updates
+        with pytest.raises(FloatingPointError, match=r"gradient of '.*' is not finite .*not appl"):
+            agent._updates(data, 8)
+        np.testing.assert_array_equal(weights_of(agent), before)
+        pairs = [
+            *zip(agent.model.optimizer.variables, moments, strict=True),
+            *zip(agent._updates.target, target, strict=True),
+        ]
+        for a, b in pairs:
+            np.testing.assert_array_equal(a, b)
+        assert agent.updates == 3
+
+    def test_mixed_precision_by_keras_own_policy(self):
+        with (
+            keras.DTypePolicyScope("mixed_bfloat16")
+            if hasattr(keras, "DTypePolicyScope")
+            else _Policy("mixed_bfloat16")
+        ):
+            model = network()
+        agent, history = train(model=model, iterations=2)
+        assert agent.model.layers[0].compute_dtype == "bfloat16"
+        assert agent.model.trainable_variables[0].dtype == "float32"
+        assert np.isfinite(history["loss"]).all()
+
+    def test_any_keras_model_is_a_q_network(self):
+        class Subclassed(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.hidden = keras.layers.Dense(8, "relu")
+                self.out = keras.layers.Dense(2)
+
+            def call(self, x):
+                return self.out(self.hidden(x))
+
+        agent, history = train(model=Subclassed(), iterations=2)
+        assert agent.policy.acting == "tensorflow"
+        assert np.isfinite(history["loss"]).all()
+
+
+class _Policy:
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        self.before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.name)
+
+    def __exit__(self, *_):
+        keras.config.set_dtype_policy(self.before)
+
+
+class TestTraining:
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"overlap": True}, {"prioritized": True, "n_step": 3, "overlap": True}],
+    )
+    def test_the_same_seed_gives_the_same_weights(self, options):
+        one, one_logs = train(**options)
+        same, same_logs = train(**options)
+        other, _ = train(seed=4, **options)
+        np.testing.assert_array_equal(weights_of(one), weights_of(same))
+        assert one_logs == same_logs
+        assert not np.array_equal(weights_of(one), weights_of(other))
+
+    @pytest.mark.parametrize("overlap", [False, True])
+    def test_traced_once(self, overlap):
+        agent, _ = train(iterations=3, overlap=overlap)
+        agent.fit("CartPole-v1", 6, initial_iteration=3, seed=3, verbose=0)
+        assert agent._updates._call.experimental_get_tracing_count() == 1
+
+    def test_logs(self):
+        agent, history = train(epsilon=linear(1.0, 0.5, 100))
+        # A step in which CartPole resets itself is none.
+        steps = np.diff(history["env_steps"], prepend=32)
+        assert ((steps > 50) & (steps <= 64)).all()
+        assert history["updates"] == [16, 32, 48]
+        assert history["epsilon"][-1] == 0.5
+        assert history["episodes"] == sorted(history["episodes"])
+        assert set(history) >= {"loss", "mean_q", "td_error", "grad_norm", "episode_return"}
+        assert agent.env_steps == history["env_steps"][-1]
+
+    def test_epsilon_in_steps_and_in_episodes(self):
+        _, history = train(Countdown, model=network(inputs=2), epsilon=linear(1.0, 0.0, 320))
+        # 32 to warm up, then 64 an iteration, whose last 16 were played with what was known
+        # before them.
+        np.testing.assert_allclose(history["epsilon"], [1 - n / 320 for n in (80, 144, 208)])
+        schedule = exponential(1.0, 0.0, 0.1)
+        agent, history = train(epsilon=schedule, epsilon_per="episode", iterations=2)
+        assert schedule(history["episodes"][-1]) <= history["epsilon"][-1] < schedule(0)
+        assert agent.episodes == history["episodes"][-1] > 5
+
+    def test_a_number_is_a_constant_epsilon(self):
+        _, history = train(epsilon=0.25, iterations=2)
+        assert history["epsilon"] == [0.25, 0.25]
+
+    def test_warms_up_once(self):
+        agent, history = train(Countdown, model=network(inputs=2), learning_starts=100)
+        assert history["env_steps"] == [164, 228, 292]
+        again = agent.fit(Countdown, 5, initial_iteration=3, seed=3, verbose=0).history
+        assert again["env_steps"] == [356, 420]
+
+    def test_a_second_fit_goes_on_with_what_is_stored(self):
+        agent, _ = train()
+        stored, updates = len(agent.replay), agent.updates
+        agent.fit("CartPole-v1", 4, initial_iteration=3, seed=3, verbose=0)
+        assert len(agent.replay) > stored
+        assert agent.updates == updates + 16
+
+    def test_environments_of_another_number_get_a_replay_of_their_own(self):
+        agent, _ = train()
+        agent.num_envs = 8
+        agent.fit("CartPole-v1", 1, seed=3, verbose=0)
+        assert agent.replay.num_envs == 8
+
+    @pytest.mark.parametrize("mode", list(AutoresetMode))
+    def test_every_autoreset_mode(self, mode):
+        envs = SyncVectorEnv(
+            [lambda: Countdown(lengths=[2, 5, 3]) for _ in range(4)], autoreset_mode=mode
+        )
+        agent, history = train(envs, model=network(inputs=2))
+        assert np.isfinite(history["loss"]).all()
+        assert 2 < history["episode_length"][-1] < 5
+        rows = agent.replay
+        assert len(rows) == agent.env_steps
+        np.testing.assert_array_equal(rows._real[rows._terminated], True)
+        envs.close()
+
+    def test_discrete_observations(self):
+        model = tfpg.networks.mlp("FrozenLake-v1", hidden=(16,), activation="relu")
+        agent, history = train("FrozenLake-v1", model=model)
+        assert agent.replay._observations.dtype == np.int64
+        assert np.isfinite(history["loss"]).all()
+
+    def test_observations_in_a_dict(self):
+        class Both(Bandit):
+            def __init__(self):
+                super().__init__()
+                self.observation_space = spaces.Dict(
+                    {"sign": spaces.Box(-1, 1, (1,), np.float32), "b": spaces.Discrete(3)}
+                )
+
+            def reset(self, **kwargs):
+                x, info = super().reset(**kwargs)
+                return {"sign": x, "b": 1}, info
+
+            def step(self, action):
+                x, *rest = super().step(action)
+                return {"sign": x, "b": 2}, *rest
+
+        for chosen in (("sign", "b"), ("sign",)):
+            shapes = {"sign": (1,), "b": (3,)}
+            inputs = {key: keras.Input(shapes[key], name=key) for key in chosen}
+            parts = list(inputs.values())
+            x = parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
+            model = keras.Model(inputs, keras.layers.Dense(2)(x))
+            _, history = train(Both, model=model)
+            assert np.isfinite(history["loss"]).all()
+
+    def test_statistics_are_kept_while_training(self):
+        model = tfpg.networks.mlp("CartPole-v1", hidden=(8,), activation="relu", normalize=True)
+        agent, _ = train(model=model, overlap=True)
+        assert np.abs(agent.model.get_layer("observation_statistics").moving_mean).max() > 0
+
+    def test_rewards_are_clipped_in_what_is_learned_alone(self):
+        class Rich(Countdown):
+            def step(self, action):
+                x, _, *rest = super().step(action)
+                return x, 50.0, *rest
+
+        agent, history = train(Rich, model=network(inputs=2), reward_clip=1.0)
+        assert agent.replay._rewards.max() == 1
+        assert history["episode_return"][-1] == 150
+
+    def test_max_steps_cuts_episodes(self):
+        agent, history = train(Endless, model=network(inputs=1), max_steps=7)
+        assert history["episode_length"][-1] == 7
+        assert agent.replay._truncated.any()
+        assert not agent.replay._terminated.any()
+
+    def test_dueling_and_prioritized_learn_a_bandit(self):
+        model = tfpg.networks.dueling(ObservedAction, hidden=(16,), seed=0)
+        model.compile(keras.optimizers.Adam(0.01))
+        agent, _ = train(ObservedAction, model=model, prioritized=True, iterations=20)
+        assert agent.evaluate(ObservedAction, 50, seed=0)["episode_return"] == 1.0
+
+    def test_saved_loaded_and_played_by_plain_keras(self, tmp_path):
+        agent, _ = train(model=tfpg.networks.dueling("CartPole-v1", hidden=(8,)))
+        path = agent.save(tmp_path / "q.keras")
+        plain = keras.saving.load_model(path)
+        x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+        np.testing.assert_array_equal(agent.predict(x), plain(x).numpy().argmax(axis=1))
+        same = [
+            tfpg.evaluate(each, "CartPole-v1", 5, seed=1)["episode_returns"]
+            for each in (agent, plain)
+        ]
+        assert same[0] == same[1]
+        again = tfpg.DQN.load(path, **SMALL)
+        again.fit("CartPole-v1", 1, seed=0, verbose=0)
+
+    def test_a_sample_explores_and_the_mode_is_greedy(self):
+        policy = tfpg.Policy(network(), "CartPole-v1", epsilon=0.5)
+        x = np.tile(np.ones((1, 4), np.float32), (4000, 1))
+        greedy = policy.act(x)[0]
+        share = (policy.act(x, deterministic=False, seed=0) == greedy).mean()
+        assert share == pytest.approx(0.75, abs=0.03)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"capacity": 4}, "capacity of 4 is below the batch_size of 8"),
+            ({"n_step": 0}, "n_step must be an integer of at least 1, and it is 0"),
+            ({"batch_size": 0}, "batch_size must be"),
+            ({"gamma": 1.5}, "gamma must be a number in"),
+            ({"loss": "mae"}, r"loss must be one of \['huber', 'mse'\]"),
+            ({"epsilon": 1.5}, "epsilon must be a number in .* or a schedule"),
+            ({"epsilon": "linear"}, "epsilon must be a number in .* it is 'linear'"),
+            ({"epsilon_per": "update"}, "epsilon_per must be one of"),
+            ({"tau": 1.5}, "tau must be a number in"),
+            ({"priority_beta": -1}, "priority_beta must be a number in"),
+            ({"reward_clip": 0}, "reward_clip must be"),
+            ({"updates_per_learn": 2.5}, "updates_per_learn must be an integer"),
+        ],
+    )
+    def test_options_out_of_range(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            tfpg.DQN(network(), **{**SMALL, **options})
+
+    def test_real_actions_name_the_agents_that_do_them(self):
+        message = (
+            r"Q-values are of Discrete actions, and these are Box\(.*: tfpg.Reinforce, tfpg.A2C "
+            "and tfpg.PPO learn them"
+        )
+        with pytest.raises(ValueError, match=message):
+            train("Pendulum-v1", model=network(1, 3))
+
+    @pytest.mark.parametrize("outputs", [1, 3])
+    def test_a_wrong_number_of_outputs(self, outputs):
+        message = rf"model has {outputs} outputs?, and Discrete\(2\) takes 2, the value of each"
+        with pytest.raises(ValueError, match=message):
+            train(model=network(outputs))
+
+    def test_a_model_that_ends_in_probabilities(self):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+        with pytest.raises(ValueError, match="ends in a softmax, and Q-values are numbers of any"):
+            train(model=model)
+
+    def test_a_model_with_a_value(self):
+        model = tfpg.networks.actor_critic("CartPole-v1")
+        with pytest.raises(ValueError, match="has a second output, and a Q-network has one"):
+            train(model=model)
+
+    def test_a_period_that_the_environments_do_not_divide(self):
+        with pytest.raises(ValueError, match="counts the steps of all 3 environments, and is 16"):
+            train(num_envs=3)
+
+    def test_update_before_fit(self):
+        with pytest.raises(RuntimeError, match="call fit"):
+            tfpg.DQN(network()).update(None)
+
+    def test_a_replay_that_does_not_fit_into_memory(self):
+        with pytest.raises(MemoryError, match="A replay of .* rows needs .* are free: use a small"):
+            train(capacity=10**12)
+
+    def test_nan_rewards_are_the_environments(self):
+        class Broken(Countdown):
+            def step(self, action):
+                x, _, *rest = super().step(action)
+                return x, np.nan if self.t == 2 else 1.0, *rest
+
+        with pytest.raises(tfpg.errors.EnvDataError, match="reward is nan, of environment 0"):
+            train(Broken, model=network(inputs=2))
+
+
+def test_the_replay_is_what_was_played():
+    """Every stored transition of CartPole obeys CartPole's own equations."""
+    agent, _ = train(iterations=5)
+    replay = agent.replay
+    assert isinstance(replay, ReplayBuffer)
+    sampled = replay.sample(np.random.default_rng(0), 200)
+    x, y = sampled.observations.astype(float), sampled.next_observations.astype(float)
+    np.testing.assert_allclose(y[:, 0], x[:, 0] + 0.02 * x[:, 1], atol=1e-5)
+    np.testing.assert_allclose(y[:, 2], x[:, 2] + 0.02 * x[:, 3], atol=1e-5)
+    force = np.sign(y[:, 1] - x[:, 1])
+    np.testing.assert_array_equal(force, 2 * sampled.actions - 1)
+    ended = (np.abs(y[:, 0]) > 2.4) | (np.abs(y[:, 2]) > 12 * np.pi / 180)
+    np.testing.assert_array_equal(sampled.discounts == 0, ended)
