@@ -7,6 +7,7 @@ from tfpg.distributions import (
     Bernoulli,
     Categorical,
     DiagonalGaussian,
+    EpsilonGreedy,
     MultiBinary,
     MultiCategorical,
     SquashedGaussian,
@@ -42,7 +43,13 @@ class Squashed(SquashedGaussian):
         super().__init__(mean, log_std, LOW, HIGH)
 
 
+class Greedy(EpsilonGreedy):
+    def __init__(self, q_values):
+        super().__init__(q_values, 0.3)
+
+
 CASES = {
+    "epsilon-greedy": (Greedy, (MANY,), (OTHER_MANY,), FACES, (B, 2)),
     "multi-categorical": (Choices, (GROUPS,), (OTHER_GROUPS,), CHOSEN, (B, 5)),
     "multi-binary": (MultiBinary, (BIT_LOGITS,), (OTHER_BIT_LOGITS,), BITS, (B, D)),
     "squashed": (Squashed, (MEAN, LOG_STD), (OTHER_MEAN, OTHER_LOG_STD), POINTS, (B, D)),
@@ -70,6 +77,9 @@ def reference(name):
             for a, q in zip(FACES, p, strict=True)
         ]
         return np.array(log_prob), scipy.stats.entropy(p, axis=-1)
+    if name == "epsilon-greedy":
+        p = np.full((B, A), 0.3 / A) + 0.7 * np.eye(A)[MANY.argmax(-1)]
+        return np.log(p[np.arange(B), FACES]), scipy.stats.entropy(p, axis=-1)
     if name == "multi-categorical":
         parts = [(softmax(GROUPS[:, :3]), 3), (softmax(GROUPS[:, 3:]), 2)]
         log_prob = [
@@ -160,7 +170,23 @@ def test_kl_is_zero_to_itself_and_positive_to_others(name):
     kind, parameters, other, _, _ = CASES[name]
     p, q = kind(*parameters), kind(*other)
     np.testing.assert_allclose(p.kl(p), 0, atol=1e-12)
-    assert (p.kl(q) > 0).all()
+    alike = np.zeros(B, bool)
+    if name == "epsilon-greedy":  # greedy alike
+        alike = p.mode() == q.mode()
+    assert (p.kl(q) > 0)[~alike].all()
+    np.testing.assert_allclose(p.kl(q)[alike], 0, atol=1e-12)
+
+
+def test_epsilon_greedy_explores_evenly_and_as_often_as_it_says():
+    values = np.tile([0.0, 5.0, 1.0, -3.0], (200_000, 1))
+    noise = EpsilonGreedy.noise(np.random.default_rng(0), (200_000, 2)).astype("float32")
+    samples = EpsilonGreedy(values, 0.4).sample(noise)
+    frequencies = np.bincount(samples, minlength=4) / len(samples)
+    np.testing.assert_allclose(frequencies, [0.1, 0.7, 0.1, 0.1], atol=0.004)
+    assert (EpsilonGreedy(values, 0.0).sample(noise) == 1).all()
+    one = np.ones((3, 2), "float32")  # noise that was rounded up
+    assert EpsilonGreedy(values[:3], 1.5).sample(one).tolist() == [3, 3, 3]
+    assert np.isfinite(EpsilonGreedy(values[:3], 0.0).entropy()).all()
 
 
 @pytest.mark.parametrize("of", ["log_prob", "entropy", "kl"])

@@ -27,6 +27,7 @@ CASES = {
     "bernoulli-0": (spaces.Discrete(2), 1, "sigmoid", {"positive_action": 0}, ()),
     "categorical": (spaces.Discrete(4), 4, None, {}, ()),
     "categorical-softmax": (spaces.Discrete(4, start=-2), 4, "softmax", {}, ()),
+    "q-values": (spaces.Discrete(4, start=-2), 4, None, {"epsilon": 0.3}, ()),
     "multi-categorical": (spaces.MultiDiscrete([3, 2, 4]), 9, None, {}, (3,)),
     "multi-categorical-start": (
         spaces.MultiDiscrete([3, 2], start=[5, -1]),

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg.errors import check_observations, check_rewards
+from tfpg.heads import Head
 from tfpg.playing import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
 from tfpg.recording import fragment, record, side_by_side
@@ -68,6 +69,8 @@ class Collector:
         self._resetting = np.zeros(count, bool)
         self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
         self._warned = False
+        self._lives: np.ndarray | None = None
+        self._held, self._held_for = np.zeros(0), 0
 
     def collect_episodes(
         self, policy: Policy, num_episodes: int, max_steps: int | None = None
@@ -122,7 +125,11 @@ class Collector:
             self.episode += columns
 
     def collect_steps(
-        self, policy: Policy, num_steps: int, max_steps: int | None = None
+        self,
+        policy: Policy,
+        num_steps: int,
+        max_steps: int | None = None,
+        end_on_life_loss: bool = False,
     ) -> Trajectory:
         """Steps every environment ``num_steps`` times, going on where the last call stopped.
 
@@ -130,6 +137,8 @@ class Collector:
             policy: Acts, by sampling.
             num_steps: Steps of every environment.
             max_steps: Where an episode is cut. None: the environment's own limit.
+            end_on_life_loss: Call a step terminated in which a life was lost, by ``"lives"`` in
+                the environment's infos. The episode goes on.
 
         Returns:
             A `Trajectory`, a column an environment. Episodes follow each other in it, with a
@@ -138,7 +147,8 @@ class Collector:
             of their own (Gymnasium's NEXT_STEP), those steps are among the ``num_steps``.
 
         Raises:
-            ValueError: ``max_steps`` is given and the vector environment resets by itself.
+            ValueError: ``max_steps`` is given and the vector environment resets by itself, or
+                the environment does not tell its lives.
             tfpg.errors.EnvDataError: A reward or an observation is not finite.
         """
         mode = autoreset_mode(self.envs)
@@ -149,10 +159,8 @@ class Collector:
             )
         if self._observations is None:
             self._begin()
-        act, head, count = policy.actor(), policy.head, self.envs.num_envs
-        rng = fragment_rng(self.seed, self.fragment)
-        noise = head.noise(rng, num_steps * count).reshape(num_steps, count, *head.noise_shape)
-        self.fragment += 1
+        act, head = policy.actor(), policy.head
+        noise = self._noise(head, num_steps)
         rows: list[tuple] = []
         finals: list[tuple[int, np.ndarray, Any]] = []
         begun = self._lengths.copy()
@@ -174,6 +182,8 @@ class Collector:
             if max_steps:
                 truncated = truncated | (self._lengths >= max_steps)
             ended = (terminated | truncated) & real
+            if end_on_life_loss:
+                terminated = terminated | self._life_lost(infos)
             rows.append(
                 (
                     self._observations,
@@ -201,6 +211,19 @@ class Collector:
         seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
         self._observations = map_arrays(np.array, seeded_reset(self.envs, seeds))
 
+    def _noise(self, head: Head, num_steps: int) -> np.ndarray:
+        """The noise of the next fragment, ``[num_steps, N, *noise_shape]``."""
+        rng, count = fragment_rng(self.seed, self.fragment), self.envs.num_envs
+        noise = head.noise(rng, num_steps * count).reshape(num_steps, count, *head.noise_shape)
+        self.fragment += 1
+        if head.hold > 1:
+            for t in range(num_steps):
+                if self._held_for % head.hold == 0:
+                    self._held = noise[t].copy()
+                noise[t] = self._held
+                self._held_for += 1
+        return noise
+
     def _next_seed(self) -> int:
         seed = reset_seed(training_rng(self.seed, self.episode))
         self.episode += 1
@@ -212,6 +235,17 @@ class Collector:
         seed = seeds if takes_seeds(self.envs) and not slow else None
         observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
         return map_arrays(np.array, observations)
+
+    def _life_lost(self, infos: dict) -> np.ndarray:
+        if "lives" not in infos:
+            raise ValueError(
+                "end_on_life_loss is for environments that tell their lives, in infos['lives'], as "
+                "Atari's do, and this one's infos hold "
+                f"{sorted(infos) or 'nothing'}: leave it out."
+            )
+        lives = np.array(infos["lives"])
+        before, self._lives = self._lives, lives
+        return np.zeros(len(lives), bool) if before is None else lives < before
 
     def _count(self, ended: np.ndarray) -> None:
         self.finish(self._returns[ended], self._lengths[ended])

@@ -1,5 +1,7 @@
 """DQN: what it computes, that it is reproducible, and what it refuses."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -281,6 +283,73 @@ class TestTraining:
         agent.fit("CartPole-v1", 1, seed=3, verbose=0)
         assert agent.replay.num_envs == 8
 
+    def test_another_optimizer_keeps_the_target_network(self):
+        agent, _ = train(target_update_period=1000)
+        target = agent._updates.target
+        agent.model.compile(keras.optimizers.SGD(0.01))
+        agent.fit("CartPole-v1", 4, initial_iteration=3, seed=3, verbose=0)
+        assert agent._updates.target is target
+        assert agent.updates == 64
+
+    def test_a_layer_that_is_frozen_between_fits_stays_as_it_is(self):
+        agent, _ = train()
+        agent.model.layers[0].trainable = False
+        before = agent.model.layers[0].kernel.numpy()
+        agent.model.compile(keras.optimizers.Adam(0.01))
+        agent.fit("CartPole-v1", 4, initial_iteration=3, seed=3, verbose=0)
+        np.testing.assert_array_equal(agent.model.layers[0].kernel, before)
+
+    def test_its_config_is_json(self):
+        config = json.loads(json.dumps(tfpg.DQN(network(), **SMALL).get_config()))
+        assert config["epsilon"] == "linear(1.0, 0.05, 10000)"
+        assert config["priority_beta"] == "0.4"
+        assert (config["capacity"], config["double"]) == (2000, True)
+
+    def test_one_environment(self):
+        env = tfpg.envs.make("CartPole-v1")
+        agent, history = train(env, learn_period=1, updates_per_learn=1, steps_per_iteration=30)
+        assert np.isfinite(history["loss"]).all()
+        assert agent.replay.num_envs == 1
+        env.close()
+
+    @pytest.mark.parametrize("n_step", [1, 4])
+    def test_waits_for_a_whole_transition(self, n_step):
+        _, history = train(learning_starts=1, n_step=n_step, learn_period=4)
+        assert np.isfinite(history["loss"]).all()
+
+    def test_an_action_that_explores_is_repeated(self):
+        class Told(Countdown):
+            actions = []
+
+            def step(self, action):
+                self.actions.append(int(action))
+                return super().step(action)
+
+        train(lambda: Told(9), 2, model=network(inputs=2), epsilon=1.0, explore_steps=5, num_envs=1)
+        played = Told.actions[:125]
+        groups = np.reshape(played, (-1, 5))
+        assert (groups == groups[:, :1]).all()
+        assert 0.2 < groups[:, 0].mean() < 0.8
+
+    def test_a_lost_life_ends_what_is_learned(self):
+        class Lives(Countdown):
+            def __init__(self):
+                super().__init__(length=9)
+
+            def reset(self, **kwargs):
+                return super().reset(**kwargs)[0], {"lives": 3}
+
+            def step(self, action):
+                *rest, _ = super().step(action)
+                return *rest, {"lives": 3 - self.t // 3}
+
+        agent, history = train(Lives, model=network(inputs=2), end_on_life_loss=True)
+        assert history["episode_length"][-1] == 9
+        replay = agent.replay
+        times = replay._observations[replay._real & replay._terminated][:, 0]
+        assert set(times) == {2.0, 5.0, 8.0}
+        assert not set(replay._observations[replay._real & ~replay._terminated][:, 0]) & {2, 5, 8}
+
     @pytest.mark.parametrize("mode", list(AutoresetMode))
     def test_every_autoreset_mode(self, mode):
         envs = SyncVectorEnv(
@@ -427,6 +496,10 @@ class TestBadInput:
     def test_update_before_fit(self):
         with pytest.raises(RuntimeError, match="call fit"):
             tfpg.DQN(network()).update(None)
+
+    def test_lives_that_are_not_told(self):
+        with pytest.raises(ValueError, match="end_on_life_loss is for environments that tell"):
+            train(end_on_life_loss=True)
 
     def test_a_replay_that_does_not_fit_into_memory(self):
         with pytest.raises(MemoryError, match="A replay of .* rows needs .* are free: use a small"):

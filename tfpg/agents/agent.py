@@ -9,15 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
 from tfpg.agents.advice import Advice
+from tfpg.agents.checks import check_apart
 from tfpg.agents.trainable import Trainable
 from tfpg.callbacks import ProgressBar, resolve_verbose
 from tfpg.checkpoint import load_model, save_model
@@ -184,7 +183,7 @@ class Agent(abc.ABC):
             policy = self.policy_for(vector_envs)
             self.build(policy)
             if validation_envs is not None:
-                _check_apart(envs, validation_envs)
+                check_apart(envs, validation_envs)
                 validation_envs = stack.enter_context(
                     open_vec(validation_envs, validation_episodes)
                 )
@@ -288,7 +287,8 @@ class Agent(abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """The options of the constructor, without its models and its head's, for a config file."""
-        return {name: getattr(self, name) for name in self.option_names}
+        options = {name: getattr(self, name) for name in self.option_names}
+        return {name: repr(x) if callable(x) else x for name, x in options.items()}
 
     def head_options(self) -> dict[str, Any]:
         """What a `Policy` of this agent's model has to be told beside its environment."""
@@ -329,15 +329,6 @@ class Agent(abc.ABC):
     def _validate(self, envs: Any, episodes: int, seed: int) -> dict[str, float]:
         result = self.evaluate(envs, episodes, seed=seed)
         return {f"val_{name}": result[name] for name in ("episode_return", "episode_length")}
-
-
-def _check_apart(envs: Any, validation_envs: Any) -> None:
-    one, other = (getattr(e, "unwrapped", e) for e in (envs, validation_envs))
-    if one is other and isinstance(one, (gymnasium.Env, VectorEnv)):
-        raise ValueError(
-            "validation_envs is the environment that is trained in, whose episodes measuring would "
-            "break off: give another, an id or a callable."
-        )
 
 
 def _as_list(callbacks: Any) -> list:

@@ -18,7 +18,6 @@ https://arxiv.org/abs/1710.02298.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,25 +26,22 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.agents.agent import Agent
-from tfpg.agents.checks import check_positive, one_of
+from tfpg.agents.checks import one_of
+from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.q_updates import QUpdates
 from tfpg.agents.trainable import Trainable, compiled_for
-from tfpg.collector import Collector
 from tfpg.evaluation import check_count
 from tfpg.heads import EpsilonGreedyHead
 from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
-from tfpg.replay import ReplayBuffer
+from tfpg.replay import Transitions
 from tfpg.schedules import check_schedule, linear
-from tfpg.seeding import shuffle_rng
 from tfpg.statistics import ObservationStatistics
-from tfpg.types import Trajectory
 
 _EPSILON = linear(1.0, 0.05, 10_000)
 
 
-class DQN(Agent):
+class DQN(OffPolicy):
     """Deep Q-learning, for environments with `Discrete` actions.
 
     Environment steps are counted over all environments together. Every ``learn_period`` of them
@@ -71,10 +67,13 @@ class DQN(Agent):
         epsilon: How often any action is played: a number, or a schedule, for example
             ``tfpg.schedules.linear(1.0, 0.05, 10_000)``.
         epsilon_per: What the schedule counts: ``"step"`` of the environments, or ``"episode"``.
+        explore_steps: Steps in a row that a random action is repeated.
         learning_starts: Environment steps of random play before the first update.
         loss: ``"huber"`` or ``"mse"``, of the errors.
         reward_clip: Rewards are learned from within plus and minus this. None: as they are. Logs
             and evaluations tell them as they are.
+        end_on_life_loss: Learn that a lost life is the end, where the environment's infos tell
+            ``"lives"``. The episode goes on.
         num_envs: How many environments play side by side.
         steps_per_iteration: Environment steps of an iteration.
         max_steps: Where an episode is cut. None: the environment's own limit.
@@ -100,11 +99,9 @@ class DQN(Agent):
     """
 
     option_names = (
-        *Agent.option_names,
-        *("double", "n_step", "prioritized", "priority_alpha", "capacity", "batch_size"),
-        *("learn_period", "updates_per_learn", "target_update_period", "tau"),
-        *("epsilon_per", "learning_starts", "loss", "reward_clip", "steps_per_iteration"),
-        *("overlap", "jit_compile"),
+        *OffPolicy.option_names,
+        *("double", "target_update_period", "tau", "epsilon", "epsilon_per", "explore_steps"),
+        *("loss", "jit_compile"),
     )
 
     def __init__(
@@ -125,9 +122,11 @@ class DQN(Agent):
         tau: float | None = None,
         epsilon: float | Callable[[float], float] = _EPSILON,
         epsilon_per: str = "step",
+        explore_steps: int = 1,
         learning_starts: int = 1000,
         loss: str = "huber",
         reward_clip: float | None = None,
+        end_on_life_loss: bool = False,
         num_envs: int = 8,
         steps_per_iteration: int = 1024,
         max_steps: int | None = None,
@@ -135,40 +134,37 @@ class DQN(Agent):
         jit_compile: bool = True,
         acting: str = "auto",
     ):
-        super().__init__(model, gamma=gamma, num_envs=num_envs, max_steps=max_steps, acting=acting)
+        super().__init__(
+            model,
+            gamma=gamma,
+            n_step=n_step,
+            prioritized=prioritized,
+            priority_alpha=priority_alpha,
+            priority_beta=priority_beta,
+            capacity=capacity,
+            batch_size=batch_size,
+            learn_period=learn_period,
+            updates_per_learn=updates_per_learn,
+            learning_starts=learning_starts,
+            reward_clip=reward_clip,
+            end_on_life_loss=end_on_life_loss,
+            num_envs=num_envs,
+            steps_per_iteration=steps_per_iteration,
+            max_steps=max_steps,
+            overlap=overlap,
+            acting=acting,
+        )
         one_of("loss", loss, ("huber", "mse"))
         one_of("epsilon_per", epsilon_per, ("step", "episode"))
         self.double = bool(double)
-        self.n_step = check_count("n_step", n_step)
-        self.prioritized = bool(prioritized)
-        self.priority_alpha = check_fraction("priority_alpha", priority_alpha)
-        self.priority_beta = check_schedule("priority_beta", priority_beta)
-        self.batch_size = check_count("batch_size", batch_size)
-        self.capacity = check_count("capacity", capacity)
-        if self.capacity < self.batch_size:
-            raise ValueError(
-                f"A capacity of {capacity} is below the batch_size of {batch_size}: a replay holds "
-                "many batches."
-            )
-        self.learn_period = check_count("learn_period", learn_period)
-        self.updates_per_learn = check_count("updates_per_learn", updates_per_learn)
         self.target_update_period = check_count("target_update_period", target_update_period)
         self.tau = None if tau is None else check_fraction("tau", tau)
         self.epsilon = check_schedule("epsilon", epsilon)
         self.epsilon_per = epsilon_per
-        self.learning_starts = check_count("learning_starts", learning_starts)
+        self.explore_steps = check_count("explore_steps", explore_steps)
         self.loss = loss
-        self.reward_clip = reward_clip
-        if reward_clip is not None:
-            check_positive("reward_clip", reward_clip)
-        self.steps_per_iteration = check_count("steps_per_iteration", steps_per_iteration)
-        self.overlap = bool(overlap)
         self.jit_compile = jit_compile
         self._policy_options = {"epsilon": float(self.epsilon(0)), "acting": acting}
-        self.replay: ReplayBuffer | None = None
-        self.episodes = 0
-        self._episodes_before = 0
-        self._met = 0  # steps that the replay was given
         self._built_for: Any = None
         self._updates: QUpdates | None = None
         self._head: EpsilonGreedyHead
@@ -179,17 +175,20 @@ class DQN(Agent):
         return keras.optimizers.Adam(1e-3, global_clipnorm=10.0)
 
     @property
-    def window(self) -> int:
-        """Of how many last episodes ``episode_return`` is the mean; it needs a tenth of them."""
-        return 20
-
-    @property
-    def _seedable(self) -> bool:  # type: ignore[override]
-        return self.max_steps is not None
+    def updates(self) -> int:
+        """Updates made so far."""
+        return 0 if self._updates is None else self._updates.count
 
     def build(self, policy: Policy) -> None:
         """Makes what is trained, and compiles the updates, once for what they depend on."""
-        key = policy, compiled_for(self.model), self._options()
+        options: dict[str, Any] = {
+            "double": self.double,
+            "loss": self.loss,
+            "target_update_period": self.target_update_period,
+            "tau": self.tau,
+            "jit_compile": self.jit_compile,
+        }
+        key = policy, compiled_for(self.model), options
         if self._built_for == key:
             return
         if policy.has_value:
@@ -200,143 +199,25 @@ class DQN(Agent):
         self._head = policy.head
         self._trainable = Trainable(policy)
         self._statistics = [ObservationStatistics(self.model)]
-        self._updates = QUpdates(
-            policy,
-            self._trainable,
-            double=self.double,
-            loss=self.loss,
-            target_update_period=self.target_update_period,
-            tau=self.tau,
-            jit_compile=self.jit_compile,
-        )
+        self._updates = QUpdates(policy, self._trainable, self._updates, **options)
         self._built_for = key
 
-    def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
-        """A collector whose episodes and noise are those of no earlier iteration."""
-        if self.learn_period % envs.num_envs:
-            raise ValueError(
-                f"learn_period counts the steps of all {envs.num_envs} environments, and is "
-                f"{self.learn_period}: make it a multiple of them."
-            )
-        self._prepare_replay(envs)
-        self._episodes_before = self.episodes
-        first = iteration * self.steps_per_iteration
-        return Collector(envs, seed, episode=first, fragment=first, window=self.window)
+    def explore(self, at_random: bool = False) -> float:
+        """Sets epsilon to what its schedule says now, or to 1, and returns it."""
+        count = self.env_steps if self.epsilon_per == "step" else self.episodes
+        self._head.hold = self.explore_steps
+        self._head.epsilon = 1.0 if at_random else min(max(float(self.epsilon(count)), 0.0), 1.0)
+        return self._head.epsilon
 
-    def warm_up(self, collector: Collector, policy: Policy) -> None:
-        """Plays at random until the replay has met ``learning_starts`` steps."""
-        assert self.replay is not None
-        before, self._head.epsilon = self.env_steps, 1.0
-        while self._met < self.learning_starts:
-            missing = -(-(self.learning_starts - self._met) // collector.envs.num_envs)
-            chunk = max(1, self.replay.rows // 4)
-            self._add(collector.collect_steps(policy, min(missing, chunk), self.max_steps))
-            self.env_steps = before + collector.steps
-
-    def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
-        """Steps and updates in turn, or at the same time, and returns the means of the logs."""
-        before = self.env_steps - collector.steps
-        logs, fragments, acting = [], [], policy
-        overlap = self.overlap and policy.acting == "numpy"
-        with ThreadPoolExecutor(1) as beside:
-            learning: Future | None = None
-            for _ in range(max(1, round(self.steps_per_iteration / self.learn_period))):
-                data = self.collect(collector, acting)
-                self.env_steps = before + collector.steps
-                fragments.append(data)
-                if learning is not None:
-                    logs.append(learning.result())
-                self._add(data)
-                rng = shuffle_rng(collector.seed, collector.fragment)
-                if overlap and self.updates:  # the first update compiles, in its own thread
-                    acting = policy.frozen()
-                    learning = beside.submit(self._learn, rng)
-                else:
-                    logs.append(self._learn(rng))
-            if learning is not None:
-                logs.append(learning.result())
-        for statistics in self._statistics:
-            for data in fragments if statistics.layers else ():
-                statistics.update_from(data, policy.encode)
-        means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
-        return {
-            **means,
-            "env_steps": self.env_steps,
-            "episodes": self.episodes,
-            "updates": self.updates,
-            "epsilon": self._head.epsilon,
-        }
-
-    def collect(self, collector: Collector, policy: Policy) -> Trajectory:
-        """Steps all environments ``learn_period`` times together."""
-        self._head.epsilon = self._epsilon_now()
-        steps = self.learn_period // collector.envs.num_envs
-        data = collector.collect_steps(policy, steps, self.max_steps)
-        self.episodes = self._episodes_before + collector.ended
-        return data
-
-    def update(self, data: Trajectory, seed: int | None = None) -> dict[str, float]:
-        """Stores the steps and makes ``updates_per_learn`` updates, in one call.
-
-        Args:
-            data: Fragments of steps.
-            seed: Of what is sampled. None: a fresh one.
-
-        Returns:
-            Means over the updates of ``loss``, ``mean_q``, ``td_error`` and ``grad_norm``.
+    def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
+        """Updates in one compiled call: means of ``loss``, ``mean_q``, ``td_error``, ``grad_norm``.
 
         Raises:
             FloatingPointError: A gradient is not finite; none of the updates was applied.
         """
-        if self._updates is None or self.replay is None:
-            raise RuntimeError("update needs a compiled policy and a replay: call fit.")
-        self._add(data)
-        return self._learn(np.random.default_rng(seed))
-
-    def _learn(self, rng: np.random.Generator) -> dict[str, float]:
         assert self._updates is not None
-        assert self.replay is not None
-        beta = float(self.priority_beta(self.env_steps))
-        count = self.updates_per_learn * self.batch_size
-        transitions = self.replay.sample(rng, count, self.batch_size, beta)
-        logs, errors = self._updates(transitions, self.batch_size)
-        if self.prioritized:
-            self.replay.update_priorities(transitions.indices, errors)
-        return logs
+        return self._updates(transitions, self.batch_size)
 
-    @property
-    def updates(self) -> int:
-        """Updates made so far."""
-        return 0 if self._updates is None else self._updates.count
-
-    def _options(self) -> tuple:
-        """What is compiled in."""
-        return self.double, self.loss, self.target_update_period, self.tau, self.jit_compile
-
-    def _epsilon_now(self) -> float:
-        count = self.env_steps if self.epsilon_per == "step" else self.episodes
-        return min(max(float(self.epsilon(count)), 0.0), 1.0)
-
-    def _prepare_replay(self, envs: Any) -> None:
-        if self.replay is not None and self.replay.num_envs == envs.num_envs:
-            self.replay.cut()
-            return
-        self._met = 0
-        self.replay = ReplayBuffer(
-            envs.single_observation_space,
-            self.capacity,
-            envs.num_envs,
-            n_step=self.n_step,
-            gamma=self.gamma,
-            frame_stack=getattr(envs, "frame_stack", None),
-            prioritized=self.prioritized,
-            alpha=self.priority_alpha,
-        )
-
-    def _add(self, data: Trajectory) -> None:
-        assert self.replay is not None
-        self._met += int(data.mask.sum())
-        if self.reward_clip is not None:
-            clipped = np.clip(data.rewards, -self.reward_clip, self.reward_clip)
-            data = data._replace(rewards=clipped)
-        self.replay.add(data)
+    def head_options(self) -> dict[str, Any]:
+        """What a `Policy` of this agent's model has to be told beside its environment."""
+        return {"epsilon": min(max(float(self.epsilon(np.inf)), 0.0), 1.0)}

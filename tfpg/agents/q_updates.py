@@ -34,6 +34,8 @@ class QUpdates:
     Args:
         policy: Its outputs are Q-values.
         trainable: What is trained.
+        before: Updates to go on from, of the same variables. None: the target network is the
+            network as it is.
         double: Whether the online network chooses the next action.
         loss: ``"huber"`` or ``"mse"``.
         target_update_period: Updates between copies into the target network.
@@ -49,6 +51,7 @@ class QUpdates:
         self,
         policy: Policy,
         trainable: Trainable,
+        before: QUpdates | None = None,
         *,
         double: bool,
         loss: str,
@@ -64,6 +67,10 @@ class QUpdates:
         self.tau = tau
         self.count = 0
         self.target = [tf.Variable(v.value) for v in trainable.variables]
+        if before is not None:
+            pairs = zip(before.trainable.variables, trainable.variables, strict=False)
+            if len(before.target) == len(self.target) and all(a is b for a, b in pairs):
+                self.count, self.target = before.count, before.target
         self._call = tf.function(self._update_all, jit_compile=jit_compile, autograph=False)
 
     def __call__(

@@ -41,6 +41,7 @@ class Head(abc.ABC):
         variables: Trainable weights that are the head's own.
         clips: Whether actions may be clipped before they are played.
         at_random: Whether samples do not depend on the outputs.
+        hold: Steps in a row that the noise of a sample is used for, where steps are collected.
     """
 
     outputs: int
@@ -52,6 +53,7 @@ class Head(abc.ABC):
     variables: tuple[keras.Variable, ...] = ()
     clips: bool = False
     at_random: bool = False
+    hold: int = 1
 
     @abc.abstractmethod
     def distribution(self, outputs: Any) -> Distribution:

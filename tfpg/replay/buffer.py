@@ -124,6 +124,12 @@ class ReplayBuffer:
         """Steps that are stored."""
         return self._size
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is a whole transition to sample."""
+        rows = self._between(*self._window())
+        return bool(self._real[rows].any())
+
     def add(self, data: Trajectory) -> None:
         """Stores the steps of a trajectory, a column an environment.
 

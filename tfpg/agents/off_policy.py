@@ -1,0 +1,227 @@
+"""Learning from a replay: steps and updates in turn, or at the same time.
+
+Environment steps are counted over all environments together. Every ``learn_period`` of them, once
+``learning_starts`` were played at random, ``updates_per_learn`` updates are made in one compiled
+call, each from ``batch_size`` transitions of the replay.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+
+from tfpg.agents.agent import Agent
+from tfpg.agents.checks import check_positive
+from tfpg.collector import Collector
+from tfpg.evaluation import check_count
+from tfpg.ops.returns import check_fraction
+from tfpg.policy import Policy
+from tfpg.replay import ReplayBuffer, Transitions
+from tfpg.schedules import check_schedule
+from tfpg.seeding import shuffle_rng
+from tfpg.types import Trajectory
+
+# Steps of each environment that are played at a time before the first update.
+_CHUNK = 128
+
+
+class OffPolicy(Agent):
+    """What an agent with a replay is, beside its updates. See `tfpg.DQN` for the arguments.
+
+    A subclass has `build`, `explore` and `learn_from`.
+    """
+
+    option_names = (
+        *Agent.option_names,
+        *("n_step", "prioritized", "priority_alpha", "priority_beta", "capacity", "batch_size"),
+        *("learn_period", "updates_per_learn", "learning_starts", "reward_clip"),
+        *("end_on_life_loss", "steps_per_iteration", "overlap"),
+    )
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        gamma: float,
+        n_step: int,
+        prioritized: bool,
+        priority_alpha: float,
+        priority_beta: float | Callable[[float], float],
+        capacity: int,
+        batch_size: int,
+        learn_period: int,
+        updates_per_learn: int,
+        learning_starts: int,
+        reward_clip: float | None,
+        end_on_life_loss: bool,
+        num_envs: int,
+        steps_per_iteration: int,
+        max_steps: int | None,
+        overlap: bool,
+        acting: str,
+    ):
+        super().__init__(model, gamma=gamma, num_envs=num_envs, max_steps=max_steps, acting=acting)
+        self.n_step = check_count("n_step", n_step)
+        self.prioritized = bool(prioritized)
+        self.priority_alpha = check_fraction("priority_alpha", priority_alpha)
+        self.priority_beta = check_schedule("priority_beta", priority_beta)
+        self.batch_size = check_count("batch_size", batch_size)
+        self.capacity = check_count("capacity", capacity)
+        if self.capacity < self.batch_size:
+            raise ValueError(
+                f"A capacity of {capacity} is below the batch_size of {batch_size}: a replay holds "
+                "many batches."
+            )
+        self.learn_period = check_count("learn_period", learn_period)
+        self.updates_per_learn = check_count("updates_per_learn", updates_per_learn)
+        self.learning_starts = check_count("learning_starts", learning_starts)
+        self.reward_clip = reward_clip
+        if reward_clip is not None:
+            check_positive("reward_clip", reward_clip)
+        self.end_on_life_loss = bool(end_on_life_loss)
+        self.steps_per_iteration = check_count("steps_per_iteration", steps_per_iteration)
+        self.overlap = bool(overlap)
+        self.replay: ReplayBuffer | None = None
+        self.episodes = 0
+        self._episodes_before = 0
+        self._met = 0  # steps that the replay was given
+
+    @property
+    def window(self) -> int:
+        """Of how many last episodes ``episode_return`` is the mean; it needs a tenth of them."""
+        return 20
+
+    @property
+    def _seedable(self) -> bool:  # type: ignore[override]
+        return self.max_steps is not None
+
+    @property
+    @abc.abstractmethod
+    def updates(self) -> int:
+        """Updates made so far."""
+
+    @abc.abstractmethod
+    def explore(self, at_random: bool = False) -> float:
+        """Before steps are played: sets how much is explored, or all, and tells it."""
+
+    @abc.abstractmethod
+    def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
+        """An update for every ``batch_size`` transitions: logs, and the transitions' errors."""
+
+    def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
+        """A collector whose episodes and noise are those of no earlier iteration."""
+        if self.learn_period % envs.num_envs:
+            raise ValueError(
+                f"learn_period counts the steps of all {envs.num_envs} environments, and is "
+                f"{self.learn_period}: make it a multiple of them."
+            )
+        if self.replay is None or self.replay.num_envs != envs.num_envs:
+            self._met = 0
+            self.replay = ReplayBuffer(
+                envs.single_observation_space,
+                self.capacity,
+                envs.num_envs,
+                n_step=self.n_step,
+                gamma=self.gamma,
+                frame_stack=getattr(envs, "frame_stack", None),
+                prioritized=self.prioritized,
+                alpha=self.priority_alpha,
+            )
+        self.replay.cut()
+        self._episodes_before = self.episodes
+        first = iteration * self.steps_per_iteration
+        return Collector(envs, seed, episode=first, fragment=first, window=self.window)
+
+    def warm_up(self, collector: Collector, policy: Policy) -> None:
+        """Plays at random until the replay has met ``learning_starts`` steps."""
+        assert self.replay is not None
+        before = self.env_steps
+        chunk = max(1, min(_CHUNK, self.replay.rows // 4))
+        self.explore(at_random=True)
+        while self._met < self.learning_starts or not self.replay.ready:
+            missing = -(-(self.learning_starts - self._met) // collector.envs.num_envs)
+            self._add(self._play(collector, policy, min(max(missing, 1), chunk)))
+            self.env_steps = before + collector.steps
+
+    def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
+        """Steps and updates in turn, or at the same time, and returns the means of the logs."""
+        before = self.env_steps - collector.steps
+        logs, fragments, acting, epsilon = [], [], policy, 0.0
+        overlap = self.overlap and policy.acting == "numpy"
+        with ThreadPoolExecutor(1) as beside:
+            learning: Future | None = None
+            for _ in range(max(1, round(self.steps_per_iteration / self.learn_period))):
+                epsilon = self.explore()
+                data = self.collect(collector, acting)
+                self.env_steps = before + collector.steps
+                if self._statistics[0].layers:
+                    fragments.append(data)
+                if learning is not None:
+                    logs.append(learning.result())
+                self._add(data)
+                rng = shuffle_rng(collector.seed, collector.fragment)
+                if overlap and self.updates:  # the first update compiles, in its own thread
+                    acting = policy.frozen()
+                    learning = beside.submit(self._learn, rng)
+                else:
+                    logs.append(self._learn(rng))
+            if learning is not None:
+                logs.append(learning.result())
+        for data in fragments:
+            self._statistics[0].update_from(data, policy.encode)
+        means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
+        counts = {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}
+        return {**means, **counts, "epsilon": epsilon}
+
+    def collect(self, collector: Collector, policy: Policy) -> Trajectory:
+        """Steps all environments ``learn_period`` times together."""
+        return self._play(collector, policy, self.learn_period // collector.envs.num_envs)
+
+    def update(self, data: Trajectory, seed: int | None = None) -> dict[str, float]:
+        """Stores the steps and makes ``updates_per_learn`` updates, in one call.
+
+        Args:
+            data: Fragments of steps.
+            seed: Of what is sampled. None: a fresh one.
+
+        Returns:
+            Means over the updates.
+
+        Raises:
+            FloatingPointError: A gradient is not finite; none of the updates was applied.
+        """
+        if self.replay is None:
+            raise RuntimeError("update needs a compiled policy and a replay: call fit.")
+        self._add(data)
+        return self._learn(np.random.default_rng(seed))
+
+    def _play(self, collector: Collector, policy: Policy, steps: int) -> Trajectory:
+        data = collector.collect_steps(policy, steps, self.max_steps, self.end_on_life_loss)
+        self.episodes = self._episodes_before + collector.ended
+        return data
+
+    def _add(self, data: Trajectory) -> None:
+        assert self.replay is not None
+        self._met += int(data.mask.sum())
+        if self.reward_clip is not None:
+            clipped = np.clip(data.rewards, -self.reward_clip, self.reward_clip)
+            data = data._replace(rewards=clipped)
+        self.replay.add(data)
+
+    def _learn(self, rng: np.random.Generator) -> dict[str, float]:
+        assert self.replay is not None
+        beta = float(self.priority_beta(self.env_steps))
+        count = self.updates_per_learn * self.batch_size
+        transitions = self.replay.sample(rng, count, self.batch_size, beta)
+        logs, errors = self.learn_from(transitions)
+        if self.prioritized:
+            self.replay.update_priorities(transitions.indices, errors)
+        return logs
