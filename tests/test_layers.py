@@ -16,7 +16,17 @@ LAYERS = {
         *("policy", "critic", "replay", "envs"),
     ],
     3: ["playing", "recording", "collector", "evaluation", "rendering"],
-    4: ["agents", "callbacks", "checkpoint", "doctor", "plotting", "report", "runs", "trial"],
+    4: [
+        "agents",
+        "callbacks",
+        "checkpoint",
+        "doctor",
+        "plotting",
+        "progress",
+        "report",
+        "runs",
+        "trial",
+    ],
     5: ["presets", "arguments", "cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
@@ -30,8 +40,10 @@ WITHOUT_TENSORFLOW = [
     "arguments",
     "cli",
     "doctor",
-    "presets",
+    "presets/__init__",
+    "presets/measured",
     "runs",
+    "schedules",
     "trial",
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]

@@ -1,7 +1,5 @@
 """Presets: they fit their environments, and say what they were measured at."""
 
-import itertools
-
 import numpy as np
 import pytest
 from marks import slow_but
@@ -34,15 +32,25 @@ def test_every_preset_has_a_score(algorithm, env):
 @pytest.mark.parametrize(
     ("algorithm", "env"),
     slow_but(
-        [("reinforce", "Taxi-v4"), ("ppo", "FrozenLake-v1"), ("a2c", "Pendulum-v1")],
-        itertools.product(
-            presets.DEFAULTS, ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
-        ),
+        [
+            ("reinforce", "Taxi-v4"),
+            ("ppo", "FrozenLake-v1"),
+            ("a2c", "Pendulum-v1"),
+            ("dqn", "Taxi-v4"),
+        ],
+        [
+            (algorithm, env)
+            for algorithm in presets.DEFAULTS
+            for env in ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
+            if (algorithm, env) != ("dqn", "Pendulum-v1")
+        ],
     ),
 )
 def test_defaults_fit_other_environments(algorithm, env):
     preset = presets.DEFAULTS[algorithm]
     small = {"episodes_per_update": 2} if algorithm == "reinforce" else {"num_envs": 2}
+    if algorithm == "dqn":
+        small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
     agent = presets.make_agent(algorithm, env, preset, seed=0, **small)
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
 
@@ -112,7 +120,9 @@ def test_any_spelling_of_an_id_finds_its_preset():
 
 
 def test_an_unknown_algorithm():
-    with pytest.raises(ValueError, match=r"algorithm must be one of \['reinforce', 'a2c', 'ppo'\]"):
+    with pytest.raises(
+        ValueError, match=r"algorithm must be one of \['reinforce', 'a2c', 'ppo', 'dqn'\]"
+    ):
         presets.find("dqm", "CartPole-v1")
 
 

@@ -8,18 +8,20 @@ from typing import Any, NoReturn
 
 import tfpg
 
-ALGORITHMS = ("reinforce", "a2c", "ppo")
+ALGORITHMS = ("reinforce", "a2c", "ppo", "dqn")
 
 # Options of the agents by the algorithms that have them; None: all.
 _ACTOR_CRITIC = ("a2c", "ppo")
+_POLICY_GRADIENT = ("reinforce", *_ACTOR_CRITIC)
+_DQN = ("dqn",)
 AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "gamma": None,
     "num_envs": None,
     "max_steps": None,
-    "entropy_coef": None,
-    "value_coef": None,
-    "gae_lambda": None,
-    "squash": None,
+    "entropy_coef": _POLICY_GRADIENT,
+    "value_coef": _POLICY_GRADIENT,
+    "gae_lambda": _POLICY_GRADIENT,
+    "squash": _POLICY_GRADIENT,
     "episodes_per_update": ("reinforce",),
     "gradient": ("reinforce",),
     "baseline": ("reinforce",),
@@ -28,8 +30,23 @@ AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "minibatches": ("ppo",),
     "clip_ratio": ("ppo",),
     "target_kl": ("ppo",),
+    "double": _DQN,
+    "n_step": _DQN,
+    "prioritized": _DQN,
+    "capacity": _DQN,
+    "batch_size": _DQN,
+    "learn_period": _DQN,
+    "updates_per_learn": _DQN,
+    "learning_starts": _DQN,
+    "target_update_period": _DQN,
+    "tau": _DQN,
+    "epsilon": _DQN,
+    "explore_steps": _DQN,
 }
 NETWORK_OPTIONS = ("hidden", "activation", "normalize", "log_std")
+
+
+_EITHER = argparse.BooleanOptionalAction
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +68,11 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
             known = algorithms or ALGORITHMS
             if getattr(args, option) is not None and args.algorithm not in known:
                 train.error(f"--{option.replace('_', '-')} is for {' and '.join(known)}")
-        given = [o for o in NETWORK_OPTIONS if getattr(args, o) is not None]
+        if args.dueling is not None and args.algorithm != "dqn":
+            train.error("--dueling is for dqn")
+        if args.epsilon is not None and not (max(args.epsilon[:2]) <= 1 and args.epsilon[2] >= 1):
+            train.error("--epsilon takes two numbers in [0, 1], and steps of at least 1")
+        given = [o for o in (*NETWORK_OPTIONS, "dueling") if getattr(args, o) is not None]
         if args.model and given:
             train.error(f"--{given[0].replace('_', '-')} shapes a new network: leave out --model")
     return args
@@ -98,7 +119,7 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     )
     common.add_argument(
         "--squash",
-        action=argparse.BooleanOptionalAction,
+        action=_EITHER,
         help="keep real actions in their bounds by a tanh",
     )
     common.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -117,6 +138,7 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ALGORITHM-ENV)")
     _add_budget(train)
     _add_agent_options(train)
+    _add_dqn_options(train)
     _add_network_options(train)
     train.add_argument("--no-film", dest="film", action="store_false", help="no film of the result")
     train.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
@@ -189,14 +211,41 @@ def _add_agent_options(train: argparse.ArgumentParser) -> None:
     group.add_argument("--target-kl", type=_POSITIVE, metavar="X", help="ppo")
 
 
+def _add_dqn_options(train: argparse.ArgumentParser) -> None:
+    group = train.add_argument_group("dqn")
+    group.add_argument("--double", action=_EITHER, help="Double Q-learning")
+    group.add_argument("--n-step", type=_COUNT, metavar="N", help="rewards of a transition")
+    group.add_argument("--prioritized", action=_EITHER, help="sample by errors")
+    group.add_argument("--capacity", type=_COUNT, metavar="N", help="steps that are kept")
+    group.add_argument("--batch-size", type=_COUNT, metavar="N", help="steps of an update")
+    group.add_argument("--learning-starts", type=_COUNT, metavar="N", help="random steps before")
+    group.add_argument("--learn-period", type=_COUNT, metavar="N", help="steps between updates")
+    group.add_argument("--updates-per-learn", type=_COUNT, metavar="N", help="updates made then")
+    group.add_argument(
+        "--target-update-period", type=_COUNT, metavar="N", help="updates between its copies"
+    )
+    group.add_argument("--tau", type=_FRACTION, metavar="X", help="or its share of the way")
+    group.add_argument(
+        "--epsilon",
+        type=_COEF,
+        nargs=3,
+        metavar=("FROM", "TO", "STEPS"),
+        help="how often any action is played, in a line",
+    )
+    group.add_argument(
+        "--explore-steps", type=_COUNT, metavar="N", help="steps that a random action is repeated"
+    )
+
+
 def _add_network_options(train: argparse.ArgumentParser) -> None:
     group = train.add_argument_group("the network")
     group.add_argument("--hidden", type=_COUNT, nargs="+", metavar="UNITS")
     group.add_argument("--activation", metavar="NAME", help="by Keras's name (default: tanh)")
     group.add_argument(
         "--normalize",
-        action=argparse.BooleanOptionalAction,
+        action=_EITHER,
         help="standardize observations by running statistics",
     )
+    group.add_argument("--dueling", action=_EITHER, help="dqn: a stream each for value and actions")
     group.add_argument("--log-std", type=_FINITE, metavar="X", help="of real actions, at first")
     group.add_argument("--model", metavar="FILE", help="go on from this .keras model")

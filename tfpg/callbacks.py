@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,65 +13,20 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 
 from tfpg.checkpoint import save_model
+from tfpg.envs import EnvLike, reward_threshold
+from tfpg.evaluation import check_count, evaluate
+from tfpg.plotting import diagnostics
+from tfpg.progress import ProgressBar, rank, resolve_verbose
 
-_FIRST = (
-    *("episode_return", "episode_length", "env_steps"),
-    *("val_episode_return", "val_episode_length"),
-    *("loss", "policy_loss", "value_loss", "entropy"),
-)
-
-# Columns of Keras's bar with its counts and times, and of one value.
-_BAR_WIDTH, _VALUE_WIDTH = 52, 9
-
-
-class ProgressBar(keras.callbacks.ProgbarLogger):
-    """One Keras progress bar over all iterations, with the latest logs.
-
-    Keras's own `ProgbarLogger` begins a bar in every epoch, which for iterations of a hundredth
-    of a second is a wall of them. ``verbose=1`` draws the bar, in a terminal with the logs that
-    fit on its line; ``verbose=2`` prints a line for every iteration; ``"auto"`` draws in a
-    terminal or notebook and prints lines elsewhere.
-
-    Example:
-        >>> bar = ProgressBar()
-        >>> bar.set_params({"verbose": 0, "epochs": 3, "steps": 1})
-        >>> bar.verbose
-        0
-    """
-
-    progbar: Any
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        super().set_params({**params, "verbose": resolve_verbose(params["verbose"])})
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
-        self._reset_progbar()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        pass
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        pass
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # Keras hands the logs over in alphabetical order.
-        logs = dict(sorted((logs or {}).items(), key=lambda item: _rank(item[0])))
-        if self.verbose == 1:
-            if self.progbar is None:
-                self._shown = _that_fit(list(logs))
-                self.progbar = keras.utils.Progbar(
-                    self.epochs, stateful_metrics=self._shown, unit_name="iteration"
-                )
-            self._last = epoch + 1, [(k, logs[k]) for k in self._shown if k in logs]
-            self.progbar.update(*self._last, finalize=False)
-        elif self.verbose == 2:
-            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())
-            print(f"{epoch + 1}/{self.epochs} - {numbers}", flush=True)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        if self.verbose == 1 and self.progbar is not None:
-            self.progbar.update(*self._last, finalize=True)
+__all__ = [
+    "Diagnostics",
+    "KeepBest",
+    "MetricsLogger",
+    "ProgressBar",
+    "StopAtReturn",
+    "StopAtSteps",
+    "resolve_verbose",
+]
 
 
 class MetricsLogger(keras.callbacks.CSVLogger):
@@ -97,7 +50,7 @@ class MetricsLogger(keras.callbacks.CSVLogger):
             later = {"episode_return", "episode_length"}
             if self.params.get("validates"):
                 later |= {"val_episode_return", "val_episode_length"}
-            self.keys = sorted({*logs, *later}, key=_rank)
+            self.keys = sorted({*logs, *later}, key=rank)
         super().on_epoch_end(epoch, logs)
 
 
@@ -162,6 +115,79 @@ class KeepBest(keras.callbacks.Callback):
         self._not_before = end + 20 * (end - start)
 
 
+class Diagnostics(keras.callbacks.Callback):
+    """Plays greedy episodes every so often while a model trains, and draws how they went.
+
+    The figure has the return and the length, mean and standard deviation, and epsilon where it is
+    logged; it is drawn anew with every measurement.
+
+    Args:
+        path: Of the figure, for example a ``.png``.
+        env: What to play in, apart from what is trained in: an id or a callable making one.
+        every: Episodes of training between measurements; iterations where the agent does not log
+            ``"episodes"``.
+        episodes: Episodes of a measurement.
+        solved: Return at which the environment counts as solved. None: what its registration says.
+        seed: Of the measurements.
+        max_steps: Where their episodes are cut. None: the environment's own limit.
+
+    Attributes:
+        measured: A dict for every measurement: ``episodes``, ``env_steps``, ``epsilon`` if logged,
+            and the lists ``returns`` and ``lengths``.
+
+    Example:
+        >>> import tempfile, tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1", activation="relu")
+        >>> agent = tfpg.DQN(model, learning_starts=64, steps_per_iteration=64)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     look = Diagnostics(f"{folder}/figure.png", "CartPole-v1", every=2, episodes=3)
+        ...     _ = agent.fit("CartPole-v1", 2, callbacks=[look], seed=0, verbose=0)
+        >>> len(look.measured), len(look.measured[0]["returns"])
+        (2, 3)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        env: EnvLike,
+        every: int = 100,
+        episodes: int = 10,
+        solved: float | None = None,
+        seed: int = 0,
+        max_steps: int | None = None,
+    ):
+        super().__init__()
+        self.path = Path(path)
+        self.env = env
+        self.every = check_count("every", every)
+        self.episodes = check_count("episodes", episodes)
+        self.solved = reward_threshold(env) if solved is None else solved
+        self.seed = seed
+        self.max_steps = max_steps
+        self.measured: list[dict[str, Any]] = []
+        self._due = self.every
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs = logs or {}
+        count = logs.get("episodes", epoch + 1)
+        if count < self._due:
+            return
+        self._due = (count // self.every + 1) * self.every
+        result = evaluate(
+            self.model,
+            self.env,
+            self.episodes,
+            seed=self.seed + len(self.measured),
+            max_steps=self.max_steps,
+        )
+        measured = {"episodes": count, "env_steps": logs.get("env_steps")}
+        if "epsilon" in logs:
+            measured["epsilon"] = logs["epsilon"]
+        measured |= {"returns": result["episode_returns"], "lengths": result["episode_lengths"]}
+        self.measured.append(measured)
+        diagnostics(self.measured, self.path, self.solved)
+
+
 class StopAtReturn(keras.callbacks.Callback):
     """Stops training when the mean return has reached a target.
 
@@ -222,38 +248,3 @@ class StopAtSteps(keras.callbacks.Callback):
         self._before = now
         if now + self._longest > self.env_steps:
             self.model.stop_training = True
-
-
-def resolve_verbose(verbose: Any) -> int:
-    """0, 1 or 2 for a ``verbose`` argument.
-
-    Raises:
-        ValueError: It is none of ``"auto"``, 0, 1 and 2.
-    """
-    if verbose == "auto":
-        return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
-    if verbose not in (0, 1, 2):
-        raise ValueError(f'verbose must be "auto", 0, 1 or 2, and it is {verbose!r}.')
-    return int(verbose)
-
-
-def _that_fit(names: list[str]) -> list[str]:
-    # A bar that wraps cannot be drawn over, and fills the terminal with its earlier states.
-    if not sys.stdout.isatty():
-        return names
-    room = shutil.get_terminal_size().columns - _BAR_WIDTH
-    shown: list[str] = []
-    for name in names:
-        room -= len(f" - {name}: {'':{_VALUE_WIDTH}}")
-        if room < 0 and shown:
-            break
-        shown.append(name)
-    return shown
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
-
-
-def _number(x: Any) -> str:
-    return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):.4g}"

@@ -98,8 +98,8 @@ def train(args: argparse.Namespace) -> None:
             preset=name,
             iterations=iterations,
             env_steps=None if args.iterations else preset.env_steps,
-            network={"model": args.model} if args.model else dict(preset.network),
-            critic=None if agent.value_model is None else preset.critic,
+            network={"model": args.model} if args.model else _network(preset),
+            critic=preset.critic if getattr(agent, "value_model", None) else None,
             optimizer=keras.optimizers.serialize(agent.model.optimizer),
             options=agent.get_config(),
             head=head,
@@ -141,7 +141,7 @@ def train(args: argparse.Namespace) -> None:
 
 def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
     """The preset with what the arguments say over it, and its name if it was measured."""
-    from tfpg import presets
+    from tfpg import presets, schedules
 
     preset = presets.find(args.algorithm, args.env)
     measured = (args.algorithm, args.env) in presets.PRESETS
@@ -150,11 +150,23 @@ def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
     preset = preset._replace(
         options={**preset.options, **said}, network={**preset.network, **network}
     )
+    if args.epsilon is not None:
+        epsilon = schedules.linear(*args.epsilon)
+        preset = preset._replace(options={**preset.options, "epsilon": epsilon})
+    if args.dueling is not None and preset.architecture in (None, "mlp", "dueling"):
+        preset = preset._replace(architecture="dueling" if args.dueling else "mlp")
+    elif args.dueling is not None:
+        preset = preset._replace(network={**preset.network, "dueling": args.dueling})
     if args.env_steps:
         preset = preset._replace(env_steps=args.env_steps, episodes=None)
     if args.learning_rate:
         preset = preset._replace(learning_rate=args.learning_rate)
     return preset, f"{args.algorithm}/{args.env}" if measured else None
+
+
+def _network(preset: Any) -> dict[str, Any]:
+    kind = {"architecture": preset.architecture} if preset.architecture else {}
+    return {**kind, **preset.network}
 
 
 def _tell(folder: Path, history: dict[str, list[float]], env_steps: int) -> None:

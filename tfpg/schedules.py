@@ -48,9 +48,9 @@ def linear(start: float, end: float, steps: float) -> Schedule:
         Mnih et al., 2015, https://doi.org/10.1038/nature14236.
 
     Example:
-        >>> epsilon = linear(start=1.0, end=0.1, steps=1000)
+        >>> epsilon = linear(start=1.0, end=0.5, steps=1000)
         >>> epsilon(0), epsilon(500), epsilon(2000)
-        (1.0, 0.55, 0.1)
+        (1.0, 0.75, 0.5)
     """
     if not 0 < steps < math.inf:
         raise ValueError(f"steps must be a finite number above 0, and it is {steps!r}.")

@@ -244,10 +244,10 @@ class TestPPO:
     def test_updates_end_when_the_policy_has_moved_far(self):
         far, far_logs = train(tfpg.PPO, epochs=20, target_kl=1e-5, iterations=2)
         _, near_logs = train(tfpg.PPO, epochs=20, target_kl=1e3, iterations=2)
-        assert near_logs["updates"] == [80, 80]
-        assert max(far_logs["updates"]) < 20
+        assert near_logs["updates_applied"] == [80, 80]
+        assert max(far_logs["updates_applied"]) < 20
         # The update that was too far is not one of them.
-        assert int(far.model.optimizer.iterations) == sum(far_logs["updates"])
+        assert int(far.model.optimizer.iterations) == sum(far_logs["updates_applied"])
 
     def test_clip_fraction_and_kl_grow_with_the_step(self):
         _, small = train(tfpg.PPO, epochs=8)

@@ -48,7 +48,29 @@ def ppo(env):
     return tfpg.PPO(model, gamma=GAMMA, jit_compile=False, **options), 80
 
 
+def dqn(env, model=None, **options):
+    model = model or tfpg.networks.mlp(env, hidden=(16,), activation="relu", seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    settings = {
+        "gamma": GAMMA,
+        "learning_starts": 100,
+        "learn_period": 64,
+        "updates_per_learn": 32,
+        "steps_per_iteration": 256,
+        "epsilon": 0.3,
+        "jit_compile": False,
+    }
+    return tfpg.DQN(model, **{**settings, **options}), 12
+
+
+def dqn_with_everything(env):
+    model = tfpg.networks.dueling(env, hidden=(16,), seed=0)
+    return dqn(env, model, n_step=2, prioritized=True, tau=0.05, overlap=True)
+
+
 AGENTS = {
+    "dqn": dqn,
+    "dqn with everything": dqn_with_everything,
     "reinforce": reinforce,
     "reinforce with a value": with_value,
     "reinforce streaming": streaming,
@@ -62,7 +84,10 @@ AGENTS = {
     slow_but(
         [
             *(("reinforce", probe) for probe in PROBES),
-            *itertools.product(["reinforce with a value", "ppo"], [TimeLimit, RealEnd]),
+            *(("dqn", probe) for probe in PROBES),
+            *itertools.product(
+                ["reinforce with a value", "ppo", "dqn with everything"], [TimeLimit, RealEnd]
+            ),
             ("a2c", TimeLimit),
         ],
         itertools.product(AGENTS, PROBES),
@@ -75,7 +100,11 @@ def test_every_agent_solves_every_probe(name, probe):
     result = agent.evaluate(probe, 200, seed=1)
     spread = 0.2 if probe.__name__ == "ObservedReward" else 0.01
     assert result["episode_return"] == pytest.approx(best, abs=spread)
-    if name != "reinforce":
+    if name.startswith("dqn"):
+        observations, values = probe().values(GAMMA)
+        found = agent.model(observations).numpy().max(axis=1)
+        np.testing.assert_allclose(found, values, atol=0.15 * max(values))
+    elif name != "reinforce":
         observations, values = probe().values(GAMMA)
         policy = Policy(agent.model, probe)
         critic = Critic(policy, getattr(agent, "value_model", None))

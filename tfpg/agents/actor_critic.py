@@ -221,7 +221,7 @@ class ActorCritic(Agent):
         logs = {name: x / count for name, x in logs.items()}
         logs["explained_variance"] = explained_variance(batch)
         if self.target_kl is not None:
-            logs["updates"] = int(applied)
+            logs["updates_applied"] = int(applied)
         head = self._critic.policy.head
         if head.clips:
             logs["clipped_actions"] = float(head.out_of_bounds(batch.actions).mean())

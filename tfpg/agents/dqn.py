@@ -95,7 +95,7 @@ class DQN(OffPolicy):
         >>> agent = DQN(model, learning_starts=200, steps_per_iteration=256)
         >>> history = agent.fit("CartPole-v1", iterations=2, seed=42, verbose=0)
         >>> history.history["updates"]
-        [128, 256]
+        [128.0, 256.0]
     """
 
     option_names = (

@@ -1,5 +1,23 @@
 """Environments: Gymnasium ids, environments and callables made into what tfpg steps."""
 
-from tfpg.envs.make import EnvLike, make, make_vec, open_env, open_vec, same_env, spaces_of
+from tfpg.envs.make import (
+    EnvLike,
+    make,
+    make_vec,
+    open_env,
+    open_vec,
+    reward_threshold,
+    same_env,
+    spaces_of,
+)
 
-__all__ = ["EnvLike", "make", "make_vec", "open_env", "open_vec", "same_env", "spaces_of"]
+__all__ = [
+    "EnvLike",
+    "make",
+    "make_vec",
+    "open_env",
+    "open_vec",
+    "reward_threshold",
+    "same_env",
+    "spaces_of",
+]

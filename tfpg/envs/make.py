@@ -209,6 +209,17 @@ def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
         return envs.single_observation_space, envs.single_action_space
 
 
+def reward_threshold(env: EnvLike) -> float | None:
+    """The return at which an environment counts as solved, where its registration says so.
+
+    Example:
+        >>> reward_threshold("CartPole-v1"), reward_threshold("Pendulum-v1")
+        (475.0, None)
+    """
+    with open_vec(env) as envs:
+        return None if envs.spec is None else envs.spec.reward_threshold
+
+
 def same_env(one: str, other: str) -> bool:
     """Whether two ids name the same environment, in whatever spelling.
 
