@@ -528,3 +528,59 @@ def test_the_replay_is_what_was_played():
     np.testing.assert_array_equal(force, 2 * sampled.actions - 1)
     ended = (np.abs(y[:, 0]) > 2.4) | (np.abs(y[:, 2]) > 12 * np.pi / 180)
     np.testing.assert_array_equal(sampled.discounts == 0, ended)
+
+
+def frames_env(stack=4, size=36):
+    """A tiny picture of a sign, stacked; the action that fits it is paid."""
+
+    class Pictures(Bandit):
+        frame_stack = stack
+
+        def __init__(self):
+            super().__init__()
+            self.observation_space = spaces.Box(0, 255, (size, size, stack), np.uint8)
+
+        def _picture(self, value):
+            return np.full((size, size, stack), value, np.uint8)
+
+        def reset(self, **kwargs):
+            _, info = super().reset(**kwargs)
+            return self._picture(200 * self.sign + 20), info
+
+        def step(self, action):
+            _, *rest = super().step(action)
+            return self._picture(0), *rest
+
+    return Pictures
+
+
+class TestImages:
+    def test_xla_is_for_gpus_where_a_model_convolves(self):
+        env = frames_env()
+        agent = tfpg.DQN(
+            tfpg.networks.nature_cnn(env, hidden=16, seed=0), **SMALL | {"jit_compile": "auto"}
+        )
+        agent.build(agent.policy_for(env))
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        assert agent._updates._call._jit_compile == on_gpu
+        assert built(jit_compile="auto")._updates._call._jit_compile
+
+    def test_a_convolution_learns_from_uint8(self):
+        env = frames_env()
+        model = tfpg.networks.nature_cnn(env, hidden=16, seed=0)
+        model.compile(keras.optimizers.Adam(1e-3))
+        agent, history = train(env, 8, model=model, jit_compile="auto", batch_size=32)
+        assert agent.replay._observations.dtype == np.uint8
+        assert agent.evaluate(env, 20, seed=0)["episode_return"] == 1.0
+        assert history["loss"][-1] < history["loss"][0]
+
+    def test_pong_plays_and_learns_with_frames_stored_once(self):
+        model = tfpg.networks.nature_cnn("ALE/Pong-v5", hidden=16, seed=0)
+        options = {"reward_clip": 1.0, "end_on_life_loss": True, "learning_starts": 64}
+        agent, history = train("ALE/Pong-v5", 1, model=model, jit_compile="auto", **options)
+        assert np.isfinite(history["loss"]).all()
+        assert agent.replay.stack == 4
+        assert agent.replay._observations.shape == (2000, 84, 84)
+        sampled = agent.replay.sample(np.random.default_rng(0), 30)
+        x, y = sampled.observations, sampled.next_observations
+        np.testing.assert_array_equal(y[..., :3], x[..., 1:])

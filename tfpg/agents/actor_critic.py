@@ -26,8 +26,8 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.batches import explained_variance, make_batch
-from tfpg.agents.checks import check_coef, check_positive, one_of
-from tfpg.agents.trainable import Trainable, apply_where, compiled_for
+from tfpg.agents.checks import check_coef, check_jit, check_positive, one_of
+from tfpg.agents.trainable import Trainable, apply_where, compiled_for, suits_xla
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.evaluation import check_count
@@ -59,7 +59,8 @@ class ActorCritic(Agent):
         reward_scale: Factor on the rewards that are learned from, or ``"auto"``: one over the
             running standard deviation of the discounted return. Logs tell rewards as they are.
         max_steps: Where an episode is cut. None: the environment's own limit.
-        jit_compile: Compile the updates with XLA; Keras's own word.
+        jit_compile: Compile the updates with XLA; Keras's own word. ``"auto"`` does, but for
+            convolutions on a CPU, where XLA's are slow.
         from_logits: See `tfpg.heads.head_for`.
         positive_action: See `tfpg.heads.head_for`.
         squash: See `tfpg.heads.head_for`.
@@ -90,7 +91,7 @@ class ActorCritic(Agent):
         value_coef: float = 0.5,
         reward_scale: float | str = 1.0,
         max_steps: int | None = None,
-        jit_compile: bool = True,
+        jit_compile: bool | str = "auto",
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
@@ -126,7 +127,7 @@ class ActorCritic(Agent):
         self.entropy_coef = check_coef("entropy_coef", entropy_coef)
         self.value_coef = check_coef("value_coef", value_coef)
         self.reward_scale = reward_scale
-        self.jit_compile = jit_compile
+        self.jit_compile = check_jit(jit_compile)
         self._scale: ReturnScale | None = None
         self._prepare_scale()
         self._shuffle = np.random.default_rng(0)
@@ -172,7 +173,9 @@ class ActorCritic(Agent):
         self._trainable = Trainable(policy, self.value_model)
         models = [self.model] if self.value_model is None else [self.model, self.value_model]
         self._statistics = [ObservationStatistics(model) for model in models]
-        self._updates = tf.function(self._update_all, jit_compile=self.jit_compile, autograph=False)
+        jit = self.jit_compile
+        jit = all(map(suits_xla, models)) if jit == "auto" else jit
+        self._updates = tf.function(self._update_all, jit_compile=jit, autograph=False)
         self._built_for = key
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:

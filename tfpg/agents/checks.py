@@ -43,6 +43,20 @@ def check_positive(name: str, value: Any) -> float:
     return number
 
 
+def check_jit(jit_compile: bool | str) -> bool | str:
+    """Returns the value: True, False or ``"auto"``.
+
+    Raises:
+        ValueError: It is another.
+
+    Example:
+        >>> check_jit("auto")
+        'auto'
+    """
+    one_of("jit_compile", jit_compile, (True, False, "auto"))
+    return jit_compile
+
+
 def one_of(name: str, value: Any, known: tuple) -> None:
     """Raises unless the value is a known one.
 

@@ -26,10 +26,10 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.agents.checks import one_of
+from tfpg.agents.checks import check_jit, one_of
 from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.q_updates import QUpdates
-from tfpg.agents.trainable import Trainable, compiled_for
+from tfpg.agents.trainable import Trainable, compiled_for, suits_xla
 from tfpg.evaluation import check_count
 from tfpg.heads import EpsilonGreedyHead
 from tfpg.ops.returns import check_fraction
@@ -79,7 +79,8 @@ class DQN(OffPolicy):
         max_steps: Where an episode is cut. None: the environment's own limit.
         overlap: Step the environments while the updates run, acting with the network as it was
             before them; for networks that act through NumPy.
-        jit_compile: Compile the updates with XLA; Keras's own word.
+        jit_compile: Compile the updates with XLA; Keras's own word. ``"auto"`` does, but for
+            convolutions on a CPU, where XLA's are slow.
         acting: See `tfpg.Policy`.
 
     Raises:
@@ -131,7 +132,7 @@ class DQN(OffPolicy):
         steps_per_iteration: int = 1024,
         max_steps: int | None = None,
         overlap: bool = False,
-        jit_compile: bool = True,
+        jit_compile: bool | str = "auto",
         acting: str = "auto",
     ):
         super().__init__(
@@ -163,7 +164,7 @@ class DQN(OffPolicy):
         self.epsilon_per = epsilon_per
         self.explore_steps = check_count("explore_steps", explore_steps)
         self.loss = loss
-        self.jit_compile = jit_compile
+        self.jit_compile = check_jit(jit_compile)
         self._policy_options = {"epsilon": float(self.epsilon(0)), "acting": acting}
         self._built_for: Any = None
         self._updates: QUpdates | None = None
@@ -181,12 +182,13 @@ class DQN(OffPolicy):
 
     def build(self, policy: Policy) -> None:
         """Makes what is trained, and compiles the updates, once for what they depend on."""
+        jit = self.jit_compile
         options: dict[str, Any] = {
             "double": self.double,
             "loss": self.loss,
             "target_update_period": self.target_update_period,
             "tau": self.tau,
-            "jit_compile": self.jit_compile,
+            "jit_compile": suits_xla(self.model) if jit == "auto" else jit,
         }
         key = policy, compiled_for(self.model), options
         if self._built_for == key:

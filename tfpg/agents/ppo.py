@@ -76,7 +76,7 @@ class PPO(ActorCritic):
         value_coef: float = 0.5,
         reward_scale: float | str = 1.0,
         max_steps: int | None = None,
-        jit_compile: bool = True,
+        jit_compile: bool | str = "auto",
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,

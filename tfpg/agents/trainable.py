@@ -12,6 +12,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
+from tfpg.graph import all_layers
 from tfpg.policy import Policy
 from tfpg.requirements import baked_constants
 
@@ -116,6 +117,24 @@ class Trainable:
             f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
             "applied. Look for non-finite rewards or observations, or use a smaller learning rate."
         )
+
+
+def suits_xla(model: keras.Model) -> bool:
+    """Whether XLA makes a model's updates faster: not its convolutions on a CPU.
+
+    Example:
+        >>> suits_xla(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+        True
+    """
+    layers = keras.layers
+    convolutions = (
+        *(layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        *(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+        *(layers.SeparableConv1D, layers.SeparableConv2D),
+    )
+    convolves = any(isinstance(layer, convolutions) for layer in all_layers(model))
+    return not convolves or bool(tf.config.list_logical_devices("GPU"))
 
 
 def compiled_for(model: keras.Model | None) -> Any:
