@@ -24,7 +24,21 @@ class TrainingWarning(UserWarning):
     """Training goes on, but probably not where you want it."""
 
 
-class Advice:
+class Judge:
+    """Says once what has been seen often enough in a row."""
+
+    def __init__(self) -> None:
+        self._lasting: dict[str, int] = {}
+        self._said: set[str] = set()
+
+    def _judge(self, sign: str, seen: bool, text: str, patience: int = _PATIENCE) -> None:
+        self._lasting[sign] = self._lasting.get(sign, 0) + 1 if seen else 0
+        if self._lasting[sign] >= patience and sign not in self._said:
+            self._said.add(sign)
+            warnings.warn(text, TrainingWarning, stacklevel=5)
+
+
+class Advice(Judge):
     """Looks at every iteration's numbers and says once what is wrong with them, and a way out.
 
     Each sign has to last for some iterations.
@@ -46,9 +60,8 @@ class Advice:
     """
 
     def __init__(self, head: Head):
+        super().__init__()
         self._entropy_floor = _entropy_floor(head)
-        self._lasting: dict[str, int] = {}
-        self._said: set[str] = set()
         self._only_return: float | None = None
         self._returns_differ = False
         self._episodes = 0
@@ -62,7 +75,7 @@ class Advice:
             constant and len(episode_returns) > 0,
             f"All {self._episodes} episodes so far returned {self._only_return}: nothing tells "
             "one action from another yet. Play more episodes per update, explore more "
-            "(entropy_coef), or shape the reward.",
+            "(entropy_coef, epsilon), or shape the reward.",
         )
         entropy = logs.get("entropy", math.inf)
         self._judge(
@@ -94,12 +107,6 @@ class Advice:
                 self._only_return = value
             self._returns_differ |= value != self._only_return
         self._episodes += len(episode_returns)
-
-    def _judge(self, sign: str, seen: bool, text: str) -> None:
-        self._lasting[sign] = self._lasting.get(sign, 0) + 1 if seen else 0
-        if self._lasting[sign] >= _PATIENCE and sign not in self._said:
-            self._said.add(sign)
-            warnings.warn(text, TrainingWarning, stacklevel=4)
 
 
 def _entropy_floor(head: Head) -> float:

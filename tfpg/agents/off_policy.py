@@ -20,6 +20,7 @@ import keras  # isort: skip
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.checks import check_positive
+from tfpg.agents.q_advice import QAdvice
 from tfpg.collector import Collector
 from tfpg.evaluation import check_count
 from tfpg.ops.returns import check_fraction
@@ -93,6 +94,7 @@ class OffPolicy(Agent):
         self.episodes = 0
         self._episodes_before = 0
         self._met = 0  # steps that the replay was given
+        self._advice: QAdvice
 
     @property
     def window(self) -> int:
@@ -136,6 +138,7 @@ class OffPolicy(Agent):
                 alpha=self.priority_alpha,
             )
         self.replay.cut()
+        self._advice = QAdvice(self.gamma, self.capacity, self.learning_starts)
         self._episodes_before = self.episodes
         first = iteration * self.steps_per_iteration
         return Collector(envs, seed, episode=first, fragment=first, window=self.window)
@@ -178,6 +181,7 @@ class OffPolicy(Agent):
         for data in fragments:
             self._statistics[0].update_from(data, policy.encode)
         means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
+        self._advice.look(means | self._episode_logs(collector))
         counts = {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}
         return {**means, **counts, "epsilon": epsilon}
 
@@ -214,6 +218,7 @@ class OffPolicy(Agent):
         if self.reward_clip is not None:
             clipped = np.clip(data.rewards, -self.reward_clip, self.reward_clip)
             data = data._replace(rewards=clipped)
+        self._advice.meet(data)
         self.replay.add(data)
 
     def _learn(self, rng: np.random.Generator) -> dict[str, float]:
