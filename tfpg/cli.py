@@ -158,7 +158,7 @@ def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
     elif args.dueling is not None:
         preset = preset._replace(network={**preset.network, "dueling": args.dueling})
     if args.env_steps:
-        preset = preset._replace(env_steps=args.env_steps, episodes=None)
+        preset = presets.with_budget(preset, args.env_steps)
     if args.learning_rate:
         preset = preset._replace(learning_rate=args.learning_rate)
     return preset, f"{args.algorithm}/{args.env}" if measured else None

@@ -303,7 +303,10 @@ def _stack(x: Any, hidden: Sequence[int], activation: str, dense: Callable) -> A
 def _dueling(stream: Callable[[int], Any], space: gymnasium.Space) -> Any:
     """The Q-values of two streams, each made by its number of outputs."""
     if not isinstance(space, spaces.Discrete):
-        raise ValueError(f"A dueling network is for Discrete actions, and these are {space}.")
+        raise ValueError(
+            f"A dueling network gives Q-values, of Discrete actions, and these are {space}: "
+            "tfpg.Reinforce, tfpg.A2C and tfpg.PPO learn them, with networks.mlp."
+        )
     value, advantages = stream(1), stream(int(space.n))
     return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
 

@@ -88,6 +88,7 @@ class Agent(abc.ABC):
         }
         self.policy: Policy | None = None
         self._policies: list[Policy] = []
+        self._verbose = 0
         # Made by `build`.
         self._trainable: Trainable
         self._statistics: list[ObservationStatistics]
@@ -175,7 +176,7 @@ class Agent(abc.ABC):
         validation_freq = check_count("validation_freq", validation_freq)
         validation_episodes = check_count("validation_episodes", validation_episodes)
         seed = check_seed(seed)
-        verbose = resolve_verbose(verbose)
+        verbose = self._verbose = resolve_verbose(verbose)
         with ExitStack() as stack:
             vector_envs = stack.enter_context(
                 open_vec(envs, self.num_envs, seedable=self._seedable)

@@ -23,15 +23,18 @@ from tfpg.agents.checks import check_positive
 from tfpg.agents.q_advice import QAdvice
 from tfpg.collector import Collector
 from tfpg.evaluation import check_count
+from tfpg.memory import available_memory, readable_bytes
 from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
 from tfpg.replay import ReplayBuffer, Transitions
+from tfpg.replay.rows import bytes_needed
 from tfpg.schedules import check_schedule
 from tfpg.seeding import shuffle_rng
 from tfpg.types import Trajectory
 
 # Steps of each environment that are played at a time before the first update.
 _CHUNK = 128
+_WORTH_SAYING = 100_000_000  # bytes
 
 
 class OffPolicy(Agent):
@@ -126,14 +129,21 @@ class OffPolicy(Agent):
                 f"{self.learn_period}: make it a multiple of them."
             )
         if self.replay is None or self.replay.num_envs != envs.num_envs:
-            self._met = 0
+            self._met, stack = 0, getattr(envs, "frame_stack", None)
+            space, rows = envs.single_observation_space, self.capacity // envs.num_envs
+            needed = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
+            if self._verbose and needed >= _WORTH_SAYING:
+                print(
+                    f"The replay of {self.capacity:,} steps takes up to {readable_bytes(needed)} "
+                    f"of memory, of which {readable_bytes(available_memory())} are free."
+                )
             self.replay = ReplayBuffer(
-                envs.single_observation_space,
+                space,
                 self.capacity,
                 envs.num_envs,
                 n_step=self.n_step,
                 gamma=self.gamma,
-                frame_stack=getattr(envs, "frame_stack", None),
+                frame_stack=stack,
                 prioritized=self.prioritized,
                 alpha=self.priority_alpha,
             )

@@ -14,7 +14,17 @@ from tfpg.envs import same_env
 from tfpg.envs.atari import is_atari
 from tfpg.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 
-__all__ = ["ATARI", "DEFAULTS", "PRESETS", "Preset", "Score", "find", "iterations_of", "make_agent"]
+__all__ = [
+    "ATARI",
+    "DEFAULTS",
+    "PRESETS",
+    "Preset",
+    "Score",
+    "find",
+    "iterations_of",
+    "make_agent",
+    "with_budget",
+]
 
 
 def find(algorithm: str, env_id: str) -> Preset:
@@ -33,6 +43,20 @@ def find(algorithm: str, env_id: str) -> Preset:
         if name == algorithm and same_env(env, env_id):
             return preset
     return ATARI.get(algorithm, DEFAULTS[algorithm]) if is_atari(env_id) else DEFAULTS[algorithm]
+
+
+def with_budget(preset: Preset, env_steps: int) -> Preset:
+    """The preset for another number of environment steps.
+
+    Example:
+        >>> with_budget(find("dqn", "ALE/Pong-v5"), 30_000).options["steps_per_iteration"]
+        4096
+    """
+    options = dict(preset.options)
+    if "steps_per_iteration" in options:  # no more of them than there are
+        left = max(env_steps - options["learning_starts"], options["learn_period"])
+        options["steps_per_iteration"] = min(options["steps_per_iteration"], left)
+    return preset._replace(env_steps=env_steps, episodes=None, options=options)
 
 
 def iterations_of(preset: Preset) -> int:
