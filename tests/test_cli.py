@@ -42,6 +42,40 @@ def folder(tmp_path_factory):
     return folder
 
 
+class TestDQN:
+    def test_trains_evaluates_and_films(self, tmp_path):
+        options = ["--env-steps", "1500", "--learning-starts", "400", "--n-step", "3"]
+        options += ["--epsilon", "1", "0.1", "1000", "--hidden", "16", "--prioritized"]
+        done = run(
+            "train", "dqn", "CartPole-v1", *options, "--seed", "1", "--run", "r", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert "steps/s: " in done.stdout
+        config = json.loads((tmp_path / "r/config.json").read_text())
+        assert config["network"] == {"architecture": "dueling", "hidden": [16]}
+        assert config["options"]["epsilon"] == "linear(1.0, 0.1, 1000.0)"
+        assert config["options"]["prioritized"]
+        assert config["head"] == {"epsilon": 0.1}
+        with (tmp_path / "r/metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert 400 < float(rows[-1]["env_steps"]) <= 1500
+        greedy, explored = (
+            json.loads(run("evaluate", "r", "--episodes", "9", "--json", *x, cwd=tmp_path).stdout)
+            for x in (["--seed", "1"], ["--seed", "1", "--stochastic"])
+        )
+        assert greedy["episode_returns"] != explored["episode_returns"]
+
+    @pytest.mark.slow
+    def test_an_atari_game(self, tmp_path):
+        options = ["--env-steps", "300", "--learning-starts", "100", "--capacity", "2000"]
+        done = run("train", "dqn", "ALE/Pong-v5", *options, "--seed", "1", "--run", "r",
+                   "--max-steps", "40", cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert iio.improps(tmp_path / "r/film.mp4", plugin="pyav").shape[1:3] == (210, 160)
+        assert json.loads((tmp_path / "r/config.json").read_text())["options"]["reward_clip"] == 1.0
+
+
 class TestTrain:
     def test_writes_a_run_and_says_where_everything_is(self, folder):
         out = (folder / "train.out").read_text()
@@ -283,6 +317,11 @@ USAGE = [
     (["fly"], 2, "invalid choice: 'fly'"),
     (["train", "dpo", "CartPole-v1"], 2, "invalid choice: 'dpo'"),
     (["train", "reinforce", "CartPole-v1", "--gamma", "1.5"], 2, "[0, 1], and got '1.5'"),
+    (["train", "dqn", "CartPole-v1", "--n-step", "0"], 2, "at least 1, and got '0'"),
+    (["train", "dqn", "CartPole-v1", "--entropy-coef", "1"], 2, "--entropy-coef is for reinforce"),
+    (["train", "ppo", "CartPole-v1", "--dueling"], 2, "--dueling is for dqn"),
+    (["train", "a2c", "CartPole-v1", "--double"], 2, "--double is for dqn"),
+    (["train", "dqn", "CartPole-v1", "--epsilon", "2", "0", "9"], 2, "two numbers in [0, 1], and"),
     (
         ["train", "reinforce", "CartPole-v1", "--num-steps", "5"],
         2,

@@ -55,7 +55,8 @@ def linear(start: float, end: float, steps: float) -> Schedule:
     if not 0 < steps < math.inf:
         raise ValueError(f"steps must be a finite number above 0, and it is {steps!r}.")
     return Schedule(
-        lambda n: start + (end - start) * min(n / steps, 1.0), f"linear({start}, {end}, {steps})"
+        lambda n: end if n >= steps else start + (end - start) * n / steps,
+        f"linear({start}, {end}, {steps})",
     )
 
 

@@ -1,6 +1,7 @@
 """DQN: what it computes, that it is reproducible, and what it refuses."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from PIL import Image
 from toys import Bandit, Countdown, Endless
 
 import tfpg
@@ -584,3 +586,62 @@ class TestImages:
         sampled = agent.replay.sample(np.random.default_rng(0), 30)
         x, y = sampled.observations, sampled.next_observations
         np.testing.assert_array_equal(y[..., :3], x[..., 1:])
+
+
+class TestCallbacks:
+    def test_diagnostics_are_measured_every_so_many_episodes(self, tmp_path):
+        figure = tmp_path / "figure.png"
+        look = tfpg.callbacks.Diagnostics(figure, Countdown, every=25, episodes=3, solved=2.5)
+        agent = tfpg.DQN(network(inputs=2), **SMALL)
+        agent.fit(Countdown, 4, callbacks=[look], seed=0, verbose=0)
+        counts = [each["episodes"] for each in look.measured]
+        assert agent.episodes >= 75
+        assert [count // 25 for count in counts] == sorted({count // 25 for count in counts})
+        assert len(counts) >= 3
+        assert all(each["returns"] == [3.0] * 3 for each in look.measured)
+        assert [each["epsilon"] for each in look.measured] == sorted(
+            (each["epsilon"] for each in look.measured), reverse=True
+        )
+        picture = np.asarray(Image.open(figure))
+        assert picture.shape[0] > picture.shape[1] * 0.9  # three panels
+
+    def test_diagnostics_count_iterations_where_no_episodes_are_told(self, tmp_path):
+        look = tfpg.callbacks.Diagnostics(tmp_path / "figure.png", "CartPole-v1", 2, 2, max_steps=9)
+        assert look.solved == 475.0
+        agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"), episodes_per_update=2, max_steps=9)
+        agent.fit("CartPole-v1", 5, callbacks=[look], seed=0, verbose=0)
+        assert [each["episodes"] for each in look.measured] == [2, 4]
+        assert "epsilon" not in look.measured[0]
+
+    def test_the_bar_tells_rates_and_the_history_does_not(self, capsys):
+        _, history = train(Countdown, model=network(inputs=2))
+        assert not any("/s" in name for name in history)
+        agent = tfpg.DQN(network(inputs=2), **SMALL)
+        agent.fit(Countdown, 2, seed=0, verbose=2)
+        lines = capsys.readouterr().out.splitlines()
+        rates = [re.search(r"steps/s: ([\d,]+) - updates/s: ([\d,]+)", line) for line in lines]
+        steps, updates = (int(x.replace(",", "")) for x in rates[-1].groups())
+        assert steps == pytest.approx(4 * updates, rel=0.2)  # 64 steps and 16 updates
+
+    def test_a_budget_of_steps_counts_the_warm_up_once(self):
+        stop = tfpg.callbacks.StopAtSteps(500)
+        agent = tfpg.DQN(network(inputs=2), **{**SMALL, "learning_starts": 200})
+        agent.fit(Countdown, 99, callbacks=[stop], seed=0, verbose=0)
+        assert agent.env_steps == 200 + 4 * 64
+
+    def test_a_large_replay_says_what_it_takes(self, capsys):
+        agent = tfpg.DQN(network(inputs=2), **{**SMALL, "capacity": 10_000_000})
+        agent.fit(Countdown, 1, seed=0, verbose=2)
+        out = capsys.readouterr().out
+        assert re.match(r"The replay of 10,000,000 steps takes up to 190 MB of memory, of", out)
+
+    def test_stock_callbacks(self, tmp_path):
+        checkpoint = keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.keras", monitor="episode_return", mode="max", save_best_only=True
+        )
+        log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+        stop = keras.callbacks.EarlyStopping("loss", patience=1, mode="max")
+        agent = tfpg.DQN(network(), **SMALL)
+        agent.fit("CartPole-v1", 6, callbacks=[checkpoint, log, stop], seed=0, verbose=0)
+        assert (tmp_path / "best.keras").exists()
+        assert "mean_q" in (tmp_path / "log.csv").read_text().splitlines()[0]
