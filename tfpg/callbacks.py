@@ -119,7 +119,7 @@ class Diagnostics(keras.callbacks.Callback):
     """Plays greedy episodes every so often while a model trains, and draws how they went.
 
     The figure has the return and the length, mean and standard deviation, and epsilon where it is
-    logged; it is drawn anew with every measurement.
+    logged; it is drawn anew with every measurement, the last of which is when training ends.
 
     Args:
         path: Of the figure, for example a ``.png``.
@@ -165,14 +165,23 @@ class Diagnostics(keras.callbacks.Callback):
         self.seed = seed
         self.max_steps = max_steps
         self.measured: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
         self._due = self.every
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
-        count = logs.get("episodes", epoch + 1)
-        if count < self._due:
-            return
-        self._due = (count // self.every + 1) * self.every
+        self._last = {"episodes": logs.get("episodes", epoch + 1)}
+        self._last |= {name: logs[name] for name in ("env_steps", "epsilon") if name in logs}
+        if self._last["episodes"] >= self._due:
+            self._measure()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        before = self.measured[-1]["episodes"] if self.measured else None
+        if self._last and self._last["episodes"] != before:
+            self._measure()
+
+    def _measure(self) -> None:
+        self._due = (self._last["episodes"] // self.every + 1) * self.every
         result = evaluate(
             self.model,
             self.env,
@@ -180,11 +189,8 @@ class Diagnostics(keras.callbacks.Callback):
             seed=self.seed + len(self.measured),
             max_steps=self.max_steps,
         )
-        measured = {"episodes": count, "env_steps": logs.get("env_steps")}
-        if "epsilon" in logs:
-            measured["epsilon"] = logs["epsilon"]
-        measured |= {"returns": result["episode_returns"], "lengths": result["episode_lengths"]}
-        self.measured.append(measured)
+        told = {"returns": result["episode_returns"], "lengths": result["episode_lengths"]}
+        self.measured.append({**self._last, **told})
         diagnostics(self.measured, self.path, self.solved)
 
 
