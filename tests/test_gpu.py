@@ -1,0 +1,77 @@
+"""On a GPU, where there is one: the same code, placed by TensorFlow, gives the CPU's numbers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfpg
+from tfpg.replay import Transitions
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not tf.config.list_physical_devices("GPU"),
+        reason="TensorFlow sees no GPU here; tfpg doctor says why",
+    ),
+]
+
+
+def transitions(space, count=64):
+    rng = np.random.default_rng(0)
+    shape = (2, count, *space.shape)
+    images = space.dtype == np.uint8
+    seen = rng.integers(256, size=shape) if images else rng.normal(size=shape)
+    rewards, discounts = rng.normal(size=count), rng.choice([0.0, 0.99], count)
+    return Transitions(
+        seen[0].astype(space.dtype),
+        rng.integers(2, size=count).astype("int32"),
+        rewards.astype("float32"),
+        discounts.astype("float32"),
+        seen[1].astype(space.dtype),
+        np.ones(count, np.float32),
+        np.arange(count),
+    )
+
+
+def network(env):
+    if env == "CartPole-v1":
+        return tfpg.networks.dueling(env, seed=0)
+    return tfpg.networks.nature_cnn(env, hidden=32, seed=0)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
+def test_updates_are_those_of_the_cpu(env):
+    results = []
+    for device in ("CPU:0", "GPU:0"):
+        with tf.device(device):
+            model = network(env)
+            model.compile(keras.optimizers.Adam(1e-3))
+            agent = tfpg.DQN(model, batch_size=16)
+            agent.build(agent.policy_for(env))
+            logs, errors = agent.learn_from(transitions(agent.policy.observation_space))
+        assert device in model.trainable_variables[0].value.device
+        results.append((logs["loss"], errors))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-2)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-2)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_dqn_learns_where_tensorflow_puts_it(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = tfpg.networks.nature_cnn("ALE/Pong-v5", hidden=32, seed=0)
+    finally:
+        keras.config.set_dtype_policy(before)
+    agent = tfpg.DQN(model, capacity=2000, learning_starts=100, steps_per_iteration=64)
+    history = agent.fit("ALE/Pong-v5", 1, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert "GPU" in model.trainable_variables[0].value.device
+
+
+def test_ppo_learns_where_tensorflow_puts_it():
+    model = tfpg.networks.actor_critic("CartPole-v1", seed=0)
+    history = tfpg.PPO(model).fit("CartPole-v1", 2, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert "GPU" in model.trainable_variables[0].value.device
