@@ -237,5 +237,6 @@ def _numpy_batch_normalization(layer: keras.layers.Layer) -> Callable[..., np.nd
 
 
 def _array(variable: keras.Variable) -> np.ndarray:
-    # A variable's own .numpy() copies twice.
-    return tf.convert_to_tensor(variable.value).numpy()
+    # A variable's own .numpy() takes four times as long, which acting feels.
+    value = variable.value
+    return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy()
