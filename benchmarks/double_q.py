@@ -27,14 +27,14 @@ def mean_q(double: bool, seed: int, updates: int) -> np.ndarray:
     from tfpg.envs.probes import NoisyChain
 
     states, _ = NoisyChain().values(gamma=0.99)
-    model = tfpg.networks.mlp(NoisyChain, hidden=(32,), activation="relu", seed=seed)
-    model.compile(optimizer=keras.optimizers.Adam(3e-3))
+    model = tfpg.networks.mlp(NoisyChain, hidden=(32,), activation="tanh", seed=seed)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
     agent = tfpg.DQN(
         model,
         gamma=0.99,
         double=double,
         loss="mse",
-        capacity=256,  # 6 rewards of each action: estimates stay noisy
+        capacity=256,  # 5 rewards of each action in a state: estimates stay noisy
         batch_size=32,
         learn_period=64,
         updates_per_learn=64,
@@ -79,6 +79,7 @@ def draw(curves: dict[bool, np.ndarray], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     left.set(xlabel="Updates", ylabel="Mean Q")
+    left.locator_params(axis="x", nbins=5)
     right.set(xlabel="State of the chain", xticks=names)
     right.set_title("Mean of the second half", fontsize="medium")
     left.set_title("Mean over states and actions", fontsize="medium")
@@ -90,7 +91,7 @@ def draw(curves: dict[bool, np.ndarray], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=16_384, help="of each agent")
+    parser.add_argument("--updates", type=int, default=8192, help="of each agent")
     parser.add_argument("--figure", type=Path, default=Path("runs/double_q.png"))
     args = parser.parse_args()
     if args.updates < 2 * ITERATION:

@@ -7,11 +7,11 @@ import tfpg
 from tfpg.envs.probes import NoisyChain
 
 
-def mean_q(double, seed, iterations=24):
+def mean_q(double, seed, iterations=16):
     """Over states and actions, and the second half of the training."""
     states, _ = NoisyChain().values(gamma=0.99)
-    model = tfpg.networks.mlp(NoisyChain, hidden=(32,), activation="relu", seed=seed)
-    model.compile(optimizer=keras.optimizers.Adam(3e-3))
+    model = tfpg.networks.mlp(NoisyChain, hidden=(32,), activation="tanh", seed=seed)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
     # A small replay keeps the estimates noisy; the copies are so far apart that it is another by
     # the next one.
     agent = tfpg.DQN(
@@ -37,7 +37,7 @@ def mean_q(double, seed, iterations=24):
 
 def test_plain_overestimates_and_double_hardly_does():
     plain, double = (np.mean([mean_q(d, seed) for seed in (0, 1)]) for d in (False, True))
-    assert plain > 0.3
+    assert plain > 0.5
     assert abs(double) < plain / 2
 
 
