@@ -42,6 +42,27 @@ def test_real_actions(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_replay_and_a_figure(tmp_path):
+    out = run("train_dqn.py", "--env-steps", 2048, "--out", tmp_path / "run", cwd=tmp_path)
+    assert "over 100 greedy episodes" in out
+    for name in ("best.keras", "diagnostics.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_an_atari_game(tmp_path):
+    out = run(
+        "train_atari.py",
+        *("--env-steps", 600, "--capacity", 2000, "--learning-starts", 200, "--max-steps", 40),
+        *("--out", tmp_path / "run"),
+        cwd=tmp_path,
+    )
+    assert "over 5 episodes" in out
+    assert (tmp_path / "run/model.keras").stat().st_size > 1000
+    assert (tmp_path / "run/film.mp4").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_the_table_of_scores_in_small(tmp_path):
     out = run(
         ROOT / "benchmarks/scores.py",
@@ -72,7 +93,13 @@ def test_the_textbook_needs_no_tfpg():
     assert "from tfpg" not in text
 
 
-@pytest.mark.parametrize("name", ["train_reinforce.py", "train_continuous.py", "record_episode.py"])
+RECIPES = [
+    *("train_reinforce.py", "train_continuous.py", "train_dqn.py", "train_atari.py"),
+    "record_episode.py",
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_short_and_use_the_public_api(name):
     text = (SCRIPTS / name).read_text()
     assert 20 <= len(text.splitlines()) <= 40

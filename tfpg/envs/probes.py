@@ -193,6 +193,29 @@ class RealEnd(TimeLimit):
         return action, self.t == self.length - 1, False
 
 
+class NoisyChain(Probe):
+    """Ten actions alike lead on, paid by noise of mean 0: are maxima of noise taken for values?
+
+    No agent's duty: plain Q-learning overestimates here, more from state to state, and Double
+    Q-learning hardly does; `benchmarks/double_q.py` shows it. All values are 0.
+    """
+
+    actions = 10
+    numbers = 4
+
+    def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
+        return np.eye(self.numbers, dtype=np.float32), np.zeros(self.numbers)
+
+    def best_return(self) -> float:
+        return 0.0
+
+    def _observe(self) -> np.ndarray:
+        return np.eye(self.numbers, dtype=np.float32)[self.t % self.numbers]
+
+    def _play(self, action: int) -> tuple[float, bool, bool]:
+        return self.np_random.standard_normal(), self.t == self.numbers - 1, False
+
+
 PROBES = (
     *(OneAction, ObservedReward, TwoSteps, OneStep, ObservedAction),
     *(DelayedReward, TimeLimit, RealEnd),
