@@ -5,6 +5,7 @@ return within the preset's budget; the last model's is printed beside it.
 
     python benchmarks/scores.py                          # every preset, ten seeds: hours
     python benchmarks/scores.py ppo/CartPole-v1 --seeds 3 --jobs 2
+    python benchmarks/scores.py dqn/LunarLander-v3@100000    # a preset with another budget
     python benchmarks/scores.py --quick                  # a small budget, to see that all runs
 
 Results are kept in a file a line, and seeds that are in it are not run again (``--fresh`` does).
@@ -29,8 +30,10 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
     from tfpg import presets
     from tfpg.callbacks import KeepBest, StopAtSteps
 
-    algorithm, env = name.split("/", 1)
+    algorithm, env = name.partition("@")[0].split("/", 1)
     preset = presets.find(algorithm, env)
+    if "@" in name:
+        preset = presets.with_budget(preset, int(name.partition("@")[2]))
     iterations = max(1, int(presets.iterations_of(preset) * fraction))
     budget = int(preset.env_steps * fraction)
     agent = presets.make_agent(algorithm, env, preset, seed)

@@ -161,6 +161,24 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         score=Score(92.8, 92.6, 92.9),
     ),
+    ("dqn", "CartPole-v1"): Preset(
+        env_steps=50_000,
+        learning_rate=1e-3,
+        adam=_Q_ADAM,
+        network={"hidden": (128, 128)},
+        architecture="dueling",
+        options={
+            "batch_size": 64,
+            "n_step": 5,
+            "learn_period": 64,
+            "updates_per_learn": 32,
+            "tau": 0.01,
+            "epsilon": linear(1.0, 0.02, 8000),
+            "learning_starts": 1000,
+            "steps_per_iteration": 1024,
+        },
+        score=Score(500.0, 415.5, 500.0),
+    ),
 }
 
 # Where no preset was measured.
