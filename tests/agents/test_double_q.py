@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 import tfpg
 from tfpg.envs.probes import NoisyChain
@@ -35,6 +36,7 @@ def mean_q(double, seed, iterations=16):
     return np.mean(measured[iterations // 2 :])
 
 
+@pytest.mark.slow
 def test_plain_overestimates_and_double_hardly_does():
     plain, double = (np.mean([mean_q(d, seed) for seed in (0, 1)]) for d in (False, True))
     assert plain > 0.5

@@ -10,7 +10,7 @@ from marks import slow_but
 import tfpg
 import tfpg.ops.returns
 from tfpg.critic import Critic
-from tfpg.envs.probes import PROBES, OneAction, RealEnd, TimeLimit
+from tfpg.envs.probes import PROBES, ObservedAction, OneAction, RealEnd, TimeLimit
 from tfpg.policy import Policy
 
 GAMMA = 0.7
@@ -84,10 +84,9 @@ AGENTS = {
     slow_but(
         [
             *(("reinforce", probe) for probe in PROBES),
-            *(("dqn", probe) for probe in PROBES),
-            *itertools.product(
-                ["reinforce with a value", "ppo", "dqn with everything"], [TimeLimit, RealEnd]
-            ),
+            *itertools.product(["reinforce with a value", "ppo", "dqn"], [TimeLimit, RealEnd]),
+            ("dqn", ObservedAction),
+            ("dqn with everything", TimeLimit),
             ("a2c", TimeLimit),
         ],
         itertools.product(AGENTS, PROBES),
