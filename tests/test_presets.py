@@ -126,6 +126,13 @@ def test_an_unknown_algorithm():
         presets.find("dqm", "CartPole-v1")
 
 
+def test_a_small_budget_is_not_used_up_before_the_first_update():
+    small = presets.with_budget(presets.find("dqn", "ALE/Pong-v5"), 600)
+    assert small.options["learning_starts"] == 300
+    assert small.options["steps_per_iteration"] == 300
+    assert presets.with_budget(presets.find("ppo", "CartPole-v1"), 600).env_steps == 600
+
+
 def test_iterations_hold_the_budget():
     preset = presets.find("ppo", "CartPole-v1")
     assert presets.iterations_of(preset) * 8 * 32 <= preset.env_steps

@@ -62,6 +62,7 @@ def train(args: argparse.Namespace) -> None:
     if args.model:
         check_model_file(args.model)
         head = runs.find_model(args.model, args.env).head
+        head.pop("epsilon", None)  # of playing; training has a schedule
     head |= _head_options(args)
     _import_tensorflow()
     import keras

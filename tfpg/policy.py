@@ -123,7 +123,7 @@ class Policy:
         if acting == "numpy" and snapshot is None:
             raise ValueError(
                 "This model cannot act through NumPy: only Dense, Activation, Flatten, Rescaling, "
-                "Concatenate and frozen BatchNormalization layers and clip in float32 can. Use "
+                "Concatenate, frozen BatchNormalization and a few keras.ops in float32 can. Use "
                 'acting="auto".'
             )
         if acting == "auto" and model.count_params() > _LARGE:

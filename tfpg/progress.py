@@ -51,7 +51,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._counted is None:
-            self._counted = {"env_steps": self.params.get("env_steps", 0), "updates": 0.0}
+            self._counted = {name: self.params.get(name, 0) for name in ("env_steps", "updates")}
             self._counted_at = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

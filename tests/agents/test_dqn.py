@@ -184,12 +184,12 @@ class TestUpdates:
         assert agent.updates == 3
 
     def test_mixed_precision_by_keras_own_policy(self):
-        with (
-            keras.DTypePolicyScope("mixed_bfloat16")
-            if hasattr(keras, "DTypePolicyScope")
-            else _Policy("mixed_bfloat16")
-        ):
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
             model = network()
+        finally:
+            keras.config.set_dtype_policy(before)
         agent, history = train(model=model, iterations=2)
         assert agent.model.layers[0].compute_dtype == "bfloat16"
         assert agent.model.trainable_variables[0].dtype == "float32"
@@ -210,22 +210,19 @@ class TestUpdates:
         assert np.isfinite(history["loss"]).all()
 
 
-class _Policy:
-    def __init__(self, name):
-        self.name = name
-
-    def __enter__(self):
-        self.before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.name)
-
-    def __exit__(self, *_):
-        keras.config.set_dtype_policy(self.before)
-
-
 class TestTraining:
     @pytest.mark.parametrize(
         "options",
-        [{}, {"overlap": True}, {"prioritized": True, "n_step": 3, "overlap": True}],
+        [
+            {},
+            {"overlap": True},
+            {
+                "prioritized": True,
+                "priority_beta": linear(0.0, 1.0, 300),
+                "n_step": 3,
+                "overlap": True,
+            },
+        ],
     )
     def test_the_same_seed_gives_the_same_weights(self, options):
         one, one_logs = train(**options)
@@ -284,6 +281,18 @@ class TestTraining:
         agent.num_envs = 8
         agent.fit("CartPole-v1", 1, seed=3, verbose=0)
         assert agent.replay.num_envs == 8
+
+    def test_what_is_said_between_fits_counts(self):
+        agent, _ = train(prioritized=True)
+        replay = agent.replay
+        agent.gamma = 0.5
+        agent.fit("CartPole-v1", 4, initial_iteration=3, seed=3, verbose=0)
+        assert agent.replay is replay
+        assert replay.gamma == 0.5
+        agent.n_step = 3
+        agent.fit("CartPole-v1", 5, initial_iteration=4, seed=3, verbose=0)
+        assert agent.replay.n_step == 3
+        assert agent.replay is not replay
 
     def test_another_optimizer_keeps_the_target_network(self):
         agent, _ = train(target_update_period=1000)
@@ -458,8 +467,9 @@ class TestBadInput:
             ({"epsilon": "linear"}, "epsilon must be a number in .* it is 'linear'"),
             ({"epsilon_per": "update"}, "epsilon_per must be one of"),
             ({"tau": 1.5}, "tau must be a number in"),
+            ({"tau": 0.0}, "tau must be a number above 0, and it is 0.0"),
             ({"priority_beta": -1}, "priority_beta must be a number in"),
-            ({"reward_clip": 0}, "reward_clip must be"),
+            ({"reward_clip": 0}, "reward_clip must be a number above 0, and it is 0"),
             ({"updates_per_learn": 2.5}, "updates_per_learn must be an integer"),
         ],
     )
@@ -623,6 +633,13 @@ class TestCallbacks:
         rates = [re.search(r"steps/s: ([\d,]+) - updates/s: ([\d,]+)", line) for line in lines]
         steps, updates = (int(x.replace(",", "")) for x in rates[-1].groups())
         assert steps == pytest.approx(4 * updates, rel=0.2)  # 64 steps and 16 updates
+        agent.fit(Countdown, 3, initial_iteration=2, seed=0, verbose=2)
+        line = capsys.readouterr().out
+        steps, updates = (
+            int(re.search(rf" {name}/s: ([\d,]+)", line)[1].replace(",", ""))
+            for name in ("steps", "updates")
+        )
+        assert steps == pytest.approx(4 * updates, rel=0.2)  # not all updates that ever were
 
     def test_a_budget_of_steps_counts_the_warm_up_once(self):
         stop = tfpg.callbacks.StopAtSteps(500)

@@ -249,7 +249,7 @@ class ActorCritic(Agent):
     def _prepare_scale(self) -> None:
         """Heeds what ``reward_scale`` and ``gamma`` are now; episodes begin anew."""
         if self.reward_scale != "auto":
-            check_positive("reward_scale", self.reward_scale)
+            check_positive("reward_scale", self.reward_scale, ', or "auto"')
             self._scale = None
         elif self._scale is None or self._scale.gamma != self.gamma:
             self._scale = ReturnScale(self.gamma)

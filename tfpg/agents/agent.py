@@ -206,6 +206,7 @@ class Agent(abc.ABC):
             collector = self.collector(vector_envs, seed, first)
             self.warm_up(collector, policy)
             callback_list.params["env_steps"] = self.env_steps
+            callback_list.params["updates"] = getattr(self, "updates", 0)
             advice = Advice(policy.head)
             for iteration in range(first, iterations):
                 callback_list.on_epoch_begin(iteration)

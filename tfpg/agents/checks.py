@@ -24,11 +24,16 @@ def check_coef(name: str, value: float) -> float:
     return float(value)
 
 
-def check_positive(name: str, value: Any) -> float:
+def check_positive(name: str, value: Any, other: str = "") -> float:
     """Returns the value as a float.
 
+    Args:
+        name: Of the option.
+        value: Of it.
+        other: What else the option may be, for the error.
+
     Raises:
-        ValueError: It is not a finite number above 0, or ``"auto"`` where that is known.
+        ValueError: It is not a finite number above 0.
 
     Example:
         >>> check_positive("reward_scale", 0.5)
@@ -39,7 +44,7 @@ def check_positive(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = np.nan
     if not 0.0 < number < np.inf:
-        raise ValueError(f'{name} must be a number above 0, or "auto", and it is {value!r}.')
+        raise ValueError(f"{name} must be a number above 0{other}, and it is {value!r}.")
     return number
 
 

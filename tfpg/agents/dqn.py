@@ -26,7 +26,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.agents.checks import check_jit, one_of
+from tfpg.agents.checks import check_jit, check_positive, one_of
 from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.q_updates import QUpdates
 from tfpg.agents.trainable import Trainable, compiled_for, suits_xla
@@ -159,7 +159,7 @@ class DQN(OffPolicy):
         one_of("epsilon_per", epsilon_per, ("step", "episode"))
         self.double = bool(double)
         self.target_update_period = check_count("target_update_period", target_update_period)
-        self.tau = None if tau is None else check_fraction("tau", tau)
+        self.tau = None if tau is None else check_fraction("tau", check_positive("tau", tau))
         self.epsilon = check_schedule("epsilon", epsilon)
         self.epsilon_per = epsilon_per
         self.explore_steps = check_count("explore_steps", explore_steps)
@@ -213,6 +213,12 @@ class DQN(OffPolicy):
 
     def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
         """Updates in one compiled call: means of ``loss``, ``mean_q``, ``td_error``, ``grad_norm``.
+
+        Args:
+            transitions: ``M`` of them, a multiple of ``batch_size``.
+
+        Returns:
+            Means over the updates, and the errors ``[M]`` the transitions had when learned from.
 
         Raises:
             FloatingPointError: A gradient is not finite; none of the updates was applied.

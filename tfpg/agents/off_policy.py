@@ -97,6 +97,7 @@ class OffPolicy(Agent):
         self.episodes = 0
         self._episodes_before = 0
         self._met = 0  # steps that the replay was given
+        self._stored_by: tuple = ()
         self._advice: QAdvice
 
     @property
@@ -128,9 +129,12 @@ class OffPolicy(Agent):
                 f"learn_period counts the steps of all {envs.num_envs} environments, and is "
                 f"{self.learn_period}: make it a multiple of them."
             )
-        if self.replay is None or self.replay.num_envs != envs.num_envs:
-            self._met, stack = 0, getattr(envs, "frame_stack", None)
-            space, rows = envs.single_observation_space, self.capacity // envs.num_envs
+        space, stack = envs.single_observation_space, getattr(envs, "frame_stack", None)
+        kind = self.n_step, self.prioritized, self.priority_alpha
+        stored_by = space, stack, envs.num_envs, self.capacity, kind
+        if self.replay is None or self._stored_by != stored_by:
+            self._met, self._stored_by = 0, stored_by
+            rows = self.capacity // envs.num_envs
             needed = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
             if self._verbose and needed >= _WORTH_SAYING:
                 print(
@@ -147,6 +151,7 @@ class OffPolicy(Agent):
                 prioritized=self.prioritized,
                 alpha=self.priority_alpha,
             )
+        self.replay.gamma = self.gamma
         self.replay.cut()
         self._advice = QAdvice(self.gamma, self.capacity, self.learning_starts)
         self._episodes_before = self.episodes
@@ -181,11 +186,12 @@ class OffPolicy(Agent):
                     logs.append(learning.result())
                 self._add(data)
                 rng = shuffle_rng(collector.seed, collector.fragment)
+                beta = float(self.priority_beta(self.env_steps))
                 if overlap and self.updates:  # the first update compiles, in its own thread
                     acting = policy.frozen()
-                    learning = beside.submit(self._learn, rng)
+                    learning = beside.submit(self._learn, rng, beta)
                 else:
-                    logs.append(self._learn(rng))
+                    logs.append(self._learn(rng, beta))
             if learning is not None:
                 logs.append(learning.result())
         for data in fragments:
@@ -215,7 +221,8 @@ class OffPolicy(Agent):
         if self.replay is None:
             raise RuntimeError("update needs a compiled policy and a replay: call fit.")
         self._add(data)
-        return self._learn(np.random.default_rng(seed))
+        beta = float(self.priority_beta(self.env_steps))
+        return self._learn(np.random.default_rng(seed), beta)
 
     def _play(self, collector: Collector, policy: Policy, steps: int) -> Trajectory:
         data = collector.collect_steps(policy, steps, self.max_steps, self.end_on_life_loss)
@@ -231,9 +238,8 @@ class OffPolicy(Agent):
         self._advice.meet(data)
         self.replay.add(data)
 
-    def _learn(self, rng: np.random.Generator) -> dict[str, float]:
+    def _learn(self, rng: np.random.Generator, beta: float) -> dict[str, float]:
         assert self.replay is not None
-        beta = float(self.priority_beta(self.env_steps))
         count = self.updates_per_learn * self.batch_size
         transitions = self.replay.sample(rng, count, self.batch_size, beta)
         logs, errors = self.learn_from(transitions)

@@ -46,7 +46,7 @@ def find(algorithm: str, env_id: str) -> Preset:
 
 
 def with_budget(preset: Preset, env_steps: int) -> Preset:
-    """The preset for another number of environment steps.
+    """The preset for another number of environment steps, of which at most half warm up.
 
     Example:
         >>> with_budget(find("dqn", "ALE/Pong-v5"), 30_000).options["steps_per_iteration"]
@@ -54,6 +54,7 @@ def with_budget(preset: Preset, env_steps: int) -> Preset:
     """
     options = dict(preset.options)
     if "steps_per_iteration" in options:  # no more of them than there are
+        options["learning_starts"] = min(options["learning_starts"], max(env_steps // 2, 1))
         left = max(env_steps - options["learning_starts"], options["learn_period"])
         options["steps_per_iteration"] = min(options["steps_per_iteration"], left)
     return preset._replace(env_steps=env_steps, episodes=None, options=options)

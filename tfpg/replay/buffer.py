@@ -27,10 +27,16 @@ _LEAST_PRIORITY = 1e-6
 
 
 class Transitions(NamedTuple):
-    """Steps to learn from, sampled: ``M`` of them."""
+    """Steps to learn from, sampled: ``M`` of them.
+
+    Example:
+        >>> transitions = Transitions(*np.zeros((7, 5)))
+        >>> len(transitions.rewards)
+        5
+    """
 
     observations: Any  # [M, ...]  as the environment gave them
-    actions: np.ndarray  # [M, ...]
+    actions: np.ndarray  # [M]  int32
     rewards: np.ndarray  # [M]  discounted sum of up to n, float32
     discounts: np.ndarray  # [M]  of what follows, 0 where it terminated, float32
     next_observations: Any  # [M, ...]  n steps later, or what the episode ended with
@@ -159,13 +165,13 @@ class ReplayBuffer:
             )
         window = self._window()
         seen = map_arrays(lambda x: x[:-1], data.observations)
-        self._put(self._rows(positions, columns)[kept], seen, kept, real[kept])
+        rows = self._rows(positions, columns)[kept]
+        self._put(rows, seen, kept, real[kept])
         for ago in range(1, self.stack):
             self._put(self._rows(positions - ago, columns)[begins], seen, begins, False, ago)
-        for name in ("actions", "rewards", "terminated", "truncated"):
-            getattr(self, f"_{name}")[self._rows(positions, columns)[kept]] = getattr(data, name)[
-                kept
-            ]
+        self._actions[rows], self._rewards[rows] = data.actions[kept], data.rewards[kept]
+        self._terminated[rows] = data.terminated[kept]
+        self._truncated[rows] = data.truncated[kept]
         ends = self._rows(written, columns)[some]
         self._put(ends, data.observations, (last[some] + 1, columns[some]), False)
         self._written = written
