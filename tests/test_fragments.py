@@ -70,9 +70,18 @@ class TestModes:
     def test_finished_episodes_are_counted(self, mode):
         collector, _ = collect(vector([2, 3], mode), 5, 5)
         assert set(collector.episode_returns) == {2.0, 3.0}
-        assert list(collector.episode_returns) == list(collector.episode_lengths)
-        collector, _ = collect(vector([2, 3], mode), 20, window=3)
-        assert len(collector.episode_returns) == 3
+        assert collector.episode_returns == collector.episode_lengths
+
+    def test_a_window_of_them_is_kept_or_all_that_are_new(self, mode):
+        envs = vector([2, 2], mode)
+        collector, _ = collect(envs, 20, window=3)
+        count = collector.ended
+        assert len(collector.episode_returns) == count > 10
+        assert len(collector.take_finished()) == count
+        assert collector.take_finished() == []
+        collector.collect_steps(policy_for(envs), 3)
+        assert len(collector.episode_returns) == len(collector.episode_lengths) == 3
+        assert 2 <= len(collector.take_finished()) <= 4
 
     def test_reused_buffers_are_copied(self, mode):
         _, (data,) = collect(vector([4, 4], mode, copy=False), 3)

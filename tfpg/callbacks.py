@@ -57,8 +57,9 @@ class MetricsLogger(keras.callbacks.CSVLogger):
 class KeepBest(keras.callbacks.Callback):
     """Saves the model that played the iteration with the highest ``episode_return``.
 
-    That is the mean return of the iteration's own episodes with REINFORCE, and of the last hundred
-    with A2C and PPO, the older of which earlier models played.
+    That is the mean return of the iteration's own episodes with REINFORCE; with A2C and PPO of the
+    last hundred and with DQN of the last twenty, where fewer ended in the iteration, so that
+    earlier models played the older of them.
 
     Keras's `ModelCheckpoint` saves at the end of an epoch, after the update; here that is another
     policy than the one whose return was measured. The optimizer's state is that after the update.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,11 +30,12 @@ class Collector:
         seed: Of the run.
         episode: Number of the first episode, to go on with an earlier run.
         fragment: Number of the first fragment of steps, likewise.
-        window: Of how many last episodes the returns and lengths are kept.
+        window: Of how many last episodes the returns and lengths are kept at least.
 
     Attributes:
         episode: Episodes begun by `collect_episodes` or `collect_steps` so far.
-        episode_returns: Of the last ``window`` episodes that ended, oldest first.
+        episode_returns: Of the last ``window`` episodes that ended, or of all since
+            `take_finished` where those are more; oldest first.
         episode_lengths: Their steps.
         fragment: Fragments collected by `collect_steps` so far.
         steps: Environment steps so far, all episodes.
@@ -58,12 +58,13 @@ class Collector:
         self.envs = envs
         self.seed = seed
         self.episode = episode
-        self.episode_returns: deque[float] = deque(maxlen=window)
-        self.episode_lengths: deque[int] = deque(maxlen=window)
+        self.window = window
+        self.episode_returns: list[float] = []
+        self.episode_lengths: list[int] = []
         count = envs.num_envs
         self.steps = 0
         self.ended = 0
-        self._finished: list[float] = []
+        self._taken = 0
         self.fragment = fragment
         self._observations: Any = None
         self._resetting = np.zeros(count, bool)
@@ -105,12 +106,13 @@ class Collector:
         self.episode_returns.extend(returns.tolist())
         self.episode_lengths.extend(lengths.tolist())
         self.ended += len(returns)
-        self._finished.extend(returns.tolist())
+        keep = max(self.window, self.ended - self._taken)
+        del self.episode_returns[:-keep], self.episode_lengths[:-keep]
 
     def take_finished(self) -> list[float]:
         """Returns of the episodes that ended since this was last called."""
-        finished, self._finished = self._finished, []
-        return finished
+        new, self._taken = self.ended - self._taken, self.ended
+        return self.episode_returns[len(self.episode_returns) - new :]
 
     def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
         """The rounds in which so many episodes are played, and counts the episodes.

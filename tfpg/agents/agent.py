@@ -109,7 +109,7 @@ class Agent(abc.ABC):
 
     @property
     def window(self) -> int:
-        """Of how many last episodes ``episode_return`` is the mean; it needs a tenth of them."""
+        """Of how many last episodes at least ``episode_return`` is the mean, once a tenth ended."""
         return 100
 
     @abc.abstractmethod
@@ -158,9 +158,10 @@ class Agent(abc.ABC):
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
-            every iteration. ``episode_return`` and ``episode_length`` are means over the last
-            episodes that ended; the agent's ``window`` says how many, and they are left out until
-            a tenth of them has. ``env_steps`` counts all environment steps so far.
+            every iteration. ``episode_return`` and ``episode_length`` are means over the episodes
+            that ended in the iteration, and before it where those are fewer than the agent's
+            ``window``; they are left out until a tenth of a window has ended. ``env_steps`` counts
+            all environment steps so far.
             ``val_episode_return`` and ``val_episode_length`` have a number for every measurement.
 
         Keras's `BackupAndRestore` restores ``agent.model`` and the iteration; a value model of its

@@ -102,7 +102,7 @@ class OffPolicy(Agent):
 
     @property
     def window(self) -> int:
-        """Of how many last episodes ``episode_return`` is the mean; it needs a tenth of them."""
+        """Of how many last episodes at least ``episode_return`` is the mean, once a tenth ended."""
         return 20
 
     @property
