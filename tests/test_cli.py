@@ -15,6 +15,9 @@ import pytest
 from marks import slow_but
 from PIL import Image
 
+import tfpg
+from tfpg import cli
+
 SMALL = ["--iterations", "3", "--episodes-per-update", "4", "--max-steps", "30", "--seed", "1"]
 
 
@@ -69,11 +72,28 @@ class TestDQN:
     @pytest.mark.slow
     def test_an_atari_game(self, tmp_path):
         options = ["--env-steps", "300", "--learning-starts", "100", "--capacity", "2000"]
+        options += ["--dueling", "--hidden", "64"]
         done = run("train", "dqn", "ALE/Pong-v5", *options, "--seed", "1", "--run", "r",
                    "--max-steps", "40", cwd=tmp_path)  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert iio.improps(tmp_path / "r/film.mp4", plugin="pyav").shape[1:3] == (210, 160)
-        assert json.loads((tmp_path / "r/config.json").read_text())["options"]["reward_clip"] == 1.0
+        config = json.loads((tmp_path / "r/config.json").read_text())
+        assert config["options"]["reward_clip"] == 1.0
+        assert config["network"] == {"architecture": "nature_cnn", "hidden": 64, "dueling": True}
+        model = tfpg.load_model(tmp_path / "r/model.keras")
+        assert sum(layer.name.startswith("dense") for layer in model.layers) == 4
+
+    @pytest.mark.parametrize(
+        ("network", "message"),
+        [
+            ({"activation": "relu"}, "--activation is for dense networks, and Atari games get a"),
+            ({"normalize": True}, "--normalize is for dense networks"),
+            ({"hidden": [64, 64]}, "--hidden takes one number for a nature_cnn, .* and got 2"),
+        ],
+    )
+    def test_what_an_atari_network_does_not_have(self, network, message):
+        with pytest.raises(ValueError, match=message):
+            cli._of_cnn(network)
 
 
 class TestTrain:
@@ -322,6 +342,12 @@ USAGE = [
     (["train", "ppo", "CartPole-v1", "--dueling"], 2, "--dueling is for dqn"),
     (["train", "a2c", "CartPole-v1", "--double"], 2, "--double is for dqn"),
     (["train", "dqn", "CartPole-v1", "--epsilon", "2", "0", "9"], 2, "two numbers in [0, 1], and"),
+    (["train", "dqn", "CartPole-v1", "--log-std", "1"], 2, "--log-std is for reinforce and a2c"),
+    (
+        ["train", "dqn", "CartPole-v1", "--positive-action", "0"],
+        2,
+        "--positive-action is for reinforce",
+    ),
     (
         ["train", "reinforce", "CartPole-v1", "--num-steps", "5"],
         2,

@@ -187,6 +187,10 @@ def test_epsilon_greedy_explores_evenly_and_as_often_as_it_says():
     one = np.ones((3, 2), "float32")  # noise that was rounded up
     assert EpsilonGreedy(values[:3], 1.5).sample(one).tolist() == [3, 3, 3]
     assert np.isfinite(EpsilonGreedy(values[:3], 0.0).entropy()).all()
+    certain = EpsilonGreedy(tf.constant(values[:3]), 0.0)
+    np.testing.assert_allclose(certain.entropy(), 0, atol=1e-6)
+    np.testing.assert_allclose(certain.kl(certain), 0, atol=1e-6)
+    assert np.isfinite(certain.log_prob(tf.constant([0, 1, 2]))).all()
 
 
 @pytest.mark.parametrize("of", ["log_prob", "entropy", "kl"])

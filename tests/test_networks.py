@@ -70,6 +70,12 @@ class TestNatureCnn:
         with pytest.raises(ValueError, match="nature_cnn is for Discrete actions"):
             networks.nature_cnn((FRAMES, spaces.MultiBinary(3)))
 
+    def test_streams_for_value_and_advantages(self):
+        model = networks.nature_cnn((FRAMES, ACTIONS), hidden=8, dueling=True, seed=0)
+        assert model.output_shape == (None, 6)
+        dense = [layer.units for layer in model.layers if hasattr(layer, "units")]
+        assert sorted(dense) == [1, 6, 8, 8]
+
 
 class TestDueling:
     def test_the_mean_advantage_is_nothing(self):
@@ -111,7 +117,7 @@ class TestDueling:
         assert float(done.stdout.split()[-1]) == pytest.approx(expected, rel=1e-5)
 
     def test_what_it_is_not_for(self):
-        with pytest.raises(ValueError, match="gives Q-values, of Discrete actions, and these are"):
+        with pytest.raises(ValueError, match="Q-values are of Discrete actions, and these are"):
             tfpg.networks.dueling("Pendulum-v1")
         with pytest.raises(ValueError, match="hidden must hold a layer or more for the streams"):
             tfpg.networks.dueling("CartPole-v1", hidden=())

@@ -128,9 +128,15 @@ def test_an_unknown_algorithm():
 
 def test_a_small_budget_is_not_used_up_before_the_first_update():
     small = presets.with_budget(presets.find("dqn", "ALE/Pong-v5"), 600)
-    assert small.options["learning_starts"] == 300
-    assert small.options["steps_per_iteration"] == 300
+    assert small.options["learning_starts"] == 296  # whole steps of 8 environments
+    assert small.options["steps_per_iteration"] == 288  # whole periods of 32
+    tiny = presets.with_budget(presets.find("dqn", "CartPole-v1"), 100).options
+    assert tiny["learning_starts"] + tiny["steps_per_iteration"] <= 100
     assert presets.with_budget(presets.find("ppo", "CartPole-v1"), 600).env_steps == 600
+
+
+def test_an_atari_game_by_its_module():
+    assert presets.find("dqn", "ale_py:ALE/Pong-v5") is presets.ATARI["dqn"]
 
 
 def test_iterations_hold_the_budget():

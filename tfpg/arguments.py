@@ -43,6 +43,12 @@ AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "epsilon": _DQN,
     "explore_steps": _DQN,
 }
+# Options of networks and heads, likewise.
+_OTHER_OPTIONS = {
+    "dueling": _DQN,
+    "log_std": _POLICY_GRADIENT,
+    "positive_action": _POLICY_GRADIENT,
+}
 NETWORK_OPTIONS = ("hidden", "activation", "normalize", "log_std")
 
 
@@ -64,12 +70,10 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
     parser, train = _parser(commands)
     args = parser.parse_args(argv)
     if args.command == "train":
-        for option, algorithms in AGENT_OPTIONS.items():
+        for option, algorithms in (AGENT_OPTIONS | _OTHER_OPTIONS).items():
             known = algorithms or ALGORITHMS
             if getattr(args, option) is not None and args.algorithm not in known:
                 train.error(f"--{option.replace('_', '-')} is for {' and '.join(known)}")
-        if args.dueling is not None and args.algorithm != "dqn":
-            train.error("--dueling is for dqn")
         if args.epsilon is not None and not (max(args.epsilon[:2]) <= 1 and args.epsilon[2] >= 1):
             train.error("--epsilon takes two numbers in [0, 1], and steps of at least 1")
         given = [o for o in (*NETWORK_OPTIONS, "dueling") if getattr(args, o) is not None]
@@ -240,7 +244,9 @@ def _add_dqn_options(train: argparse.ArgumentParser) -> None:
 def _add_network_options(train: argparse.ArgumentParser) -> None:
     group = train.add_argument_group("the network")
     group.add_argument("--hidden", type=_COUNT, nargs="+", metavar="UNITS")
-    group.add_argument("--activation", metavar="NAME", help="by Keras's name (default: tanh)")
+    group.add_argument(
+        "--activation", metavar="NAME", help="by Keras's name (default: tanh; dqn: relu)"
+    )
     group.add_argument(
         "--normalize",
         action=_EITHER,

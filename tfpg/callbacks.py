@@ -16,6 +16,7 @@ from tfpg.checkpoint import save_model
 from tfpg.envs import EnvLike, reward_threshold
 from tfpg.evaluation import check_count, evaluate
 from tfpg.plotting import diagnostics
+from tfpg.policy import Policy
 from tfpg.progress import ProgressBar, rank, resolve_verbose
 
 __all__ = [
@@ -184,7 +185,7 @@ class Diagnostics(keras.callbacks.Callback):
     def _measure(self) -> None:
         self._due = (self._last["episodes"] // self.every + 1) * self.every
         result = evaluate(
-            self.model,
+            Policy(self.model, self.env, **(self.params or {}).get("head", {})),
             self.env,
             self.episodes,
             seed=self.seed + len(self.measured),

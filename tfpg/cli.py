@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +158,30 @@ def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
         preset = preset._replace(architecture="dueling" if args.dueling else "mlp")
     elif args.dueling is not None:
         preset = preset._replace(network={**preset.network, "dueling": args.dueling})
+    if preset.architecture == "nature_cnn":
+        preset = preset._replace(network=_of_cnn(preset.network))
     if args.env_steps:
         preset = presets.with_budget(preset, args.env_steps)
     if args.learning_rate:
         preset = preset._replace(learning_rate=args.learning_rate)
     return preset, f"{args.algorithm}/{args.env}" if measured else None
+
+
+def _of_cnn(network: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arguments say of a network, as `tfpg.networks.nature_cnn` takes it."""
+    for option in ("activation", "normalize"):
+        if option in network:
+            raise ValueError(
+                f"--{option} is for dense networks, and Atari games get a nature_cnn: leave it out."
+            )
+    if "hidden" not in network:
+        return dict(network)
+    if len(network["hidden"]) != 1:
+        raise ValueError(
+            "--hidden takes one number for a nature_cnn, the units of its dense layer, and got "
+            f"{len(network['hidden'])}."
+        )
+    return {**network, "hidden": network["hidden"][0]}
 
 
 def _network(preset: Any) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tfpg.errors import check_observations, check_rewards
+from tfpg.errors import check_observations, check_rewards, warn
 from tfpg.heads import Head
 from tfpg.playing import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
@@ -70,7 +69,7 @@ class Collector:
         self._resetting = np.zeros(count, bool)
         self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
         self._warned = False
-        self._lives: np.ndarray | None = None
+        self._lives = np.full(count, np.nan)
         self._held, self._held_for = np.zeros(0), 0
 
     def collect_episodes(
@@ -185,7 +184,7 @@ class Collector:
                 truncated = truncated | (self._lengths >= max_steps)
             ended = (terminated | truncated) & real
             if end_on_life_loss:
-                terminated = terminated | self._life_lost(infos)
+                terminated = terminated | self._life_lost(infos, real & ~ended)
             rows.append(
                 (
                     self._observations,
@@ -238,16 +237,16 @@ class Collector:
         observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
         return map_arrays(np.array, observations)
 
-    def _life_lost(self, infos: dict) -> np.ndarray:
-        if "lives" not in infos:
+    def _life_lost(self, infos: dict, real: np.ndarray) -> np.ndarray:
+        if "lives" not in infos and real.any():  # a reset may not tell them
             raise ValueError(
                 "end_on_life_loss is for environments that tell their lives, in infos['lives'], as "
                 "Atari's do, and this one's infos hold "
                 f"{sorted(infos) or 'nothing'}: leave it out."
             )
-        lives = np.array(infos["lives"])
-        before, self._lives = self._lives, lives
-        return np.zeros(len(lives), bool) if before is None else lives < before
+        told = infos.get("_lives", "lives" in infos)
+        before, self._lives = self._lives, np.where(told, infos.get("lives", 0), np.nan)
+        return self._lives < before  # of NaN nothing is less
 
     def _count(self, ended: np.ndarray) -> None:
         self.finish(self._returns[ended], self._lengths[ended])
@@ -258,8 +257,7 @@ class Collector:
         if self._warned or self.episode_returns or self._lengths.max() < _PATIENCE:
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"No episode has ended in {_PATIENCE:,} steps, so there is no episode_return: "
-            "max_steps cuts episodes.",
-            stacklevel=3,
+            "max_steps cuts episodes."
         )

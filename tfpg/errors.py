@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class EnvDataError(FloatingPointError):
@@ -22,6 +27,22 @@ class EnvDataError(FloatingPointError):
         )
         self.env = env
         self.step = step
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warns of the line that called into tfpg, however deep it was found.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as said:
+        ...     warnings.simplefilter("always")
+        ...     warn("The lander hovers.")
+        >>> str(said[0].message)
+        'The lander hovers.'
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
 
 
 def check_rewards(rewards: np.ndarray, real: np.ndarray, steps: Any) -> None:

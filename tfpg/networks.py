@@ -194,13 +194,19 @@ def dueling(
 
 
 def nature_cnn(
-    env: EnvLike | Spaces, hidden: int = 512, seed: int | None = None, name: str | None = None
+    env: EnvLike | Spaces,
+    hidden: int = 512,
+    *,
+    dueling: bool = False,
+    seed: int | None = None,
+    name: str | None = None,
 ) -> keras.Model:
     """The convolutional network of the DQN paper: from frames to a number for each action.
 
     Args:
         env: See `mlp`; its observations are stacked frames, its actions `Discrete`.
         hidden: Units of the layer before the last.
+        dueling: Two of that layer, in streams for the value and the advantages; see `dueling`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -244,8 +250,12 @@ def nature_cnn(
             x
         )
     x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(hidden, activation="relu", kernel_initializer=he())(x)
-    outputs = keras.layers.Dense(int(actions.n), kernel_initializer=he())(x)
+
+    def stream(units: int) -> Any:
+        y = keras.layers.Dense(hidden, activation="relu", kernel_initializer=he())(x)
+        return keras.layers.Dense(units, kernel_initializer=he())(y)
+
+    outputs = _dueling(stream, actions) if dueling else stream(int(actions.n))
     return keras.Model(inputs, outputs, name=name)
 
 
@@ -304,8 +314,8 @@ def _dueling(stream: Callable[[int], Any], space: gymnasium.Space) -> Any:
     """The Q-values of two streams, each made by its number of outputs."""
     if not isinstance(space, spaces.Discrete):
         raise ValueError(
-            f"A dueling network gives Q-values, of Discrete actions, and these are {space}: "
-            "tfpg.Reinforce, tfpg.A2C and tfpg.PPO learn them, with networks.mlp."
+            f"Q-values are of Discrete actions, and these are {space}: tfpg.Reinforce, tfpg.A2C "
+            "and tfpg.PPO learn them, with networks.mlp."
         )
     value, advantages = stream(1), stream(int(space.n))
     return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)

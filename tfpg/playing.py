@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from tfpg.errors import check_observations
+from tfpg.errors import check_observations, warn
 from tfpg.heads import Head
 from tfpg.policy import Decision
 from tfpg.seeding import reset_seed
@@ -186,8 +185,7 @@ def time_limit(envs: VectorEnv) -> int | None:
 
 def warn_of_the_cut(limit: int) -> None:
     """Says that an episode without a limit was cut."""
-    warnings.warn(
+    warn(
         f"An episode went on for {limit:,} steps and was cut there: the environment has no time "
-        "limit. Say max_steps to choose where.",
-        stacklevel=3,
+        "limit. Say max_steps to choose where."
     )

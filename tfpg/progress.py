@@ -63,7 +63,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         logs = dict(sorted(logs.items(), key=lambda item: rank(item[0])))
         if self.verbose == 1:
             if self.progbar is None:
-                self._shown = _that_fit(list(logs))
+                self._shown = _that_fit(sorted({*self._to_come(), *logs}, key=rank))
                 self.progbar = keras.utils.Progbar(
                     self.epochs, stateful_metrics=self._shown, unit_name="iteration"
                 )
@@ -76,6 +76,11 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def on_train_end(self, logs: Any = None) -> None:
         if self.verbose == 1 and self.progbar is not None:
             self.progbar.update(*self._last, finalize=True)
+
+    def _to_come(self) -> list[str]:
+        """What the first iteration's logs may not have yet."""
+        names = ["episode_return", "episode_length"]
+        return names + [f"val_{name}" for name in names if self.params.get("validates")]
 
     def _rates(self, logs: dict[str, float]) -> dict[str, float]:
         now = time.monotonic()

@@ -105,7 +105,7 @@ def check_schedule(name: str, value: Any) -> Callable[[float], float]:
     schedule = value if callable(value) else Schedule(lambda n: value, repr(value))
     try:
         first = float(schedule(0))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         first = math.nan
     if not 0 <= first <= 1:
         raise ValueError(

@@ -155,6 +155,19 @@ class TestUpdates:
         assert logs["loss"] == pytest.approx((data.weights * huber).mean(), rel=1e-5)
         assert logs["mean_q"] == pytest.approx(values.max(axis=1).mean(), rel=1e-5)
         assert logs["td_error"] == pytest.approx(size.mean(), rel=1e-5)
+        norms = []
+        for start in (0, 8):
+            part = Transitions(*(x[start : start + 8] for x in data))
+            following = agent.model(part.next_observations).numpy().max(axis=1)
+            goal = part.rewards + part.discounts * following
+            with tf.GradientTape() as tape:
+                taken = tf.gather(agent.model(part.observations), part.actions, batch_dims=1)
+                loss = tf.reduce_mean(
+                    part.weights * keras.losses.huber(goal[:, None], taken[:, None])
+                )
+            grads = tape.gradient(loss, agent.model.trainable_variables)
+            norms.append(tf.linalg.global_norm(grads).numpy())
+        assert logs["grad_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
 
     def test_the_target_network_does_not_learn(self):
         agent = built(target_update_period=1000)
@@ -651,7 +664,7 @@ class TestCallbacks:
         agent = tfpg.DQN(network(inputs=2), **{**SMALL, "capacity": 10_000_000})
         agent.fit(Countdown, 1, seed=0, verbose=2)
         out = capsys.readouterr().out
-        assert re.match(r"The replay of 10,000,000 steps takes up to 190 MB of memory, of", out)
+        assert re.match(r"The replay of 10,000,000 rows takes up to 190 MB of memory, of", out)
 
     def test_stock_callbacks(self, tmp_path):
         checkpoint = keras.callbacks.ModelCheckpoint(

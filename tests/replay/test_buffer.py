@@ -289,6 +289,31 @@ class TestSampling:
         np.testing.assert_array_equal(one, same)
         assert (one != other).any()
 
+    def test_a_batch_is_drawn_from_all_parts_of_the_priorities(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 40, 1, prioritized=True)
+        replay.add(fragment(range(17)))
+        drawn = replay.sample(np.random.default_rng(0), 32, 16).indices
+        for batch in drawn.reshape(2, 16):
+            assert sorted(batch) == list(range(16))
+
+    def test_a_transition_without_an_error_is_not_forgotten(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True)
+        replay.add(fragment([0, 1, 2]))
+        replay.update_priorities(np.array([0, 1]), np.array([0.0, 1.0]))
+        assert 0 < replay.tree.get(np.array([0]))[0] < 1e-3
+
+    def test_what_was_written_over_gets_no_priority(self):
+        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True)
+        replay.add(fragment(range(12)))
+        gone = replay.sample(np.random.default_rng(0), 64).indices
+        replay.add(fragment(range(11, 22)))
+        replay.update_priorities(gone, np.full(64, 9.0))
+        first, stop = replay._window()
+        inside = np.zeros(20, bool)
+        inside[replay._between(first, stop)] = True
+        assert (replay.tree.get(np.flatnonzero(~inside)) == 0).all()
+        assert (replay.tree.get(np.flatnonzero(inside)) > 0).all()
+
     @pytest.mark.parametrize("prioritized", [False, True])
     def test_nothing_whole_to_draw(self, prioritized):
         replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, n_step=3, prioritized=prioritized)
@@ -323,9 +348,19 @@ class TestMemory:
 class TestBadInput:
     def test_a_capacity_that_holds_too_little(self):
         with pytest.raises(
-            ValueError, match="capacity 20 has 2 rows for each of 8 .* needs at least 3: .* of 24"
+            ValueError, match="capacity 20 has 2 rows for each of 8 .* needs at least 4: .* of 32"
         ):
             ReplayBuffer(spaces.Box(0, 1, (1,)), 20, 8)
+
+    @pytest.mark.parametrize(("n_step", "stack"), [(1, 1), (3, 1), (1, 4), (5, 3)])
+    def test_the_least_that_is_asked_for_is_enough(self, n_step, stack):
+        least = 2 * stack + n_step + 1
+        options = {"n_step": n_step, "count": 2, "stack": stack}
+        with pytest.raises(ValueError, match=f"needs at least {least}: "):
+            filled(AutoresetMode.DISABLED, [], 2 * least - 1, **options)
+        for mode in AutoresetMode:
+            replay, _ = filled(mode, [1] * 30, 2 * least, **options)
+            assert len(replay) >= 2
 
     def test_observations_that_are_no_stack(self):
         with pytest.raises(ValueError, match=r"frame_stack=4 is for .* these have shape \(3,\)"):
@@ -357,7 +392,7 @@ def test_a_state_brings_it_back(mode, prioritized, steps):
     if prioritized and len(steps) > 1:
         drawn = replay.sample(np.random.default_rng(0), 5).indices
         replay.update_priorities(drawn, np.arange(5.0))
-    other, _ = filled(mode, [1], 120, **options)
+    other, _ = filled(mode, [13] * 3, 120, **options)  # what it held is forgotten
     other.set_state(replay.get_state())
     data = player.collect_steps(Player(), 9)
     for each in (replay, other):
@@ -376,3 +411,9 @@ def test_a_state_of_another_replay_is_refused():
     full, _ = filled(AutoresetMode.DISABLED, [9] * 9, 60)
     with pytest.raises(ValueError, match="a replay of another capacity"):
         filled(AutoresetMode.DISABLED, [5], 90)[0].set_state(full.get_state())
+    for options, message in (
+        ({"n_step": 3}, "n_step=1 and prioritized=False, and this replay n_step=3 and"),
+        ({"prioritized": True}, "prioritized=False, and this replay n_step=1 and prioritized=True"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            filled(AutoresetMode.DISABLED, [5], 60, **options)[0].set_state(state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from tfpg.distributions import (
     MultiBinary,
     MultiCategorical,
 )
+from tfpg.errors import warn
 from tfpg.heads import Head
 
 _PATIENCE = 5
@@ -35,7 +35,7 @@ class Judge:
         self._lasting[sign] = self._lasting.get(sign, 0) + 1 if seen else 0
         if self._lasting[sign] >= patience and sign not in self._said:
             self._said.add(sign)
-            warnings.warn(text, TrainingWarning, stacklevel=5)
+            warn(text, TrainingWarning)
 
 
 class Advice(Judge):
@@ -74,8 +74,8 @@ class Advice(Judge):
             "returns",
             constant and len(episode_returns) > 0,
             f"All {self._episodes} episodes so far returned {self._only_return}: nothing tells "
-            "one action from another yet. Play more episodes per update, explore more "
-            "(entropy_coef, epsilon), or shape the reward.",
+            "one action from another yet. Explore more (entropy_coef, epsilon, explore_steps), "
+            "play more episodes per update, or shape the reward.",
         )
         entropy = logs.get("entropy", math.inf)
         self._judge(

@@ -165,7 +165,8 @@ class Agent(abc.ABC):
             ``val_episode_return`` and ``val_episode_length`` have a number for every measurement.
 
         Keras's `BackupAndRestore` restores ``agent.model`` and the iteration; a value model of its
-        own, log standard deviations beside the model, and ``env_steps`` it does not know.
+        own, log standard deviations beside the model, a replay and ``env_steps``, of which a
+        schedule of epsilon is, it does not know.
 
         Raises:
             ValueError: The model does not fit the environment, or an argument is out of range.
@@ -198,6 +199,7 @@ class Agent(abc.ABC):
                 verbose=verbose,
                 validates=validation_envs is not None,
             )
+            callback_list.params["head"] = self.head_options()
             self.model.stop_training = False
             self.model._initial_epoch = None
             logs: dict[str, float] = {}
@@ -206,6 +208,7 @@ class Agent(abc.ABC):
             first = getattr(self.model, "_initial_epoch", None) or initial_iteration
             collector = self.collector(vector_envs, seed, first)
             self.warm_up(collector, policy)
+            collector.take_finished()
             callback_list.params["env_steps"] = self.env_steps
             callback_list.params["updates"] = getattr(self, "updates", 0)
             advice = Advice(policy.head)

@@ -30,6 +30,7 @@ from tfpg.agents.checks import check_jit, check_positive, one_of
 from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.q_updates import QUpdates
 from tfpg.agents.trainable import Trainable, compiled_for, suits_xla
+from tfpg.collector import Collector
 from tfpg.evaluation import check_count
 from tfpg.heads import EpsilonGreedyHead
 from tfpg.ops.returns import check_fraction
@@ -39,6 +40,7 @@ from tfpg.schedules import check_schedule, linear
 from tfpg.statistics import ObservationStatistics
 
 _EPSILON = linear(1.0, 0.05, 10_000)
+_IN_THE_END = 10**15  # steps; at infinity a table or an exponential has no value
 
 
 class DQN(OffPolicy):
@@ -59,7 +61,8 @@ class DQN(OffPolicy):
             environment steps.
         capacity: Rows of the replay; see `tfpg.replay.ReplayBuffer`.
         batch_size: Transitions of an update.
-        learn_period: Environment steps between updates.
+        learn_period: Environment steps between updates, those in which environments reset
+            themselves included.
         updates_per_learn: Updates made then.
         target_update_period: Updates between copies of the network into the target network.
         tau: Moves the target network by this share of the way after every update, in (0, 1], in
@@ -74,6 +77,8 @@ class DQN(OffPolicy):
             and evaluations tell them as they are.
         end_on_life_loss: Learn that a lost life is the end, where the environment's infos tell
             ``"lives"``. The episode goes on.
+        frame_stack: How many frames observations stack along their last axis, each of which is
+            then stored once. None: what the environments say, as Atari games by id do.
         num_envs: How many environments play side by side.
         steps_per_iteration: Environment steps of an iteration.
         max_steps: Where an episode is cut. None: the environment's own limit.
@@ -128,6 +133,7 @@ class DQN(OffPolicy):
         loss: str = "huber",
         reward_clip: float | None = None,
         end_on_life_loss: bool = False,
+        frame_stack: int | None = None,
         num_envs: int = 8,
         steps_per_iteration: int = 1024,
         max_steps: int | None = None,
@@ -149,26 +155,37 @@ class DQN(OffPolicy):
             learning_starts=learning_starts,
             reward_clip=reward_clip,
             end_on_life_loss=end_on_life_loss,
+            frame_stack=frame_stack,
             num_envs=num_envs,
             steps_per_iteration=steps_per_iteration,
             max_steps=max_steps,
             overlap=overlap,
             acting=acting,
         )
-        one_of("loss", loss, ("huber", "mse"))
-        one_of("epsilon_per", epsilon_per, ("step", "episode"))
         self.double = bool(double)
-        self.target_update_period = check_count("target_update_period", target_update_period)
-        self.tau = None if tau is None else check_fraction("tau", check_positive("tau", tau))
-        self.epsilon = check_schedule("epsilon", epsilon)
+        self.target_update_period = target_update_period
+        self.tau = tau
+        self.epsilon: Any = epsilon
         self.epsilon_per = epsilon_per
-        self.explore_steps = check_count("explore_steps", explore_steps)
+        self.explore_steps = explore_steps
         self.loss = loss
-        self.jit_compile = check_jit(jit_compile)
-        self._policy_options = {"epsilon": float(self.epsilon(0)), "acting": acting}
+        self.jit_compile = jit_compile
+        self.check_options()
+        self._policy_options = {"epsilon": self._epsilon_at(0), "acting": acting}
         self._built_for: Any = None
         self._updates: QUpdates | None = None
         self._head: EpsilonGreedyHead
+
+    def check_options(self) -> None:
+        super().check_options()
+        for name in ("target_update_period", "explore_steps"):
+            setattr(self, name, check_count(name, getattr(self, name)))
+        if self.tau is not None:
+            self.tau = check_fraction("tau", check_positive("tau", self.tau))
+        self.epsilon = check_schedule("epsilon", self.epsilon)
+        one_of("epsilon_per", self.epsilon_per, ("step", "episode"))
+        one_of("loss", self.loss, ("huber", "mse"))
+        check_jit(self.jit_compile)
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
@@ -182,6 +199,7 @@ class DQN(OffPolicy):
 
     def build(self, policy: Policy) -> None:
         """Makes what is trained, and compiles the updates, once for what they depend on."""
+        self.check_options()
         jit = self.jit_compile
         options: dict[str, Any] = {
             "double": self.double,
@@ -204,11 +222,22 @@ class DQN(OffPolicy):
         self._updates = QUpdates(policy, self._trainable, self._updates, **options)
         self._built_for = key
 
+    def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
+        assert self._updates is not None
+        self._updates.heed()
+        return super().collector(envs, seed, iteration)
+
+    def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
+        assert self._updates is not None
+        logs = super().iterate(collector, policy)
+        self._updates.leave()
+        return logs
+
     def explore(self, at_random: bool = False) -> float:
         """Sets epsilon to what its schedule says now, or to 1, and returns it."""
         count = self.env_steps if self.epsilon_per == "step" else self.episodes
         self._head.hold = self.explore_steps
-        self._head.epsilon = 1.0 if at_random else min(max(float(self.epsilon(count)), 0.0), 1.0)
+        self._head.epsilon = 1.0 if at_random else self._epsilon_at(count)
         return self._head.epsilon
 
     def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
@@ -228,4 +257,7 @@ class DQN(OffPolicy):
 
     def head_options(self) -> dict[str, Any]:
         """What a `Policy` of this agent's model has to be told beside its environment."""
-        return {"epsilon": min(max(float(self.epsilon(np.inf)), 0.0), 1.0)}
+        return {"epsilon": self._epsilon_at(_IN_THE_END)}
+
+    def _epsilon_at(self, count: float) -> float:
+        return min(max(float(self.epsilon(count)), 0.0), 1.0)

@@ -22,12 +22,13 @@ from tfpg.agents.agent import Agent
 from tfpg.agents.checks import check_positive
 from tfpg.agents.q_advice import QAdvice
 from tfpg.collector import Collector
+from tfpg.errors import warn
 from tfpg.evaluation import check_count
 from tfpg.memory import available_memory, readable_bytes
-from tfpg.ops.returns import check_fraction
+from tfpg.ops.returns import check_fraction, check_gamma
 from tfpg.policy import Policy
 from tfpg.replay import ReplayBuffer, Transitions
-from tfpg.replay.rows import bytes_needed
+from tfpg.replay.rows import bytes_needed, check_stacked
 from tfpg.schedules import check_schedule
 from tfpg.seeding import shuffle_rng
 from tfpg.types import Trajectory
@@ -47,7 +48,7 @@ class OffPolicy(Agent):
         *Agent.option_names,
         *("n_step", "prioritized", "priority_alpha", "priority_beta", "capacity", "batch_size"),
         *("learn_period", "updates_per_learn", "learning_starts", "reward_clip"),
-        *("end_on_life_loss", "steps_per_iteration", "overlap"),
+        *("end_on_life_loss", "frame_stack", "steps_per_iteration", "overlap"),
     )
 
     def __init__(
@@ -66,6 +67,7 @@ class OffPolicy(Agent):
         learning_starts: int,
         reward_clip: float | None,
         end_on_life_loss: bool,
+        frame_stack: int | None,
         num_envs: int,
         steps_per_iteration: int,
         max_steps: int | None,
@@ -73,32 +75,51 @@ class OffPolicy(Agent):
         acting: str,
     ):
         super().__init__(model, gamma=gamma, num_envs=num_envs, max_steps=max_steps, acting=acting)
-        self.n_step = check_count("n_step", n_step)
+        self.n_step = n_step
         self.prioritized = bool(prioritized)
-        self.priority_alpha = check_fraction("priority_alpha", priority_alpha)
-        self.priority_beta = check_schedule("priority_beta", priority_beta)
-        self.batch_size = check_count("batch_size", batch_size)
-        self.capacity = check_count("capacity", capacity)
-        if self.capacity < self.batch_size:
-            raise ValueError(
-                f"A capacity of {capacity} is below the batch_size of {batch_size}: a replay holds "
-                "many batches."
-            )
-        self.learn_period = check_count("learn_period", learn_period)
-        self.updates_per_learn = check_count("updates_per_learn", updates_per_learn)
-        self.learning_starts = check_count("learning_starts", learning_starts)
+        self.priority_alpha = priority_alpha
+        self.priority_beta: Any = priority_beta
+        self.batch_size = batch_size
+        self.capacity = capacity
+        self.learn_period = learn_period
+        self.updates_per_learn = updates_per_learn
+        self.learning_starts = learning_starts
         self.reward_clip = reward_clip
-        if reward_clip is not None:
-            check_positive("reward_clip", reward_clip)
         self.end_on_life_loss = bool(end_on_life_loss)
-        self.steps_per_iteration = check_count("steps_per_iteration", steps_per_iteration)
+        self.frame_stack = frame_stack
+        self.steps_per_iteration = steps_per_iteration
         self.overlap = bool(overlap)
         self.replay: ReplayBuffer | None = None
         self.episodes = 0
         self._episodes_before = 0
         self._met = 0  # steps that the replay was given
         self._stored_by: tuple = ()
+        self._stack_seen = False
         self._advice: QAdvice
+
+    def check_options(self) -> None:
+        """Checks what the options are now: at first, and when a fit begins.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        for name in (
+            *("n_step", "batch_size", "capacity", "learn_period", "updates_per_learn"),
+            *("learning_starts", "steps_per_iteration"),
+        ):
+            setattr(self, name, check_count(name, getattr(self, name)))
+        self.gamma = check_gamma(self.gamma)
+        self.priority_alpha = check_fraction("priority_alpha", self.priority_alpha)
+        self.priority_beta = check_schedule("priority_beta", self.priority_beta)
+        if self.capacity < self.batch_size:
+            raise ValueError(
+                f"A capacity of {self.capacity} is below the batch_size of {self.batch_size}: a "
+                "replay holds many batches."
+            )
+        if self.reward_clip is not None:
+            self.reward_clip = check_positive("reward_clip", self.reward_clip)
+        if self.frame_stack is not None:
+            self.frame_stack = check_count("frame_stack", self.frame_stack)
 
     @property
     def window(self) -> int:
@@ -129,38 +150,53 @@ class OffPolicy(Agent):
                 f"learn_period counts the steps of all {envs.num_envs} environments, and is "
                 f"{self.learn_period}: make it a multiple of them."
             )
-        space, stack = envs.single_observation_space, getattr(envs, "frame_stack", None)
-        kind = self.n_step, self.prioritized, self.priority_alpha
-        stored_by = space, stack, envs.num_envs, self.capacity, kind
-        if self.replay is None or self._stored_by != stored_by:
-            self._met, self._stored_by = 0, stored_by
-            rows = self.capacity // envs.num_envs
-            needed = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
-            if self._verbose and needed >= _WORTH_SAYING:
-                print(
-                    f"The replay of {self.capacity:,} steps takes up to {readable_bytes(needed)} "
-                    f"of memory, of which {readable_bytes(available_memory())} are free."
-                )
-            self.replay = ReplayBuffer(
-                space,
-                self.capacity,
-                envs.num_envs,
-                n_step=self.n_step,
-                gamma=self.gamma,
-                frame_stack=stack,
-                prioritized=self.prioritized,
-                alpha=self.priority_alpha,
-            )
-        self.replay.gamma = self.gamma
-        self.replay.cut()
-        self._advice = QAdvice(self.gamma, self.capacity, self.learning_starts)
+        replay = self._replay_for(envs)
+        replay.gamma = self.gamma
+        replay.cut()
+        self._advice.cut()
         self._episodes_before = self.episodes
         first = iteration * self.steps_per_iteration
         return Collector(envs, seed, episode=first, fragment=first, window=self.window)
 
+    def _replay_for(self, envs: Any) -> ReplayBuffer:
+        """The replay so far, or a new one where steps would be stored otherwise."""
+        space = envs.single_observation_space
+        stack = self.frame_stack or getattr(envs, "frame_stack", None)
+        what = space, repr(getattr(envs, "spec", None)), self.reward_clip, self.end_on_life_loss
+        kind = self.n_step, self.prioritized, self.priority_alpha
+        stored_by = what, stack, envs.num_envs, self.capacity, kind
+        if self.replay is not None and self._stored_by == stored_by:
+            return self.replay
+        self.replay = None  # before another takes as much
+        rows = self.capacity // envs.num_envs
+        needed = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
+        if self._verbose and needed >= _WORTH_SAYING:
+            print(
+                f"The replay of {self.capacity:,} rows takes up to {readable_bytes(needed)} of "
+                f"memory, of which {readable_bytes(available_memory())} are free."
+            )
+        self.replay = ReplayBuffer(
+            space,
+            self.capacity,
+            envs.num_envs,
+            n_step=self.n_step,
+            gamma=self.gamma,
+            frame_stack=stack,
+            prioritized=self.prioritized,
+            alpha=self.priority_alpha,
+        )
+        self._met, self._stored_by, self._stack_seen = 0, stored_by, self.frame_stack is None
+        self._advice = QAdvice(self.gamma, self.capacity, self.learning_starts)
+        return self.replay
+
     def warm_up(self, collector: Collector, policy: Policy) -> None:
         """Plays at random until the replay has met ``learning_starts`` steps."""
         assert self.replay is not None
+        if self.overlap and policy.acting != "numpy":
+            warn(
+                "overlap=True does nothing here: it is for models that act through NumPy, and this "
+                "one's layers do so through TensorFlow."
+            )
         before = self.env_steps
         chunk = max(1, min(_CHUNK, self.replay.rows // 4))
         self.explore(at_random=True)
@@ -186,7 +222,7 @@ class OffPolicy(Agent):
                     logs.append(learning.result())
                 self._add(data)
                 rng = shuffle_rng(collector.seed, collector.fragment)
-                beta = float(self.priority_beta(self.env_steps))
+                beta = self._beta()
                 if overlap and self.updates:  # the first update compiles, in its own thread
                     acting = policy.frozen()
                     learning = beside.submit(self._learn, rng, beta)
@@ -221,8 +257,10 @@ class OffPolicy(Agent):
         if self.replay is None:
             raise RuntimeError("update needs a compiled policy and a replay: call fit.")
         self._add(data)
-        beta = float(self.priority_beta(self.env_steps))
-        return self._learn(np.random.default_rng(seed), beta)
+        return self._learn(np.random.default_rng(seed), self._beta())
+
+    def _beta(self) -> float:
+        return min(max(float(self.priority_beta(self.env_steps)), 0.0), 1.0)
 
     def _play(self, collector: Collector, policy: Policy, steps: int) -> Trajectory:
         data = collector.collect_steps(policy, steps, self.max_steps, self.end_on_life_loss)
@@ -231,6 +269,9 @@ class OffPolicy(Agent):
 
     def _add(self, data: Trajectory) -> None:
         assert self.replay is not None
+        if not self._stack_seen and data.mask.any():
+            check_stacked(data.observations, data.mask > 0)
+            self._stack_seen = True
         self._met += int(data.mask.sum())
         if self.reward_clip is not None:
             clipped = np.clip(data.rewards, -self.reward_clip, self.reward_clip)

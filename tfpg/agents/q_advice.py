@@ -49,6 +49,10 @@ class QAdvice(Judge):
             patience=1,
         )
 
+    def cut(self) -> None:
+        """Says that the environments begin anew."""
+        self._carried = None
+
     def meet(self, data: Trajectory) -> None:
         """Takes in what is stored."""
         real, rewards = data.mask > 0, data.rewards

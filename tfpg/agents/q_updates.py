@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,11 @@ class QUpdates:
         self.tau = tau
         self.count = 0
         self.target = [tf.Variable(v.value) for v in trainable.variables]
+        self._left = self._checksum()
         if before is not None:
             pairs = zip(before.trainable.variables, trainable.variables, strict=False)
             if len(before.target) == len(self.target) and all(a is b for a, b in pairs):
-                self.count, self.target = before.count, before.target
+                self.count, self.target, self._left = before.count, before.target, before._left
         self._call = tf.function(self._update_all, jit_compile=jit_compile, autograph=False)
 
     def __call__(
@@ -106,6 +108,26 @@ class QUpdates:
         self.trainable.check(finite.numpy(), logs["loss"])
         self.count += updates
         return logs, errors.numpy().ravel()
+
+    def leave(self) -> None:
+        """Remembers the network as it is, for `heed`."""
+        self._left = self._checksum()
+
+    def heed(self) -> None:
+        """Copies the network into the target where something else has changed it since `leave`.
+
+        A callback that restores weights, for example: the target's would be another network's.
+        """
+        if self._checksum() != self._left:
+            for old, new in zip(self.target, self.trainable.variables, strict=True):
+                old.assign(new.value)
+            self.leave()
+
+    def _checksum(self) -> int:
+        checksum = 0
+        for variable in self.trainable.variables:
+            checksum = zlib.crc32(np.ascontiguousarray(variable.value).tobytes(), checksum)
+        return checksum
 
     def q_values(self, inputs: Any) -> tf.Tensor:
         """Q-values ``[B, A]`` of the network that is trained, for encoded observations."""

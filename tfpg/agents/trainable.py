@@ -66,7 +66,7 @@ class Trainable:
         for optimizer, variables in self.groups:
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 raise ValueError(
-                    "Loss scaling is for mixed_float16, which policy gradients do without: use "
+                    "Loss scaling is for mixed_float16, which tfpg does without: use "
                     "mixed_bfloat16, or compile with auto_scale_loss=False."
                 )
             if not optimizer.built:

@@ -16,7 +16,7 @@ import tensorflow as tf  # isort: skip
 
 Array = Any
 
-_TINY = 1e-38
+_TINY = float(np.finfo(np.float32).tiny)  # what is smaller, TensorFlow takes for 0
 
 
 def is_tensor(x: Array) -> bool:

@@ -48,7 +48,7 @@ def is_atari(env_id: str) -> bool:
         >>> is_atari("ALE/Pong-v5"), is_atari("CartPole-v1")
         (True, False)
     """
-    return env_id.lower().startswith("ale/")
+    return env_id.lower().rpartition(":")[2].startswith("ale/")
 
 
 def register() -> None:

@@ -54,8 +54,10 @@ def with_budget(preset: Preset, env_steps: int) -> Preset:
     """
     options = dict(preset.options)
     if "steps_per_iteration" in options:  # no more of them than there are
-        options["learning_starts"] = min(options["learning_starts"], max(env_steps // 2, 1))
-        left = max(env_steps - options["learning_starts"], options["learn_period"])
+        period, num_envs = options["learn_period"], options.get("num_envs", 8)
+        warm_up = max(min(env_steps // 2, env_steps - period), num_envs)
+        options["learning_starts"] = min(options["learning_starts"], warm_up // num_envs * num_envs)
+        left = max((env_steps - options["learning_starts"]) // period, 1) * period
         options["steps_per_iteration"] = min(options["steps_per_iteration"], left)
     return preset._replace(env_steps=env_steps, episodes=None, options=options)
 

@@ -49,8 +49,8 @@ class ReplayBuffer:
 
     Args:
         observation_space: Of one environment.
-        capacity: Rows in all, at least 1 for each environment. Every step takes one, every end of
-            an episode one more, and of stacked frames every start as many as are stacked.
+        capacity: Rows in all, shared out among the environments. Every step takes one, every end
+            of an episode one more, and of stacked frames every start as many as are stacked.
         num_envs: N, the columns of the trajectories.
         n_step: Rewards of a transition.
         gamma: Discount factor, in [0, 1].
@@ -102,7 +102,7 @@ class ReplayBuffer:
         self.stack = frame_stack or 1
         self.alpha = alpha
         self.rows = capacity // num_envs
-        least = self.stack + self.n_step + 1
+        least = 2 * self.stack + self.n_step + 1  # a step that begins an episode can be added
         if self.rows < least:
             raise ValueError(
                 f"A replay of capacity {capacity} has {self.rows} rows for each of {num_envs} "
@@ -232,12 +232,14 @@ class ReplayBuffer:
         assert self.tree is not None
         priorities = np.abs(errors).astype(np.float64) + _LEAST_PRIORITY
         self._highest = max(self._highest, float(priorities.max()))
-        self.tree.set(indices, priorities**self.alpha)
+        there = self.tree.get(indices) > 0  # they may have been written over since
+        self.tree.set(indices[there], priorities[there] ** self.alpha)
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: numbers, and arrays of the rows that are written."""
         used = self._used()
         state: dict[str, Any] = {name: getattr(self, f"_{name}")[used] for name in COLUMNS}
+        state["n_step"] = self.n_step
         state["observations"] = map_arrays(lambda x: x[used], self._observations)
         if self.tree is not None:
             state["priorities"] = self.tree.get(used)
@@ -245,7 +247,7 @@ class ReplayBuffer:
         return {**state, "written": written, "going": going, "highest": self._highest}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of a buffer of the same capacity, environments and frames.
+        """Goes on from a state of a buffer made with the same arguments.
 
         Raises:
             ValueError: It is of another.
@@ -261,6 +263,13 @@ class ReplayBuffer:
                 f"The state has {len(state['real'])} rows, and {len(used)} were expected: it is of "
                 "a replay of another capacity."
             )
+        kind, own = (state["n_step"], "priorities" in state), (self.n_step, self.tree is not None)
+        if kind != own:
+            raise ValueError(
+                f"The state has n_step={kind[0]} and prioritized={kind[1]}, and this replay "
+                f"n_step={own[0]} and prioritized={own[1]}."
+            )
+        self._real[:] = False
         self._written, self._going = written.copy(), np.array(state["going"], bool)
 
         def put(x: np.ndarray, rows: np.ndarray) -> None:
@@ -271,6 +280,7 @@ class ReplayBuffer:
         map_arrays(put, self._observations, state["observations"])
         self._size, self._highest = int(self._real.sum()), float(state["highest"])
         if self.tree is not None:
+            self.tree.set(np.arange(self.rows * self.num_envs), 0.0)
             self.tree.set(used, state["priorities"])
 
     def _rows(self, positions: np.ndarray, columns: np.ndarray) -> np.ndarray:

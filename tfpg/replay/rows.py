@@ -32,6 +32,28 @@ def bytes_needed(
     return capacity * (sum(part.itemsize for part in row) + _COLUMN_BYTES) + tree
 
 
+def check_stacked(observations: Any, real: np.ndarray) -> None:
+    """Raises where observations are no stacks of frames, from one to the next.
+
+    Args:
+        observations: ``[T + 1, N, ..., frames]``, of a `Trajectory`, or a dict of these.
+        real: ``[T, N]``, which steps are.
+
+    Raises:
+        ValueError: After a step the frames have not moved on by one.
+
+    Example:
+        >>> check_stacked(np.array([[[1, 2]], [[2, 3]]]), np.array([[True]]))
+    """
+    for x in _parts(observations):
+        if not np.array_equal(x[:-1][real][..., 1:], x[1:][real][..., :-1]):
+            raise ValueError(
+                f"frame_stack={x.shape[-1]} is for observations that are the last "
+                f"{x.shape[-1]} frames, and after a step these have not moved on by one along "
+                "their last axis: leave it out."
+            )
+
+
 def row_of(space: gymnasium.Space, stack: int) -> Any:
     """What a row stores of an observation, as a dtype with a shape, or a dict of these."""
     if isinstance(space, spaces.Dict):

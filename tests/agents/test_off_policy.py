@@ -1,0 +1,426 @@
+"""The loop of agents with a replay: what is given to what, and what holds between two fits."""
+
+import copy
+import io
+import warnings
+from contextlib import redirect_stdout
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from toys import Countdown, Endless
+
+import tfpg
+from tfpg.agents.advice import TrainingWarning
+from tfpg.envs import open_vec
+from tfpg.envs.make import Parked
+from tfpg.schedules import exponential, linear
+
+SMALL = {
+    "num_envs": 4,
+    "batch_size": 8,
+    "capacity": 2000,
+    "learn_period": 16,
+    "updates_per_learn": 4,
+    "target_update_period": 1000,
+    "learning_starts": 32,
+    "steps_per_iteration": 64,
+    "jit_compile": False,
+}
+
+
+def network(inputs=4, seed=0, rate=0.01):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [keras.Input((inputs,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)]
+    )
+    model.compile(keras.optimizers.Adam(rate))
+    return model
+
+
+class Spy(tfpg.DQN):
+    """Keeps what its parts are given."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.drawn, self.betas, self.learned, self.acted, self.warmed_up = [], [], [], [], []
+
+    def _learn(self, rng, beta):
+        self.drawn.append(copy.deepcopy(rng).random())
+        self.betas.append((self.env_steps, beta))
+        return super()._learn(rng, beta)
+
+    def learn_from(self, transitions):
+        logs, errors = super().learn_from(transitions)
+        self.learned.append((transitions, errors))
+        return logs, errors
+
+    def collect(self, collector, policy):
+        self.acted.append(policy is self.policy)
+        return super().collect(collector, policy)
+
+    def warm_up(self, collector, policy):
+        super().warm_up(collector, policy)
+        self.warmed_up.append(self.env_steps)
+
+
+def spied(env="CartPole-v1", iterations=2, model=None, **options):
+    inputs = {Endless: 1, Countdown: 2}.get(env, 4)
+    agent = Spy(model or network(inputs), **{**SMALL, **options})
+    agent.fit(env, iterations, seed=3, verbose=0)
+    return agent
+
+
+class Paid(Countdown):
+    """Pays -5, 5, -5, ..."""
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, 5.0 * (-1) ** self.t, *rest
+
+
+class TestWhatIsGiven:
+    def test_errors_go_back_to_their_transitions(self):
+        agent = spied(prioritized=True, priority_alpha=0.5, iterations=1)
+        transitions, errors = agent.learned[-1]
+        last = dict(zip(transitions.indices.tolist(), np.abs(errors), strict=True))
+        for index, error in last.items():
+            weight = agent.replay.tree.get(np.array([index]))[0]
+            assert weight == pytest.approx(error**0.5, rel=1e-3)
+
+    def test_every_block_is_drawn_with_randomness_of_its_own(self):
+        assert len(set(spied().drawn)) == 8
+
+    def test_beta_follows_its_schedule_and_stays_in_its_range(self):
+        agent = spied(prioritized=True, priority_beta=lambda n: 0.1 + n / 100)
+        assert len({beta for _, beta in agent.betas}) > 2
+        for env_steps, beta in agent.betas:
+            assert beta == pytest.approx(min(0.1 + env_steps / 100, 1.0))
+
+    def test_the_largest_weight_of_every_batch_is_one(self):
+        agent = spied(prioritized=True, iterations=3)
+        for transitions, _ in agent.learned[-3:]:
+            batches = transitions.weights.reshape(-1, 8)
+            assert (batches.max(axis=1) == 1).all()
+            assert batches.min() < 0.9
+
+    def test_random_play_before_the_first_update_whatever_epsilon_is(self):
+        agent = spied(Endless, iterations=1, epsilon=0.0, capacity=4000, learning_starts=128)
+        rows = np.arange(128 // 4)
+        assert set(agent.replay._actions[rows]) == {0, 1}
+        assert len(set(agent.replay._actions[rows[-1] + 1 : rows[-1] + 16])) == 1
+
+    def test_the_warm_up_counts_steps_and_not_resets(self):
+        agent = spied(Countdown, learning_starts=200)
+        assert agent.warmed_up == [200]
+        agent = spied(lambda: SyncVectorEnv([Countdown] * 4), learning_starts=200, model=network(2))
+        assert 200 <= agent.warmed_up[0] < 204
+
+    def test_a_warm_up_that_is_longer_than_the_ring(self):
+        agent = spied(Countdown, capacity=120, learning_starts=400)
+        assert agent.warmed_up == [400]
+
+    def test_frozen_weights_act_while_updates_run(self):
+        assert all(spied().acted)
+        # Each iteration begins when no update runs; the first update of all is not run beside.
+        assert spied(overlap=True).acted == [True, True, False, False, True, False, False, False]
+
+    def test_rewards_are_clipped_on_both_sides(self):
+        agent = spied(Paid, model=network(2), reward_clip=1)
+        assert set(agent.replay._rewards[agent.replay._real]) == {-1.0, 1.0}
+
+    def test_the_agents_options_are_the_replays(self):
+        replay = spied(prioritized=True, priority_alpha=0.3, n_step=2, gamma=0.7).replay
+        assert (replay.alpha, replay.n_step, replay.gamma) == (0.3, 2, 0.7)
+
+    def test_epsilon_stays_in_its_range(self):
+        agent = spied(epsilon=lambda n: 1 - n / 100, iterations=3)
+        assert agent.explore() == 0.0
+
+    def test_the_mean_return_is_of_twenty_episodes_or_of_the_iterations(self):
+        lengths = [1] * 10 + [9] * 1000
+        agent = tfpg.DQN(network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": 96})
+        history = agent.fit(lambda: Countdown(lengths=lengths), 3, seed=0, verbose=0).history
+        # 32 steps before; 13 episodes of 9 among the first 128 steps, then 10 in an iteration.
+        assert history["episode_return"][0] == pytest.approx((13 * 9 + 7) / 20)
+        assert history["episode_return"][1] == 9.0
+
+
+class TestBetweenFits:
+    def test_the_target_network_stays_where_nothing_was_changed(self):
+        agent = spied()
+        target = [v.numpy() for v in agent._updates.target]
+        agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
+        for before, after in zip(target, agent._updates.target, strict=True):
+            np.testing.assert_array_equal(before, after.numpy())
+        assert not np.array_equal(target[0], agent.model.get_weights()[0])
+
+    def test_the_target_network_is_that_of_weights_that_were_set(self):
+        agent, other = spied(), network(seed=9)
+        agent.model.set_weights(other.get_weights())
+        agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
+        for target, weights in zip(agent._updates.target, other.get_weights(), strict=True):
+            np.testing.assert_array_equal(target.numpy(), weights)
+
+    def test_the_target_network_is_that_of_a_backup(self, tmp_path):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        agent = tfpg.DQN(network(), **SMALL)
+        agent.fit("CartPole-v1", 2, callbacks=[backup], seed=3, verbose=0)
+        weights = agent.model.get_weights()
+        again = tfpg.DQN(network(seed=5), **SMALL)
+        history = again.fit("CartPole-v1", 3, callbacks=[backup], seed=3, verbose=0)
+        assert history.epoch == [2]
+        for target, restored in zip(again._updates.target, weights, strict=True):
+            np.testing.assert_array_equal(target.numpy(), restored)
+
+    def test_what_was_refused_is_refused_again(self):
+        agent = spied()
+        agent.capacity = 10**16
+        for _ in range(2):
+            with pytest.raises(MemoryError, match="use a smaller capacity"):
+                agent.fit("CartPole-v1", 3, initial_iteration=2, verbose=0)
+        assert agent.replay is None
+        agent.capacity = 2000
+        agent.fit("CartPole-v1", 3, initial_iteration=2, seed=0, verbose=0)
+        assert len(agent.replay) > 64
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("n_step", 3),
+            ("capacity", 1000),
+            ("priority_alpha", 0.1),
+            ("prioritized", False),
+            ("reward_clip", 0.5),
+            ("end_on_life_loss", False),
+        ],
+    )
+    def test_what_is_stored_otherwise_needs_another_replay(self, option, value):
+        class Lives(Countdown):
+            def step(self, action):
+                *rest, info = super().step(action)
+                return *rest, {**info, "lives": 3 - self.t}
+
+        agent = spied(Lives, model=network(2), prioritized=True, end_on_life_loss=True)
+        replay = agent.replay
+        agent.fit(Lives, 3, initial_iteration=2, seed=0, verbose=0)
+        assert agent.replay is replay
+        setattr(agent, option, value)
+        agent.fit(Lives, 4, initial_iteration=3, seed=0, verbose=0)
+        assert agent.replay is not replay
+
+    def test_other_environments_are_not_mixed_into_the_replay(self):
+        agent = spied("CartPole-v1")
+        replay = agent.replay
+        agent.fit("CartPole-v0", 3, initial_iteration=2, seed=0, verbose=0)
+        assert agent.replay is not replay
+
+    @pytest.mark.parametrize(
+        ("option", "value", "message"),
+        [
+            ("tau", 5.0, "tau must be a number in"),
+            ("learn_period", 0, "learn_period must be"),
+            ("updates_per_learn", 0, "updates_per_learn must be"),
+            ("target_update_period", 0, "target_update_period must be"),
+            ("epsilon", 2.0, "epsilon must be a number in"),
+            ("batch_size", 10**6, "below the batch_size"),
+            ("loss", "l1", "loss must be one of"),
+            ("gamma", 1.5, "gamma must be"),
+        ],
+    )
+    def test_nonsense_is_refused_then_too(self, option, value, message):
+        agent = tfpg.DQN(network(2), **SMALL)
+        setattr(agent, option, value)
+        with pytest.raises(ValueError, match=message):
+            agent.fit(Countdown, 1, verbose=0)
+
+    def test_numbers_may_take_the_place_of_schedules(self):
+        agent = spied(Countdown)
+        agent.epsilon, agent.priority_beta = 0.0, 1.0
+        history = agent.fit(Countdown, 3, initial_iteration=2, seed=0, verbose=0).history
+        assert history["epsilon"] == [0.0]
+
+    def test_episodes_that_were_going_on_are_cut(self):
+        agent = spied(Endless)
+        assert agent.replay._truncated.sum() == 0
+        agent.fit(Endless, 3, initial_iteration=2, seed=0, verbose=0)
+        assert agent.replay._truncated.sum() == 4
+
+    def test_counts_go_on(self):
+        agent = spied(Countdown)
+        before = agent.episodes
+        history = agent.fit(Countdown, 3, initial_iteration=2, seed=0, verbose=0).history
+        assert history["episodes"][0] > before
+        assert agent.warmed_up == [32, 32 + 2 * 64]  # nothing more to play at random
+
+    def test_noise_and_seeds_are_those_of_the_iteration(self):
+        agent = spied()
+        with open_vec("CartPole-v1", num_envs=4) as envs:
+            collector = agent.collector(envs, 0, 3)
+        assert (collector.episode, collector.fragment) == (192, 192)
+
+    def test_returns_that_were_met_are_remembered(self):
+        class Goal(Countdown):
+            """Costs 0.001 a step and pays 1 in the end."""
+
+            def step(self, action):
+                observation, _, ended, *rest = super().step(action)
+                return observation, 1.0 if ended else -0.001, ended, *rest
+
+        agent = spied(lambda: Goal(length=40), model=network(2), iterations=4, gamma=0.999)
+        met = agent._advice._largest_return
+        assert met > 0.8
+        agent.fit(lambda: Goal(length=40), 5, initial_iteration=4, seed=0, verbose=0)
+        assert agent._advice._largest_return >= met
+        assert agent._advice.gamma == 0.999
+
+
+class TestFrames:
+    def stacked(self, moves=True):
+        class Frames(gymnasium.Env):
+            """Three frames of one pixel, the newest last; or always other ones."""
+
+            observation_space = spaces.Box(0, 255, (1, 1, 3), np.uint8)
+            action_space = spaces.Discrete(2)
+
+            def observe(self):
+                if not moves:
+                    return self.np_random.integers(0, 255, (1, 1, 3), dtype=np.uint8)
+                times = np.maximum(self.t - np.arange(2, -1, -1), 0)
+                return times.astype(np.uint8)[None, None]
+
+            def reset(self, *, seed=None, options=None):
+                super().reset(seed=seed)
+                self.t = 0
+                return self.observe(), {}
+
+            def step(self, action):
+                self.t += 1
+                return self.observe(), 1.0, self.t >= 9, False, {}
+
+        return Frames
+
+    def model(self):
+        return keras.Sequential(
+            [
+                keras.Input((1, 1, 3), dtype="uint8"),
+                keras.layers.Flatten(),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Dense(2),
+            ]
+        )
+
+    def test_are_stored_once_where_that_is_said(self):
+        env = self.stacked()
+        agent = tfpg.DQN(self.model(), frame_stack=3, **SMALL)
+        agent.fit(env, 2, seed=0, verbose=0)
+        assert agent.replay.stack == 3
+        whole = tfpg.DQN(self.model(), **SMALL)
+        whole.fit(env, 2, seed=0, verbose=0)
+        assert whole.replay.stack == 1
+        transitions = agent.replay.sample(np.random.default_rng(0), 64)
+        for x in transitions.observations[:, 0, 0].astype(int):
+            assert (np.diff(x) == (x[1:] > 0)).all()
+
+    def test_that_are_none_are_refused(self):
+        agent = tfpg.DQN(self.model(), frame_stack=3, **SMALL)
+        with pytest.raises(ValueError, match="have not moved on by one along their last axis"):
+            agent.fit(self.stacked(moves=False), 1, seed=0, verbose=0)
+
+    def test_of_another_number(self):
+        agent = tfpg.DQN(self.model(), frame_stack=4, **SMALL)
+        with pytest.raises(ValueError, match="observations of 4 frames along their last axis"):
+            agent.fit(self.stacked(), 1, seed=0, verbose=0)
+
+
+class TestLives:
+    @pytest.mark.parametrize("mode", list(AutoresetMode))
+    def test_that_a_reset_does_not_tell(self, mode):
+        class Lives(Countdown):
+            def step(self, action):
+                *rest, info = super().step(action)
+                return *rest, {**info, "lives": 4 - self.t // 2}
+
+        make = (lambda: Parked(Lives(length=7))) if mode is AutoresetMode.DISABLED else None
+        envs = SyncVectorEnv([make or (lambda: Lives(length=7))] * 4, autoreset_mode=mode)
+        agent = tfpg.DQN(network(2), end_on_life_loss=True, **SMALL)
+        agent.fit(envs, 3, seed=0, verbose=0)
+        replay = agent.replay
+        times = replay._observations[:, 0]
+        for row in np.flatnonzero(replay._real):
+            assert replay._terminated[row] == (times[row] in (1, 3, 5, 6))
+        assert not replay._truncated.any()
+
+
+class TestSeeds:
+    @pytest.mark.parametrize("slow", [False, True])
+    def test_are_given_once_where_they_are_slow(self, slow):
+        envs = SyncVectorEnv([Countdown] * 2, autoreset_mode="Disabled")
+        envs.slow_seeds = slow
+        spied(envs, model=network(2))
+        seeds = envs.envs[0].unwrapped.seeds
+        assert seeds[0] is not None
+        assert (None in seeds[1:]) == slow
+
+
+class TestWhatIsSaid:
+    def test_warnings_are_of_the_line_that_called(self):
+        def told(call):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                call()
+            return [each.filename for each in said if each.category is TrainingWarning]
+
+        constant = tfpg.Reinforce(network(2), max_steps=5)
+        small = tfpg.DQN(network(2), **{**SMALL, "learning_starts": 3000})
+        assert told(lambda: constant.fit(Countdown, 9, seed=0, verbose=0)) == [__file__]
+        assert __file__ in told(lambda: small.fit(Countdown, 1, seed=0, verbose=0))
+
+    def test_overlap_that_does_nothing(self):
+        agent = tfpg.DQN(network(2), overlap=True, acting="tensorflow", **SMALL)
+        with pytest.warns(UserWarning, match="overlap=True does nothing here"):
+            agent.fit(Countdown, 1, seed=0, verbose=0)
+
+    def test_the_bar_shows_returns_that_come_later(self):
+        agent = tfpg.DQN(network(2), **SMALL)
+        text = io.StringIO()
+        with redirect_stdout(text):
+            agent.fit(lambda: Countdown(length=60), 6, seed=0, verbose=1)
+        first, last = text.getvalue().replace("\r", "\n").split("iteration")[0::5][:2]
+        assert "episode_return" not in first
+        assert "episode_return: 60" in last + text.getvalue()[-300:]
+
+    def test_the_epsilon_in_the_end(self):
+        table = [0.5, 0.25, 0.125]
+        for schedule, end in (
+            (lambda n: table[min(int(n), 2)], 0.125),
+            (exponential(0.1, 0.1, 0.0), 0.1),
+            (linear(1.0, 0.02, 100), 0.02),
+            (0.3, 0.3),
+        ):
+            agent = tfpg.DQN(network(2), epsilon=schedule, **SMALL)
+            assert agent.head_options() == {"epsilon": end}
+
+
+class TestDiagnostics:
+    def test_the_policy_that_is_trained_is_measured(self, tmp_path):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+        model.set_weights([np.array([[0.0], [0], [-9], [-3]], "float32"), np.zeros(1, "float32")])
+        model.compile(keras.optimizers.SGD(1e-9))
+        look = tfpg.callbacks.Diagnostics(tmp_path / "d.png", "CartPole-v1", every=1, episodes=5)
+        agent = tfpg.Reinforce(model, positive_action=0, max_steps=300, episodes_per_update=4)
+        agent.fit("CartPole-v1", 1, callbacks=[look], seed=0, verbose=0)
+        result = agent.evaluate("CartPole-v1", 5, seed=0)
+        assert result["episode_return"] > 100
+        assert np.minimum(look.measured[0]["returns"], 300).tolist() == result["episode_returns"]
+
+    def test_when_and_with_which_seeds(self, tmp_path):
+        look = tfpg.callbacks.Diagnostics(tmp_path / "d.png", "CartPole-v1", every=2, episodes=3)
+        look.set_model(network())
+        for count in (1, 3, 3, 4, 5, 7):
+            look.on_epoch_end(0, {"episodes": count})
+        assert [each["episodes"] for each in look.measured] == [3, 4, 7]
+        assert len({tuple(each["returns"]) for each in look.measured}) > 1
