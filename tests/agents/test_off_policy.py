@@ -140,13 +140,18 @@ class TestWhatIsGiven:
         agent = spied(epsilon=lambda n: 1 - n / 100, iterations=3)
         assert agent.explore() == 0.0
 
-    def test_the_mean_return_is_of_twenty_episodes_or_of_the_iterations(self):
-        lengths = [1] * 10 + [9] * 1000
-        agent = tfpg.DQN(network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": 96})
-        history = agent.fit(lambda: Countdown(lengths=lengths), 3, seed=0, verbose=0).history
-        # 32 steps before; 13 episodes of 9 among the first 128 steps, then 10 in an iteration.
-        assert history["episode_return"][0] == pytest.approx((13 * 9 + 7) / 20)
-        assert history["episode_return"][1] == 9.0
+    @pytest.mark.parametrize(
+        ("steps", "mean"),
+        [
+            (96, (21 * 1 + 29 * 3) / 50),  # 37 episodes in the iteration, 13 before it
+            (192, (8 * 1 + 61 * 3) / 69),  # all 69 of the iteration
+        ],
+    )
+    def test_the_mean_return_is_of_fifty_episodes_or_of_the_iterations(self, steps, mean):
+        lengths = [1] * 40 + [3] * 1000
+        agent = tfpg.DQN(network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": steps})
+        history = agent.fit(lambda: Countdown(lengths=lengths), 1, seed=0, verbose=0).history
+        assert history["episode_return"] == [pytest.approx(mean)]
 
 
 class TestBetweenFits:
