@@ -215,8 +215,8 @@ def test_verbose_one_draws_one_keras_bar(capsys):
     assert out.count("\n") == 1
     last = out.rsplit("\r", 1)[-1]
     assert "3/3" in last
-    for key in ("episode_return", "episode_length", "env_steps", "loss", "entropy"):
-        assert f"{key}:" in last
+    for key in ("return", "length", "env_steps", "loss", "entropy"):
+        assert f" {key}: " in last
 
 
 def test_a_log_that_appears_only_sometimes_does_not_stop_the_bar():

@@ -63,6 +63,14 @@ class TestDQN:
         with (tmp_path / "r/metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert 400 < float(rows[-1]["env_steps"]) <= 1500
+        # Going on, it explores as little as in the end, and does not fill the replay at random.
+        more = ["--env-steps", "200", "--steps-per-iteration", "64", "--no-film"]
+        done = run(
+            "train", "dqn", "CartPole-v1", *more, "--model", "r", "--run", "more", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        config = json.loads((tmp_path / "more/config.json").read_text())
+        assert (config["options"]["epsilon"], config["options"]["learning_starts"]) == ("0.02", 64)
         greedy, explored = (
             json.loads(run("evaluate", "r", "--episodes", "9", "--json", *x, cwd=tmp_path).stdout)
             for x in (["--seed", "1"], ["--seed", "1", "--stochastic"])
@@ -341,7 +349,7 @@ USAGE = [
     (["train", "dqn", "CartPole-v1", "--entropy-coef", "1"], 2, "--entropy-coef is for reinforce"),
     (["train", "ppo", "CartPole-v1", "--dueling"], 2, "--dueling is for dqn"),
     (["train", "a2c", "CartPole-v1", "--double"], 2, "--double is for dqn"),
-    (["train", "dqn", "CartPole-v1", "--epsilon", "2", "0", "9"], 2, "two numbers in [0, 1], and"),
+    (["train", "dqn", "CartPole-v1", "--epsilon", "2", "0", "9"], 2, "a number in [0, 1], or two"),
     (["train", "dqn", "CartPole-v1", "--log-std", "1"], 2, "--log-std is for reinforce and a2c"),
     (
         ["train", "dqn", "CartPole-v1", "--positive-action", "0"],
@@ -369,7 +377,7 @@ USAGE = [
     (["evaluate", "runs/small", "--env", "CartPol-v1"], 1, "Did you mean"),
     (["train", "reinforce", "CartPol-v1"], 1, "CartPole-v1"),
     (["train", "reinforce", "CartPole-v1", "--run", "runs/small"], 1, "exists already"),
-    (["train", "reinforce", "CartPole-v1", "--model", "no.keras"], 1, "No model at 'no.keras'"),
+    (["train", "reinforce", "CartPole-v1", "--model", "no.keras"], 1, "No run or model at 'no."),
     (["record", "runs/small", "film.avi"], 1, "ends in .mp4 or .gif"),
     (["record", "runs/small", "no/film.mp4"], 1, "mkdir -p no"),
     (["record", "runs/small", "/proc/film.mp4"], 1, "cannot be written"),

@@ -397,7 +397,7 @@ class TestFit:
         ):
             with pytest.raises(ValueError, match=f"Layer '{layer.name}'.*Take it out"):
                 check_layers(model)
-            with pytest.raises(ValueError, match="needs it fixed"):
+            with pytest.raises(ValueError, match="what is learned from is what was played"):
                 tfpg.Reinforce(model)
 
     def test_frozen_batch_normalization_and_empty_dropout_are_fine(self):

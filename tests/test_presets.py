@@ -142,4 +142,6 @@ def test_an_atari_game_by_its_module():
 def test_iterations_hold_the_budget():
     preset = presets.find("ppo", "CartPole-v1")
     assert presets.iterations_of(preset) * 8 * 32 <= preset.env_steps
+    dqn = presets.find("dqn", "CartPole-v1")
+    assert presets.iterations_of(dqn) == (50_000 - 1000) // 1024
     assert presets.iterations_of(presets.find("reinforce", "LunarLander-v3")) * 16 == 3200

@@ -42,6 +42,10 @@ AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "tau": _DQN,
     "epsilon": _DQN,
     "explore_steps": _DQN,
+    "steps_per_iteration": _DQN,
+    "reward_clip": _DQN,
+    "epsilon_per": _DQN,
+    "overlap": _DQN,
 }
 # Options of networks and heads, likewise.
 _OTHER_OPTIONS = {
@@ -74,8 +78,12 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
             known = algorithms or ALGORITHMS
             if getattr(args, option) is not None and args.algorithm not in known:
                 train.error(f"--{option.replace('_', '-')} is for {' and '.join(known)}")
-        if args.epsilon is not None and not (max(args.epsilon[:2]) <= 1 and args.epsilon[2] >= 1):
-            train.error("--epsilon takes two numbers in [0, 1], and steps of at least 1")
+        if args.epsilon is not None:
+            line = len(args.epsilon) == 3 and args.epsilon[2] >= 1
+            if max(args.epsilon[:2]) > 1 or not (line or len(args.epsilon) == 1):
+                train.error(
+                    "--epsilon takes a number in [0, 1], or two of them and steps of at least 1"
+                )
         given = [o for o in (*NETWORK_OPTIONS, "dueling") if getattr(args, o) is not None]
         if args.model and given:
             train.error(f"--{given[0].replace('_', '-')} shapes a new network: leave out --model")
@@ -224,21 +232,30 @@ def _add_dqn_options(train: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=_COUNT, metavar="N", help="steps of an update")
     group.add_argument("--learning-starts", type=_COUNT, metavar="N", help="random steps before")
     group.add_argument("--learn-period", type=_COUNT, metavar="N", help="steps between updates")
-    group.add_argument("--updates-per-learn", type=_COUNT, metavar="N", help="updates made then")
+    group.add_argument("--updates-per-learn", type=_COUNT, metavar="N", help="updates between them")
     group.add_argument(
-        "--target-update-period", type=_COUNT, metavar="N", help="updates between its copies"
+        "--target-update-period",
+        type=_COUNT,
+        metavar="N",
+        help="updates between its copies to the target",
     )
-    group.add_argument("--tau", type=_FRACTION, metavar="X", help="or its share of the way")
+    group.add_argument("--tau", type=_FRACTION, metavar="X", help="or soft: its share of the way")
     group.add_argument(
         "--epsilon",
         type=_COEF,
-        nargs=3,
-        metavar=("FROM", "TO", "STEPS"),
-        help="how often any action is played, in a line",
+        nargs="+",
+        metavar="X",
+        help="how often any action is played: a number, or FROM TO STEPS for a line",
     )
     group.add_argument(
         "--explore-steps", type=_COUNT, metavar="N", help="steps that a random action is repeated"
     )
+    group.add_argument(
+        "--epsilon-per", choices=("step", "episode"), help="what its STEPS count (default: step)"
+    )
+    group.add_argument("--reward-clip", type=_POSITIVE, metavar="X", help="in what is learned from")
+    group.add_argument("--steps-per-iteration", type=_COUNT, metavar="N", help="between two logs")
+    group.add_argument("--overlap", action=_EITHER, help="play while the updates run")
 
 
 def _add_network_options(train: argparse.ArgumentParser) -> None:
@@ -254,4 +271,4 @@ def _add_network_options(train: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dueling", action=_EITHER, help="dqn: a stream each for value and actions")
     group.add_argument("--log-std", type=_FINITE, metavar="X", help="of real actions, at first")
-    group.add_argument("--model", metavar="FILE", help="go on from this .keras model")
+    group.add_argument("--model", metavar="FILE", help="go on from this run or .keras model")

@@ -15,7 +15,7 @@ import keras  # isort: skip
 from tfpg.checkpoint import save_model
 from tfpg.envs import EnvLike, reward_threshold
 from tfpg.evaluation import check_count, evaluate
-from tfpg.plotting import diagnostics
+from tfpg.plotting import check_figure, diagnostics
 from tfpg.policy import Policy
 from tfpg.progress import ProgressBar, rank, resolve_verbose
 
@@ -126,8 +126,8 @@ class Diagnostics(keras.callbacks.Callback):
     Args:
         path: Of the figure, for example a ``.png``.
         env: What to play in, apart from what is trained in: an id or a callable making one.
-        every: Episodes of training between measurements; iterations where the agent does not log
-            ``"episodes"``.
+        every: Episodes of training between measurements, which are made at the ends of iterations;
+            iterations where the agent does not log ``"episodes"``.
         episodes: Episodes of a measurement.
         solved: Return at which the environment counts as solved. None: what its registration says.
         seed: Of the measurements.
@@ -160,6 +160,7 @@ class Diagnostics(keras.callbacks.Callback):
     ):
         super().__init__()
         self.path = Path(path)
+        check_figure(self.path)
         self.env = env
         self.every = check_count("every", every)
         self.episodes = check_count("episodes", episodes)
@@ -193,7 +194,8 @@ class Diagnostics(keras.callbacks.Callback):
         )
         told = {"returns": result["episode_returns"], "lengths": result["episode_lengths"]}
         self.measured.append({**self._last, **told})
-        diagnostics(self.measured, self.path, self.solved)
+        title = self.env if isinstance(self.env, str) else ""
+        diagnostics(self.measured, self.path, self.solved, title)
 
 
 class StopAtReturn(keras.callbacks.Callback):

@@ -53,15 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(args: argparse.Namespace) -> None:
     """``tfpg train ALGORITHM ENV``: makes a run directory with everything about the run."""
     from tfpg import presets
-    from tfpg.files import check_model_file
 
     _check_env(args.env)
     folder = Path(args.run or f"runs/{args.algorithm}-{args.env.split('/')[-1]}")
     runs.check_new(folder)
     head: dict[str, Any] = {}
     if args.model:
-        check_model_file(args.model)
-        head = runs.find_model(args.model, args.env).head
+        source = runs.find_model(args.model, args.env)
+        args.model, head = str(source.model), source.head
         head.pop("epsilon", None)  # of playing; training has a schedule
     head |= _head_options(args)
     _import_tensorflow()
@@ -152,7 +151,7 @@ def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
         options={**preset.options, **said}, network={**preset.network, **network}
     )
     if args.epsilon is not None:
-        epsilon = schedules.linear(*args.epsilon)
+        epsilon = args.epsilon[0] if len(args.epsilon) == 1 else schedules.linear(*args.epsilon)
         preset = preset._replace(options={**preset.options, "epsilon": epsilon})
     if args.dueling is not None and preset.architecture in (None, "mlp", "dueling"):
         preset = preset._replace(architecture="dueling" if args.dueling else "mlp")
@@ -160,6 +159,13 @@ def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
         preset = preset._replace(network={**preset.network, "dueling": args.dueling})
     if preset.architecture == "nature_cnn":
         preset = preset._replace(network=_of_cnn(preset.network))
+    if args.model and args.algorithm == "dqn":  # it has explored, and need not again
+        options = dict(preset.options)
+        if args.epsilon is None:
+            options["epsilon"] = options["epsilon"](schedules.IN_THE_END)
+        if args.learning_starts is None:
+            options["learning_starts"] = options["batch_size"]
+        preset = preset._replace(options=options)
     if args.env_steps:
         preset = presets.with_budget(preset, args.env_steps)
     if args.learning_rate:

@@ -113,6 +113,11 @@ class Collector:
         new, self._taken = self.ended - self._taken, self.ended
         return self.episode_returns[len(self.episode_returns) - new :]
 
+    def forget(self) -> None:
+        """Leaves the episodes that ended so far out of the returns and lengths."""
+        del self.episode_returns[:], self.episode_lengths[:]
+        self._taken = self.ended
+
     def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
         """The rounds in which so many episodes are played, and counts the episodes.
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.files import written_beside
+from tfpg.files import check_writable, written_beside
+
+_SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
 
 def learning_curve(
@@ -49,7 +51,7 @@ def learning_curve(
         # A mean return is not known from the first iteration on.
         steps = all_steps[len(all_steps) - len(values) :]
         if window < 2:
-            axis.plot(steps, values, color="tab:blue", linewidth=1.5)
+            axis.plot(steps, values, color="tab:blue", marker=".", linewidth=1.5)
         else:
             axis.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=1, label="iteration")
             smooth = _running_mean(values, window)
@@ -60,6 +62,21 @@ def learning_curve(
     axes[0].set_title(title)
     axes[-1].set_xlabel("Environment steps")
     return _written(figure, axes, path)
+
+
+def check_figure(path: str | os.PathLike) -> None:
+    """Raises unless a figure can be written at ``path``.
+
+    Raises:
+        ValueError: Its suffix is none of a figure's.
+        FileNotFoundError, PermissionError: The folder is missing or not writable.
+
+    Example:
+        >>> check_figure("figure.png")
+    """
+    if Path(path).suffix not in _SUFFIXES:
+        raise ValueError(f"A figure ends in {', '.join(_SUFFIXES)}, and {str(path)!r} does not.")
+    check_writable(path)
 
 
 def diagnostics(
@@ -106,6 +123,7 @@ def diagnostics(
                 trained, means, spreads, color="tab:blue", marker=".", capsize=2, linewidth=1.5
             )
         axis.set_ylabel(labels[name])
+        axis.margins(y=0.08)
     if solved is not None:
         axes[0].axhline(solved, color="black", linestyle="--", linewidth=1, label="solved")
         axes[0].legend(frameon=False, loc="best")

@@ -305,7 +305,7 @@ class Policy:
             if x.shape[1:] != shape or x.ndim != len(shape) + 1:
                 raise ValueError(
                     f"Expected observations{f' {key!r}' if key else ''} of shape "
-                    f"(N, {', '.join(map(str, shape))}), and got {x.shape}."
+                    f"(N, {', '.join(map(str, shape))}), and got {x.shape}; one is x[None]."
                 )
         return observations
 

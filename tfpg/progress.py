@@ -16,9 +16,17 @@ _FIRST = (
     *("val_episode_return", "val_episode_length"),
     *("epsilon", "loss", "mean_q", "policy_loss", "value_loss", "entropy"),
 )
+# What a bar has, where there is no room for all.
+_FIRST_IN_BAR = ("episode_return", "val_episode_return", "epsilon", "steps/s", "loss", "mean_q")
+_SHORT = {
+    "episode_return": "return",
+    "episode_length": "length",
+    "val_episode_return": "val_return",
+    "val_episode_length": "val_length",
+}
 
 # Columns of Keras's bar with its counts and times, and of one value.
-_BAR_WIDTH, _VALUE_WIDTH = 52, 9
+_BAR_WIDTH, _VALUE_WIDTH = 34, 9
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
@@ -63,11 +71,13 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         logs = dict(sorted(logs.items(), key=lambda item: rank(item[0])))
         if self.verbose == 1:
             if self.progbar is None:
-                self._shown = _that_fit(sorted({*self._to_come(), *logs}, key=rank))
+                self._shown = _that_fit(sorted({*self._to_come(), *logs}, key=_rank_in_bar))
+                names = [_SHORT.get(name, name) for name in self._shown]
                 self.progbar = keras.utils.Progbar(
-                    self.epochs, stateful_metrics=self._shown, unit_name="iteration"
+                    self.epochs, width=12, stateful_metrics=names, unit_name="it"
                 )
-            self._last = epoch + 1, [(k, logs[k]) for k in self._shown if k in logs]
+            shown = [(_SHORT.get(k, k), logs[k]) for k in self._shown if k in logs]
+            self._last = epoch + 1, shown
             self.progbar.update(*self._last, finalize=False)
         elif self.verbose == 2:
             numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())
@@ -114,7 +124,7 @@ def _that_fit(names: list[str]) -> list[str]:
     room = shutil.get_terminal_size().columns - _BAR_WIDTH
     shown: list[str] = []
     for name in names:
-        room -= len(f" - {name}: {'':{_VALUE_WIDTH}}")
+        room -= len(f" - {_SHORT.get(name, name)}: {'':{_VALUE_WIDTH}}")
         if room < 0 and shown:
             break
         shown.append(name)
@@ -123,6 +133,11 @@ def _that_fit(names: list[str]) -> list[str]:
 
 def rank(name: str) -> tuple[int, str]:
     return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
+
+
+def _rank_in_bar(name: str) -> tuple[int, tuple[int, str]]:
+    first = _FIRST_IN_BAR
+    return (first.index(name) if name in first else len(first)), rank(name)
 
 
 def _number(x: Any) -> str:

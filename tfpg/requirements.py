@@ -11,6 +11,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
+from tfpg.errors import warn
 from tfpg.graph import all_layers, has_graph, last_activation
 from tfpg.heads import (
     BernoulliHead,
@@ -25,7 +26,7 @@ from tfpg.types import map_arrays
 
 
 def check_layers(model: keras.Model) -> None:
-    """Raises for layers that make the probability of an action depend on the rest of the batch.
+    """Raises for layers that answer the same observation differently in training.
 
     Raises:
         ValueError: The model holds dropout or noise layers, trainable batch normalization, or
@@ -43,16 +44,32 @@ def check_layers(model: keras.Model) -> None:
     )
     for layer in all_layers(model):
         if isinstance(layer, random) and getattr(layer, "rate", True):
-            reason = "makes the probability of the same action another one in training"
+            reason = "answers the same observation differently in training"
         elif isinstance(layer, layers.BatchNormalization) and layer.trainable:
-            reason = "makes every probability depend on the rest of the batch (freeze it instead)"
+            reason = "makes every answer depend on the rest of the batch (freeze it instead)"
         elif getattr(layer, "activity_regularizer", None) is not None:
             reason = "has an activity regularizer, whose value depends on the batch"
         else:
             continue
         raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}, and a policy gradient needs "
-            "it fixed. Take it out of the model."
+            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}, and what is learned from is "
+            "what was played. Take it out of the model."
+        )
+
+
+def warn_of_losses(model: keras.Model) -> None:
+    """Warns of a loss that a model was compiled with, and that no agent uses.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model.compile("adam")
+        >>> warn_of_losses(model)
+    """
+    if getattr(model, "loss", None) is not None:
+        warn(
+            f"The model was compiled with loss={model.loss!r}, which is not used: the loss is the "
+            "agent's own. Compile the model with its optimizer alone."
         )
 
 

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+# A count after which nothing changes. At infinity a table or an exponential has no value.
+IN_THE_END = 10**15
+
 
 class Schedule:
     """A function of a count, and the words that made it.

@@ -141,17 +141,20 @@ class TestWhatIsGiven:
         assert agent.explore() == 0.0
 
     @pytest.mark.parametrize(
-        ("steps", "mean"),
+        ("steps", "means"),
         [
-            (96, (21 * 1 + 29 * 3) / 50),  # 37 episodes in the iteration, 13 before it
-            (192, (8 * 1 + 61 * 3) / 69),  # all 69 of the iteration
+            (48, [(8 + 13 * 3) / 21, (8 + 29 * 3) / 37, (5 + 45 * 3) / 50]),  # 21, 16, 16 of them
+            (192, [(8 + 61 * 3) / 69, 3.0]),  # 69 and 64
         ],
     )
-    def test_the_mean_return_is_of_fifty_episodes_or_of_the_iterations(self, steps, mean):
+    def test_the_mean_return_is_of_fifty_episodes_or_of_the_iterations(self, steps, means):
         lengths = [1] * 40 + [3] * 1000
         agent = tfpg.DQN(network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": steps})
-        history = agent.fit(lambda: Countdown(lengths=lengths), 1, seed=0, verbose=0).history
-        assert history["episode_return"] == [pytest.approx(mean)]
+        # 32 episodes of 1 are played at random before, and do not count.
+        history = agent.fit(
+            lambda: Countdown(lengths=lengths), len(means), seed=0, verbose=0
+        ).history
+        assert history["episode_return"] == pytest.approx(means)
 
 
 class TestBetweenFits:
@@ -393,10 +396,26 @@ class TestWhatIsSaid:
         agent = tfpg.DQN(network(2), **SMALL)
         text = io.StringIO()
         with redirect_stdout(text):
-            agent.fit(lambda: Countdown(length=60), 6, seed=0, verbose=1)
-        first, last = text.getvalue().replace("\r", "\n").split("iteration")[0::5][:2]
-        assert "episode_return" not in first
-        assert "episode_return: 60" in last + text.getvalue()[-300:]
+            agent.fit(lambda: Countdown(length=30), 6, seed=0, verbose=1)
+        states = [line for line in text.getvalue().split("\r") if "/6" in line]
+        assert "return: " not in states[0]
+        assert " return: 30" in states[-1]
+
+    def test_a_long_warm_up_says_so(self, capsys):
+        agent = tfpg.DQN(network(2), **{**SMALL, "learning_starts": 10_000})
+        agent.fit(Countdown, 1, seed=0, verbose=2)
+        assert "Playing 10,000 steps at random before the" in capsys.readouterr().out
+
+    def test_a_loss_that_is_not_used(self):
+        model = network(2)
+        model.compile("adam", loss="mse")
+        with pytest.warns(UserWarning, match="compiled with loss='mse', which is not used"):
+            tfpg.DQN(model)
+
+    def test_agents_made_in_a_loop_are_not_taken_for_retracing(self, caplog):
+        for seed in range(7):
+            tfpg.DQN(network(2, seed), **SMALL).fit(Countdown, 1, seed=0, verbose=0)
+        assert "retracing" not in caplog.text
 
     def test_the_epsilon_in_the_end(self):
         table = [0.5, 0.25, 0.125]
@@ -421,6 +440,12 @@ class TestDiagnostics:
         result = agent.evaluate("CartPole-v1", 5, seed=0)
         assert result["episode_return"] > 100
         assert np.minimum(look.measured[0]["returns"], 300).tolist() == result["episode_returns"]
+
+    def test_a_figure_that_cannot_be_written(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="mkdir -p"):
+            tfpg.callbacks.Diagnostics(tmp_path / "no/d.png", "CartPole-v1")
+        with pytest.raises(ValueError, match=r"A figure ends in .png, .*figure' does not"):
+            tfpg.callbacks.Diagnostics(tmp_path / "figure", "CartPole-v1")
 
     def test_when_and_with_which_seeds(self, tmp_path):
         look = tfpg.callbacks.Diagnostics(tmp_path / "d.png", "CartPole-v1", every=2, episodes=3)

@@ -5,7 +5,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from toys import Bandit, Countdown
 
 from tfpg.envs import make, make_vec, open_env, open_vec, spaces_of
-from tfpg.envs.make import Parked
+from tfpg.envs.make import Parked, unknown_env
 
 
 def test_an_id_that_gymnasium_vectorizes_is_made_so():
@@ -60,6 +60,12 @@ def test_what_was_given_is_left_open_and_what_was_made_is_closed():
     with pytest.raises(RuntimeError), open_vec(Closing, 2):
         raise RuntimeError
     assert Closing.closed == 5
+
+
+@pytest.mark.parametrize("name", ["Pong-v5", "PongNoFrameskip-v4", "Pong-ram-v0", "pong-v4"])
+def test_atari_games_by_their_old_names(name):
+    pytest.importorskip("ale_py")
+    assert unknown_env(name).endswith("Did you mean ALE/Pong-v5?")
 
 
 def test_unknown_ids_offer_the_nearest():

@@ -27,7 +27,7 @@ import tensorflow as tf  # isort: skip
 from tfpg.agents.agent import Agent
 from tfpg.agents.batches import explained_variance, make_batch
 from tfpg.agents.checks import check_coef, check_jit, check_positive, one_of
-from tfpg.agents.trainable import Trainable, apply_where, compiled_for, suits_xla
+from tfpg.agents.trainable import Trainable, apply_where, compiled, compiled_for, suits_xla
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.evaluation import check_count
@@ -175,7 +175,7 @@ class ActorCritic(Agent):
         self._statistics = [ObservationStatistics(model) for model in models]
         jit = self.jit_compile
         jit = all(map(suits_xla, models)) if jit == "auto" else jit
-        self._updates = tf.function(self._update_all, jit_compile=jit, autograph=False)
+        self._updates = compiled(self._update_all, bool(jit))
         self._built_for = key
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:

@@ -25,7 +25,7 @@ from tfpg.envs import EnvLike, open_vec, spaces_of
 from tfpg.evaluation import check_count, evaluate
 from tfpg.ops.returns import check_gamma
 from tfpg.policy import Policy
-from tfpg.requirements import check_layers
+from tfpg.requirements import check_layers, warn_of_losses
 from tfpg.seeding import check_seed
 from tfpg.statistics import ObservationStatistics
 from tfpg.types import Trajectory
@@ -105,6 +105,7 @@ class Agent(abc.ABC):
         check_layers(model)
         if getattr(model, "optimizer", None) is None:
             model.compile(optimizer=self.default_optimizer())
+        warn_of_losses(model)
         return model
 
     @property
@@ -208,7 +209,7 @@ class Agent(abc.ABC):
             first = getattr(self.model, "_initial_epoch", None) or initial_iteration
             collector = self.collector(vector_envs, seed, first)
             self.warm_up(collector, policy)
-            collector.take_finished()
+            collector.forget()  # the model did not play them
             callback_list.params["env_steps"] = self.env_steps
             callback_list.params["updates"] = getattr(self, "updates", 0)
             advice = Advice(policy.head)

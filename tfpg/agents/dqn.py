@@ -36,11 +36,10 @@ from tfpg.heads import EpsilonGreedyHead
 from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
 from tfpg.replay import Transitions
-from tfpg.schedules import check_schedule, linear
+from tfpg.schedules import IN_THE_END, check_schedule, linear
 from tfpg.statistics import ObservationStatistics
 
 _EPSILON = linear(1.0, 0.05, 10_000)
-_IN_THE_END = 10**15  # steps; at infinity a table or an exponential has no value
 
 
 class DQN(OffPolicy):
@@ -257,7 +256,7 @@ class DQN(OffPolicy):
 
     def head_options(self) -> dict[str, Any]:
         """What a `Policy` of this agent's model has to be told beside its environment."""
-        return {"epsilon": self._epsilon_at(_IN_THE_END)}
+        return {"epsilon": self._epsilon_at(IN_THE_END)}
 
     def _epsilon_at(self, count: float) -> float:
         return min(max(float(self.epsilon(count)), 0.0), 1.0)

@@ -10,7 +10,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import tensorflow as tf  # isort: skip
 
-from tfpg.agents.trainable import Trainable, apply_where
+from tfpg.agents.trainable import Trainable, apply_where, compiled
 from tfpg.collector import Collector
 from tfpg.critic import Critic
 from tfpg.errors import check_observations, check_rewards
@@ -84,12 +84,11 @@ class Estimator:
         rows = tf.TensorSpec([None, per_step.ROWS], tf.float32)
         ends = tf.TensorSpec([None], tf.bool)
 
-        def compiled(function: Any, *signature: Any) -> Any:
-            return tf.function(function, input_signature=signature or None, autograph=False)
-
-        self._fused = compiled(self._fused_update, batch)
-        self._accumulated = compiled(self._accumulated_update, batch, rows, ends, numbers)
-        self._more_value = compiled(self._value_update, batch)
+        self._fused = compiled(self._fused_update, signature=[batch])
+        self._accumulated = compiled(
+            self._accumulated_update, signature=[batch, rows, ends, numbers]
+        )
+        self._more_value = compiled(self._value_update, signature=[batch])
         self._act = compiled(self._act_and_trace)
         self._end = compiled(self._end_episode)
         self._streamed = compiled(self._streamed_update)

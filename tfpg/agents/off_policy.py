@@ -36,6 +36,7 @@ from tfpg.types import Trajectory
 # Steps of each environment that are played at a time before the first update.
 _CHUNK = 128
 _WORTH_SAYING = 100_000_000  # bytes
+_LONG = 10_000  # steps
 
 
 class OffPolicy(Agent):
@@ -197,6 +198,9 @@ class OffPolicy(Agent):
                 "overlap=True does nothing here: it is for models that act through NumPy, and this "
                 "one's layers do so through TensorFlow."
             )
+        missing = self.learning_starts - self._met
+        if self._verbose and missing >= _LONG:
+            print(f"Playing {missing:,} steps at random before the first update.", flush=True)
         before = self.env_steps
         chunk = max(1, min(_CHUNK, self.replay.rows // 4))
         self.explore(at_random=True)

@@ -12,7 +12,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
-from tfpg.agents.trainable import Trainable
+from tfpg.agents.trainable import Trainable, compiled
 from tfpg.observations import select
 from tfpg.ops.gradients import fused
 from tfpg.ops.value_learning import (
@@ -73,7 +73,7 @@ class QUpdates:
             pairs = zip(before.trainable.variables, trainable.variables, strict=False)
             if len(before.target) == len(self.target) and all(a is b for a, b in pairs):
                 self.count, self.target, self._left = before.count, before.target, before._left
-        self._call = tf.function(self._update_all, jit_compile=jit_compile, autograph=False)
+        self._call = compiled(self._update_all, jit_compile)
 
     def __call__(
         self, transitions: Transitions, batch_size: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,21 @@ class Trainable:
             f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
             "applied. Look for non-finite rewards or observations, or use a smaller learning rate."
         )
+
+
+def compiled(function: Callable, jit_compile: bool = False, signature: Any = None) -> Callable:
+    """A compiled function of an agent, of which there may be many, one after another.
+
+    Example:
+        >>> compiled(lambda x: x + 1)(tf.constant(1)).numpy()
+        np.int32(2)
+    """
+    call = tf.function(
+        function, input_signature=signature, jit_compile=jit_compile, autograph=False
+    )
+    # TensorFlow takes agents that are made in a loop for one that is traced again and again.
+    call._omit_frequent_tracing_warning = True
+    return call
 
 
 def suits_xla(model: keras.Model) -> bool:

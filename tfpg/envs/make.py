@@ -10,7 +10,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -291,8 +291,14 @@ def _gymnasium_call(function: Callable, env_id: str, **kwargs: Any) -> Any:
 
 def unknown_env(env_id: str) -> str:
     """The sentence that says an id is unknown and offers the nearest ones."""
+    with suppress(ImportError):
+        atari.register()
     known = {name.lower(): name for name in gymnasium.registry}
-    near = difflib.get_close_matches(env_id.lower(), known, n=3, cutoff=0.6)
+    game = re.match(r"(\w+?)(-ram)?(NoFrameskip|Deterministic)?-v\d+$", env_id)
+    if game and f"ale/{game[1]}-v5".lower() in known:  # as games were called before ALE/
+        near = [f"ale/{game[1]}-v5".lower()]
+    else:
+        near = difflib.get_close_matches(env_id.lower(), known, n=3, cutoff=0.6)
     offer = ", ".join(known[name] for name in near)
     mend = f"Did you mean {offer}?" if near else "gymnasium.pprint_registry() lists them all."
     return f"Unknown environment {env_id!r}. {mend}"

@@ -111,7 +111,7 @@ def _q_head(
             "the value of each action. Change the model's last layer."
         )
     last = last_activation(model)
-    if last in ("sigmoid", "softmax"):
+    if last not in (None, "linear"):
         raise ValueError(
             f"The model ends in a {last}, and Q-values are numbers of any size: end it in no "
             "activation."

@@ -70,7 +70,8 @@ def iterations_of(preset: Preset) -> int:
     if "episodes_per_update" in options:
         return 100_000  # env_steps ends it
     if "steps_per_iteration" in options:
-        return max(1, preset.env_steps // options["steps_per_iteration"])
+        left = preset.env_steps - options["learning_starts"]
+        return max(1, left // options["steps_per_iteration"])
     return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
 
 
