@@ -70,7 +70,7 @@ class TestDQN:
         )
         assert done.returncode == 0, done.stderr
         config = json.loads((tmp_path / "more/config.json").read_text())
-        assert (config["options"]["epsilon"], config["options"]["learning_starts"]) == ("0.02", 64)
+        assert (config["options"]["epsilon"], config["options"]["learning_starts"]) == (0.02, 64)
         greedy, explored = (
             json.loads(run("evaluate", "r", "--episodes", "9", "--json", *x, cwd=tmp_path).stdout)
             for x in (["--seed", "1"], ["--seed", "1", "--stochastic"])

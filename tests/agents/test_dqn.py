@@ -326,7 +326,7 @@ class TestTraining:
     def test_its_config_is_json(self):
         config = json.loads(json.dumps(tfpg.DQN(network(), **SMALL).get_config()))
         assert config["epsilon"] == "linear(1.0, 0.05, 10000)"
-        assert config["priority_beta"] == "0.4"
+        assert config["priority_beta"] == 0.4
         assert (config["capacity"], config["double"]) == (2000, True)
 
     def test_one_environment(self):

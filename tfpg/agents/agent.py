@@ -16,7 +16,7 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 
 from tfpg.agents.advice import Advice
-from tfpg.agents.checks import check_apart
+from tfpg.agents.checks import check_apart, plain
 from tfpg.agents.trainable import Trainable
 from tfpg.callbacks import ProgressBar, resolve_verbose
 from tfpg.checkpoint import load_model, save_model
@@ -295,7 +295,7 @@ class Agent(abc.ABC):
     def get_config(self) -> dict[str, Any]:
         """The options of the constructor, without its models and its head's, for a config file."""
         options = {name: getattr(self, name) for name in self.option_names}
-        return {name: repr(x) if callable(x) else x for name, x in options.items()}
+        return {name: plain(x) for name, x in options.items()}
 
     def head_options(self) -> dict[str, Any]:
         """What a `Policy` of this agent's model has to be told beside its environment."""

@@ -75,6 +75,22 @@ def one_of(name: str, value: Any, known: tuple) -> None:
         raise ValueError(f"{name} must be one of {list(known)}, and it is {value!r}.")
 
 
+def plain(option: Any) -> Any:
+    """An option as a config file holds it: a schedule is its text, or its number.
+
+    Example:
+        >>> from tfpg.schedules import check_schedule, linear
+        >>> plain(linear(1.0, 0.1, 100)), plain(check_schedule("epsilon", 0.05)), plain("auto")
+        ('linear(1.0, 0.1, 100)', 0.05, 'auto')
+    """
+    if not callable(option):
+        return option
+    try:
+        return float(repr(option))
+    except ValueError:
+        return repr(option)
+
+
 def check_apart(envs: Any, validation_envs: Any) -> None:
     """Raises where a policy would be measured in the environment object that it is trained in.
 

@@ -149,7 +149,7 @@ class OffPolicy(Agent):
         if self.learn_period % envs.num_envs:
             raise ValueError(
                 f"learn_period counts the steps of all {envs.num_envs} environments, and is "
-                f"{self.learn_period}: make it a multiple of them."
+                f"{self.learn_period}: make it a multiple of them, or say num_envs."
             )
         replay = self._replay_for(envs)
         replay.gamma = self.gamma
