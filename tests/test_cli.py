@@ -158,6 +158,7 @@ class TestTrain:
         assert rows[0] == rows[1]
         assert not (tmp_path / "again/film.mp4").exists()
 
+    @pytest.mark.slow
     def test_goes_on_from_a_model(self, folder, tmp_path):
         model = folder / "runs/small/model.keras"
         out = tmp_path / "more"

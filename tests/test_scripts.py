@@ -23,6 +23,7 @@ def run(script, *args, cwd):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_train_then_record(tmp_path):
     out = run("train_reinforce.py", "--iterations", 3, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 greedy episodes" in out
@@ -113,6 +114,7 @@ def test_shell_scripts_parse(path):
     subprocess.run(["bash", "-n", path], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
 def test_benchmarks_start(path, tmp_path):
     done = subprocess.run(

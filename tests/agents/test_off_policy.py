@@ -412,6 +412,7 @@ class TestWhatIsSaid:
         with pytest.warns(UserWarning, match="compiled with loss='mse', which is not used"):
             tfpg.DQN(model)
 
+    @pytest.mark.slow
     def test_agents_made_in_a_loop_are_not_taken_for_retracing(self, caplog):
         for seed in range(7):
             tfpg.DQN(network(2, seed), **SMALL).fit(Countdown, 1, seed=0, verbose=0)

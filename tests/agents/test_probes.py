@@ -83,10 +83,9 @@ AGENTS = {
     ("name", "probe"),
     slow_but(
         [
-            *(("reinforce", probe) for probe in PROBES),
-            *itertools.product(["reinforce with a value", "ppo", "dqn"], [TimeLimit, RealEnd]),
-            ("dqn", ObservedAction),
-            ("dqn with everything", TimeLimit),
+            ("reinforce", ObservedAction),
+            *itertools.product(["reinforce with a value", "ppo", "dqn"], [TimeLimit]),
+            *[("ppo", RealEnd), ("dqn", ObservedAction)],
             ("a2c", TimeLimit),
         ],
         itertools.product(AGENTS, PROBES),
