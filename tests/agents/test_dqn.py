@@ -10,6 +10,7 @@ import tensorflow as tf
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from PIL import Image
+from small import SMALL, q_network
 from toys import Bandit, Countdown, Endless
 
 import tfpg
@@ -17,34 +18,9 @@ from tfpg.envs.probes import ObservedAction
 from tfpg.replay import ReplayBuffer, Transitions
 from tfpg.schedules import exponential, linear
 
-SMALL = {
-    "num_envs": 4,
-    "batch_size": 8,
-    "capacity": 2000,
-    "learn_period": 16,
-    "updates_per_learn": 4,
-    "target_update_period": 6,
-    "learning_starts": 32,
-    "steps_per_iteration": 64,
-    "jit_compile": False,
-}
-
-
-def network(outputs=2, inputs=4, seed=0, optimizer=None):
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [
-            keras.Input((inputs,)),
-            keras.layers.Dense(8, "tanh"),
-            keras.layers.Dense(outputs),
-        ]
-    )
-    model.compile(optimizer or keras.optimizers.Adam(0.01))
-    return model
-
 
 def train(env="CartPole-v1", iterations=3, seed=3, model=None, **options):
-    agent = tfpg.DQN(model or network(), **{**SMALL, **options})
+    agent = tfpg.DQN(model or q_network(), **{**SMALL, **options})
     history = agent.fit(env, iterations, seed=seed, verbose=0).history
     return agent, history
 
@@ -67,7 +43,7 @@ def transitions(count, seed=0, inputs=4, actions=2):
 
 
 def built(model=None, env="CartPole-v1", **options):
-    agent = tfpg.DQN(model or network(), **{**SMALL, **options})
+    agent = tfpg.DQN(model or q_network(), **{**SMALL, **options})
     agent.build(agent.policy_for(env))
     return agent
 
@@ -110,7 +86,7 @@ class TestUpdates:
     @pytest.mark.parametrize("loss", ["huber", "mse"])
     def test_are_the_textbooks(self, double, loss):
         data = transitions(80)
-        agent, model = built(double=double, loss=loss, target_update_period=3), network()
+        agent, model = built(double=double, loss=loss, target_update_period=3), q_network()
         _, errors = agent._updates(data, 8)
         expected, target = textbook_updates(model, data, 8, double=double, loss=loss, period=3)
         np.testing.assert_allclose(errors, expected, atol=1e-5)
@@ -121,7 +97,7 @@ class TestUpdates:
 
     def test_a_target_network_that_follows_softly(self):
         data = transitions(40)
-        agent, model = built(tau=0.1), network()
+        agent, model = built(tau=0.1), q_network()
         agent._updates(data, 8)
         _, target = textbook_updates(model, data, 8, double=True, loss="huber", tau=0.1)
         for a, b in zip(agent._updates.target, target, strict=True):
@@ -147,7 +123,7 @@ class TestUpdates:
 
     def test_logs_are_means(self):
         data = transitions(16)
-        agent = built(model=network(optimizer=keras.optimizers.SGD(0.0)))
+        agent = built(model=q_network(optimizer=keras.optimizers.SGD(0.0)))
         logs, errors = agent._updates(data, 8)
         values = agent.model(data.observations).numpy()
         size = np.abs(errors)
@@ -200,7 +176,7 @@ class TestUpdates:
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
-            model = network()
+            model = q_network()
         finally:
             keras.config.set_dtype_policy(before)
         agent, history = train(model=model, iterations=2)
@@ -263,7 +239,7 @@ class TestTraining:
         assert agent.env_steps == history["env_steps"][-1]
 
     def test_epsilon_in_steps_and_in_episodes(self):
-        _, history = train(Countdown, model=network(inputs=2), epsilon=linear(1.0, 0.0, 320))
+        _, history = train(Countdown, model=q_network(inputs=2), epsilon=linear(1.0, 0.0, 320))
         # 32 to warm up, then 64 an iteration, whose last 16 were played with what was known
         # before them.
         np.testing.assert_allclose(history["epsilon"], [1 - n / 320 for n in (80, 144, 208)])
@@ -277,7 +253,7 @@ class TestTraining:
         assert history["epsilon"] == [0.25, 0.25]
 
     def test_warms_up_once(self):
-        agent, history = train(Countdown, model=network(inputs=2), learning_starts=100)
+        agent, history = train(Countdown, model=q_network(inputs=2), learning_starts=100)
         assert history["env_steps"] == [164, 228, 292]
         again = agent.fit(Countdown, 5, initial_iteration=3, seed=3, verbose=0).history
         assert again["env_steps"] == [356, 420]
@@ -324,7 +300,7 @@ class TestTraining:
         np.testing.assert_array_equal(agent.model.layers[0].kernel, before)
 
     def test_its_config_is_json(self):
-        config = json.loads(json.dumps(tfpg.DQN(network(), **SMALL).get_config()))
+        config = json.loads(json.dumps(tfpg.DQN(q_network(), **SMALL).get_config()))
         assert config["epsilon"] == "linear(1.0, 0.05, 10000)"
         assert config["priority_beta"] == 0.4
         assert (config["capacity"], config["double"]) == (2000, True)
@@ -349,7 +325,9 @@ class TestTraining:
                 self.actions.append(int(action))
                 return super().step(action)
 
-        train(lambda: Told(9), 2, model=network(inputs=2), epsilon=1.0, explore_steps=5, num_envs=1)
+        train(
+            lambda: Told(9), 2, model=q_network(inputs=2), epsilon=1.0, explore_steps=5, num_envs=1
+        )
         played = Told.actions[:125]
         groups = np.reshape(played, (-1, 5))
         assert (groups == groups[:, :1]).all()
@@ -367,7 +345,7 @@ class TestTraining:
                 *rest, _ = super().step(action)
                 return *rest, {"lives": 3 - self.t // 3}
 
-        agent, history = train(Lives, model=network(inputs=2), end_on_life_loss=True)
+        agent, history = train(Lives, model=q_network(inputs=2), end_on_life_loss=True)
         assert history["episode_length"][-1] == 9
         replay = agent.replay
         times = replay._observations[replay._real & replay._terminated][:, 0]
@@ -379,7 +357,7 @@ class TestTraining:
         envs = SyncVectorEnv(
             [lambda: Countdown(lengths=[2, 5, 3]) for _ in range(4)], autoreset_mode=mode
         )
-        agent, history = train(envs, model=network(inputs=2))
+        agent, history = train(envs, model=q_network(inputs=2))
         assert np.isfinite(history["loss"]).all()
         assert 2 < history["episode_length"][-1] < 5
         rows = agent.replay
@@ -429,12 +407,12 @@ class TestTraining:
                 x, _, *rest = super().step(action)
                 return x, 50.0, *rest
 
-        agent, history = train(Rich, model=network(inputs=2), reward_clip=1.0)
+        agent, history = train(Rich, model=q_network(inputs=2), reward_clip=1.0)
         assert agent.replay._rewards.max() == 1
         assert history["episode_return"][-1] == 150
 
     def test_max_steps_cuts_episodes(self):
-        agent, history = train(Endless, model=network(inputs=1), max_steps=7)
+        agent, history = train(Endless, model=q_network(inputs=1), max_steps=7)
         assert history["episode_length"][-1] == 7
         assert agent.replay._truncated.any()
         assert not agent.replay._terminated.any()
@@ -460,7 +438,7 @@ class TestTraining:
         again.fit("CartPole-v1", 1, seed=0, verbose=0)
 
     def test_a_sample_explores_and_the_mode_is_greedy(self):
-        policy = tfpg.Policy(network(), "CartPole-v1", epsilon=0.5)
+        policy = tfpg.Policy(q_network(), "CartPole-v1", epsilon=0.5)
         x = np.tile(np.ones((1, 4), np.float32), (4000, 1))
         greedy = policy.act(x)[0]
         share = (policy.act(x, deterministic=False, seed=0) == greedy).mean()
@@ -488,7 +466,7 @@ class TestBadInput:
     )
     def test_options_out_of_range(self, options, message):
         with pytest.raises(ValueError, match=message):
-            tfpg.DQN(network(), **{**SMALL, **options})
+            tfpg.DQN(q_network(), **{**SMALL, **options})
 
     def test_real_actions_name_the_agents_that_do_them(self):
         message = (
@@ -496,13 +474,13 @@ class TestBadInput:
             "and tfpg.PPO learn them"
         )
         with pytest.raises(ValueError, match=message):
-            train("Pendulum-v1", model=network(1, 3))
+            train("Pendulum-v1", model=q_network(3, 1))
 
     @pytest.mark.parametrize("outputs", [1, 3])
     def test_a_wrong_number_of_outputs(self, outputs):
         message = rf"model has {outputs} outputs?, and Discrete\(2\) takes 2, the value of each"
         with pytest.raises(ValueError, match=message):
-            train(model=network(outputs))
+            train(model=q_network(outputs=outputs))
 
     @pytest.mark.parametrize("last", ["softmax", "tanh", "relu"])
     def test_a_model_that_ends_in_an_activation(self, last):
@@ -521,7 +499,7 @@ class TestBadInput:
 
     def test_update_before_fit(self):
         with pytest.raises(RuntimeError, match="call fit"):
-            tfpg.DQN(network()).update(None)
+            tfpg.DQN(q_network()).update(None)
 
     def test_lives_that_are_not_told(self):
         with pytest.raises(ValueError, match="end_on_life_loss is for environments that tell"):
@@ -538,7 +516,7 @@ class TestBadInput:
                 return x, np.nan if self.t == 2 else 1.0, *rest
 
         with pytest.raises(tfpg.errors.EnvDataError, match="reward is nan, of environment 0"):
-            train(Broken, model=network(inputs=2))
+            train(Broken, model=q_network(inputs=2))
 
 
 def test_the_replay_is_what_was_played():
@@ -616,7 +594,7 @@ class TestCallbacks:
     def test_diagnostics_are_measured_every_so_many_episodes(self, tmp_path):
         figure = tmp_path / "figure.png"
         look = tfpg.callbacks.Diagnostics(figure, Countdown, every=25, episodes=3, solved=2.5)
-        agent = tfpg.DQN(network(inputs=2), **SMALL)
+        agent = tfpg.DQN(q_network(inputs=2), **SMALL)
         agent.fit(Countdown, 4, callbacks=[look], seed=0, verbose=0)
         counts = [each["episodes"] for each in look.measured]
         assert agent.episodes >= 75
@@ -639,9 +617,9 @@ class TestCallbacks:
         assert "epsilon" not in look.measured[0]
 
     def test_the_bar_tells_rates_and_the_history_does_not(self, capsys):
-        _, history = train(Countdown, model=network(inputs=2))
+        _, history = train(Countdown, model=q_network(inputs=2))
         assert not any("/s" in name for name in history)
-        agent = tfpg.DQN(network(inputs=2), **SMALL)
+        agent = tfpg.DQN(q_network(inputs=2), **SMALL)
         agent.fit(Countdown, 2, seed=0, verbose=2)
         lines = capsys.readouterr().out.splitlines()
         agent.fit(Countdown, 3, initial_iteration=2, seed=0, verbose=2)
@@ -654,12 +632,12 @@ class TestCallbacks:
 
     def test_a_budget_of_steps_counts_the_warm_up_once(self):
         stop = tfpg.callbacks.StopAtSteps(500)
-        agent = tfpg.DQN(network(inputs=2), **{**SMALL, "learning_starts": 200})
+        agent = tfpg.DQN(q_network(inputs=2), **{**SMALL, "learning_starts": 200})
         agent.fit(Countdown, 99, callbacks=[stop], seed=0, verbose=0)
         assert agent.env_steps == 200 + 4 * 64
 
     def test_a_large_replay_says_what_it_takes(self, capsys):
-        agent = tfpg.DQN(network(inputs=2), **{**SMALL, "capacity": 10_000_000})
+        agent = tfpg.DQN(q_network(inputs=2), **{**SMALL, "capacity": 10_000_000})
         agent.fit(Countdown, 1, seed=0, verbose=2)
         out = capsys.readouterr().out
         assert re.match(r"The replay of 10,000,000 rows takes up to 190 MB of memory, of", out)
@@ -670,7 +648,7 @@ class TestCallbacks:
         )
         log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
         stop = keras.callbacks.EarlyStopping("loss", patience=1, mode="max")
-        agent = tfpg.DQN(network(), **SMALL)
+        agent = tfpg.DQN(q_network(), **SMALL)
         agent.fit("CartPole-v1", 6, callbacks=[checkpoint, log, stop], seed=0, verbose=0)
         assert (tmp_path / "best.keras").exists()
         assert "mean_q" in (tmp_path / "log.csv").read_text().splitlines()[0]

@@ -9,8 +9,11 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from small import SMALL as QUICK
+from small import q_network
 from toys import Countdown, Endless
 
 import tfpg
@@ -19,26 +22,7 @@ from tfpg.envs import open_vec
 from tfpg.envs.make import Parked
 from tfpg.schedules import exponential, linear
 
-SMALL = {
-    "num_envs": 4,
-    "batch_size": 8,
-    "capacity": 2000,
-    "learn_period": 16,
-    "updates_per_learn": 4,
-    "target_update_period": 1000,
-    "learning_starts": 32,
-    "steps_per_iteration": 64,
-    "jit_compile": False,
-}
-
-
-def network(inputs=4, seed=0, rate=0.01):
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [keras.Input((inputs,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)]
-    )
-    model.compile(keras.optimizers.Adam(rate))
-    return model
+SMALL = {**QUICK, "target_update_period": 1000}
 
 
 class Spy(tfpg.DQN):
@@ -69,7 +53,7 @@ class Spy(tfpg.DQN):
 
 def spied(env="CartPole-v1", iterations=2, model=None, **options):
     inputs = {Endless: 1, Countdown: 2}.get(env, 4)
-    agent = Spy(model or network(inputs), **{**SMALL, **options})
+    agent = Spy(model or q_network(inputs), **{**SMALL, **options})
     agent.fit(env, iterations, seed=3, verbose=0)
     return agent
 
@@ -116,7 +100,9 @@ class TestWhatIsGiven:
     def test_the_warm_up_counts_steps_and_not_resets(self):
         agent = spied(Countdown, learning_starts=200)
         assert agent.warmed_up == [200]
-        agent = spied(lambda: SyncVectorEnv([Countdown] * 4), learning_starts=200, model=network(2))
+        agent = spied(
+            lambda: SyncVectorEnv([Countdown] * 4), learning_starts=200, model=q_network(2)
+        )
         assert 200 <= agent.warmed_up[0] < 204
 
     def test_a_warm_up_that_is_longer_than_the_ring(self):
@@ -129,7 +115,7 @@ class TestWhatIsGiven:
         assert spied(overlap=True).acted == [True, True, False, False, True, False, False, False]
 
     def test_rewards_are_clipped_on_both_sides(self):
-        agent = spied(Paid, model=network(2), reward_clip=1)
+        agent = spied(Paid, model=q_network(2), reward_clip=1)
         assert set(agent.replay._rewards[agent.replay._real]) == {-1.0, 1.0}
 
     def test_the_agents_options_are_the_replays(self):
@@ -149,7 +135,7 @@ class TestWhatIsGiven:
     )
     def test_the_mean_return_is_of_fifty_episodes_or_of_the_iterations(self, steps, means):
         lengths = [1] * 40 + [3] * 1000
-        agent = tfpg.DQN(network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": steps})
+        agent = tfpg.DQN(q_network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": steps})
         # 32 episodes of 1 are played at random before, and do not count.
         history = agent.fit(
             lambda: Countdown(lengths=lengths), len(means), seed=0, verbose=0
@@ -167,7 +153,7 @@ class TestBetweenFits:
         assert not np.array_equal(target[0], agent.model.get_weights()[0])
 
     def test_the_target_network_is_that_of_weights_that_were_set(self):
-        agent, other = spied(), network(seed=9)
+        agent, other = spied(), q_network(seed=9)
         agent.model.set_weights(other.get_weights())
         agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
         for target, weights in zip(agent._updates.target, other.get_weights(), strict=True):
@@ -175,10 +161,10 @@ class TestBetweenFits:
 
     def test_the_target_network_is_that_of_a_backup(self, tmp_path):
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
-        agent = tfpg.DQN(network(), **SMALL)
+        agent = tfpg.DQN(q_network(), **SMALL)
         agent.fit("CartPole-v1", 2, callbacks=[backup], seed=3, verbose=0)
         weights = agent.model.get_weights()
-        again = tfpg.DQN(network(seed=5), **SMALL)
+        again = tfpg.DQN(q_network(seed=5), **SMALL)
         history = again.fit("CartPole-v1", 3, callbacks=[backup], seed=3, verbose=0)
         assert history.epoch == [2]
         for target, restored in zip(again._updates.target, weights, strict=True):
@@ -212,7 +198,7 @@ class TestBetweenFits:
                 *rest, info = super().step(action)
                 return *rest, {**info, "lives": 3 - self.t}
 
-        agent = spied(Lives, model=network(2), prioritized=True, end_on_life_loss=True)
+        agent = spied(Lives, model=q_network(2), prioritized=True, end_on_life_loss=True)
         replay = agent.replay
         agent.fit(Lives, 3, initial_iteration=2, seed=0, verbose=0)
         assert agent.replay is replay
@@ -240,7 +226,7 @@ class TestBetweenFits:
         ],
     )
     def test_nonsense_is_refused_then_too(self, option, value, message):
-        agent = tfpg.DQN(network(2), **SMALL)
+        agent = tfpg.DQN(q_network(2), **SMALL)
         setattr(agent, option, value)
         with pytest.raises(ValueError, match=message):
             agent.fit(Countdown, 1, verbose=0)
@@ -278,7 +264,7 @@ class TestBetweenFits:
                 observation, _, ended, *rest = super().step(action)
                 return observation, 1.0 if ended else -0.001, ended, *rest
 
-        agent = spied(lambda: Goal(length=40), model=network(2), iterations=4, gamma=0.999)
+        agent = spied(lambda: Goal(length=40), model=q_network(2), iterations=4, gamma=0.999)
         met = agent._advice._largest_return
         assert met > 0.8
         agent.fit(lambda: Goal(length=40), 5, initial_iteration=4, seed=0, verbose=0)
@@ -354,7 +340,7 @@ class TestLives:
 
         make = (lambda: Parked(Lives(length=7))) if mode is AutoresetMode.DISABLED else None
         envs = SyncVectorEnv([make or (lambda: Lives(length=7))] * 4, autoreset_mode=mode)
-        agent = tfpg.DQN(network(2), end_on_life_loss=True, **SMALL)
+        agent = tfpg.DQN(q_network(2), end_on_life_loss=True, **SMALL)
         agent.fit(envs, 3, seed=0, verbose=0)
         replay = agent.replay
         times = replay._observations[:, 0]
@@ -368,7 +354,7 @@ class TestSeeds:
     def test_are_given_once_where_they_are_slow(self, slow):
         envs = SyncVectorEnv([Countdown] * 2, autoreset_mode="Disabled")
         envs.slow_seeds = slow
-        spied(envs, model=network(2))
+        spied(envs, model=q_network(2))
         seeds = envs.envs[0].unwrapped.seeds
         assert seeds[0] is not None
         assert (None in seeds[1:]) == slow
@@ -382,18 +368,18 @@ class TestWhatIsSaid:
                 call()
             return [each.filename for each in said if each.category is TrainingWarning]
 
-        constant = tfpg.Reinforce(network(2), max_steps=5)
-        small = tfpg.DQN(network(2), **{**SMALL, "learning_starts": 3000})
+        constant = tfpg.Reinforce(q_network(2), max_steps=5)
+        small = tfpg.DQN(q_network(2), **{**SMALL, "learning_starts": 3000})
         assert told(lambda: constant.fit(Countdown, 9, seed=0, verbose=0)) == [__file__]
         assert __file__ in told(lambda: small.fit(Countdown, 1, seed=0, verbose=0))
 
     def test_overlap_that_does_nothing(self):
-        agent = tfpg.DQN(network(2), overlap=True, acting="tensorflow", **SMALL)
+        agent = tfpg.DQN(q_network(2), overlap=True, acting="tensorflow", **SMALL)
         with pytest.warns(UserWarning, match="overlap=True does nothing here"):
             agent.fit(Countdown, 1, seed=0, verbose=0)
 
     def test_the_bar_shows_returns_that_come_later(self):
-        agent = tfpg.DQN(network(2), **SMALL)
+        agent = tfpg.DQN(q_network(2), **SMALL)
         text = io.StringIO()
         with redirect_stdout(text):
             agent.fit(lambda: Countdown(length=30), 6, seed=0, verbose=1)
@@ -402,20 +388,23 @@ class TestWhatIsSaid:
         assert " return: 30" in states[-1]
 
     def test_a_long_warm_up_says_so(self, capsys):
-        agent = tfpg.DQN(network(2), **{**SMALL, "learning_starts": 10_000})
+        agent = tfpg.DQN(q_network(2), **{**SMALL, "learning_starts": 10_000})
         agent.fit(Countdown, 1, seed=0, verbose=2)
         assert "Playing 10,000 steps at random before the" in capsys.readouterr().out
 
     def test_a_loss_that_is_not_used(self):
-        model = network(2)
+        model = q_network(2)
         model.compile("adam", loss="mse")
         with pytest.warns(UserWarning, match="compiled with loss='mse', which is not used"):
             tfpg.DQN(model)
 
     @pytest.mark.slow
-    def test_agents_made_in_a_loop_are_not_taken_for_retracing(self, caplog):
+    def test_agents_made_in_a_loop_are_not_taken_for_retracing(self, caplog, monkeypatch):
+        logger = tf.get_logger()  # which hands nothing on
+        monkeypatch.setattr(logger, "handlers", [*logger.handlers, caplog.handler])
+        once = {**SMALL, "steps_per_iteration": 16}  # a compiled call in all
         for seed in range(7):
-            tfpg.DQN(network(2, seed), **SMALL).fit(Countdown, 1, seed=0, verbose=0)
+            tfpg.DQN(q_network(2, seed=seed), **once).fit(Countdown, 1, seed=0, verbose=0)
         assert "retracing" not in caplog.text
 
     def test_the_epsilon_in_the_end(self):
@@ -426,7 +415,7 @@ class TestWhatIsSaid:
             (linear(1.0, 0.02, 100), 0.02),
             (0.3, 0.3),
         ):
-            agent = tfpg.DQN(network(2), epsilon=schedule, **SMALL)
+            agent = tfpg.DQN(q_network(2), epsilon=schedule, **SMALL)
             assert agent.head_options() == {"epsilon": end}
 
 
@@ -450,7 +439,7 @@ class TestDiagnostics:
 
     def test_when_and_with_which_seeds(self, tmp_path):
         look = tfpg.callbacks.Diagnostics(tmp_path / "d.png", "CartPole-v1", every=2, episodes=3)
-        look.set_model(network())
+        look.set_model(q_network())
         for count in (1, 3, 3, 4, 5, 7):
             look.on_epoch_end(0, {"episodes": count})
         assert [each["episodes"] for each in look.measured] == [3, 4, 7]

@@ -165,9 +165,9 @@ class Agent(abc.ABC):
             all environment steps so far.
             ``val_episode_return`` and ``val_episode_length`` have a number for every measurement.
 
-        Keras's `BackupAndRestore` restores ``agent.model`` and the iteration; a value model of its
-        own, log standard deviations beside the model, a replay and ``env_steps``, of which a
-        schedule of epsilon is, it does not know.
+        Keras's `BackupAndRestore` restores ``agent.model`` and the iteration, and nothing else: not
+        a value model of its own, log standard deviations beside the model, a replay, or
+        ``env_steps``, so that a schedule of epsilon begins anew.
 
         Raises:
             ValueError: The model does not fit the environment, or an argument is out of range.

@@ -122,6 +122,11 @@ class Trainable:
 def compiled(function: Callable, jit_compile: bool = False, signature: Any = None) -> Callable:
     """A compiled function of an agent, of which there may be many, one after another.
 
+    Args:
+        function: Of tensors.
+        jit_compile: Whether by XLA.
+        signature: The tensors it takes, as `tf.TensorSpec`; None: whichever come.
+
     Example:
         >>> compiled(lambda x: x + 1)(tf.constant(1)).numpy()
         np.int32(2)

@@ -294,11 +294,9 @@ def unknown_env(env_id: str) -> str:
     with suppress(ImportError):
         atari.register()
     known = {name.lower(): name for name in gymnasium.registry}
-    game = re.match(r"(\w+?)(-ram)?(NoFrameskip|Deterministic)?-v\d+$", env_id)
-    if game and f"ale/{game[1]}-v5".lower() in known:  # as games were called before ALE/
-        near = [f"ale/{game[1]}-v5".lower()]
-    else:
-        near = difflib.get_close_matches(env_id.lower(), known, n=3, cutoff=0.6)
+    # As games were called before ALE/.
+    game = re.sub(r"(-ram)?(noframeskip|deterministic)?-v\d+$", "-v5", f"ale/{env_id.lower()}")
+    near = [game] if game in known else difflib.get_close_matches(env_id.lower(), known)
     offer = ", ".join(known[name] for name in near)
     mend = f"Did you mean {offer}?" if near else "gymnasium.pprint_registry() lists them all."
     return f"Unknown environment {env_id!r}. {mend}"

@@ -280,7 +280,7 @@ class ReplayBuffer:
         map_arrays(put, self._observations, state["observations"])
         self._size, self._highest = int(self._real.sum()), float(state["highest"])
         if self.tree is not None:
-            self.tree.set(np.arange(self.rows * self.num_envs), 0.0)
+            self.tree = SumTree(self.rows * self.num_envs)
             self.tree.set(used, state["priorities"])
 
     def _rows(self, positions: np.ndarray, columns: np.ndarray) -> np.ndarray:
