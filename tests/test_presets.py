@@ -135,6 +135,13 @@ def test_a_small_budget_is_not_used_up_before_the_first_update():
     assert presets.with_budget(presets.find("ppo", "CartPole-v1"), 600).env_steps == 600
 
 
+def test_iterations_fill_a_budget():
+    preset = presets.with_budget(presets.find("dqn", "CartPole-v1"), 12_000)
+    options = preset.options  # 11,000 steps are left: 11 iterations, where 10 of 1024 would fit
+    assert (presets.iterations_of(preset), options["steps_per_iteration"]) == (11, 960)
+    assert 11_000 - 11 * options["steps_per_iteration"] < 11 * options["learn_period"]
+
+
 def test_an_atari_game_by_its_module():
     assert presets.find("dqn", "ale_py:ALE/Pong-v5") is presets.ATARI["dqn"]
 

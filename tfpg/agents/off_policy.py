@@ -125,7 +125,7 @@ class OffPolicy(Agent):
     @property
     def window(self) -> int:
         """Of how many last episodes at least ``episode_return`` is the mean, once a tenth ended."""
-        return 50
+        return 20
 
     @property
     def _seedable(self) -> bool:  # type: ignore[override]

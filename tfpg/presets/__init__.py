@@ -48,17 +48,20 @@ def find(algorithm: str, env_id: str) -> Preset:
 def with_budget(preset: Preset, env_steps: int) -> Preset:
     """The preset for another number of environment steps, of which at most half warm up.
 
+    The iterations of a DQN are as long as before, or so much shorter that they fill the budget.
+
     Example:
         >>> with_budget(find("dqn", "ALE/Pong-v5"), 30_000).options["steps_per_iteration"]
-        4096
+        3744
     """
     options = dict(preset.options)
     if "steps_per_iteration" in options:  # no more of them than there are
         period, num_envs = options["learn_period"], options.get("num_envs", 8)
         warm_up = max(min(env_steps // 2, env_steps - period), num_envs)
         options["learning_starts"] = min(options["learning_starts"], warm_up // num_envs * num_envs)
-        left = max((env_steps - options["learning_starts"]) // period, 1) * period
-        options["steps_per_iteration"] = min(options["steps_per_iteration"], left)
+        left = max(env_steps - options["learning_starts"], period)
+        iterations = -(-left // options["steps_per_iteration"])
+        options["steps_per_iteration"] = left // iterations // period * period
     return preset._replace(env_steps=env_steps, episodes=None, options=options)
 
 
