@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
 
 
 class TestDQN:
+    @pytest.mark.slow
     def test_trains_evaluates_and_films(self, tmp_path):
         options = ["--env-steps", "1500", "--learning-starts", "400", "--n-step", "3"]
         options += ["--epsilon", "1", "0.1", "1000", "--hidden", "16", "--prioritized"]
@@ -196,6 +197,7 @@ class TestTrain:
 class TestAlgorithms:
     """Presets and what is said over them."""
 
+    @pytest.mark.slow
     def test_ppo_from_its_preset(self, tmp_path):
         args = ["--env-steps", "1024", "--seed", "3", "--validation-freq", "2", "--no-film"]
         done = run("train", "ppo", "CartPole-v1", *args, "--run", tmp_path / "run")
@@ -436,6 +438,7 @@ class TestErrorsWithTensorflow:
         assert text in done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
+    @pytest.mark.slow
     def test_another_backend(self, tmp_path):
         done = run("train", "reinforce", "CartPole-v1", cwd=tmp_path, KERAS_BACKEND="jax")
         self.check(done, "KERAS_BACKEND is 'jax'. Set KERAS_BACKEND=tensorflow")
@@ -468,6 +471,7 @@ class TestErrorsWithTensorflow:
         self.check(done, "Observations must be Box, Discrete")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_an_unknown_activation(self, tmp_path):
         done = run("train", "reinforce", "CartPole-v1", "--activation", "spam", cwd=tmp_path)
         self.check(done, "spam")
@@ -489,6 +493,7 @@ class TestErrorsWithTensorflow:
             self.check(run(*args, cwd=tmp_path), "outputs are not finite")
         assert [p.name for p in tmp_path.iterdir()] == ["nan.keras"]
 
+    @pytest.mark.slow
     def test_a_run_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")
         done = run("train", "reinforce", "CartPole-v1", *SMALL, "--run", "file/run", cwd=tmp_path)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import slow_but
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -15,9 +16,10 @@ MODULES = sorted(
     for p in (ROOT / "tfpg").rglob("*.py")
     if p.name != "__main__.py"
 )
+TRAINING = {f"tfpg.{name}" for name in ["agents.a2c", "agents.dqn", "agents.ppo", "callbacks"]}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", slow_but([m for m in MODULES if m not in TRAINING], MODULES))
 def test_docstring_examples(name, request):
     if name == "tfpg.rendering.display":
         request.getfixturevalue("xvfb")

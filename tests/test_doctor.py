@@ -265,6 +265,7 @@ def doctor(folder, *args):
     )
 
 
+@pytest.mark.slow
 def test_this_machine_trains(tmp_path):
     done = doctor(tmp_path, "--json")
     assert (done.returncode, done.stderr) == (0, "")

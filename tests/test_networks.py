@@ -100,6 +100,7 @@ class TestDueling:
         assert fast.acting == "numpy"
         np.testing.assert_allclose(fast.actor()(x).outputs, slow.actor()(x).outputs, atol=1e-5)
 
+    @pytest.mark.slow
     def test_is_loaded_by_plain_keras(self, tmp_path):
         model = tfpg.networks.dueling("CartPole-v1", seed=0)
         model.save(tmp_path / "q.keras")

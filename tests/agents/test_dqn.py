@@ -203,8 +203,8 @@ class TestTraining:
     @pytest.mark.parametrize(
         "options",
         [
-            {},
-            {"overlap": True},
+            pytest.param({}, marks=pytest.mark.slow),
+            pytest.param({"overlap": True}, marks=pytest.mark.slow),
             {
                 "prioritized": True,
                 "priority_beta": linear(0.0, 1.0, 300),

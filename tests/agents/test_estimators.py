@@ -120,7 +120,7 @@ BASELINES = [None, "mean", "value"]
 @pytest.mark.parametrize(
     ("head", "baseline"),
     slow_but(
-        [*zip(HEADS, itertools.cycle(["value", "mean"]), strict=False)][::2],
+        [("bernoulli", "mean"), ("squashed", "value")],
         itertools.product(HEADS, BASELINES),
     ),
 )
@@ -144,7 +144,7 @@ def test_every_standardization(standardize, baseline):
 
 @pytest.mark.parametrize(
     ("gae_lambda", "own_model"),
-    slow_but([(0.7, False), (0.7, True)], itertools.product([0.0, 0.7, 1.0], [False, True])),
+    slow_but([(0.7, True)], itertools.product([0.0, 0.7, 1.0], [False, True])),
 )
 def test_bootstrapping(gae_lambda, own_model):
     check_alike("bernoulli", baseline="value", gae_lambda=gae_lambda, own_model=own_model, seed=2)

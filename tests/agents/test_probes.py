@@ -85,8 +85,6 @@ AGENTS = {
         [
             ("reinforce", ObservedAction),
             *itertools.product(["reinforce with a value", "ppo", "dqn"], [TimeLimit]),
-            *[("ppo", RealEnd), ("dqn", ObservedAction)],
-            ("a2c", TimeLimit),
         ],
         itertools.product(AGENTS, PROBES),
     ),

@@ -5,7 +5,8 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from test_dqn import SMALL, network, train
+from small import SMALL, q_network
+from test_dqn import train
 from toys import Countdown
 
 import tfpg
@@ -116,11 +117,11 @@ class TestReplay:
 
     def test_in_a_fit(self):
         with pytest.warns(TrainingWarning, match="holds 64 steps, and learning_starts=100"):
-            train(Countdown, 1, model=network(inputs=2), capacity=64, learning_starts=100)
+            train(Countdown, 1, model=q_network(inputs=2), capacity=64, learning_starts=100)
 
 
 def test_a_training_that_is_well_hears_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error", TrainingWarning)
-        agent = tfpg.DQN(network(seed=1), **{**SMALL, "updates_per_learn": 8})
+        agent = tfpg.DQN(q_network(seed=1), **{**SMALL, "updates_per_learn": 8})
         agent.fit("CartPole-v1", 30, seed=0, verbose=0)
