@@ -59,7 +59,7 @@ class KeepBest(keras.callbacks.Callback):
     """Saves the model that played the iteration with the highest ``episode_return``.
 
     That is the mean return of the iteration's own episodes with REINFORCE; with A2C and PPO of the
-    last hundred and with DQN of the last twenty, where fewer ended in the iteration, so that
+    last hundred and with DQN of its `window`, where fewer ended in the iteration, so that
     earlier models played the older of them.
 
     Keras's `ModelCheckpoint` saves at the end of an epoch, after the update; here that is another

@@ -450,6 +450,7 @@ class TestBadInput:
         ("options", "message"),
         [
             ({"capacity": 4}, "capacity of 4 is below the batch_size of 8"),
+            ({"window": 0}, "window must be an integer of at least 1, and it is 0"),
             ({"n_step": 0}, "n_step must be an integer of at least 1, and it is 0"),
             ({"batch_size": 0}, "batch_size must be"),
             ({"gamma": 1.5}, "gamma must be a number in"),

@@ -127,15 +127,17 @@ class TestWhatIsGiven:
         assert agent.explore() == 0.0
 
     @pytest.mark.parametrize(
-        ("steps", "means"),
+        ("window", "steps", "means"),
         [
-            (32, [(8 + 8 * 3) / 16, (2 + 18 * 3) / 20, 3.0]),  # 16, 10 and 11 of them
-            (192, [(8 + 61 * 3) / 69, 3.0]),  # 69 and 64
+            (20, 32, [(8 + 8 * 3) / 16, (2 + 18 * 3) / 20, 3.0]),  # 16, 10 and 11 of them
+            (50, 96, [(8 + 29 * 3) / 37, 3.0]),  # 37 and 32
+            (20, 192, [(8 + 61 * 3) / 69, 3.0]),  # 69 and 64
         ],
     )
-    def test_the_mean_return_is_of_twenty_episodes_or_of_the_iterations(self, steps, means):
+    def test_the_mean_return_is_of_a_window_or_of_the_iterations(self, window, steps, means):
         lengths = [1] * 40 + [3] * 1000
-        agent = tfpg.DQN(q_network(2), **{**SMALL, "num_envs": 1, "steps_per_iteration": steps})
+        options = {"num_envs": 1, "steps_per_iteration": steps, "window": window}
+        agent = tfpg.DQN(q_network(2), **{**SMALL, **options})
         # 32 episodes of 1 are played at random before, and do not count.
         history = agent.fit(
             lambda: Countdown(lengths=lengths), len(means), seed=0, verbose=0

@@ -58,6 +58,8 @@ class Agent(abc.ABC):
 
     # The options that `get_config` tells.
     option_names: tuple[str, ...] = ("gamma", "num_envs", "max_steps")
+    # Of how many last episodes at least episode_return is the mean, once a tenth ended.
+    window = 100
     # Whether every reset of an environment must be ours to seed.
     _seedable = False
 
@@ -107,11 +109,6 @@ class Agent(abc.ABC):
             model.compile(optimizer=self.default_optimizer())
         warn_of_losses(model)
         return model
-
-    @property
-    def window(self) -> int:
-        """Of how many last episodes at least ``episode_return`` is the mean, once a tenth ended."""
-        return 100
 
     @abc.abstractmethod
     def build(self, policy: Policy) -> None:

@@ -80,6 +80,7 @@ class DQN(OffPolicy):
             then stored once. None: what the environments say, as Atari games by id do.
         num_envs: How many environments play side by side.
         steps_per_iteration: Environment steps of an iteration.
+        window: Of how many last episodes, at least, ``episode_return`` is the mean.
         max_steps: Where an episode is cut. None: the environment's own limit.
         overlap: Step the environments while the updates run, acting with the network as it was
             before them; for networks that act through NumPy.
@@ -135,6 +136,7 @@ class DQN(OffPolicy):
         frame_stack: int | None = None,
         num_envs: int = 8,
         steps_per_iteration: int = 1024,
+        window: int = 20,
         max_steps: int | None = None,
         overlap: bool = False,
         jit_compile: bool | str = "auto",
@@ -157,6 +159,7 @@ class DQN(OffPolicy):
             frame_stack=frame_stack,
             num_envs=num_envs,
             steps_per_iteration=steps_per_iteration,
+            window=window,
             max_steps=max_steps,
             overlap=overlap,
             acting=acting,

@@ -49,7 +49,7 @@ class OffPolicy(Agent):
         *Agent.option_names,
         *("n_step", "prioritized", "priority_alpha", "priority_beta", "capacity", "batch_size"),
         *("learn_period", "updates_per_learn", "learning_starts", "reward_clip"),
-        *("end_on_life_loss", "frame_stack", "steps_per_iteration", "overlap"),
+        *("end_on_life_loss", "frame_stack", "steps_per_iteration", "window", "overlap"),
     )
 
     def __init__(
@@ -71,6 +71,7 @@ class OffPolicy(Agent):
         frame_stack: int | None,
         num_envs: int,
         steps_per_iteration: int,
+        window: int,
         max_steps: int | None,
         overlap: bool,
         acting: str,
@@ -89,6 +90,7 @@ class OffPolicy(Agent):
         self.end_on_life_loss = bool(end_on_life_loss)
         self.frame_stack = frame_stack
         self.steps_per_iteration = steps_per_iteration
+        self.window = window
         self.overlap = bool(overlap)
         self.replay: ReplayBuffer | None = None
         self.episodes = 0
@@ -106,7 +108,7 @@ class OffPolicy(Agent):
         """
         for name in (
             *("n_step", "batch_size", "capacity", "learn_period", "updates_per_learn"),
-            *("learning_starts", "steps_per_iteration"),
+            *("learning_starts", "steps_per_iteration", "window"),
         ):
             setattr(self, name, check_count(name, getattr(self, name)))
         self.gamma = check_gamma(self.gamma)
@@ -121,11 +123,6 @@ class OffPolicy(Agent):
             self.reward_clip = check_positive("reward_clip", self.reward_clip)
         if self.frame_stack is not None:
             self.frame_stack = check_count("frame_stack", self.frame_stack)
-
-    @property
-    def window(self) -> int:
-        """Of how many last episodes at least ``episode_return`` is the mean, once a tenth ended."""
-        return 20
 
     @property
     def _seedable(self) -> bool:  # type: ignore[override]

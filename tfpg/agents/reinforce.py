@@ -157,7 +157,7 @@ class Reinforce(Agent):
         self._built_for: tuple | None = None
 
     @property
-    def window(self) -> int:
+    def window(self) -> int:  # type: ignore[override]
         """The episodes of an iteration are what its ``episode_return`` is the mean of."""
         return self.episodes_per_update
 
