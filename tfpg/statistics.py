@@ -11,7 +11,7 @@ first, later over about the last hundred.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,10 +154,11 @@ class ObservationStatistics:
             layer.moving_mean.assign(moments.mean)
             layer.moving_variance.assign(moments.variance)
 
-    def update_from(self, data: Trajectory, encode: Callable[[Any], Any]) -> None:
-        """Takes in the real steps of a trajectory."""
-        if self.layers:
-            self.update(encode(flatten(data, map_arrays(lambda x: x[:-1], data.observations))))
+    def update_from(self, fragments: Sequence[Trajectory], encode: Callable[[Any], Any]) -> None:
+        """Takes in the real steps of trajectories as one batch."""
+        if self.layers and fragments:
+            played = [flatten(x, map_arrays(lambda x: x[:-1], x.observations)) for x in fragments]
+            self.update(encode(map_arrays(lambda *x: np.concatenate(x), *played)))
 
 
 def statistics_layer(name: str) -> keras.layers.Layer:

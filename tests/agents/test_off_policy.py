@@ -126,6 +126,29 @@ class TestWhatIsGiven:
         agent = spied(epsilon=lambda n: 1 - n / 100, iterations=3)
         assert agent.explore() == 0.0
 
+    @pytest.mark.filterwarnings("ignore::tfpg.agents.advice.TrainingWarning")
+    def test_the_warm_up_and_every_iteration_are_a_batch_of_the_statistics(self):
+        class Clock(Endless):
+            observation_space = spaces.Box(-1000, 1000, (1,), np.float32)
+
+            def reset(self, *, seed=None, options=None):
+                self.t = 0
+                return np.zeros(1, np.float32), {}
+
+            def step(self, action):
+                self.t += 1
+                return np.full(1, self.t, np.float32), 0.0, False, False, {}
+
+        model = tfpg.networks.mlp(Clock(), hidden=(4,), normalize=True, seed=0)
+        statistics = model.get_layer("observation_statistics")
+        met = []
+        remember = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda *_: met.append(float(statistics.moving_mean[0]))
+        )
+        tfpg.DQN(model, **SMALL).fit(Clock, 2, [remember], seed=0, verbose=0)
+        assert met == [3.5, (3.5 + 15.5) / 2]  # of the steps 0 to 7, and 8 to 23
+        assert float(statistics.moving_mean[0]) == pytest.approx((3.5 + 15.5 + 31.5) / 3)
+
     @pytest.mark.parametrize(
         ("window", "steps", "means"),
         [

@@ -237,7 +237,7 @@ class Agent(abc.ABC):
         logs = {"env_steps": self.env_steps, **self.update(data)}
         if isinstance(data, Trajectory):
             for statistics in self._statistics:
-                statistics.update_from(data, policy.encode)
+                statistics.update_from([data], policy.encode)
         return logs
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:

@@ -201,10 +201,15 @@ class OffPolicy(Agent):
         before = self.env_steps
         chunk = max(1, min(_CHUNK, self.replay.rows // 4))
         self.explore(at_random=True)
+        fragments = []
         while self._met < self.learning_starts or not self.replay.ready:
             missing = -(-(self.learning_starts - self._met) // collector.envs.num_envs)
-            self._add(self._play(collector, policy, min(max(missing, 1), chunk)))
+            data = self._play(collector, policy, min(max(missing, 1), chunk))
+            if self._statistics[0].layers:
+                fragments.append(data)
+            self._add(data)
             self.env_steps = before + collector.steps
+        self._statistics[0].update_from(fragments, policy.encode)
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         """Steps and updates in turn, or at the same time, and returns the means of the logs."""
@@ -231,8 +236,7 @@ class OffPolicy(Agent):
                     logs.append(self._learn(rng, beta))
             if learning is not None:
                 logs.append(learning.result())
-        for data in fragments:
-            self._statistics[0].update_from(data, policy.encode)
+        self._statistics[0].update_from(fragments, policy.encode)
         means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
         self._advice.look(means | self._episode_logs(collector))
         counts = {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}
