@@ -163,13 +163,14 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("dqn", "CartPole-v1"): Preset(
         env_steps=50_000,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         adam=_Q_ADAM,
+        anneal=True,
         network={"hidden": (128, 128)},
         architecture="dueling",
         options={
-            "batch_size": 64,
-            "n_step": 5,
+            "batch_size": 128,
+            "n_step": 10,
             "learn_period": 64,
             "updates_per_learn": 32,
             "tau": 0.01,
@@ -177,7 +178,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "learning_starts": 1000,
             "steps_per_iteration": 1024,
         },
-        score=Score(500.0, 415.5, 500.0),
+        score=Score(500.0, 466.0, 500.0),
     ),
 }
 
