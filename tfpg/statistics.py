@@ -1,9 +1,10 @@
 """Running statistics: of observations, inside the Keras model, and of returns.
 
 An observation normalizer is a frozen `BatchNormalization` layer without centre and scale, whose
-moving mean and variance agents assign after every iteration. They are the model's own weights:
-saved with it, loaded by plain Keras, constant wherever nothing trains. (A `Normalization` layer
-keeps its statistics as constants, and a compiled function goes on with the old ones.)
+moving mean and variance agents assign after every iteration, and a DQN after its random play. They
+are the model's own weights: saved with it, loaded by plain Keras, constant wherever nothing trains.
+(A `Normalization` layer keeps its statistics as constants, and a compiled function goes on with the
+old ones.)
 
 Every batch counts the same, and none less than a hundredth: an average over all batches at
 first, later over about the last hundred.

@@ -55,7 +55,7 @@ def with_budget(preset: Preset, env_steps: int) -> Preset:
         3744
     """
     options = dict(preset.options)
-    if "steps_per_iteration" in options:  # no more of them than there are
+    if "steps_per_iteration" in options:
         period, num_envs = options["learn_period"], options.get("num_envs", 8)
         warm_up = max(min(env_steps // 2, env_steps - period), num_envs)
         options["learning_starts"] = min(options["learning_starts"], warm_up // num_envs * num_envs)
