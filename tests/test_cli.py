@@ -65,13 +65,13 @@ class TestDQN:
             rows = list(csv.DictReader(file))
         assert 400 < float(rows[-1]["env_steps"]) <= 1500
         # Going on, it explores as little as in the end, and does not fill the replay at random.
-        more = ["--env-steps", "200", "--steps-per-iteration", "64", "--no-film"]
+        more = ["--env-steps", "300", "--steps-per-iteration", "64", "--no-film"]
         done = run(
             "train", "dqn", "CartPole-v1", *more, "--model", "r", "--run", "more", cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
         config = json.loads((tmp_path / "more/config.json").read_text())
-        assert (config["options"]["epsilon"], config["options"]["learning_starts"]) == (0.02, 64)
+        assert (config["options"]["epsilon"], config["options"]["learning_starts"]) == (0.02, 128)
         greedy, explored = (
             json.loads(run("evaluate", "r", "--episodes", "9", "--json", *x, cwd=tmp_path).stdout)
             for x in (["--seed", "1"], ["--seed", "1", "--stochastic"])

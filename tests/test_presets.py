@@ -140,6 +140,18 @@ def test_iterations_fill_a_budget():
     assert 11_000 - 11 * options["steps_per_iteration"] < 11 * options["learn_period"]
 
 
+@pytest.mark.parametrize("env_steps", [1, 64, 127, 128, 200, 1000, 1025, 3000])
+@pytest.mark.parametrize("as_asked", [1, 64, 100, 128])
+def test_any_budget_is_whole_periods(env_steps, as_asked):
+    preset = presets.find("dqn", "CartPole-v1")
+    preset = preset._replace(options={**preset.options, "steps_per_iteration": as_asked})
+    preset = presets.with_budget(preset, env_steps)
+    steps, period = (preset.options[x] for x in ("steps_per_iteration", "learn_period"))
+    assert steps % period == 0 < steps <= max(as_asked, period)
+    left = max(env_steps - preset.options["learning_starts"], period)
+    assert presets.iterations_of(preset) * steps <= left
+
+
 def test_an_atari_game_by_its_module():
     assert presets.find("dqn", "ale_py:ALE/Pong-v5") is presets.ATARI["dqn"]
 

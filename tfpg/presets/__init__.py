@@ -59,9 +59,9 @@ def with_budget(preset: Preset, env_steps: int) -> Preset:
         period, num_envs = options["learn_period"], options.get("num_envs", 8)
         warm_up = max(min(env_steps // 2, env_steps - period), num_envs)
         options["learning_starts"] = min(options["learning_starts"], warm_up // num_envs * num_envs)
-        left = max(env_steps - options["learning_starts"], period)
-        iterations = -(-left // options["steps_per_iteration"])
-        options["steps_per_iteration"] = left // iterations // period * period
+        rounds = max((env_steps - options["learning_starts"]) // period, 1)
+        iterations = -(-rounds // max(options["steps_per_iteration"] // period, 1))
+        options["steps_per_iteration"] = rounds // iterations * period
     return preset._replace(env_steps=env_steps, episodes=None, options=options)
 
 
