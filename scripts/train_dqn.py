@@ -18,15 +18,15 @@ parser.add_argument("--out", type=Path, default=Path("runs/dqn"))
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
 
-rate = keras.optimizers.schedules.PolynomialDecay(5e-4, max(1, args.env_steps // 2), 0.0)
-model = tfpg.networks.dueling(args.env, hidden=(256, 256), activation="relu", seed=args.seed)
+rate = keras.optimizers.schedules.PolynomialDecay(2e-3, max(1, args.env_steps // 2), 0.0)
+model = tfpg.networks.dueling(args.env, hidden=(128, 128), seed=args.seed)
 model.compile(optimizer=keras.optimizers.Adam(rate, global_clipnorm=10.0))
 
 agent = tfpg.DQN(
     model,
     double=True,
-    n_step=5,
-    batch_size=256,
+    n_step=10,
+    batch_size=128,
     updates_per_learn=32,  # every 64 environment steps
     tau=0.01,
     epsilon=tfpg.schedules.linear(1.0, 0.02, 8000),

@@ -31,7 +31,6 @@ def test_every_preset_has_a_score(algorithm, env):
     ("algorithm", "env"),
     slow_but(
         [
-            ("reinforce", "Taxi-v4"),
             ("a2c", "Pendulum-v1"),
             ("dqn", "Taxi-v4"),
         ],
@@ -52,6 +51,7 @@ def test_defaults_fit_other_environments(algorithm, env):
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_to_nothing_over_the_budget():
     preset = presets.find("ppo", "CartPole-v1")
     agent = presets.make_agent("ppo", "CartPole-v1", preset, iterations=3)

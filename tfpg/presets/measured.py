@@ -180,6 +180,27 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         score=Score(500.0, 466.0, 500.0),
     ),
+    ("dqn", "MountainCar-v0"): Preset(
+        env_steps=120_000,
+        learning_rate=1e-3,
+        adam=_Q_ADAM,
+        anneal=True,
+        network={"hidden": (128, 128), "activation": "relu", "normalize": True},
+        architecture="mlp",
+        options={
+            "batch_size": 128,
+            "n_step": 10,
+            "learn_period": 16,
+            "updates_per_learn": 8,
+            "target_update_period": 200,
+            "epsilon": linear(1.0, 0.02, 15_000),
+            "explore_steps": 24,
+            "learning_starts": 5000,
+            "steps_per_iteration": 2048,
+            "window": 100,
+        },
+        score=Score(-100.8, -103.1, -99.6),
+    ),
 }
 
 # Where no preset was measured.
