@@ -201,6 +201,28 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         score=Score(-100.8, -103.1, -99.6),
     ),
+    ("dqn", "LunarLander-v3"): Preset(
+        env_steps=300_000,
+        learning_rate=7e-4,
+        adam=_Q_ADAM,
+        anneal=True,
+        network={"hidden": (256, 256)},
+        architecture="dueling",
+        options={
+            "capacity": 300_000,
+            "batch_size": 128,
+            "n_step": 3,
+            "prioritized": True,
+            "learn_period": 32,
+            "updates_per_learn": 16,
+            "tau": 0.01,
+            "epsilon": linear(1.0, 0.02, 30_000),
+            "explore_steps": 12,
+            "learning_starts": 2000,
+            "steps_per_iteration": 16_384,
+        },
+        score=Score(259.0, 233.1, 267.4),
+    ),
 }
 
 # Where no preset was measured.
