@@ -130,6 +130,7 @@ def test_csv_logger_writes_a_row_an_iteration(tmp_path):
         np.testing.assert_allclose(values, history.history[key])
 
 
+@pytest.mark.slow
 def test_reduce_lr_on_plateau_reaches_the_compiled_update():
     plateau = callbacks.ReduceLROnPlateau(
         monitor="episode_return", mode="max", patience=1, factor=0.5, min_lr=0

@@ -307,8 +307,14 @@ class TestEvaluate:
         assert result["episodes"] == len(result["episode_returns"]) == 6
         assert result["env"] == "CartPole-v1"
         assert max(result["episode_lengths"]) <= 30  # the run's own cap
-        again = run("evaluate", "runs/small/model.keras", *args, cwd=folder)
-        assert json.loads(again.stdout)["episode_returns"] == result["episode_returns"]
+
+    @pytest.mark.slow
+    def test_a_run_by_its_model(self, folder):
+        by_run, by_model = (
+            run("evaluate", path, "--episodes", 6, "--seed", 7, "--json", cwd=folder)
+            for path in ("runs/small", "runs/small/model.keras")
+        )
+        assert by_model.stdout == by_run.stdout
 
     @pytest.mark.slow
     def test_a_bare_model_needs_its_environment(self, folder, tmp_path):

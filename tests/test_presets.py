@@ -32,7 +32,6 @@ def test_every_preset_has_a_score(algorithm, env):
     slow_but(
         [
             ("a2c", "Pendulum-v1"),
-            ("dqn", "Taxi-v4"),
         ],
         [
             (algorithm, env)

@@ -113,6 +113,7 @@ class TestUpdates:
         np.testing.assert_allclose(weights_of(one), weights_of(many), atol=1e-6)
         assert one.updates == many.updates == 12
 
+    @pytest.mark.slow
     def test_xla_gives_the_same(self):
         data = transitions(80)
         one, other = built(), built(jit_compile=True)
@@ -418,6 +419,7 @@ class TestTraining:
         assert agent.replay._truncated.any()
         assert not agent.replay._terminated.any()
 
+    @pytest.mark.slow
     def test_dueling_and_prioritized_learn_a_bandit(self):
         model = tfpg.networks.dueling(ObservedAction, hidden=(16,), seed=0)
         model.compile(keras.optimizers.Adam(0.01))
@@ -571,6 +573,7 @@ class TestImages:
         assert agent._updates._call._jit_compile == on_gpu
         assert built(jit_compile="auto")._updates._call._jit_compile
 
+    @pytest.mark.slow
     def test_a_convolution_learns_from_uint8(self):
         env = frames_env()
         model = tfpg.networks.nature_cnn(env, hidden=16, seed=0)

@@ -133,10 +133,7 @@ STANDARDIZE = ["batch", "episode", None]
 
 @pytest.mark.parametrize(
     ("standardize", "baseline"),
-    slow_but(
-        [("episode", "value")],
-        itertools.product(STANDARDIZE, BASELINES),
-    ),
+    slow_but([], itertools.product(STANDARDIZE, BASELINES)),
 )
 def test_every_standardization(standardize, baseline):
     check_alike("categorical", baseline=baseline, standardize=standardize, seed=1)
@@ -152,14 +149,13 @@ def test_bootstrapping(gae_lambda, own_model):
 
 @pytest.mark.parametrize(
     "env",
-    slow_but(
-        [{"lengths": (1,)}], [{"lengths": (1,)}, {"integer_rewards": True}, {"lengths": (40, 1)}]
-    ),
+    slow_but([], [{"lengths": (1,)}, {"integer_rewards": True}, {"lengths": (40, 1)}]),
 )
 def test_lengths_and_rewards_of_all_kinds(env):
     check_alike("categorical", env_options=env, baseline="value")
 
 
+@pytest.mark.slow
 def test_several_updates_in_a_row():
     check_alike("bernoulli", iterations=3)
 
