@@ -27,7 +27,7 @@ LAYERS = {
         "runs",
         "trial",
     ],
-    5: ["presets", "arguments", "cli", "__main__"],
+    5: ["presets", "arguments", "signals", "cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Importing these takes seconds or needs a system package: only inside the function that does.
@@ -44,6 +44,7 @@ WITHOUT_TENSORFLOW = [
     "presets/measured",
     "runs",
     "schedules",
+    "signals",
     "trial",
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]

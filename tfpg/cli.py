@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tfpg
-from tfpg import runs
+from tfpg import runs, signals
 from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 
 
@@ -30,10 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     commands = {"train": train, "evaluate": evaluate, "record": record, "doctor": doctor}
     args = parse(argv, commands)
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        # As an exception, so that films, displays and files are taken down on the way out.
-        if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup asks
-            signal.signal(name, lambda number, _: sys.exit(128 + number))
+    signals.listen()
     try:
         return args.run_command(args) or 0
     except KeyboardInterrupt:
@@ -106,6 +102,7 @@ def train(args: argparse.Namespace) -> None:
         )
         keep = KeepBest(folder / runs.MODEL)
         callbacks = [run, MetricsLogger(folder / runs.METRICS), keep]
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: signals.check()))
         if not args.iterations:
             callbacks.append(StopAtSteps(preset.env_steps))
         if args.stop_at is not None:
