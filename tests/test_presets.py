@@ -30,9 +30,7 @@ def test_every_preset_has_a_score(algorithm, env):
 @pytest.mark.parametrize(
     ("algorithm", "env"),
     slow_but(
-        [
-            ("a2c", "Pendulum-v1"),
-        ],
+        [("a2c", "Pendulum-v1")],
         [
             (algorithm, env)
             for algorithm in presets.DEFAULTS

@@ -158,7 +158,9 @@ class ObservationStatistics:
     def update_from(self, fragments: Sequence[Trajectory], encode: Callable[[Any], Any]) -> None:
         """Takes in the real steps of trajectories as one batch."""
         if self.layers and fragments:
-            played = [flatten(x, map_arrays(lambda x: x[:-1], x.observations)) for x in fragments]
+            played = [
+                flatten(data, map_arrays(lambda x: x[:-1], data.observations)) for data in fragments
+            ]
             self.update(encode(map_arrays(lambda *x: np.concatenate(x), *played)))
 
 

@@ -131,10 +131,9 @@ def test_every_head_and_baseline(head, baseline):
 STANDARDIZE = ["batch", "episode", None]
 
 
-@pytest.mark.parametrize(
-    ("standardize", "baseline"),
-    slow_but([], itertools.product(STANDARDIZE, BASELINES)),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("standardize", STANDARDIZE)
 def test_every_standardization(standardize, baseline):
     check_alike("categorical", baseline=baseline, standardize=standardize, seed=1)
 
@@ -147,9 +146,9 @@ def test_bootstrapping(gae_lambda, own_model):
     check_alike("bernoulli", baseline="value", gae_lambda=gae_lambda, own_model=own_model, seed=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "env",
-    slow_but([], [{"lengths": (1,)}, {"integer_rewards": True}, {"lengths": (40, 1)}]),
+    "env", [{"lengths": (1,)}, {"integer_rewards": True}, {"lengths": (40, 1)}]
 )
 def test_lengths_and_rewards_of_all_kinds(env):
     check_alike("categorical", env_options=env, baseline="value")
