@@ -23,7 +23,6 @@ from tfpg.ops.value_learning import (
 )
 from tfpg.policy import Policy
 from tfpg.replay import Transitions
-from tfpg.types import map_arrays
 
 
 class QUpdates:
@@ -93,17 +92,17 @@ class QUpdates:
         """
         encode = self.policy.encode
 
-        def batches(x: np.ndarray) -> np.ndarray:
-            return np.reshape(x, (-1, batch_size, *x.shape[1:]))
+        def batches(x: np.ndarray) -> tf.Tensor:
+            return tf.constant(np.reshape(x, (-1, batch_size, *x.shape[1:])))
 
         data = transitions._replace(
             observations=encode(transitions.observations),
             next_observations=encode(transitions.next_observations),
         )
-        data = Transitions(*(map_arrays(batches, x) for x in data))
+        data = tf.nest.map_structure(batches, data)
         before = tf.constant(self.count % self.target_update_period)
         sums, errors, finite = self._call(data, before)
-        updates = len(data.rewards)
+        updates = len(transitions.rewards) // batch_size
         logs = {name: float(x) / updates for name, x in sums.items()}
         self.trainable.check(finite.numpy(), logs["loss"])
         self.count += updates

@@ -105,7 +105,7 @@ def double_q_learning_targets(
         [2.0]
     """
     chosen = tf.argmax(next_q_online, axis=-1)
-    return _targets(rewards, discounts, tf.gather(next_q_values, chosen, axis=-1, batch_dims=1))
+    return _targets(rewards, discounts, _of(next_q_values, chosen))
 
 
 def td_errors(q_values: Any, actions: Any, targets: Any) -> tf.Tensor:
@@ -126,8 +126,16 @@ def td_errors(q_values: Any, actions: Any, targets: Any) -> tf.Tensor:
         >>> td_errors([[1.0, 2.0]], [0], [3.0]).numpy().tolist()
         [2.0]
     """
-    taken = tf.gather(q_values, actions, axis=-1, batch_dims=1)
+    taken = _of(q_values, actions)
     return tf.stop_gradient(tf.cast(targets, taken.dtype)) - taken
+
+
+def _of(q_values: Any, actions: Any) -> tf.Tensor:
+    """The values ``[B]`` of those actions."""
+    q_values = tf.convert_to_tensor(q_values)
+    # The gradient of a gather is a scatter, which XLA does one by one: a fifth of an update.
+    is_it = tf.one_hot(actions, q_values.shape[-1], True, False, dtype=tf.bool)
+    return tf.reduce_sum(tf.where(is_it, q_values, tf.zeros_like(q_values)), axis=-1)
 
 
 def _targets(rewards: Any, discounts: Any, next_values: tf.Tensor) -> tf.Tensor:
