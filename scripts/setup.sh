@@ -30,11 +30,14 @@ if [ ! -e "$stamp" ]; then
     touch "$stamp"
 fi
 
-install_xvfb() {
-    command -v Xvfb > /dev/null && return
+# Xvfb is for environments that need a display, the others for MuJoCo's.
+install_system_packages() {
+    command -v Xvfb > /dev/null && ldconfig -p | grep -q libEGL.so.1 && return
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-        echo "Installing Xvfb ..."
-        (apt-get update -qq && apt-get install -y -qq xvfb) > /dev/null 2>&1 && return
+        echo "Installing Xvfb and OpenGL ..."
+        (apt-get update -qq && apt-get install -y -qq xvfb libegl1 libgl1-mesa-dri) > /dev/null 2>&1 &&
+            return
     fi
-    echo "Xvfb is missing, for environments that need a display: sudo apt-get install xvfb" >&2
+    echo "Xvfb or EGL is missing, which some environments need to be filmed:" \
+        "sudo apt-get install xvfb libegl1 libgl1-mesa-dri" >&2
 }

@@ -5,7 +5,7 @@
 #   other arguments go to pytest
 set -eu
 . "$(dirname "$0")/setup.sh" --requirement requirements.txt --editable .
-install_xvfb
+install_system_packages
 
 marks=""
 if [ "${1:-}" = "--fast" ]; then

@@ -16,7 +16,7 @@ from marks import slow_but
 from PIL import Image
 
 import tfpg
-from tfpg import cli
+from tfpg.cli_train import _of_cnn
 
 SMALL = ["--iterations", "3", "--episodes-per-update", "4", "--max-steps", "30", "--seed", "1"]
 
@@ -102,7 +102,7 @@ class TestDQN:
     )
     def test_what_an_atari_network_does_not_have(self, network, message):
         with pytest.raises(ValueError, match=message):
-            cli._of_cnn(network)
+            _of_cnn(network)
 
 
 class TestTrain:
@@ -145,7 +145,7 @@ class TestTrain:
             assert picture.width > 600
             assert len(picture.convert("RGB").getcolors(100_000)) > 20
         film = iio.imread(folder / "runs/small/film.mp4", plugin="pyav")
-        assert film.shape[1:] == (400, 600, 3)
+        assert film.shape[1:] == (422, 600, 3)
         assert film.mean() > 100
 
     @pytest.mark.slow
@@ -387,7 +387,7 @@ USAGE = [
     (["train", "reinforce", "CartPol-v1"], 1, "CartPole-v1"),
     (["train", "reinforce", "CartPole-v1", "--run", "runs/small"], 1, "exists already"),
     (["train", "reinforce", "CartPole-v1", "--model", "no.keras"], 1, "No run or model at 'no."),
-    (["record", "runs/small", "film.avi"], 1, "ends in .mp4 or .gif"),
+    (["record", "runs/small", "film.avi"], 1, "ends in .mp4, .gif, .webm or .png"),
     (["record", "runs/small", "no/film.mp4"], 1, "mkdir -p no"),
     (["record", "runs/small", "/proc/film.mp4"], 1, "cannot be written"),
 ]
@@ -505,3 +505,66 @@ class TestErrorsWithTensorflow:
         done = run("train", "reinforce", "CartPole-v1", *SMALL, "--run", "file/run", cwd=tmp_path)
         self.check(done, "Cannot make the run folder 'file/run'")
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+class TestFilms:
+    @pytest.fixture(scope="class")
+    def learned(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("films")
+        done = run("train", "reinforce", "CartPole-v1", *SMALL, "--run", "r", "--no-film",
+                   "--snapshots", "0", "2", "--film-at", "0", "3", cwd=folder)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    def test_training_keeps_and_films_what_is_asked_for(self, learned):
+        kept = sorted(str(p.relative_to(learned / "r")) for p in (learned / "r").rglob("*-*.*"))
+        assert kept == [
+            *("films/iteration-0.mp4", "films/iteration-3.mp4"),
+            *("snapshots/iteration-0.keras", "snapshots/iteration-2.keras"),
+        ]
+
+    def test_several_files_with_all_that_can_be_shown(self, learned):
+        done = run("record", "r", "a.mp4", "a.gif", "a.webm", "a.png", "--overlay", "all",
+                   "--scale", "0.5", "--seed", "1", cwd=learned)  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["a.mp4", "a.gif", "a.webm", "a.png"]
+        assert iio.improps(learned / "a.mp4", plugin="pyav").shape[1:] == (260, 300, 3)
+
+    def test_snapshots_one_after_another(self, learned):
+        done = run("record", "r", "s.gif", "--snapshots", "--seed", "1", cwd=learned)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count(",") == 2  # frames, and two returns
+
+    def test_two_models_side_by_side(self, learned):
+        done = run("record", "r", "v.mp4", "--versus", "r/snapshots/iteration-0.keras",
+                   "--overlay", "none", "--seed", "1", "--max-steps", "5", cwd=learned)  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        width, height = iio.improps(learned / "v.mp4", plugin="pyav").shape[2:0:-1]
+        assert (width, height) == (1204, 422)
+
+    def test_the_best_the_median_and_the_worst(self, learned):
+        done = run("record", "r", "b.gif", "--rank", "--episodes", "5", "--scale", "0.2",
+                   "--overlay", "none", cwd=learned)  # fmt: skip
+        returns = [float(x) for x in done.stdout.split("return ")[1].rstrip(")\n").split(", ")]
+        assert len(returns) == 3
+        assert returns == sorted(returns, reverse=True)
+
+    @pytest.mark.parametrize(
+        ("args", "code", "message"),
+        [
+            (["record", "r", "b.mp4", "--overlay", "bras"], 2, "invalid choice: 'bras'"),
+            (["record", "r", "b.mp4", "--overlay", "value"], 1, "'value' is not for this policy"),
+            (["record", "r", "b.mp4", "--crop", "0", "0", "9999", "9"], 1, "must be within the"),
+            (["record", "r", "b.mp4", "--speed", "0"], 2, "a number above 0"),
+            (["record", "r/last.keras", "b.mp4", "--env", "CartPole-v1", "--snapshots"], 1, "kept"),
+            (["record", "r", "b.mp4", "b.avi"], 1, "ends in .mp4, .gif, .webm or .png"),
+        ],
+    )
+    def test_mistakes_are_one_line(self, learned, args, code, message):
+        done = run(*args, cwd=learned)
+        assert done.returncode == code
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (learned / "b.mp4").exists()

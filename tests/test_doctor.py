@@ -9,7 +9,16 @@ from types import SimpleNamespace
 import pytest
 
 from tfpg import trial
-from tfpg.doctor import OPTIONAL, Facts, Gpu, GpuFacts, as_dict, table, why_no_gpu
+from tfpg.doctor import (
+    OPTIONAL,
+    Facts,
+    FilmFacts,
+    Gpu,
+    GpuFacts,
+    as_dict,
+    table,
+    why_no_gpu,
+)
 
 WELL = GpuFacts(device=True, driver=True, cuda="12.5.1")
 NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
@@ -96,7 +105,7 @@ class TestTable:
             self.FACTS._replace(versions={"keras": None}, optional=dict.fromkeys(OPTIONAL))
         )
         assert "keras        not installed: pip install 'keras" in text
-        for extra in ("atari", "box2d", "tensorboard"):
+        for extra in ("atari", "box2d", "mujoco", "tensorboard"):
             assert f"not installed: pip install 'tfpg[{extra}]'" in text
 
     def test_gpus_and_how_their_memory_is_taken(self):
@@ -112,6 +121,35 @@ class TestTable:
         assert "GPU memory" not in table(self.FACTS)
         assert "GPU        none used: TensorFlow's own messages tell" in table(self.FACTS)
 
+    def film(self, **changes):
+        return self.FACTS._replace(film=FilmFacts(**changes))
+
+    def test_what_can_be_filmed(self):
+        text = table(self.film())
+        assert "films      .mp4, .gif, .webm, .png\n" in text
+        assert "windows    filmed, by Xvfb\n" in text
+        assert "MuJoCo     rendered off-screen, by egl\n" in text
+
+    @pytest.mark.parametrize(
+        ("changes", "row"),
+        [
+            ({"codecs": None}, "films      none: pip install 'imageio[pyav]'"),
+            (
+                {"codecs": (".gif", ".png")},
+                "films      .gif, .png; .mp4, .webm not: pip install --force-reinstall av",
+            ),
+            ({"xvfb": False}, "windows    not filmed: apt-get install xvfb"),
+            (
+                {"gl": None},
+                "MuJoCo     not rendered, there is neither EGL nor OSMesa: apt-get install libegl1 "
+                "libgl1-mesa-dri",
+            ),
+            ({"gl": None, "display": ":3"}, "MuJoCo     rendered on the display :3"),
+        ],
+    )
+    def test_what_cannot_has_its_mend(self, changes, row):
+        assert row in table(self.film(**changes)).splitlines()
+
     def test_json_holds_the_facts_and_the_judgements(self):
         facts = self.FACTS._replace(gpu=WELL._replace(gpus=(Gpu("a GPU"),)), error="no")
         told = json.loads(json.dumps(as_dict(facts)))
@@ -119,6 +157,7 @@ class TestTable:
             {"name": "a GPU", "compute_capability": None, "memory": None}
         ]
         assert (told["why_no_gpu"], told["works"], told["cores"]) == (None, False, 4)
+        assert told["film"]["codecs"] == [".mp4", ".gif", ".webm", ".png"]
         assert as_dict(self.FACTS._replace(gpu=GpuFacts()))["why_no_gpu"] == NO_GPU
 
 

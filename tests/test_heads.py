@@ -96,7 +96,7 @@ def test_both_ways_to_act_choose_the_same(name):
 def test_acting_and_learning_agree_on_the_log_probability(name):
     policy = policy_for(name)
     decision = policy.actor()(X, policy.head.noise(np.random.default_rng(5), len(X)))
-    acted = policy.log_prob(decision.outputs, decision.actions)
+    acted = policy.distribution_of(decision.outputs).log_prob(decision.actions)
     learned = policy.distribution(tf.constant(X)).log_prob(tf.constant(decision.actions))
     assert acted.shape == (64,)
     np.testing.assert_allclose(acted, learned, rtol=1e-4, atol=1e-5)

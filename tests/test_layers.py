@@ -21,35 +21,41 @@ LAYERS = {
         "callbacks",
         "checkpoint",
         "doctor",
+        "filming",
         "plotting",
         "progress",
         "report",
         "runs",
         "trial",
     ],
-    5: ["presets", "arguments", "signals", "cli", "__main__"],
+    5: ["presets", "arguments", "signals", "startup", "cli_train", "cli", "__main__"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Importing these takes seconds or needs a system package: only inside the function that does.
-LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame"}
-LATE |= {"ale_py", "cv2", "ray"}
+LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "Xlib"}
+LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython"}
 # What the command line imports before it has checked its arguments.
 WITHOUT_TENSORFLOW = [
     "__init__",
     "__main__",
     "arguments",
     "cli",
+    "cli_train",
     "doctor",
     "presets/__init__",
     "presets/measured",
     "runs",
     "schedules",
     "signals",
+    "startup",
     "trial",
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
-WITHOUT_TENSORFLOW += ["rendering/__init__", "rendering/video"]
+WITHOUT_TENSORFLOW += [
+    f"rendering/{name}" for name in ("__init__", "display", "encoders", "frames")
+]
+WITHOUT_TENSORFLOW += ["rendering/stage", "rendering/video", "rendering/window"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

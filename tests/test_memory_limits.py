@@ -157,7 +157,7 @@ class TestCheckMemory:
             check_memory(101, "It", "mend it")
 
     def test_the_command_line_prints_it_as_it_reads(self):
-        from tfpg.cli import _message
+        from tfpg.startup import message as _message
 
         assert _message(MemoryError("It needs 7.1 GB.")) == "It needs 7.1 GB."
         assert _message(MemoryError()) == "MemoryError"

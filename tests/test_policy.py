@@ -200,7 +200,7 @@ class TestActing:
             a, b = (policy.actor()(x, with_noise) for policy in policies)
             np.testing.assert_allclose(a.env_actions, b.env_actions, rtol=1e-5, atol=1e-5)
             log_probs = [
-                policy.log_prob(decision.outputs, a.actions)
+                policy.distribution_of(decision.outputs).log_prob(a.actions)
                 for policy, decision in zip(policies, (a, b), strict=True)
             ]
             np.testing.assert_allclose(*log_probs, rtol=1e-4, atol=1e-5)
@@ -331,7 +331,7 @@ class TestActing:
             policy = Policy(model, "CartPole-v1", acting=acting)
             x = np.zeros((2, 4), "float32")
             outputs = policy.actor()(x).outputs
-            assert np.isfinite(policy.log_prob(outputs, np.array([0, 1]))).all()
+            assert np.isfinite(policy.distribution_of(outputs).log_prob(np.array([0, 1]))).all()
             log_prob = policy.distribution(x).log_prob(tf.constant([0, 1]))
             assert np.isfinite(log_prob).all()
 

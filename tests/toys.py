@@ -76,3 +76,61 @@ class Bandit(gymnasium.Env):
         else:
             reward = -float(np.sum((action - (2 * self.sign - 1) * 0.5) ** 2))
         return np.zeros(1, np.float32), reward, True, False, {}
+
+
+class Windowed(Countdown):
+    """Only opens a window, 120 wide and 81 high, and paints the step into it.
+
+    With ``when="asked"`` it paints when `render` is called, as few environments do.
+    """
+
+    metadata = {"render_modes": ["human"], "render_fps": 10}
+
+    def __init__(self, length=5, render_mode="human", when="stepped"):
+        super().__init__(length, render_mode=render_mode)
+        self.when, self.screen = when, None
+
+    def _paint(self):
+        import pygame
+
+        if self.screen is None:
+            pygame.display.init()
+            self.screen = pygame.display.set_mode((120, 81))
+        self.screen.fill((10 * self.t, 100, 200))
+        pygame.draw.rect(self.screen, (255, 255, 0), (10 * self.t, 0, 10, 81))
+        pygame.display.flip()
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        if self.when == "stepped":
+            self._paint()
+        return result
+
+    def step(self, action):
+        result = super().step(action)
+        if self.when == "stepped":
+            self._paint()
+        return result
+
+    def render(self):
+        if self.when == "asked":
+            self._paint()
+
+    def close(self):
+        import pygame
+
+        pygame.display.quit()
+        self.screen = None
+
+
+class Listed(Countdown):
+    """Renders two pictures a step, and one after a reset."""
+
+    metadata = {"render_modes": ["rgb_array_list"], "render_fps": 10}
+
+    def __init__(self, length=3, render_mode="rgb_array_list"):
+        super().__init__(length, render_mode=render_mode)
+
+    def render(self):
+        last = np.full((32, 48, 3), 10 * self.t, np.uint8)
+        return [last - 5, last] if self.t else [last]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tfpg.checkpoint import load_model, save_model
     from tfpg.evaluation import evaluate
     from tfpg.policy import Policy
-    from tfpg.rendering.episode import record
+    from tfpg.rendering.episode import frames, record
+    from tfpg.rendering.notebook import show
 
 __version__ = "0.1.0"
 
@@ -39,12 +40,14 @@ _HOME = {
     "Reinforce": "tfpg.agents.reinforce",
     "callbacks": "tfpg.callbacks",
     "evaluate": "tfpg.evaluation",
+    "frames": "tfpg.rendering.episode",
     "load_model": "tfpg.checkpoint",
     "networks": "tfpg.networks",
     "presets": "tfpg.presets",
     "record": "tfpg.rendering.episode",
     "save_model": "tfpg.checkpoint",
     "schedules": "tfpg.schedules",
+    "show": "tfpg.rendering.notebook",
 }
 
 __all__ = [
@@ -57,12 +60,14 @@ __all__ = [
     "Reinforce",
     "callbacks",
     "evaluate",
+    "frames",
     "load_model",
     "networks",
     "presets",
     "record",
     "save_model",
     "schedules",
+    "show",
     "__version__",
 ]
 

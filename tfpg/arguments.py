@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import tfpg
+from tfpg.rendering import OVERLAYS
 
 ALGORITHMS = ("reinforce", "a2c", "ppo", "dqn")
 
@@ -105,6 +106,7 @@ def _number(kind: Callable[[str], Any], test: Callable[[Any], bool], what: str) 
 
 _COUNT = _number(int, lambda n: n >= 1, "an integer of at least 1")
 _SEED = _number(int, lambda n: n >= 0, "an integer of at least 0")
+_FROM_ZERO = _SEED
 _FRACTION = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
 _POSITIVE = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
 _COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
@@ -153,12 +155,32 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     _add_dqn_options(train)
     _add_network_options(train)
     train.add_argument("--no-film", dest="film", action="store_false", help="no film of the result")
+    train.add_argument(
+        "--film-at",
+        type=_FROM_ZERO,
+        nargs="+",
+        metavar="N",
+        help="also film after so many iterations (0: before the first), into DIR/films",
+    )
+    train.add_argument(
+        "--snapshots",
+        type=_FROM_ZERO,
+        nargs="+",
+        metavar="N",
+        help="keep the model after so many iterations, for tfpg record --snapshots",
+    )
     train.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
 
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory or a .keras file")
     source.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
     source.add_argument("--stochastic", action="store_true", help="sample the actions")
+    source.add_argument(
+        "--epsilon",
+        type=_FRACTION,
+        metavar="X",
+        help="the model is a Q-network, and --stochastic plays any action so often",
+    )
 
     p = subparsers.add_parser("evaluate", parents=[source, common], help="measure a saved model")
     p.set_defaults(run_command=commands["evaluate"])
@@ -167,9 +189,10 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
 
     p = subparsers.add_parser("record", parents=[source, common], help="film a saved model")
     p.set_defaults(run_command=commands["record"])
-    p.add_argument("out", metavar="OUT", help="the film, .mp4 or .gif")
-    p.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
-    p.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
+    p.add_argument(
+        "out", nargs="+", metavar="OUT", help="films, .mp4, .gif or .webm, or a sheet, .png"
+    )
+    _add_film_options(p)
 
     p = subparsers.add_parser(
         "doctor",
@@ -181,6 +204,48 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser, train
+
+
+def _add_film_options(record: argparse.ArgumentParser) -> None:
+    group = record.add_argument_group("what is played")
+    group.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
+    group.add_argument(
+        "--rank", action="store_true", help="of these the best, the median and the worst"
+    )
+    group.add_argument(
+        "--versus", metavar="RUN_OR_MODEL", help="another model on the same episodes, beside it"
+    )
+    group.add_argument(
+        "--snapshots", action="store_true", help="the run's snapshots, one after another"
+    )
+    group.add_argument(
+        "--grid",
+        nargs="?",
+        type=_COUNT,
+        const=True,
+        metavar="COLUMNS",
+        help="episodes side by side",
+    )
+    group.add_argument(
+        "--in-turn", dest="grid", action="store_false", default=None, help="one after another"
+    )
+    group = record.add_argument_group("how it looks")
+    group.add_argument(
+        "--overlay",
+        nargs="+",
+        default=["caption"],
+        choices=(*OVERLAYS, "all", "none"),
+        metavar="NAME",
+        help=f"{', '.join(OVERLAYS)}, all or none (default: caption)",
+    )
+    group.add_argument("--action-names", nargs="+", metavar="NAME", help="of the actions")
+    group.add_argument("--scale", type=_POSITIVE, default=1.0, metavar="X", help="times as large")
+    group.add_argument(
+        "--crop", type=_FROM_ZERO, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM")
+    )
+    group.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
+    group.add_argument("--speed", type=_POSITIVE, default=1.0, metavar="X", help="times as fast")
+    group.add_argument("--max-seconds", type=_POSITIVE, metavar="X", help="cut the film here")
 
 
 def _add_budget(train: argparse.ArgumentParser) -> None:

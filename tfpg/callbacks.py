@@ -15,6 +15,7 @@ import keras  # isort: skip
 from tfpg.checkpoint import save_model
 from tfpg.envs import EnvLike, reward_threshold
 from tfpg.evaluation import check_count, evaluate
+from tfpg.filming import RecordVideo, Snapshots
 from tfpg.plotting import check_figure, diagnostics
 from tfpg.policy import Policy
 from tfpg.progress import ProgressBar, rank, resolve_verbose
@@ -24,6 +25,8 @@ __all__ = [
     "KeepBest",
     "MetricsLogger",
     "ProgressBar",
+    "RecordVideo",
+    "Snapshots",
     "StopAtReturn",
     "StopAtSteps",
     "resolve_verbose",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -16,9 +17,13 @@ from typing import Any, NamedTuple
 import tfpg
 from tfpg import trial
 from tfpg.memory import available_memory, readable_bytes
+from tfpg.rendering.display import INSTALL_GL, INSTALL_XVFB, gl_library
+from tfpg.rendering.encoders import writable_suffixes
+from tfpg.rendering.video import SUFFIXES
 
 REQUIRED = ("tensorflow", "keras", "gymnasium", "numpy")
-OPTIONAL = {"ale-py": "atari", "box2d": "box2d", "tensorboard": "tensorboard"}  # and their extras
+# And their extras.
+OPTIONAL = {"ale-py": "atari", "box2d": "box2d", "mujoco": "mujoco", "tensorboard": "tensorboard"}
 
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 Row = tuple[str, str]
@@ -56,6 +61,22 @@ class GpuFacts(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
+class FilmFacts(NamedTuple):
+    """What decides what can be filmed.
+
+    Attributes:
+        display: ``DISPLAY``.
+        xvfb: Xvfb is installed, for environments that need a display or open a window.
+        gl: MuJoCo's name for the off-screen OpenGL there is, or None.
+        codecs: Suffixes of films that can be written. None: PyAV or imageio is not installed.
+    """
+
+    display: str | None = None
+    xvfb: bool = True
+    gl: str | None = "egl"
+    codecs: tuple[str, ...] | None = SUFFIXES
+
+
 class Facts(NamedTuple):
     """What `probe` found.
 
@@ -67,6 +88,7 @@ class Facts(NamedTuple):
         gpu: None if TensorFlow did not start.
         dtype_policy: Keras's, likewise.
         error: Why training does not work, and what to do. None: it works.
+        film: What can be filmed.
     """
 
     versions: dict[str, str | None]
@@ -76,6 +98,7 @@ class Facts(NamedTuple):
     gpu: GpuFacts | None = None
     dtype_policy: str | None = None
     error: str | None = None
+    film: FilmFacts = FilmFacts()
 
 
 def probe() -> Facts:
@@ -93,6 +116,7 @@ def probe() -> Facts:
         optional=_versions(OPTIONAL),
         cores=_cores(),
         memory=available_memory(),
+        film=_film_facts(),
         gpu=gpu,
         dtype_policy=told.get("dtype_policy"),
         error=told.get("error"),
@@ -151,9 +175,13 @@ def table(facts: Facts) -> str:
         CPU cores  2
         memory     8.0 GB free
         GPU        none used: this machine has no NVIDIA GPU, or no driver for it
+        films      .mp4, .gif, .webm, .png
+        windows    filmed, by Xvfb
+        MuJoCo     rendered off-screen, by egl
         training   works
     """
-    rows = [*_version_rows(facts), *_device_rows(facts), *_training_rows(facts)]
+    film = _film_rows(facts.film)
+    rows = [*_version_rows(facts), *_device_rows(facts), *film, *_training_rows(facts)]
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in rows)
 
@@ -171,6 +199,7 @@ def as_dict(facts: Facts) -> dict[str, Any]:
         why = why_no_gpu(gpu)
     return {
         **facts._asdict(),
+        "film": facts.film._asdict(),
         "gpu": gpu and {**gpu._asdict(), "gpus": [g._asdict() for g in gpu.gpus]},
         "why_no_gpu": why,
         "works": facts.error is None,
@@ -208,6 +237,27 @@ def _device_rows(facts: Facts) -> Iterator[Row]:
             "GPU memory",
             "all taken at the start: set TF_FORCE_GPU_ALLOW_GROWTH=true to share the GPU",
         )
+
+
+def _film_rows(facts: FilmFacts) -> Iterator[Row]:
+    if facts.codecs is None:
+        yield "films", "none: pip install 'imageio[pyav]'"
+    else:
+        missing = [suffix for suffix in SUFFIXES if suffix not in facts.codecs]
+        mend = f"; {', '.join(missing)} not: pip install --force-reinstall av" * bool(missing)
+        yield "films", f"{', '.join(facts.codecs)}{mend}"
+    yield "windows", "filmed, by Xvfb" if facts.xvfb else f"not filmed: {INSTALL_XVFB}"
+    if facts.gl is not None:
+        yield "MuJoCo", f"rendered off-screen, by {facts.gl}"
+    elif facts.display is not None:
+        yield "MuJoCo", f"rendered on the display {facts.display}"
+    else:
+        yield "MuJoCo", f"not rendered, there is neither EGL nor OSMesa: {INSTALL_GL}"
+
+
+def _film_facts() -> FilmFacts:
+    display = os.environ.get("DISPLAY")
+    return FilmFacts(display, shutil.which("Xvfb") is not None, gl_library(), writable_suffixes())
 
 
 def _training_rows(facts: Facts) -> Iterator[Row]:

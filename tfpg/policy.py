@@ -245,9 +245,9 @@ class Policy:
             noise = self.head.noise(np.random.default_rng(seed), batch_size(observations))
         return self.actor()(observations, noise).env_actions
 
-    def log_prob(self, outputs: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Log-probabilities ``[...]`` of actions under a `Decision`'s outputs ``[..., K]``."""
-        return self._acting_head.snapshot().distribution(outputs).log_prob(actions)
+    def distribution_of(self, outputs: np.ndarray) -> Distribution:
+        """The distribution that the outputs ``[..., K]`` of a `Decision` stand for."""
+        return self._acting_head.snapshot().distribution(outputs)
 
     def _compiled(self) -> Forward:
         model, spec, keys = self.model, self.input_spec, self.model_keys

@@ -47,7 +47,7 @@ def record(steps: Iterator[Step], columns: int, policy: Policy) -> Trajectory:
             x[t, ended] = final[:columns][ended]
 
         map_arrays(put, observations, following)
-    log_probs = policy.log_prob(outputs, actions)
+    log_probs = policy.distribution_of(outputs).log_prob(actions)
     return _checked(
         observations,
         actions,
@@ -83,7 +83,7 @@ def fragment(
     """
     seen, *arrays = zip(*rows, strict=True)
     actions, outputs, rewards, terminated, truncated, real = map(np.array, arrays)
-    log_probs = policy.log_prob(outputs, actions)
+    log_probs = policy.distribution_of(outputs).log_prob(actions)
     observations = map_arrays(lambda *xs: np.array(xs), *seen, last)
     if finals:
         steps, count = rewards.shape

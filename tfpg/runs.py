@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from tfpg.files import check_model_file, written_beside
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
 CURVE, FILM = "learning_curve.png", "film.mp4"
+FILMS, SNAPSHOTS = "films/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
 
 
 class Source(NamedTuple):
@@ -140,6 +142,23 @@ def find_model(
         raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
     model = check_model_file(given / MODEL if given.is_dir() else given)
     return Source(model, env, {**config.get("head", {}), **(head or {})}, config.get("max_steps"))
+
+
+def snapshots(run: str | os.PathLike) -> dict[str, Path]:
+    """The models that a run kept as it learned, by titles such as ``"iteration 20"``, in order.
+
+    Raises:
+        FileNotFoundError: It kept none.
+    """
+    folder = Path(run) / Path(SNAPSHOTS).parent
+    pattern = re.compile(re.escape(Path(SNAPSHOTS).name).replace(r"\{iteration\}", r"(\d+)"))
+    found = folder.iterdir() if folder.is_dir() else ()
+    kept = {int(m[1]): path for path in found if (m := pattern.fullmatch(path.name))}
+    if not kept:
+        raise FileNotFoundError(
+            f"{str(run)!r} kept no snapshots: tfpg train --snapshots 0 20 80 does."
+        )
+    return {f"iteration {n}": check_model_file(kept[n]) for n in sorted(kept)}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,12 +1,16 @@
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
 
-from tfpg.rendering.video import VideoWriter
+from tfpg.rendering.encoders import ENCODERS, Sheet, evenly, thinned
+from tfpg.rendering.video import SUFFIXES, VideoWriter
 
 
 def moving_square(count, height=64, width=96):
@@ -108,13 +112,106 @@ class TestGif:
             late = np.asarray(film.convert("RGB")).astype(int)
         assert np.abs(late - (10, 200, 60)).max() <= 32
 
-    def test_more_than_50_frames_a_second_play_at_50(self, tmp_path):
-        write(tmp_path / "film.gif", moving_square(10), fps=200)
+    def test_of_more_than_50_frames_a_second_some_are_left_out(self, tmp_path):
+        frames = list(moving_square(10))
+        assert write(tmp_path / "film.gif", frames, fps=200).frames == 10
         with Image.open(tmp_path / "film.gif") as film:
-            assert film.info["duration"] == 20
+            assert (film.info["duration"], film.n_frames) == (20, 3)
+            film.seek(1)
+            shown = np.asarray(film.convert("RGB")).astype(int)
+        assert np.abs(shown - frames[4]).max() <= 8
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+class TestWebM:
+    def test_decodes_to_what_was_written(self, tmp_path):
+        path = tmp_path / "film.webm"
+        frames = list(moving_square(20, 63, 95))
+        write(path, frames, fps=25)
+        meta = iio.immeta(path, plugin="pyav")
+        assert (meta["codec"], meta["video_format"], meta["fps"]) == ("vp9", "yuv420p", 25)
+        decoded = iio.imread(path, plugin="pyav")
+        assert decoded.shape == (20, 64, 96, 3)
+        assert np.abs(decoded[:, :63, :95].astype(int) - np.stack(frames)).mean() < 4
+
+
+class TestSheet:
+    @pytest.mark.parametrize(
+        ("count", "rows", "columns"), [(1, 1, 1), (3, 1, 3), (12, 3, 4), (1000, 3, 4)]
+    )
+    def test_shows_frames_from_the_first_to_the_last(self, tmp_path, count, rows, columns):
+        frames = (np.full((30, 40, 3), t // 5, np.uint8) for t in range(count))
+        write(tmp_path / "sheet.png", frames)
+        with Image.open(tmp_path / "sheet.png") as image:
+            sheet = np.asarray(image)
+        assert sheet.shape == (rows * 34 - 4, columns * 44 - 4, 3)
+        shades = sheet[15::34, 20::44, 0].ravel().tolist()
+        assert shades == sorted(shades)
+        assert (shades[0], shades[-1]) == (0, (count - 1) // 5)
+
+    def test_they_are_evenly_spaced(self, tmp_path):
+        frames = (np.full((4, 4, 3), t // 5, np.uint8) for t in range(1000))
+        write(tmp_path / "sheet.png", frames)
+        with Image.open(tmp_path / "sheet.png") as image:
+            shades = np.asarray(image)[2::8, 2::8, 0].ravel().astype(int)
+        np.testing.assert_allclose(np.diff(shades), 200 / 11, atol=3.5)
+
+    def test_keeps_few_however_long_the_film(self, tmp_path):
+        sheet = Sheet(tmp_path / "sheet.png", fps=30)
+        for _ in range(5000):
+            sheet.write(np.zeros((4, 4, 3), np.uint8))
+            assert len(sheet._kept) < 100
+
+    def test_large_pictures_are_reduced(self, tmp_path):
+        write(tmp_path / "sheet.png", [np.zeros((500, 800, 3), np.uint8)])
+        with Image.open(tmp_path / "sheet.png") as image:
+            assert image.size == (400, 250)
+
+
+@pytest.mark.parametrize(
+    ("fps", "most", "expected"),
+    [
+        *((50, 60, (1, 50.0)), (60, 60, (1, 60.0)), (61, 60, (2, 30.5)), (200, 50, (4, 50.0))),
+        *((0.5, 50, (1, 0.5)), (1e4, float("inf"), (1, 1e4))),
+    ],
+)
+def test_frames_are_left_out_beyond_what_can_be_shown(fps, most, expected):
+    assert thinned(fps, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "expected"),
+    [(1, 12, [0]), (2, 12, [0, 1]), (9, 3, [0, 4, 8]), (100, 1, [0]), (5, 5, [0, 1, 2, 3, 4])],
+)
+def test_evenly(count, wanted, expected):
+    assert evenly(count, wanted) == expected
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_same_frames_give_the_same_file(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (64, 96, 3), np.uint8) for _ in range(40)]
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}{suffix}", frames)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_who_renders_does_not_wait_for_the_encoder(tmp_path, monkeypatch):
+    write_slowly = ENCODERS[".mp4"].write
+
+    def slow(self, frame):
+        time.sleep(0.1)
+        write_slowly(self, frame)
+
+    monkeypatch.setattr(ENCODERS[".mp4"], "write", slow)
+    with VideoWriter(tmp_path / "film.mp4", 25) as video:
+        start = time.monotonic()
+        for frame in moving_square(8):
+            video.write(frame)
+        assert time.monotonic() - start < 0.4  # 0.8 s of encoding
+    assert iio.imread(tmp_path / "film.mp4", plugin="pyav").shape[0] == 8
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 class TestFaults:
     def test_an_exception_leaves_nothing_and_an_earlier_film_as_it_was(self, tmp_path, suffix):
         path = tmp_path / f"film{suffix}"
@@ -133,13 +230,14 @@ class TestFaults:
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_ctrl_c_while_the_film_is_finished_leaves_nothing(self, tmp_path, suffix, monkeypatch):
-        finish = VideoWriter._finish
+        close = ENCODERS[suffix].close
 
         def interrupted(self, failed):
-            finish(self, failed)
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            close(self, failed)
 
-        monkeypatch.setattr(VideoWriter, "_finish", interrupted)
+        monkeypatch.setattr(ENCODERS[suffix], "close", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / f"film{suffix}", moving_square(3))
         assert list(tmp_path.iterdir()) == []
@@ -202,12 +300,14 @@ except VideoWriteError as error:
 
 
 def test_the_suffix_decides(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in .mp4 or .gif, and this is .*film.avi"):
+    with pytest.raises(
+        ValueError, match=r"ends in .mp4, .gif, .webm or .png, and this is .*film.avi"
+    ):
         VideoWriter(tmp_path / "film.avi", 25)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_memory_does_not_grow_with_the_film(tmp_path, suffix):
     code = f"""
 import resource, sys
@@ -223,5 +323,5 @@ with VideoWriter({str(tmp_path / ("film" + suffix))!r}, 25) as video:
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # 3,600 more frames are 648 MB of pixels.
+    # 3,600 more frames are 648 MB of pixels; some wait for the encoder, 18 MB of a sheet's stay.
     assert int(done.stdout) < 40_000

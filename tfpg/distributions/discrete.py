@@ -136,19 +136,20 @@ class MultiCategorical:
         return MultiCategorical(self.logits + noise, self.choices).mode()
 
     def mode(self) -> Array:
-        return xp.stack([xp.argmax(group.logits) for group in self._groups()])
+        return xp.stack([xp.argmax(group.logits) for group in self.groups()])
 
     def log_prob(self, actions: Array) -> Array:
-        return sum(group.log_prob(actions[..., d]) for d, group in enumerate(self._groups()))
+        return sum(group.log_prob(actions[..., d]) for d, group in enumerate(self.groups()))
 
     def entropy(self) -> Array:
-        return sum(group.entropy() for group in self._groups())
+        return sum(group.entropy() for group in self.groups())
 
     def kl(self, other: MultiCategorical) -> Array:
-        pairs = zip(self._groups(), other._groups(), strict=True)
+        pairs = zip(self.groups(), other.groups(), strict=True)
         return sum(p.kl(q) for p, q in pairs)
 
-    def _groups(self) -> list[Categorical]:
+    def groups(self) -> list[Categorical]:
+        """The distribution of each choice."""
         ends = np.cumsum(self.choices)
         return [
             Categorical(self.logits[..., end - n : end])

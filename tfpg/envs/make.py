@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from tfpg.envs import atari
@@ -218,6 +219,24 @@ def reward_threshold(env: EnvLike) -> float | None:
     """
     with open_vec(env) as envs:
         return None if envs.spec is None else envs.spec.reward_threshold
+
+
+def render_modes(env_id: str) -> tuple[str, ...]:
+    """The render modes that an environment says it has; empty where it says nothing.
+
+    Raises:
+        ValueError: The id is unknown.
+        ImportError: The environment needs a package that is not installed.
+
+    Example:
+        >>> render_modes("CartPole-v1")
+        ('human', 'rgb_array')
+    """
+    spec = _gymnasium_call(gymnasium.spec, _registered(env_id))
+    build = spec.entry_point
+    if isinstance(build, str):
+        build = _gymnasium_call(lambda _: load_env_creator(spec.entry_point), env_id)
+    return tuple((getattr(build, "metadata", None) or {}).get("render_modes", ()))
 
 
 def same_env(one: str, other: str) -> bool:

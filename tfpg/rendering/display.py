@@ -1,13 +1,29 @@
-"""A virtual display, for environments that cannot render without one."""
+"""What a machine without a screen lacks: a display, an SDL driver, off-screen OpenGL."""
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
 INSTALL_XVFB = "apt-get install xvfb"
+INSTALL_GL = "apt-get install libegl1 libgl1-mesa-dri"
+
+# Off-screen OpenGL by the names that MuJoCo has for it, and the library of each.
+GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+
+# Where distributions put Mesa's drivers; since its version 24.1 they are one library.
+_MESA = [
+    *("/usr/lib*/dri/swrast_dri.so", "/usr/lib/*/dri/swrast_dri.so"),
+    *("/usr/lib*/libgallium-*.so", "/usr/lib/*/libgallium-*.so"),
+]
+
+# DISPLAY is the process's: who has put it somewhere else keeps other threads waiting.
+_DISPLAY = threading.RLock()
 
 
 class DisplayError(RuntimeError):
@@ -19,7 +35,8 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
     """An X display that nobody sees, for the length of a ``with`` block.
 
     Starts Xvfb through pyvirtualdisplay on a free display number, points ``DISPLAY`` at it, and
-    always takes it down and puts ``DISPLAY`` back: after success, an exception or Ctrl-C.
+    always takes it down and puts ``DISPLAY`` back: after success, an exception or Ctrl-C. It goes
+    with this process too, however that ends. Threads take turns.
 
     Args:
         size: Width and height, in pixels.
@@ -37,44 +54,126 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
     """
     from pyvirtualdisplay.display import Display
 
-    saved = os.environ.get("DISPLAY")
-    try:
-        # Without -noreset Xvfb starts over, deaf for a moment, whenever its last client leaves.
-        display = Display(visible=False, size=size, extra_args=["-noreset"])
-    except FileNotFoundError as error:
-        raise DisplayError(
-            f"This environment needs a display, and Xvfb is not installed: {INSTALL_XVFB}"
-        ) from error
-    try:
+    with _DISPLAY, ExitStack() as stack:
+        stack.enter_context(environment(DISPLAY=os.environ.get("DISPLAY")))
+        try:
+            # Xvfb leaves with its last client. We are one, so that it stays until then, and no
+            # longer than this process: the system closes the connections of one that was killed.
+            display = Display(visible=False, size=size, extra_args=["-terminate"])
+        except FileNotFoundError as error:
+            raise DisplayError(
+                f"This environment needs a display, and Xvfb is not installed: {INSTALL_XVFB}"
+            ) from error
+        stack.callback(_stop, display)
         try:
             display.start()
+            connection = connect(os.environ["DISPLAY"])
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise DisplayError(f"Xvfb did not start: {reason}") from error
+        stack.callback(_close, connection)
         yield os.environ["DISPLAY"]
-    finally:
-        _stop(display)
-        if saved is None:
-            os.environ.pop("DISPLAY", None)
-        else:
-            os.environ["DISPLAY"] = saved
 
 
 @contextmanager
 def headless_sdl() -> Iterator[None]:
     """Lets pygame draw without a display where there is none, for the length of the block.
 
-    SDL's dummy driver serves every environment that draws on a surface of its own, and keeps
-    SDL from complaining about the missing desktop.
+    SDL's dummy drivers serve every environment that draws on a surface of its own, and keep
+    SDL from complaining about the missing desktop and the missing sound.
     """
     if os.environ.get("DISPLAY") or os.environ.get("SDL_VIDEODRIVER"):
         yield
         return
-    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    with environment(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy"):
+        yield
+
+
+@contextmanager
+def offscreen_gl() -> Iterator[None]:
+    """Lets MuJoCo render without a display where there is none, for the length of the block.
+
+    By EGL, or OSMesa, whichever is installed first. ``MUJOCO_GL`` is the user's where it is set.
+    """
+    found = gl_library()
+    if os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL") or found is None:
+        yield
+        return
+    with environment(MUJOCO_GL=found):
+        yield
+
+
+def gl_library() -> str | None:
+    """MuJoCo's name for the off-screen OpenGL of this machine; None: it has none.
+
+    Example:
+        >>> gl_library() in ("egl", "osmesa", None)
+        True
+    """
+    for name, library in GL_LIBRARIES.items():
+        with suppress(OSError):
+            ctypes.CDLL(library)
+            return name
+    return None
+
+
+def keep_mesa_apart() -> None:
+    """Loads the drivers of Mesa, where there are any, so that they keep to their own LLVM.
+
+    TensorFlow holds an LLVM of another version, and whichever draws or is loaded second takes the
+    functions of the other for its own and ends the process, unless TensorFlow comes first and
+    Mesa's drivers look for names in themselves first.
+    """
+    import tensorflow  # noqa: F401
+
+    given = os.environ.get("LIBGL_DRIVERS_PATH")
+    patterns = [f"{given}/swrast_dri.so"] if given else _MESA
+    for path in sorted({found for pattern in patterns for found in glob.glob(pattern)}):
+        with suppress(OSError):
+            ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_DEEPBIND)
+
+
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """Environment variables set, or unset where None, for the length of a ``with`` block.
+
+    Example:
+        >>> with environment(TFPG_EXAMPLE="1"):
+        ...     os.environ["TFPG_EXAMPLE"]
+        '1'
+        >>> "TFPG_EXAMPLE" in os.environ
+        False
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
     try:
         yield
     finally:
-        os.environ.pop("SDL_VIDEODRIVER", None)
+        _set(before)
+
+
+def connect(name: str):
+    """A connection to an X display, as a client of it.
+
+    Raises:
+        Exception: One of python-xlib's, where it is not there.
+    """
+    from Xlib.display import Display
+
+    return Display(name)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _close(connection) -> None:
+    with suppress(Exception):  # the server may be gone
+        connection.close()
 
 
 def _stop(display) -> None:

@@ -1,14 +1,11 @@
-"""Video files written frame by frame: memory does not grow with the film.
-
-``.mp4`` is H.264 in yuv420p with its index in front, which every browser plays. ``.gif`` loops,
-with one palette for all frames, made from the first of them.
-"""
+"""Films written frame by frame: memory does not grow with them, and who renders need not wait."""
 
 from __future__ import annotations
 
 import os
+import queue
 import shutil
-import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from tfpg.files import written_beside
+from tfpg.rendering.encoders import ENCODERS, thinned
 
-SUFFIXES = (".mp4", ".gif")
+SUFFIXES = tuple(ENCODERS)
 
-# A GIF's palette is made from this many first frames, which wait in memory until then.
-_PALETTE_FRAMES = 32
-# The rest of a palette's 256 colours is a coarse cube, for what those frames did not show.
-_CUBE = 5
+# Frames that may wait for the encoder.
+_WAITING = 16
+_END = object()
 
 
 class VideoWriteError(OSError):
@@ -33,12 +30,16 @@ class VideoWriteError(OSError):
 class VideoWriter:
     """Writes frames to a film as they come; the file appears when all of it is there.
 
-    Use it in a ``with`` block: an exception in the block leaves no file, and an earlier film at
-    the same path as it was.
+    A thread encodes while the next frames are made. Use it in a ``with`` block: an exception in
+    the block leaves no file, and an earlier film at the same path as it was.
 
     Args:
-        path: Ends in ``.mp4`` or ``.gif``. Its folder exists.
-        fps: Frames per second, above 0. A GIF can show 50 at most.
+        path: Ends in ``.mp4`` (H.264), ``.webm`` (VP9), ``.gif`` (looping) or ``.png`` (a sheet of
+            twelve frames, evenly spaced). Its folder exists.
+        fps: Frames per second, above 0. Beyond 60, of a GIF 50, frames are left out.
+
+    Attributes:
+        frames: That were written, those left out included.
 
     Raises:
         ValueError: The suffix is another, ``fps`` is not positive, a frame is not an image or
@@ -60,19 +61,28 @@ class VideoWriter:
         self.path = check_suffix(path)
         if not 0.0 < fps < np.inf:
             raise ValueError(f"fps must be above 0, and it is {fps!r}.")
-        self.fps = float(fps)
+        kind = ENCODERS[self.path.suffix.lower()]
+        self._every, self.fps = thinned(float(fps), kind.most_fps)
+        self._kind = kind
         self.frames = 0
         self._shape: tuple[int, ...] | None = None
-        self._writer: Any = None
-        self._waiting: list[np.ndarray] = []
 
     def __enter__(self) -> VideoWriter:
         self._beside = written_beside(self.path)
-        self._temporary = self._beside.__enter__()
+        self._encoder = self._kind(self._beside.__enter__(), self.fps)
+        self._frames: queue.Queue[Any] = queue.Queue(_WAITING)
+        self._error: Exception | None = None
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._encode, name="tfpg-film", daemon=True)
+        self._thread.start()
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Adds a frame: ``[height, width, 3]`` uint8."""
+        """Adds a frame: ``[height, width, 3]`` uint8. It is copied.
+
+        Raises:
+            VideoWriteError: This frame or an earlier one cannot be written.
+        """
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
             raise ValueError(
@@ -85,13 +95,10 @@ class VideoWriter:
                 f"{self._shape[:2]}: all frames of a film have one size."
             )
         self._shape = frame.shape
+        if self.frames % self._every == 0:
+            self._frames.put(np.array(frame))
         self.frames += 1
-        try:
-            self._encode(frame)
-        except ImportError:
-            raise
-        except Exception as error:  # FFmpeg has many of its own
-            raise self._failed(error) from error
+        self._raise_failure()
 
     def __exit__(
         self,
@@ -102,12 +109,16 @@ class VideoWriter:
         failure = error
         if kind is None and self.frames == 0:
             failure = ValueError(f"No frames for {str(self.path)!r}: nothing was written.")
+        self._abandoned = failure is not None
         try:
-            self._finish(failed=failure is not None)
-        except Exception as unwritten:
-            failure = self._failed(unwritten)
-        except BaseException as interrupt:
-            failure = interrupt
+            self._frames.put(_END)
+            self._thread.join()
+            if failure is None:
+                self._raise_failure()
+        except BaseException as unwritten:
+            failure, self._abandoned = unwritten, True
+            self._frames.put(_END)  # an interrupt may have come before the first
+            self._thread.join()
         if failure is None:
             self._beside.__exit__(None, None, None)
             return
@@ -116,72 +127,31 @@ class VideoWriter:
         if failure is not error:
             raise failure
 
-    def _encode(self, frame: np.ndarray) -> None:
-        if self.path.suffix.lower() == ".mp4":
-            if self._writer is None:
-                self._open_mp4()
-            self._writer.write_frame(_even(frame))
-        elif self._writer is not None:
-            self._writer.write_frame(frame)
-        else:
-            self._waiting.append(np.array(frame))
-            if len(self._waiting) == _PALETTE_FRAMES:
-                self._open_gif()
+    def _encode(self) -> None:
+        """What the thread does. After an error it takes what comes, so that nobody waits."""
+        while (frame := self._frames.get()) is not _END:
+            if self._error is None and not self._abandoned:
+                self._try(self._encoder.write, frame)
+        self._try(self._encoder.close, self._abandoned or self._error is not None)
 
-    def _finish(self, failed: bool) -> None:
-        if self._waiting and not failed:
-            self._open_gif()
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
+    def _try(self, function: Any, argument: Any) -> None:
         try:
-            writer.close()
-        except Exception:
-            # Closed again, by us or the garbage collector, it would try to write once more.
-            writer._video_stream = writer._container = None
-            writer.close()
-            if not failed:
-                raise
+            function(argument)
+        except Exception as error:  # FFmpeg has many of its own
+            self._error = self._error or error
 
-    def _open_mp4(self) -> None:
-        self._writer = _imopen(self._temporary, options={"movflags": "faststart"})
-        self._writer.init_video_stream("libx264", fps=self.fps, pixel_format="yuv420p")
-        codec = self._writer._video_stream.codec_context
-        codec.thread_count, codec.options = 1, _x264_options()
-
-    def _open_gif(self) -> None:
-        frames, self._waiting = self._waiting, []
-        height, width = frames[0].shape[:2]
-        writer = self._writer = _imopen(self._temporary)
-        writer.init_video_stream("gif", fps=min(self.fps, 50.0), pixel_format="pal8")
-        # The filter takes its size from the stream, which has none before its first frame.
-        writer._video_stream.width, writer._video_stream.height = width, height
-        with tempfile.TemporaryDirectory() as folder:
-            palette = Path(folder) / "palette.png"
-            _palette_image(frames).save(palette)
-            writer.set_video_filter(
-                filter_graph=(
-                    {
-                        "palette": ("movie", {"filename": str(palette)}),
-                        "use": ("paletteuse", "dither=none"),
-                    },
-                    [
-                        ("video_in", "use", 0, 0),
-                        ("palette", "use", 0, 1),
-                        ("use", "video_out", 0, 0),
-                    ],
-                )
-            )
-            for frame in frames:
-                writer.write_frame(frame)
-
-    def _failed(self, error: Exception) -> VideoWriteError:
+    def _raise_failure(self) -> None:
+        error = self._error
+        if error is None:
+            return
+        if isinstance(error, ImportError):
+            raise error
         reason = getattr(error, "strerror", None) or str(error)
         free = shutil.disk_usage(self.path.parent).free
-        return VideoWriteError(
+        raise VideoWriteError(
             f"Cannot write {str(self.path)!r}: {reason} (after {self.frames} frames, with "
             f"{free:,} bytes free on the disk). Nothing of it was left behind."
-        )
+        ) from error
 
 
 def check_suffix(path: str | os.PathLike) -> Path:
@@ -194,49 +164,10 @@ def check_suffix(path: str | os.PathLike) -> Path:
         >>> check_suffix("film.avi")
         Traceback (most recent call last):
             ...
-        ValueError: A film ends in .mp4 or .gif, and this is 'film.avi'.
+        ValueError: A film ends in .mp4, .gif, .webm or .png, and this is 'film.avi'.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"A film ends in {' or '.join(SUFFIXES)}, and this is {str(path)!r}.")
+        known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise ValueError(f"A film ends in {known}, and this is {str(path)!r}.")
     return path
-
-
-def _imopen(path: Path, **options: Any) -> Any:
-    try:
-        import imageio.v3 as iio
-
-        return iio.imopen(path, "w", plugin="pyav", **options)
-    except ImportError as error:
-        raise ImportError("Films need imageio with PyAV: pip install 'imageio[pyav]'") from error
-
-
-def _x264_options() -> dict[str, str]:
-    # The same frames shall give the same film. x264 threads gain nothing on small frames, and
-    # its AVX-512 code was seen to encode equal frames to different pixels.
-    options = {"preset": "veryfast"}
-    with suppress(OSError):
-        if "avx512" in Path("/proc/cpuinfo").read_text():
-            options["x264-params"] = "asm=sse2,ssse3,sse4.1,sse4.2,avx,avx2"
-    return options
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    # yuv420p halves both sides; an odd one repeats its last row or column.
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2:
-        return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return frame
-
-
-def _palette_image(frames: list[np.ndarray]) -> Any:
-    """A 16 x 16 image of the 256 colours of a GIF."""
-    from PIL import Image
-
-    steps = np.linspace(0, 255, _CUBE).round()
-    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
-    sheet = Image.fromarray(np.concatenate(frames))
-    adaptive = np.array(sheet.quantize(256 - len(cube)).getpalette("RGB"), float)
-    colours = np.concatenate([adaptive.reshape(-1, 3), cube])
-    colours = np.concatenate([colours, np.repeat(colours[-1:], 256 - len(colours), axis=0)])
-    return Image.fromarray(colours.reshape(16, 16, 3).astype(np.uint8))

@@ -1,0 +1,204 @@
+"""The command ``tfpg train``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tfpg
+from tfpg import runs, signals
+from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS
+from tfpg.startup import check_env, head_options, import_tensorflow, message
+
+
+def train(args: argparse.Namespace) -> None:
+    """``tfpg train ALGORITHM ENV``: makes a run directory with everything about the run."""
+    from tfpg import presets
+
+    check_env(args.env)
+    folder = Path(args.run or f"runs/{args.algorithm}-{args.env.split('/')[-1]}")
+    runs.check_new(folder)
+    head: dict[str, Any] = {}
+    if args.model:
+        source = runs.find_model(args.model, args.env)
+        args.model, head = str(source.model), source.head
+        head.pop("epsilon", None)  # of playing; training has a schedule
+    head |= head_options(args)
+    import_tensorflow()
+    import keras
+
+    from tfpg.callbacks import (
+        KeepBest,
+        MetricsLogger,
+        RecordVideo,
+        Snapshots,
+        StopAtReturn,
+        StopAtSteps,
+    )
+    from tfpg.checkpoint import load_model
+    from tfpg.plotting import learning_curve
+    from tfpg.seeding import check_seed
+
+    seed = check_seed(args.seed)
+    preset, name = _preset(args)
+    iterations = args.iterations or presets.iterations_of(preset)
+    agent = presets.make_agent(
+        args.algorithm,
+        args.env,
+        preset,
+        seed,
+        iterations=iterations,
+        model=load_model(args.model) if args.model else None,
+        learning_rate=args.learning_rate,
+        **head,
+    )
+    agent.policy_for(args.env)
+    if args.film or args.film_at:
+        _check_film(args.env)
+
+    with runs.new_run(folder) as run:
+        head = agent.head_options()
+        runs.write_config(
+            folder,
+            algorithm=args.algorithm,
+            env=args.env,
+            seed=seed,
+            preset=name,
+            iterations=iterations,
+            env_steps=None if args.iterations else preset.env_steps,
+            network={"model": args.model} if args.model else _network(preset),
+            critic=preset.critic if getattr(agent, "value_model", None) else None,
+            optimizer=keras.optimizers.serialize(agent.model.optimizer),
+            options=agent.get_config(),
+            head=head,
+        )
+        keep = KeepBest(folder / runs.MODEL)
+        callbacks = [run, MetricsLogger(folder / runs.METRICS), keep]
+        if args.snapshots:
+            callbacks.append(Snapshots(folder / runs.SNAPSHOTS, args.snapshots))
+        if args.film_at:
+            out, options = folder / runs.FILMS, {"seed": seed, "max_steps": agent.max_steps}
+            callbacks.append(RecordVideo(out, args.env, args.film_at, **options))
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: signals.check()))
+        if not args.iterations:
+            callbacks.append(StopAtSteps(preset.env_steps))
+        if args.stop_at is not None:
+            callbacks.append(StopAtReturn(args.stop_at))
+        try:
+            history = agent.fit(
+                args.env,
+                iterations=iterations,
+                seed=seed,
+                verbose="auto" if args.verbose is None else args.verbose,
+                callbacks=callbacks,
+                validation_envs=args.env if args.validation_freq else None,
+                validation_freq=args.validation_freq or 1,
+                validation_episodes=args.validation_episodes,
+            )
+        finally:
+            keep.write()
+        agent.save(folder / runs.LAST)
+        if not keep.path.exists():  # no mean return was known
+            agent.save(folder / runs.MODEL)
+        head = agent.head_options()
+        runs.update_config(folder, head=head)  # a free log-std has been learned
+    learning_curve(
+        history.history, folder / runs.CURVE, f"{type(agent).__name__} on {args.env}, seed {seed}"
+    )
+    _tell(folder, history.history, agent.env_steps)
+    if args.film:
+        policy = tfpg.Policy(load_model(folder / runs.MODEL), args.env, **head)
+        out = folder / runs.FILM
+        film = tfpg.record(policy, args.env, out, seed=seed, max_steps=agent.max_steps)
+        print(f"  {'film':15}{out}  ({film.frames} frames)")
+
+
+def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:
+    """The preset with what the arguments say over it, and its name if it was measured."""
+    from tfpg import presets, schedules
+
+    preset = presets.find(args.algorithm, args.env)
+    measured = (args.algorithm, args.env) in presets.PRESETS
+    said = {o: getattr(args, o) for o in AGENT_OPTIONS if getattr(args, o) is not None}
+    network = {o: getattr(args, o) for o in NETWORK_OPTIONS if getattr(args, o) is not None}
+    preset = preset._replace(
+        options={**preset.options, **said}, network={**preset.network, **network}
+    )
+    if args.epsilon is not None:
+        epsilon = args.epsilon[0] if len(args.epsilon) == 1 else schedules.linear(*args.epsilon)
+        preset = preset._replace(options={**preset.options, "epsilon": epsilon})
+    if args.dueling is not None and preset.architecture in (None, "mlp", "dueling"):
+        preset = preset._replace(architecture="dueling" if args.dueling else "mlp")
+    elif args.dueling is not None:
+        preset = preset._replace(network={**preset.network, "dueling": args.dueling})
+    if preset.architecture == "nature_cnn":
+        preset = preset._replace(network=_of_cnn(preset.network))
+    if args.model and args.algorithm == "dqn":  # it has explored, and need not again
+        options = dict(preset.options)
+        if args.epsilon is None:
+            options["epsilon"] = options["epsilon"](schedules.IN_THE_END)
+        if args.learning_starts is None:
+            options["learning_starts"] = options["batch_size"]
+        preset = preset._replace(options=options)
+    if args.env_steps:
+        preset = presets.with_budget(preset, args.env_steps)
+    if args.learning_rate:
+        preset = preset._replace(learning_rate=args.learning_rate)
+    return preset, f"{args.algorithm}/{args.env}" if measured else None
+
+
+def _of_cnn(network: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arguments say of a network, as `tfpg.networks.nature_cnn` takes it."""
+    for option in ("activation", "normalize"):
+        if option in network:
+            raise ValueError(
+                f"--{option} is for dense networks, and Atari games get a nature_cnn: leave it out."
+            )
+    if "hidden" not in network:
+        return dict(network)
+    if len(network["hidden"]) != 1:
+        raise ValueError(
+            "--hidden takes one number for a nature_cnn, the units of its dense layer, and got "
+            f"{len(network['hidden'])}."
+        )
+    return {**network, "hidden": network["hidden"][0]}
+
+
+def _network(preset: Any) -> dict[str, Any]:
+    kind = {"architecture": preset.architecture} if preset.architecture else {}
+    return {**kind, **preset.network}
+
+
+def _tell(folder: Path, history: dict[str, list[float]], env_steps: int) -> None:
+    returns = history.get("episode_return", [])
+    if returns:
+        best = max(range(len(returns)), key=lambda i: (returns[i], i))
+        iteration = best + 1 + len(history["env_steps"]) - len(returns)
+        print(
+            f"Best mean return {returns[best]:.1f}, in iteration {iteration}; last "
+            f"{returns[-1]:.1f}; {env_steps:,} environment steps."
+        )
+    else:
+        print(f"No mean return: too few episodes ended in {env_steps:,} environment steps.")
+    for what, name in (
+        ("best model", runs.MODEL),
+        ("last model", runs.LAST),
+        ("metrics", runs.METRICS),
+        ("learning curve", runs.CURVE),
+        ("config", runs.CONFIG),
+    ):
+        print(f"  {what:15}{folder}/{name}")
+
+
+def _check_film(env_id: str) -> None:
+    from tfpg.rendering.episode import rendering
+
+    try:
+        with rendering(env_id):
+            pass
+    except Exception as error:
+        raise RuntimeError(
+            f"{env_id} cannot be filmed: {message(error)} (--no-film trains without a film)"
+        ) from error

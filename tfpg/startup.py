@@ -1,0 +1,57 @@
+"""What the commands have in common. Nothing here imports TensorFlow before it is asked to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from typing import Any
+
+
+def import_tensorflow() -> None:
+    """Imports it with its start-up messages kept off the terminal, unless it fails to start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA tells of every first time, later
+    try:
+        sys.stderr.flush()
+        terminal = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # closed: there is no terminal to keep clean
+        import tensorflow  # noqa: F401
+
+        return
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            import tfpg.backend  # noqa: F401
+
+            tf.zeros(())  # the first tensor looks for devices, and says so
+        except ImportError:
+            raise
+        except BaseException:
+            messages.seek(0)
+            os.write(terminal, messages.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def message(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
+    if isinstance(error, (*expected, MemoryError)):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def head_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("positive_action", "squash")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def check_env(env_id: str) -> None:
+    from tfpg.envs import spaces_of
+
+    spaces_of(env_id)
