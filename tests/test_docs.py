@@ -52,6 +52,18 @@ def test_the_three_lines_of_the_readme_run(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["cartpole.mp4"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["docs/films.md"])
+def test_the_examples_of_a_page_run(document, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    assert blocks
+    for code in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_files_the_readme_links_to_exist():
     for document in ("README.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", (ROOT / document).read_text()):

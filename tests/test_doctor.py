@@ -136,7 +136,8 @@ class TestTable:
             ({"codecs": None}, "films      none: pip install 'imageio[pyav]'"),
             (
                 {"codecs": (".gif", ".png")},
-                "films      .gif, .png; .mp4, .webm not: pip install --force-reinstall av",
+                "films      .gif, .png; .mp4, .webm not: pip install --force-reinstall "
+                "--only-binary av av",
             ),
             ({"xvfb": False}, "windows    not filmed: apt-get install xvfb"),
             (

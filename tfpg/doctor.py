@@ -244,7 +244,10 @@ def _film_rows(facts: FilmFacts) -> Iterator[Row]:
         yield "films", "none: pip install 'imageio[pyav]'"
     else:
         missing = [suffix for suffix in SUFFIXES if suffix not in facts.codecs]
-        mend = f"; {', '.join(missing)} not: pip install --force-reinstall av" * bool(missing)
+        mend = (
+            f"; {', '.join(missing)} not: pip install --force-reinstall --only-binary av av"
+            * bool(missing)
+        )
         yield "films", f"{', '.join(facts.codecs)}{mend}"
     yield "windows", "filmed, by Xvfb" if facts.xvfb else f"not filmed: {INSTALL_XVFB}"
     if facts.gl is not None:

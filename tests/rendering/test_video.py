@@ -299,6 +299,14 @@ except VideoWriteError as error:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webm"])
+def test_a_missing_codec_is_one_line_with_the_mend(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(ENCODERS[suffix], "codec", "libnone")
+    with pytest.raises(ImportError, match=f"{suffix} needs the codec libnone, .*: pip install"):
+        write(tmp_path / f"film{suffix}", moving_square(40))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_suffix_decides(tmp_path):
     with pytest.raises(
         ValueError, match=r"ends in .mp4, .gif, .webm or .png, and this is .*film.avi"

@@ -49,7 +49,7 @@ class Mp4:
 
     def write(self, frame: np.ndarray) -> None:
         if self._writer is None:
-            self._writer = _imopen(self.path, options=self.container)
+            self._writer = _imopen(self.path, self.codec, options=self.container)
             self._writer.init_video_stream(self.codec, fps=self.fps, pixel_format="yuv420p")
             context = self._writer._video_stream.codec_context
             # The same frames shall give the same film, whichever threads come first.
@@ -107,7 +107,7 @@ class Gif:
     def _open(self) -> None:
         frames, self._waiting = self._waiting, []
         height, width = frames[0].shape[:2]
-        writer = self._writer = _imopen(self.path)
+        writer = self._writer = _imopen(self.path, self.codec)
         writer.init_video_stream("gif", fps=self.fps, pixel_format="pal8")
         # The filter takes its size from the stream, which has none before its first frame.
         writer._video_stream.width, writer._video_stream.height = width, height
@@ -206,13 +206,18 @@ def thinned(fps: float, most: float) -> tuple[int, float]:
     return every, fps / every
 
 
-def _imopen(path: Path, **options: Any) -> Any:
+def _imopen(path: Path, codec: str, **options: Any) -> Any:
     try:
+        import av
         import imageio.v3 as iio
-
-        return iio.imopen(path, "w", plugin="pyav", **options)
     except ImportError as error:
         raise ImportError("Films need imageio with PyAV: pip install 'imageio[pyav]'") from error
+    if codec not in av.codecs_available:
+        raise ImportError(
+            f"{path.suffix} needs the codec {codec}, which this PyAV was built without: "
+            "pip install --force-reinstall --only-binary av av"
+        )
+    return iio.imopen(path, "w", plugin="pyav", **options)
 
 
 def _close(writer: Any, failed: bool) -> None:
