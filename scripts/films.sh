@@ -23,6 +23,6 @@ if [ "${1:-}" = pong ]; then
             --n-step 3 --dueling --epsilon 1 .02 50000 --learning-starts 5000 --capacity 100000 \
             --learning-rate 2.5e-4 --target-update-period 500
     tfpg record $runs/pong videos/dqn-pong.gif --seed 7 --overlay caption bars saliency \
-        --scale 1.5 --speed 2 --max-seconds 8
+        --stochastic --speed 2 --max-seconds 5
 fi
 ls -l videos/*.gif

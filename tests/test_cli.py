@@ -559,6 +559,9 @@ class TestFilms:
             (["record", "r", "b.mp4", "--crop", "0", "0", "9999", "9"], 1, "must be within the"),
             (["record", "r", "b.mp4", "--speed", "0"], 2, "a number above 0"),
             (["record", "r/last.keras", "b.mp4", "--env", "CartPole-v1", "--snapshots"], 1, "kept"),
+            (["record", "r", "b.mp4", "--versus", "r", "--snapshots"], 2, "not allowed with"),
+            (["record", "r", "b.mp4", "--overlay", "bars", "none"], 2, "shows nothing"),
+            (["record", "r", "b.mp4", "--rank"], 2, "--rank is of several episodes"),
             (["record", "r", "b.mp4", "b.avi"], 1, "ends in .mp4, .gif, .webm or .png"),
         ],
     )

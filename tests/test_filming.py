@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import imageio.v3 as iio
+import keras
 import numpy as np
 import pytest
 from toys import Countdown
@@ -42,27 +43,62 @@ class TestSnapshots:
         assert (first != two).any()
         assert (two != last).any()
 
+    def test_end_in_keras(self):
+        with pytest.raises(ValueError, match="A snapshot ends in .keras"):
+            Snapshots("{iteration}.h5", at=1)
+
     def test_a_fit_that_goes_on_has_no_beginning(self, tmp_path):
         keep = Snapshots(tmp_path / "{iteration}.keras", at=(0, 3))
         fit([keep], initial_iteration=2)
         assert [p.name for p in tmp_path.iterdir()] == ["3.keras"]
 
-    @pytest.mark.parametrize("kind", [Snapshots, lambda *a, **k: RecordVideo(a[0], "C", **k)])
     @pytest.mark.parametrize(
         ("path", "options", "message"),
         [
-            ("{iteration}.gif", {}, "Say after which iterations"),
-            ("film.gif", {"at": (0, 1)}, "names one file for all iterations"),
-            ("{step}.gif", {"at": (0,)}, "is no pattern for files"),
-            ("{iteration}.gif", {"every": 0}, "every must be an integer of at least 1"),
+            ("{iteration}.keras", {}, "Say after which iterations"),
+            ("film.keras", {"at": (0, 1)}, "names one file for all iterations"),
+            ("{step}.keras", {"at": (0,)}, "is no pattern for files"),
+            ("{iteration}.keras", {"every": 0}, "every must be an integer of at least 1"),
         ],
     )
-    def test_bad_patterns_are_said_before_training(self, kind, path, options, message):
+    def test_bad_patterns_are_said_before_training(self, path, options, message):
         with pytest.raises(ValueError, match=message):
-            kind(path, **options)
+            Snapshots(path, **options)
 
 
 class TestRecordVideo:
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            (
+                {"env": Countdown()},
+                ValueError,
+                "environments of its own: give an id, or a callable",
+            ),
+            ({"env": "CartPol-v1"}, ValueError, "Did you mean"),
+            ({"overlay": "bras"}, ValueError, "Unknown overlay 'bras'"),
+            ({"overlays": "bars"}, TypeError, "overlays"),
+            ({"path": "{iteration}.avi"}, ValueError, "A film ends in"),
+        ],
+    )
+    def test_mistakes_are_said_before_training(self, change, error, message):
+        arguments = {"path": "{iteration}.gif", "env": "CartPole-v1", "at": 3, **change}
+        with pytest.raises(error, match=message):
+            RecordVideo(**arguments)
+
+    def test_plays_with_the_log_std_of_that_iteration(self, no_display, tmp_path):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        agent = tfpg.Reinforce(model, episodes_per_update=2, max_steps=8)
+        seen = []
+
+        class Look(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                seen.append(float(np.ravel(self.params["head"]["log_std"])[0]))
+
+        agent.fit("Pendulum-v1", 3, callbacks=[Look()], seed=0, verbose=0)
+        assert len(set(seen)) == 3
+        assert seen[-1] == float(np.ravel(agent.head_options()["log_std"])[0])
+
     def test_films_the_model_of_that_iteration(self, no_display, tmp_path):
         film = RecordVideo(tmp_path / "{iteration}.mp4", "CartPole-v1", at=(0, 4), seed=3)
         agent, _ = fit([film])

@@ -119,8 +119,9 @@ class Windowed(Countdown):
     def close(self):
         import pygame
 
-        pygame.display.quit()
-        self.screen = None
+        if self.screen is not None:
+            pygame.display.quit()
+            self.screen = None
 
 
 class Listed(Countdown):

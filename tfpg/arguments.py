@@ -74,6 +74,10 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
     """
     parser, train = _parser(commands)
     args = parser.parse_args(argv)
+    if args.command == "record" and args.rank and args.episodes < 2:
+        parser.error("--rank is of several episodes: --episodes 20")
+    if args.command == "record" and "none" in args.overlay and len(args.overlay) > 1:
+        parser.error("--overlay none shows nothing: leave out the others")
     if args.command == "train":
         for option, algorithms in (AGENT_OPTIONS | _OTHER_OPTIONS).items():
             known = algorithms or ALGORITHMS
@@ -212,10 +216,11 @@ def _add_film_options(record: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rank", action="store_true", help="of these the best, the median and the worst"
     )
-    group.add_argument(
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
         "--versus", metavar="RUN_OR_MODEL", help="another model on the same episodes, beside it"
     )
-    group.add_argument(
+    which.add_argument(
         "--snapshots", action="store_true", help="the run's snapshots, one after another"
     )
     group.add_argument(

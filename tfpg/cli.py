@@ -75,6 +75,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def record(args: argparse.Namespace) -> None:
     """``tfpg record RUN_OR_MODEL OUT``: a film of whole episodes."""
+    from tfpg.envs import same_env
     from tfpg.files import check_writable
     from tfpg.rendering.video import check_suffix
 
@@ -83,6 +84,11 @@ def record(args: argparse.Namespace) -> None:
     source = _source(args)
     models, grid = {"": source}, args.grid
     if args.versus:
+        own = runs.env_of(args.versus)
+        if own is not None and not same_env(own, source.env):
+            raise ValueError(
+                f"{args.versus!r} was trained in {own}, and this film is of {source.env}."
+            )
         other = runs.find_model(args.versus, source.env, _played_as(args))
         names = _names(args.source, args.versus)
         models = dict(zip(names, (source, other), strict=True))

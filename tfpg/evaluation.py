@@ -13,6 +13,7 @@ from tfpg.heads import Head
 from tfpg.playing import play
 from tfpg.policy import Decision, as_policy, is_policy_like
 from tfpg.seeding import check_seed, evaluation_rng
+from tfpg.types import batch_size
 
 _MOST_ENVS = 32
 
@@ -112,6 +113,12 @@ def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable,
 
     def act(observations: np.ndarray, _: Any) -> Decision:
         actions = np.asarray(policy(observations))
+        count = batch_size(observations)
+        if actions.ndim < 1 or len(actions) != count:
+            raise ValueError(
+                f"The callable was given {count} observations, and returned actions of shape "
+                f"{actions.shape}: it returns one for each, ({count}, ...)."
+            )
         return Decision(actions, actions, actions)
 
     return act, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,24 +12,29 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
+import gymnasium
+from gymnasium.vector import VectorEnv
+
 from tfpg.checkpoint import save_model
-from tfpg.envs import EnvLike
+from tfpg.envs import EnvLike, render_modes
 from tfpg.errors import warn
 from tfpg.evaluation import check_count
 from tfpg.policy import Policy
 from tfpg.rendering.episode import Film, record
+from tfpg.rendering.look import look_of
 from tfpg.rendering.video import check_suffix
 
 
 class _AtIterations(keras.callbacks.Callback):
     """Does something with the model after chosen iterations."""
 
-    def __init__(self, path: str | os.PathLike, at: Sequence[int], every: int | None):
+    def __init__(self, path: str | os.PathLike, at: int | Sequence[int], every: int | None):
         super().__init__()
+        at = (at,) if isinstance(at, int) else tuple(at)
         if not at and every is None:
             raise ValueError("Say after which iterations: at=(0, 20, 80), or every=20.")
         self.path = str(path)
-        self.at = tuple(at)
+        self.at = at
         self.every = None if every is None else check_count("every", every)
         if self.path_of(0) == self.path_of(1) and (len(self.at) > 1 or every is not None):
             raise ValueError(
@@ -82,8 +88,12 @@ class Snapshots(_AtIterations):
         ['iteration-0.keras', 'iteration-2.keras']
     """
 
-    def __init__(self, path: str | os.PathLike, at: Sequence[int] = (), every: int | None = None):
+    def __init__(
+        self, path: str | os.PathLike, at: int | Sequence[int] = (), every: int | None = None
+    ):
         super().__init__(path, at, every)
+        if self.path_of(0).suffix != ".keras":
+            raise ValueError(f"A snapshot ends in .keras, and {str(path)!r} does not.")
 
     def make(self, iteration: int) -> None:
         path = self.path_of(iteration)
@@ -95,7 +105,7 @@ class RecordVideo(_AtIterations):
     """Films the model after chosen iterations, in environments of its own.
 
     What is filmed while training is what `tfpg.record` films. A film that fails is a warning, and
-    the training goes on.
+    the training goes on, unless the display of a window dies: that ends the process.
 
     Args:
         path: Of the films, with ``{iteration}`` in it. Its folder is made.
@@ -109,7 +119,9 @@ class RecordVideo(_AtIterations):
         films: What `tfpg.record` returned, by the iteration.
 
     Raises:
-        ValueError: ``path`` is no pattern, or it is not said when.
+        ValueError: ``path`` is no pattern, it is not said when, ``env`` is an environment itself or
+            unknown, or an option is.
+        TypeError: `tfpg.record` has no such option.
 
     Example:
         >>> import tempfile, tfpg
@@ -125,13 +137,23 @@ class RecordVideo(_AtIterations):
         self,
         path: str | os.PathLike,
         env: EnvLike,
-        at: Sequence[int] = (),
+        at: int | Sequence[int] = (),
         every: int | None = None,
         seed: int = 0,
         **options: Any,
     ):
         super().__init__(path, at, every)
         check_suffix(self.path_of(0))
+        if isinstance(env, (gymnasium.Env, VectorEnv)):
+            raise ValueError(
+                "RecordVideo plays in environments of its own: give an id, or a callable that "
+                "makes one."
+            )
+        if isinstance(env, str):
+            render_modes(env)  # raises where there is none such
+        look = {name: options.get(name) for name in ("crop", "action_names")}
+        look_of(options.get("overlay"), options.get("scale", 1.0), *look.values())
+        inspect.signature(record).bind(None, env, path, **options)
         self.env = env
         self.options = {"seed": seed, **options}
         self.films: dict[int, Film] = {}

@@ -84,7 +84,7 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         if not counter.iterations:
             with suppress(OSError):  # another program's file in there, for one
                 for file in folder.iterdir() if folder not in made else ():
-                    file.unlink()
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
                 for path in made:
                     shutil.rmtree(path) if path == folder else path.rmdir()
         raise
@@ -142,6 +142,13 @@ def find_model(
         raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
     model = check_model_file(given / MODEL if given.is_dir() else given)
     return Source(model, env, {**config.get("head", {}), **(head or {})}, config.get("max_steps"))
+
+
+def env_of(given: str | os.PathLike) -> str | None:
+    """The environment that a run or a model in one says it is of, if it says one."""
+    with suppress(ValueError, FileNotFoundError):
+        return find_model(given).env
+    return None
 
 
 def snapshots(run: str | os.PathLike) -> dict[str, Path]:

@@ -8,8 +8,10 @@ from PIL import Image
 from toys import Countdown, Listed, Windowed
 
 import tfpg
+from tfpg.rendering.encoders import ENCODERS
 from tfpg.rendering.episode import in_turn, side_by_side
 from tfpg.rendering.frames import BACKGROUND
+from tfpg.rendering.video import VideoWriteError
 
 
 def zeros(observations):
@@ -36,6 +38,10 @@ class Paid(Countdown):
 
     def render(self):
         return np.full((32, 48, 3), 10 * self.t + 100 * self.last, np.uint8)
+
+
+def three():
+    return Countdown(3, render_mode="rgb_array")
 
 
 def paid():
@@ -69,6 +75,16 @@ class TestFiles:
         breaks.steps = 0
         with pytest.raises(RuntimeError, match="broke"):
             tfpg.record(breaks, paid, [tmp_path / "a.mp4", tmp_path / "b.gif"], 9, seed=0)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_if_one_fails_at_its_end_none_is(self, no_display, tmp_path, monkeypatch):
+        def full(self, failed):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(ENCODERS[".gif"], "close", full)
+        paths = [tmp_path / f"film{suffix}" for suffix in (".mp4", ".gif", ".png")]
+        with pytest.raises(VideoWriteError, match="film.gif': No space left on device"):
+            tfpg.record(ones, paid, paths, seed=0)
         assert list(tmp_path.iterdir()) == []
 
     def test_all_are_looked_at_before_anything_is_played(self, tmp_path):
@@ -116,6 +132,8 @@ class TestFiles:
             ({"overlay": "bars"}, "The overlay 'bars' is not for this policy, which has caption"),
             ({"action_names": ("a",)}, "There are 2 actions and 1 names"),
             ({"grid": 0, "episodes": 2}, "grid must be an integer of at least 1"),
+            ({"fps": float("nan")}, "fps must be above 0"),
+            ({"policy": lambda observations: 1}, r"given 1 observations, and returned .* \(\)"),
             ({"policy": {}}, "no policy in the mapping"),
         ],
     )
@@ -158,6 +176,11 @@ class TestFrames:
         shown = list(tfpg.frames(ones, lambda: Odd(render_mode="rgb_array"), overlay=False))
         assert [frame.shape for frame in shown] == [(20, 10, 3)] * 4
         assert [int(frame[10, 5, 0]) for frame in shown] == [0, 26, 51, 76]
+
+    def test_a_film_that_is_cut_tells_the_episodes_that_it_shows(self, no_display, tmp_path):
+        path = tmp_path / "film.mp4"
+        film = tfpg.record(ones, three, path, 4, seed=0, fps=10, max_seconds=0.6, overlay=False)
+        assert (film.frames, film.episode_lengths, film.episode_returns) == (6, [3, 1], [3.0, 1.0])
 
     def test_crop_then_scale(self, no_display):
         options = {"seed": 0, "overlay": False, "crop": (8, 0, 24, 8), "scale": 3}
@@ -226,6 +249,9 @@ class TestSeveral:
     def test_side_by_side_wants_environments_of_its_own(self, no_display, tmp_path, xvfb):
         with pytest.raises(ValueError, match="an environment each: give an id or a callable"):
             tfpg.record(ones, paid(), tmp_path / "f.gif", 2, grid=True)
+        env = paid()
+        with pytest.raises(ValueError, match="a new one each time"):
+            tfpg.record(ones, lambda: env, tmp_path / "f.gif", 2, grid=True)
         with pytest.raises(ValueError, match="A window is filmed alone"):
             tfpg.record(ones, Windowed, tmp_path / "f.gif", 2, grid=True)
         assert list(tmp_path.iterdir()) == []
@@ -271,6 +297,13 @@ class TestOverlays:
         redder = shown[..., 0].astype(int) - plain[..., 0]
         assert redder.max() > 50
         assert (redder == 0).any()
+
+    def test_where_it_looks_is_cropped_with_the_picture(self, no_display):
+        net = tfpg.networks.nature_cnn("ALE/Pong-v5", seed=0)
+        options = {"seed": 0, "max_steps": 1, "overlay": "saliency"}
+        whole = next(tfpg.frames(net, "ALE/Pong-v5", **options))
+        part = next(tfpg.frames(net, "ALE/Pong-v5", crop=(20, 30, 100, 90), **options))
+        np.testing.assert_array_equal(part, whole[30:90, 20:100])
 
     def test_the_same_seed_gives_the_same_film(self, no_display, tmp_path):
         films = []

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import gymnasium
 import imageio.v3 as iio
@@ -193,11 +195,46 @@ class TestDisplay:
             assert name != ":77"
         assert os.environ["DISPLAY"] == ":77"
 
-    def test_two_at_once_do_not_meet(self, xvfb, no_display):
-        with virtual_display() as first, virtual_display() as second:
-            assert first != second
-            assert len(xvfbs()) == 2
+    def test_a_process_has_one_at_a_time(self, xvfb, no_display):
+        said = pytest.raises(DisplayError, match="a process has one at a time")
+        with virtual_display() as name, said, virtual_display():
+            pass
         assert not xvfbs()
+        names = []
+
+        def other():
+            with virtual_display():
+                names.append(os.environ["DISPLAY"])
+
+        with virtual_display() as name:
+            thread = threading.Thread(target=other)
+            thread.start()
+            time.sleep(0.2)
+            assert names == []  # it waits
+            assert os.environ["DISPLAY"] == name
+        thread.join()
+        assert len(names) == 1
+        assert not xvfbs()
+
+    def test_a_ctrl_c_of_the_terminal_does_not_reach_it(self, xvfb, no_display):
+        # A terminal sends it to all processes of the group; a window whose display dies would
+        # end the process before any of its own code runs.
+        code = (
+            "import os, signal, time\nfrom toys import Windowed\n"
+            "from tfpg.rendering.stage import rendering\n"
+            "try:\n"
+            "    with rendering(Windowed) as env:\n"
+            "        os.killpg(0, signal.SIGINT)\n        time.sleep(1)\n"
+            "except KeyboardInterrupt: print('interrupted', len(os.environ.get('DISPLAY', '')))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=os.path.dirname(os.path.dirname(__file__)),
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+        )
+        assert done.stdout.splitlines()[-1] == "interrupted 0", done.stderr[-2000:]
 
     def test_an_environment_that_needs_one_gets_one(self, xvfb, no_display, tmp_path):
         make = lambda: NeedsDisplay(length=5, render_mode="rgb_array")  # noqa: E731

@@ -67,13 +67,34 @@ class TestWindows:
             assert np.delete(near, [e for e in edges if 0 <= e < 120], axis=1).max() < 24
 
     def test_an_id_that_only_has_a_window(self, xvfb, no_display):
-        gymnasium.register("Windowed-v0", lambda render_mode=None: Windowed(10, render_mode))
-        gymnasium.register("Windowed-v1", "toys:Windowed", kwargs={"length": 10})
+        gymnasium.register("Windowed-v0", "toys:Windowed", kwargs={"length": 10})
         try:
-            with rendering("Windowed-v1") as env:
+            with rendering("Windowed-v0") as env:
                 np.testing.assert_array_equal(pictures(env)[0], painted(0))
         finally:
-            del gymnasium.registry["Windowed-v0"], gymnasium.registry["Windowed-v1"]
+            del gymnasium.registry["Windowed-v0"]
+
+    def test_a_window_of_somebody_else_is_left_open(self, xvfb, no_display, monkeypatch):
+        import pygame
+
+        with virtual_display():
+            monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+            pygame.display.quit()
+            pygame.display.set_mode((64, 48))
+            try:
+                said = pytest.raises(WindowError, match="pygame has a window open in this process")
+                with said, rendering(Windowed):
+                    pass
+                assert pygame.display.get_surface() is not None
+            finally:
+                pygame.display.quit()
+
+    def test_one_larger_than_the_screen(self, xvfb, no_display, monkeypatch):
+        monkeypatch.setattr("tfpg.rendering.window._SCREEN", (100, 60))
+        said = pytest.raises(WindowError, match="cannot be seen whole on a screen of 100 x 60")
+        with said, rendering(Windowed):
+            pass
+        assert not xvfbs()
 
     def test_after_pygame_has_drawn_without_one_and_before_it_does_again(self, xvfb, no_display):
         for _ in range(2):
@@ -210,6 +231,12 @@ class TestMuJoCo:
         assert shown.shape == decoded.shape == (6, 480, 480, 3)
         assert shown.std() > 5
         assert np.abs(shown.astype(int) - decoded).mean() < 3
+
+    def test_a_display_that_is_not_there_is_not_needed(self, monkeypatch):
+        monkeypatch.setenv("DISPLAY", ":77")
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        with rendering("InvertedPendulum-v5") as env:
+            assert pictures(env)[0].shape == (480, 480, 3)
 
     def test_the_choice_of_the_user_stands(self, no_display, monkeypatch):
         monkeypatch.setenv("MUJOCO_GL", "osmesa")

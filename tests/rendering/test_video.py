@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import imageio.v3 as iio
@@ -240,7 +241,46 @@ class TestFaults:
         monkeypatch.setattr(ENCODERS[suffix], "close", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / f"film{suffix}", moving_square(3))
+        assert not [t for t in threading.enumerate() if t.name == "tfpg-film"]
         assert list(tmp_path.iterdir()) == []
+
+    def test_an_interrupt_at_the_very_start_leaves_nothing(self, tmp_path, suffix, monkeypatch):
+        start = threading.Thread.start
+
+        def interrupted(self):
+            start(self)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / f"film{suffix}", 25):
+            pass
+        assert not [t for t in threading.enumerate() if t.name == "tfpg-film"]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_frames_are_for_the_block(self, tmp_path, suffix):
+        path, frame = tmp_path / f"film{suffix}", np.zeros((4, 4, 3), np.uint8)
+        video = VideoWriter(path, 25)
+        with pytest.raises(ValueError, match="takes frames in its with block"):
+            video.write(frame)
+        with video:
+            video.write(frame)
+        film = path.read_bytes()
+        with pytest.raises(ValueError, match="takes frames in its with block"):
+            video.write(frame)
+        with pytest.raises(ValueError, match="No frames"), video:
+            pass
+        assert path.read_bytes() == film
+
+    def test_a_ctrl_c_is_never_lost(self, tmp_path, suffix):
+        # imageio would close once more when its writer is deleted, where exceptions are ignored.
+        path = tmp_path / f"film{suffix}"
+        with VideoWriter(path, 25) as video:
+            video.write(next(moving_square(1)))
+        writer = getattr(video._encoder, "_writer", None)
+        if writer is not None:
+            assert writer.close() is None
+            writer._container = None  # what a second close would have asked
+            writer.__del__()
 
     def test_no_frames(self, tmp_path, suffix):
         with pytest.raises(ValueError, match="No frames for"):

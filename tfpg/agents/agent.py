@@ -219,6 +219,7 @@ class Agent(abc.ABC):
                 if validation_envs is not None and (last or (iteration + 1) % validation_freq == 0):
                     logs |= self._validate(validation_envs, validation_episodes, seed + iteration)
                 callback_list.on_train_batch_end(0, logs)
+                callback_list.params["head"] = self.head_options()
                 callback_list.on_epoch_end(iteration, logs)
                 if self.model.stop_training:
                     break

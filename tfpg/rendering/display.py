@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,10 @@ _MESA = [
 ]
 
 # DISPLAY is the process's: who has put it somewhere else keeps other threads waiting.
-_DISPLAY = threading.RLock()
+_DISPLAY = threading.Lock()
+_holder: int | None = None
+# A terminal sends these to all that was started in it, and a display has to outlive its clients.
+_SIGNALS = {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM}
 
 
 class DisplayError(RuntimeError):
@@ -36,7 +40,7 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
 
     Starts Xvfb through pyvirtualdisplay on a free display number, points ``DISPLAY`` at it, and
     always takes it down and puts ``DISPLAY`` back: after success, an exception or Ctrl-C. It goes
-    with this process too, however that ends. Threads take turns.
+    with this process too, however that ends. A process has one at a time, and threads take turns.
 
     Args:
         size: Width and height, in pixels.
@@ -45,7 +49,7 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
         The name of the display, such as ``":1"``.
 
     Raises:
-        DisplayError: Xvfb is not installed or does not start.
+        DisplayError: Xvfb is not installed or does not start, or this thread has one already.
 
     Example:
         >>> with virtual_display() as name:
@@ -54,7 +58,7 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
     """
     from pyvirtualdisplay.display import Display
 
-    with _DISPLAY, ExitStack() as stack:
+    with _alone(), ExitStack() as stack:
         stack.enter_context(environment(DISPLAY=os.environ.get("DISPLAY")))
         try:
             # Xvfb leaves with its last client. We are one, so that it stays until then, and no
@@ -66,12 +70,13 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
             ) from error
         stack.callback(_stop, display)
         try:
-            display.start()
+            with _blocked(_SIGNALS):  # Xvfb inherits that
+                display.start()
             connection = connect(os.environ["DISPLAY"])
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise DisplayError(f"Xvfb did not start: {reason}") from error
-        stack.callback(_close, connection)
+        stack.callback(close, connection)
         yield os.environ["DISPLAY"]
 
 
@@ -91,12 +96,12 @@ def headless_sdl() -> Iterator[None]:
 
 @contextmanager
 def offscreen_gl() -> Iterator[None]:
-    """Lets MuJoCo render without a display where there is none, for the length of the block.
+    """Lets MuJoCo render without a display, for the length of the block.
 
     By EGL, or OSMesa, whichever is installed first. ``MUJOCO_GL`` is the user's where it is set.
     """
     found = gl_library()
-    if os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL") or found is None:
+    if os.environ.get("MUJOCO_GL") or found is None:
         yield
         return
     with environment(MUJOCO_GL=found):
@@ -163,6 +168,33 @@ def connect(name: str):
     return Display(name)
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps other threads out; a film that was left half-way may be ended by another one."""
+    global _holder
+    if _holder == threading.get_ident():
+        raise DisplayError(
+            "A virtual display is in use already, perhaps by frames of a window that are not all "
+            "taken: a process has one at a time."
+        )
+    _DISPLAY.acquire()
+    _holder = threading.get_ident()
+    try:
+        yield
+    finally:
+        _holder = None
+        _DISPLAY.release()
+
+
+@contextmanager
+def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _set(variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
         if value is None:
@@ -171,8 +203,9 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _close(connection) -> None:
-    with suppress(Exception):  # the server may be gone
+def close(connection) -> None:
+    """Ends a connection, whose server may be gone."""
+    with suppress(Exception):
         connection.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from tfpg.files import check_writable
 from tfpg.rendering.frames import dimmed, fitted, tiled
 from tfpg.rendering.look import Artist, Look, look_of
 from tfpg.rendering.stage import rendering
-from tfpg.rendering.takes import Player, Take, ranked, takes_of
-from tfpg.rendering.video import VideoWriter, check_suffix
+from tfpg.rendering.takes import Player, Take, as_player, ranked, takes_of
+from tfpg.rendering.video import check_suffix, films
 from tfpg.rendering.window import WindowEnv
 from tfpg.seeding import check_seed
 
@@ -118,17 +118,21 @@ def record(
     for name, number in (("speed", speed), ("max_seconds", max_seconds)):
         if number is not None and not 0 < number < np.inf:
             raise ValueError(f"{name} must be above 0, and it is {number!r}.")
+    if fps is not None and not 0 < fps < np.inf:
+        raise ValueError(f"fps must be above 0, and it is {fps!r}.")
     look = look_of(overlay, scale, crop, action_names)
     with ExitStack() as stack:
         reel = Reel(stack, policy, env, episodes, seed, deterministic, max_steps, look, grid, rank)
         fps = (reel.fps if fps is None else fps) * speed
-        videos = [stack.enter_context(VideoWriter(each, fps)) for each in paths]
         # A film of some seconds has a frame at least.
         most = None if max_seconds is None else max(1, round(max_seconds * fps))
-        for frame in islice(reel, most):
-            for video in videos:
-                video.write(frame)
-    return Film(paths[0], videos[0].frames, reel.returns, reel.lengths, tuple(paths))
+        count = 0
+        with films(paths, fps) as write:
+            for count, frame in enumerate(islice(reel, most), 1):  # noqa: B007
+                write(frame)
+    outcomes = [reel.outcomes[i] for i in sorted(reel.outcomes)]
+    returns, lengths = [x for x, _ in outcomes], [n for _, n in outcomes]
+    return Film(paths[0], count, returns, lengths, tuple(paths))
 
 
 def frames(
@@ -199,8 +203,7 @@ class Reel:
 
     Attributes:
         fps: Frames per second of the environment.
-        returns: Of the episodes, as far as their frames were taken.
-        lengths: Their steps.
+        outcomes: The return and the steps of each episode, as far as its frames were taken.
     """
 
     def __init__(
@@ -227,6 +230,8 @@ class Reel:
             grid = check_count("grid", grid)
         first = stack.enter_context(rendering(env))
         self.fps = float(first.metadata.get("render_fps") or 30)
+        played = {take.title: as_player(take.policy, first) for take in takes}
+        takes = [take._replace(policy=played[take.title]) for take in takes]
 
         def player(take: Take, made: gymnasium.Env = first) -> Player:
             return Player(take.policy, made, seed, deterministic, max_steps)
@@ -237,10 +242,11 @@ class Reel:
             takes = [take for group in groups for take in ranked(group, outcome)]
         elif grid and episodes > 1:
             takes = [_numbered(take) for take in takes]
-        self.returns, self.lengths = [0.0] * len(takes), [0] * len(takes)
-        envs = [first] * len(takes)
+        self.outcomes: dict[int, tuple[float, int]] = {}
+        envs = [first] if grid else [first] * len(takes)
         if grid:
-            envs[1:] = [stack.enter_context(_another(env, first)) for _ in takes[1:]]
+            for _ in takes[1:]:
+                envs[len(envs) :] = [stack.enter_context(_another(env, envs))]
         titles = [take.title for take in takes]
         streams = [
             self._frames(
@@ -257,7 +263,7 @@ class Reel:
 
     def _frames(self, i: int, take: Take, artist: Artist, player: Player) -> Iterator[np.ndarray]:
         for shot in player.shots(take.episode):
-            self.returns[i], self.lengths[i] = shot.episode_return, shot.step
+            self.outcomes[i] = shot.episode_return, shot.step
             yield artist.draw(shot)
 
 
@@ -305,20 +311,23 @@ def side_by_side(streams: Sequence[Iterator[np.ndarray]], columns: int) -> Itera
                 shown[i] = fitted(frame, *size)
 
 
-def _another(env: EnvLike, first: gymnasium.Env) -> Any:
-    """A further environment like the first, to play in at the same time.
+@contextmanager
+def _another(env: EnvLike, others: Sequence[gymnasium.Env]) -> Iterator[gymnasium.Env]:
+    """A further environment like the others, to play in at the same time.
 
     Raises:
         ValueError: There can be only one.
     """
-    if isinstance(env, gymnasium.Env):
-        raise ValueError(
-            "Episodes side by side need an environment each: give an id or a callable that makes "
-            "them, or grid=False."
-        )
-    if isinstance(first, WindowEnv):
+    if isinstance(others[0], WindowEnv):
         raise ValueError("A window is filmed alone: grid=False shows one episode after another.")
-    return rendering(env)
+    alone = "Episodes side by side need an environment each: give an id or a callable that makes "
+    alone += "a new one each time, or grid=False."
+    if isinstance(env, gymnasium.Env):
+        raise ValueError(alone)
+    with rendering(env) as made:
+        if any(made is other for other in others):
+            raise ValueError(alone)
+        yield made
 
 
 def _numbered(take: Take) -> Take:

@@ -45,7 +45,7 @@ class Look(NamedTuple):
 
 
 def look_of(
-    overlay: str | bool | Sequence[str],
+    overlay: str | bool | Sequence[str] | None,
     scale: float,
     crop: Sequence[int] | None,
     names: Sequence[str] | None,
@@ -59,7 +59,7 @@ def look_of(
         >>> look_of("bars", 1.0, None, None).overlay, look_of(False, 1.0, None, None).overlay
         (('bars',), ())
     """
-    if isinstance(overlay, bool):
+    if overlay is None or isinstance(overlay, bool):
         overlay = ("all",) if overlay else ()
     overlay = (overlay,) if isinstance(overlay, str) else tuple(overlay)
     for name in overlay:
@@ -117,6 +117,8 @@ class Artist:
     def draw(self, shot: Shot) -> np.ndarray:
         """The frame of a shot, ``[height, width, 3]`` uint8."""
         picture = as_frame(shot.image)
+        if self._salient is not None:
+            picture = tinted(picture, self._salient(shot.observation[0]))
         if self._look.crop is not None:
             picture = cropped(picture, self._look.crop)
         picture = scaled(picture, self._look.scale)
@@ -126,8 +128,6 @@ class Artist:
             labels = bar_labels(self._space, self._names) if "bars" in self._wanted else ()
             self._strip = Strip(height, width, items, labels)
         picture = fitted(picture, *self._size)
-        if self._salient is not None:
-            picture = tinted(picture, self._salient(shot.observation[0]))
         if not self._strip.height:
             return picture
         chart: Sequence[Bar] = ()

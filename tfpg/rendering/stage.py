@@ -23,6 +23,8 @@ from tfpg.rendering.display import (
 from tfpg.rendering.window import filmed_window
 
 _MODES = ("rgb_array", "rgb_array_list", "human")
+# What environments render with that takes OpenGL.
+_OPENGL = {"mujoco", "OpenGL", "glfw", "pyglet", "moderngl", "panda3d", "pybullet"}
 
 
 @contextmanager
@@ -149,7 +151,7 @@ def _opened(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium
             f"A film needs an environment with render_mode='rgb_array', and this one has {mode!r}: "
             "gymnasium.make(id, render_mode='rgb_array')."
         )
-    if "mujoco" in sys.modules:
+    if os.environ.get("DISPLAY") or _OPENGL & sys.modules.keys():
         keep_mesa_apart()
     _render_once(made)
     return made

@@ -12,7 +12,7 @@ import numpy as np
 from tfpg.errors import check_observations, check_rewards
 from tfpg.evaluation import actor_for
 from tfpg.playing import NO_LIMIT_STEPS, Noise, warn_of_the_cut
-from tfpg.policy import Decision
+from tfpg.policy import Decision, as_policy, is_policy_like
 from tfpg.rendering.stage import pictures
 from tfpg.seeding import evaluation_rng, reset_seed
 from tfpg.types import map_arrays
@@ -105,6 +105,15 @@ class Player:
             raise
 
 
+def as_player(policy: Any, env: gymnasium.Env) -> Any:
+    """A `tfpg.Policy` for the environment, or the callable that it is.
+
+    Raises:
+        TypeError, ValueError: It is none, or does not fit.
+    """
+    return as_policy(policy, env) if is_policy_like(policy) or not callable(policy) else policy
+
+
 def takes_of(policy: Any, episodes: int) -> list[Take]:
     """The episodes of a film, those of one policy after each other.
 
@@ -119,7 +128,8 @@ def takes_of(policy: Any, episodes: int) -> list[Take]:
     named = policy if isinstance(policy, Mapping) else {"": policy}
     if not named:
         raise ValueError("There is no policy in the mapping: nothing to film.")
-    return [Take(each, e, str(title)) for title, each in named.items() for e in range(episodes)]
+    titles = {" ".join(str(title).split()): each for title, each in named.items()}
+    return [Take(each, e, title) for title, each in titles.items() for e in range(episodes)]
 
 
 def ranked(takes: list[Take], outcome: Callable[[Take], float]) -> list[Take]:

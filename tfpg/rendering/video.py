@@ -6,7 +6,8 @@ import os
 import queue
 import shutil
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,16 +66,25 @@ class VideoWriter:
         self._every, self.fps = thinned(float(fps), kind.most_fps)
         self._kind = kind
         self.frames = 0
+        self._open = False
         self._shape: tuple[int, ...] | None = None
 
     def __enter__(self) -> VideoWriter:
+        self.frames, self._shape = 0, None
         self._beside = written_beside(self.path)
-        self._encoder = self._kind(self._beside.__enter__(), self.fps)
+        temporary = self._beside.__enter__()
+        self._encoder = self._kind(temporary, self.fps)
         self._frames: queue.Queue[Any] = queue.Queue(_WAITING)
         self._error: Exception | None = None
         self._abandoned = False
-        self._thread = threading.Thread(target=self._encode, name="tfpg-film", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        thread = threading.Thread(target=self._encode, name="tfpg-film", daemon=True)
+        try:
+            thread.start()
+            self._open = True
+        except BaseException as error:
+            self.abandon(error)
+            raise
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -83,6 +93,8 @@ class VideoWriter:
         Raises:
             VideoWriteError: This frame or an earlier one cannot be written.
         """
+        if not self._open:
+            raise ValueError("A VideoWriter takes frames in its with block: with writer: ...")
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
             raise ValueError(
@@ -106,33 +118,63 @@ class VideoWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        failure = error
-        if kind is None and self.frames == 0:
-            failure = ValueError(f"No frames for {str(self.path)!r}: nothing was written.")
-        self._abandoned = failure is not None
-        try:
-            self._frames.put(_END)
-            self._thread.join()
-            if failure is None:
-                self._raise_failure()
-        except BaseException as unwritten:
-            failure, self._abandoned = unwritten, True
-            self._frames.put(_END)  # an interrupt may have come before the first
-            self._thread.join()
-        if failure is None:
-            self._beside.__exit__(None, None, None)
+        if error is not None:
+            self.abandon(error)
             return
-        with suppress(type(failure)):
-            self._beside.__exit__(type(failure), failure, failure.__traceback__)
-        if failure is not error:
-            raise failure
+        try:
+            self.finish()
+        except BaseException as failure:
+            self.abandon(failure)
+            raise
+        self.publish()
+
+    def finish(self) -> None:
+        """Ends the film, which is not at its path yet.
+
+        Raises:
+            ValueError: There was no frame.
+            VideoWriteError: It cannot be written.
+        """
+        if self.frames == 0:
+            raise ValueError(f"No frames for {str(self.path)!r}: nothing was written.")
+        self._end()
+        self._raise_failure()
+
+    def publish(self) -> None:
+        """Puts the finished film to its path."""
+        self._beside.__exit__(None, None, None)
+
+    def abandon(self, error: BaseException) -> None:
+        """Leaves nothing of the film."""
+        self._abandoned = True
+        with suppress(BaseException):  # an error is on its way already
+            self._end()
+        with suppress(type(error)):
+            self._beside.__exit__(type(error), error, error.__traceback__)
+
+    def _end(self) -> None:
+        """Waits until the encoder has ended, however often it is interrupted."""
+        interrupt: BaseException | None = None
+        self._open = False
+        while not self._ended.is_set():
+            try:
+                # More than one does no harm, and an interrupt may have come before the first.
+                self._frames.put(_END)
+                self._ended.wait()
+            except BaseException as error:
+                interrupt, self._abandoned = error, True
+        if interrupt is not None:
+            raise interrupt
 
     def _encode(self) -> None:
         """What the thread does. After an error it takes what comes, so that nobody waits."""
-        while (frame := self._frames.get()) is not _END:
-            if self._error is None and not self._abandoned:
-                self._try(self._encoder.write, frame)
-        self._try(self._encoder.close, self._abandoned or self._error is not None)
+        try:
+            while (frame := self._frames.get()) is not _END:
+                if self._error is None and not self._abandoned:
+                    self._try(self._encoder.write, frame)
+            self._try(self._encoder.close, self._abandoned or self._error is not None)
+        finally:
+            self._ended.set()
 
     def _try(self, function: Any, argument: Any) -> None:
         try:
@@ -146,12 +188,52 @@ class VideoWriter:
             return
         if isinstance(error, ImportError):
             raise error
-        reason = getattr(error, "strerror", None) or str(error)
-        free = shutil.disk_usage(self.path.parent).free
+        reason, room = getattr(error, "strerror", None) or str(error), ""
+        with suppress(OSError):  # the folder may be gone
+            room = f", with {shutil.disk_usage(self.path.parent).free:,} bytes free on the disk"
         raise VideoWriteError(
-            f"Cannot write {str(self.path)!r}: {reason} (after {self.frames} frames, with "
-            f"{free:,} bytes free on the disk). Nothing of it was left behind."
+            f"Cannot write {str(self.path)!r}: {reason} (after {self.frames} frames{room}). "
+            "Nothing of it was left behind."
         ) from error
+
+
+@contextmanager
+def films(paths: Sequence[str | os.PathLike], fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Several films of the same frames, of which all appear or none.
+
+    Args:
+        paths: See `VideoWriter`.
+        fps: Frames per second.
+
+    Yields:
+        A function that writes a frame to all of them.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with films([f"{folder}/a.gif", f"{folder}/b.png"], fps=30) as write:
+        ...         write(np.zeros((8, 8, 3), np.uint8))
+        ...     len(list(Path(folder).iterdir()))
+        2
+    """
+    begun: list[VideoWriter] = []
+    try:
+        for path in paths:
+            begun.append(VideoWriter(path, fps).__enter__())
+
+        def write(frame: np.ndarray) -> None:
+            for writer in begun:
+                writer.write(frame)
+
+        yield write
+        for writer in begun:
+            writer.finish()
+    except BaseException as error:
+        for writer in begun:
+            writer.abandon(error)
+        raise
+    for writer in begun:
+        writer.publish()
 
 
 def check_suffix(path: str | os.PathLike) -> Path:

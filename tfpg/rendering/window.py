@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tfpg.rendering.display import connect, environment, keep_mesa_apart, virtual_display
+from tfpg.rendering.display import close, connect, environment, keep_mesa_apart, virtual_display
 
 # A window larger than the screen cannot be seen whole.
 _SCREEN = (2560, 1600)
@@ -35,9 +35,11 @@ def filmed_window(build: Callable[[], gymnasium.Env]) -> Iterator[gymnasium.Env]
 
     Raises:
         tfpg.rendering.display.DisplayError: Xvfb is missing.
-        WindowError: By ``render()``: no window has opened.
+        WindowError: pygame has a window open already; by ``render()``: none has opened, or it
+            cannot be seen.
     """
     with ExitStack() as stack:
+        _check_pygame()
         name = stack.enter_context(virtual_display(_SCREEN))
         # A dummy driver opens no window; a dummy card keeps a missing one from complaining.
         stack.enter_context(environment(SDL_VIDEODRIVER="x11", SDL_AUDIODRIVER="dummy"))
@@ -46,7 +48,7 @@ def filmed_window(build: Callable[[], gymnasium.Env]) -> Iterator[gymnasium.Env]
         # A window whose display is gone would end the process.
         stack.callback(_forget_pygame)
         connection = connect(name)
-        stack.callback(connection.close)
+        stack.callback(close, connection)
         yield stack.enter_context(_closing(WindowEnv(build(), connection)))
 
 
@@ -59,6 +61,18 @@ class WindowEnv(gymnasium.Wrapper):
         self._draws_itself: bool | None = None
 
     def render(self) -> Any:
+        from Xlib.error import ConnectionClosedError, XError
+
+        try:
+            return self._film()
+        except (XError, ConnectionClosedError) as error:
+            width, height = _SCREEN
+            raise WindowError(
+                f"The window cannot be seen whole on a screen of {width} x {height} pixels, or its "
+                f"display is gone: {' '.join(str(error).split())[:200]}"
+            ) from error
+
+    def _film(self) -> np.ndarray:
         if self._draws_itself is None:
             # Gymnasium's environments draw when they are reset and stepped, others when asked to.
             found = self._largest()
@@ -101,6 +115,18 @@ def _closing(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
         yield env
     finally:
         env.close()
+
+
+def _check_pygame() -> None:
+    """Raises where pygame has a window that is somebody else's: it can have one at a time."""
+    pygame = sys.modules.get("pygame")
+    if pygame is None or not pygame.display.get_init():
+        return
+    if pygame.display.get_surface() is not None and pygame.display.get_driver() != "dummy":
+        raise WindowError(
+            "pygame has a window open in this process, and can have one at a time: close it first "
+            "(pygame.display.quit()), or film in another process."
+        )
 
 
 def _forget_pygame() -> None:
