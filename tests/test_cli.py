@@ -85,7 +85,7 @@ class TestDQN:
         done = run("train", "dqn", "ALE/Pong-v5", *options, "--seed", "1", "--run", "r",
                    "--max-steps", "40", cwd=tmp_path)  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert iio.improps(tmp_path / "r/film.mp4", plugin="pyav").shape[1:3] == (210, 160)
+        assert iio.improps(tmp_path / "r/film.mp4", plugin="pyav").shape[1:3] == (228, 160)
         config = json.loads((tmp_path / "r/config.json").read_text())
         assert config["options"]["reward_clip"] == 1.0
         assert config["network"] == {"architecture": "nature_cnn", "hidden": 64, "dueling": True}

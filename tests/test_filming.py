@@ -140,6 +140,7 @@ class TestRecordVideo:
         assert len(history.epoch) == 4
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_a_full_disk_is_a_warning_and_leaves_nothing(self, no_display, tmp_path):
         code = """
 import resource, signal, sys, warnings

@@ -190,7 +190,7 @@ def test_films_show_the_episodes_that_are_evaluated(tmp_path):
     env, limit = "ALE/Pong-v5", {"seed": 3, "max_steps": 70}
     result = tfpg.evaluate(by_what_is_seen, env, 2, **limit)
     assert min(result["episode_returns"]) < 0
-    film = tfpg.record(by_what_is_seen, env, tmp_path / "film.mp4", **limit)
+    film = tfpg.record(by_what_is_seen, env, tmp_path / "film.mp4", overlay=False, **limit)
     assert film.episode_returns == result["episode_returns"][:1]
     assert film.frames == 71
     colours = iio.imread(film.path, plugin="pyav")

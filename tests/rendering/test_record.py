@@ -216,6 +216,7 @@ class TestDisplay:
         assert len(names) == 1
         assert not xvfbs()
 
+    @pytest.mark.slow
     def test_a_ctrl_c_of_the_terminal_does_not_reach_it(self, xvfb, no_display):
         # A terminal sends it to all processes of the group; a window whose display dies would
         # end the process before any of its own code runs.
@@ -273,6 +274,7 @@ class TestDisplay:
             assert os.environ["SDL_VIDEODRIVER"] == "x11"
         assert os.environ["SDL_VIDEODRIVER"] == "x11"
 
+    @pytest.mark.slow
     def test_rendering_on_a_server_says_nothing(self, tmp_path):
         code = "from tfpg.rendering.episode import rendering\nwith rendering('CartPole-v1'): pass"
         env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "XDG_RUNTIME_DIR")}

@@ -110,6 +110,7 @@ class TestWindows:
             np.testing.assert_array_equal(pictures(env)[0], painted(0))
         assert os.environ["DISPLAY"] == ":77"
 
+    @pytest.mark.slow
     def test_films_at_the_same_time_do_not_meet(self, xvfb, no_display, tmp_path):
         code = (
             "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -247,6 +248,7 @@ class TestMuJoCo:
             assert os.environ["MUJOCO_GL"] == gl_library()
         assert "MUJOCO_GL" not in os.environ
 
+    @pytest.mark.slow
     def test_without_any_gl_the_mend_is_said(self, tmp_path):
         # OpenGL's libraries cannot be taken away here, so the environment says they are.
         code = (

@@ -91,8 +91,8 @@ class Player:
 
         return act
 
-    def log_prob(self, outputs, actions):
-        return EpsilonGreedy(outputs, 1.0).log_prob(actions)
+    def distribution_of(self, outputs):
+        return EpsilonGreedy(outputs, 1.0)
 
 
 def collector(mode, count=3, **options):

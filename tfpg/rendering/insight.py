@@ -98,7 +98,7 @@ def bar_labels(space: gymnasium.Space, names: Sequence[str]) -> tuple[str, ...]:
 
     Example:
         >>> bar_labels(gymnasium.spaces.MultiDiscrete([12, 2]), ("steer", "gas"))
-        ('steer: 11', 'gas: 1')
+        ('steer: 11', 'gas: 0')
     """
     if not isinstance(space, gymnasium.spaces.MultiDiscrete):
         return tuple(names)
