@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import inspect
 import os
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from tfpg.rendering.look import look_of
 from tfpg.rendering.video import check_suffix
 
 
-class _AtIterations(keras.callbacks.Callback):
+class _AtIterations(keras.callbacks.Callback, abc.ABC):
     """Does something with the model after chosen iterations."""
 
     def __init__(self, path: str | os.PathLike, at: int | Sequence[int], every: int | None):
@@ -63,8 +64,9 @@ class _AtIterations(keras.callbacks.Callback):
         if due or iteration in self.at:
             self.make(iteration)
 
+    @abc.abstractmethod
     def make(self, iteration: int) -> None:
-        raise NotImplementedError
+        """What is done after so many iterations."""
 
 
 class Snapshots(_AtIterations):
