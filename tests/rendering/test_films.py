@@ -202,7 +202,6 @@ class TestSeveral:
         shown = list(tfpg.frames(ones, paid, 4, grid=True, **options))
         assert len(set(film.episode_lengths)) > 1
         assert len(shown) == film.frames == max(film.episode_lengths) + 1
-        assert shown[0].shape[1] == 2 * 160 + 4 or shown[0].shape[1] > 2 * 48
         assert film.episode_returns == [float(n) for n in film.episode_lengths]
 
     def test_a_grid_is_the_episodes_themselves(self, no_display):
@@ -221,14 +220,13 @@ class TestSeveral:
 
     @pytest.mark.parametrize(
         ("episodes", "grid", "rows", "columns"),
-        [(1, True, 1, 1), (3, True, 1, 3), (5, True, 2, 3), (9, True, 3, 3), (4, 4, 1, 4)],
+        [(3, True, 1, 3), (5, True, 2, 3), (9, True, 3, 3), (4, 4, 1, 4)],
     )
     def test_rows_and_columns(self, no_display, episodes, grid, rows, columns):
         frame = next(tfpg.frames(zeros, "CartPole-v1", episodes, grid=grid, scale=0.1, seed=0))
         one = next(tfpg.frames(zeros, "CartPole-v1", 2, grid=2, scale=0.1, seed=0))
         height, width = one.shape[0], (one.shape[1] - 4) // 2
-        if episodes > 1:
-            assert frame.shape == (rows * (height + 4) - 4, columns * (width + 4) - 4, 3)
+        assert frame.shape == (rows * (height + 4) - 4, columns * (width + 4) - 4, 3)
 
     def test_policies_play_the_same_episodes(self, no_display, tmp_path):
         film = tfpg.record({"a": zeros, "b": ones}, paid, tmp_path / "f.gif", 3, seed=0)
