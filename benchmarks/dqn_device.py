@@ -1,10 +1,11 @@
 """Updates of tfpg.DQN per second on every device that TensorFlow shows, and what surrounds them.
 
-Of a network, a batch size and a number of updates in one call: updates per second of the agent's
-own (`DQN.learn_from`, transfer to the device included), transitions learned from per second, the
-megabytes that an update moves to the device, and the milliseconds that drawing its transitions from
-the replay takes on the CPU, for which the updates wait unless they overlap. The first call, which
-compiles, is told and not counted. Transitions are synthetic, of CartPole's and of Atari's shape.
+Of a network, a batch size and a number of updates in one call: updates per second as the agent
+makes them (drawn from the replay, moved to the device, `DQN.learn_from`), transitions learned from
+per second, the megabytes that an update moves to the device, and the milliseconds of it that
+drawing its transitions takes. Images are kept in the machine's memory ("host"), or on the device.
+The first call, which compiles, is told and not counted. Transitions are synthetic, of CartPole's
+and of Atari's shape.
 
     python benchmarks/dqn_device.py
     python benchmarks/dqn_device.py --small    # a row of each network, briefly: for a CPU
@@ -12,6 +13,7 @@ compiles, is told and not counted. Transitions are synthetic, of CartPole's and 
 
 import argparse
 import time
+from itertools import product
 from statistics import median
 
 import gymnasium
@@ -45,14 +47,14 @@ class OnlySpaces(gymnasium.Env):
             self.action_space = spaces.Discrete(6)
 
 
-def make_replay(env: gymnasium.Env, rows: int, rng: np.random.Generator):
+def make_replay(env: gymnasium.Env, rows: int, rng: np.random.Generator, device: str | None):
     """A replay that is full of steps nobody played."""
     from tfpg.replay import ReplayBuffer
     from tfpg.types import Trajectory
 
     space, steps = env.observation_space, 500
     images = space.dtype == np.uint8
-    replay = ReplayBuffer(space, rows, frame_stack=4 if images else None)
+    replay = ReplayBuffer(space, rows, frame_stack=4 if images else None, device=device)
     shape = (steps + 1, 1, *space.shape)
     if images:
         observations = rng.integers(256, size=shape, dtype=np.uint8)
@@ -94,9 +96,18 @@ def measure(device, row, replay, env, seconds: float) -> dict[str, float]:
     _, hidden, batch_size, updates = row
     rng = np.random.default_rng(0)
     count = updates * batch_size
-    transitions = replay.sample(rng, count, batch_size)
-    moved = sum(x.nbytes for x in transitions) / updates
-    sampling = repeated(lambda: replay.sample(rng, count, batch_size), seconds / 4) / updates
+
+    def draw():
+        drawn = replay.sample(rng, count, batch_size)
+        if tf.is_tensor(drawn.observations):  # work on a device goes on behind the call
+            drawn.observations[-1, -1, -1, -1].numpy()
+            drawn.next_observations[-1, -1, -1, -1].numpy()
+        return drawn
+
+    transitions = draw()
+    rows = 4 if hidden is None else 1  # of which an observation is made
+    moved = sum(8 * rows * count if tf.is_tensor(x) else x.nbytes for x in transitions) / updates
+    sampling = repeated(draw, seconds / 4) / updates
     with tf.device(device.name):
         if hidden is None:
             model = tfpg.networks.nature_cnn(env, seed=0)
@@ -112,7 +123,7 @@ def measure(device, row, replay, env, seconds: float) -> dict[str, float]:
         agent.learn_from(transitions)
         first = time.perf_counter() - start
         agent.learn_from(transitions)
-        call = repeated(lambda: agent.learn_from(transitions), seconds)
+        call = repeated(lambda: agent.learn_from(replay.sample(rng, count, batch_size)), seconds)
     return {"rate": updates / call, "moved": moved / 1e6, "sampling": sampling, "first": first}
 
 
@@ -121,6 +132,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a few rows, each briefly")
     parser.add_argument("--seconds", type=float, help="of each row (default: 2, small 0.3)")
     parser.add_argument("--rows", type=int, help="of the replay (default: 20,000, small 2,000)")
+    parser.add_argument("--device", choices=["CPU", "GPU"], help="only this kind")
+    parser.add_argument("--network", choices=["mlp", "nature_cnn"], help="only this kind")
     args = parser.parse_args()
     seconds = args.seconds or (0.3 if args.small else 2.0)
     capacity = max(1000, args.rows or (2000 if args.small else 20_000))
@@ -130,23 +143,31 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     envs = {images: OnlySpaces(images) for images in (False, True)}
-    replays = {images: make_replay(env, capacity, rng) for images, env in envs.items()}
     print(
-        f"{'device':8}{'network':>13}{'batch':>7}{'per call':>10}  {'precision':16}"
+        f"{'device':8}{'network':>13}{'images':>8}{'batch':>7}{'per call':>10}  {'precision':16}"
         f"{'updates/s':>11}{'frames/s':>12}{'MB/update':>11}{'sampling ms':>13}{'first s':>9}"
     )
     for device in tf.config.list_logical_devices():
-        if device.device_type not in ("CPU", "GPU"):
+        if device.device_type not in ([args.device] if args.device else ["CPU", "GPU"]):
             continue
         short = ":".join(device.name.split(":")[-2:])
+        # On a CPU both places are one memory.
+        places = [None] if device.device_type == "CPU" else [None, short]
+        replays = {(False, None): make_replay(envs[False], capacity, rng, None)}
+        replays |= {
+            (True, place): make_replay(envs[True], capacity, rng, place) for place in places
+        }
         for row in SMALL if args.small else ROWS:
             name, hidden, batch_size, updates = row
             images = hidden is None
-            for precision in PRECISIONS:
+            if args.network and not name.startswith(args.network):
+                continue
+            for precision, place in product(PRECISIONS, places if images else [None]):
                 keras.config.set_dtype_policy(precision)
-                found = measure(device, row, replays[images], envs[images], seconds)
+                found = measure(device, row, replays[images, place], envs[images], seconds)
+                kept = ("host" if place is None else "device") if images else ""
                 print(
-                    f"{short:8}{name:>13}{batch_size:7}{updates:10}  {precision:16}"
+                    f"{short:8}{name:>13}{kept:>8}{batch_size:7}{updates:10}  {precision:16}"
                     f"{found['rate']:11,.1f}{found['rate'] * batch_size:12,.0f}"
                     f"{found['moved']:11,.3f}{1e3 * found['sampling']:13,.3f}"
                     f"{found['first']:9,.1f}",

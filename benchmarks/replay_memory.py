@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
 
     space = spaces.Box(0, 255, (SIZE, SIZE, STACK), np.uint8)
-    stated = bytes_needed(space, args.capacity, STACK, args.prioritized)
+    stated, _ = bytes_needed(space, args.capacity, STACK, args.prioritized)
     print(f"stated before        {readable_bytes(stated)}")
     process = psutil.Process()
     before = process.memory_info().rss

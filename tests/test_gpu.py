@@ -40,13 +40,23 @@ def network(env):
     return tfpg.networks.nature_cnn(env, hidden=32, seed=0)
 
 
+@pytest.fixture
+def all_digits():
+    """Products in float32, where a GPU would take TensorFloat-32's ten bits."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
-def test_updates_are_those_of_the_cpu(env):
+def test_updates_are_those_of_the_cpu(env, all_digits):
     results = []
     for device in ("CPU:0", "GPU:0"):
         with tf.device(device):
             model = network(env)
-            model.compile(keras.optimizers.Adam(1e-3))
+            # Adam makes a whole step of a gradient's rounding.
+            model.compile(keras.optimizers.SGD(1e-3))
             agent = tfpg.DQN(model, batch_size=16)
             agent.build(agent.policy_for(env))
             logs, errors = agent.learn_from(transitions(agent.policy.observation_space))
@@ -75,3 +85,29 @@ def test_ppo_learns_where_tensorflow_puts_it():
     history = tfpg.PPO(model).fit("CartPole-v1", 2, seed=0, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert "GPU" in model.trainable_variables[0].value.device
+
+
+def test_images_of_a_replay_are_kept_there_and_the_same():
+    drawn = []
+    for device in (None, "auto"):
+        agent = tfpg.DQN(
+            tfpg.networks.nature_cnn("ALE/Pong-v5", hidden=32, seed=0),
+            replay_device=device,
+            capacity=2000,
+            learning_starts=500,
+            steps_per_iteration=64,
+        )
+        agent.fit("ALE/Pong-v5", 1, seed=0, verbose=0)
+        drawn.append(agent.replay)
+    rows = np.arange(500)
+    assert "GPU" in drawn[1].observations(rows).device
+    assert isinstance(drawn[0].observations(rows), np.ndarray)
+    # Played at random: what comes after the first update may differ by its rounding.
+    np.testing.assert_array_equal(drawn[0].observations(rows), drawn[1].observations(rows).numpy())
+
+
+def test_a_replay_on_a_gpu_of_more_than_it_has_is_kept_in_the_machine():
+    from tfpg.replay.device import DeviceRows
+
+    with pytest.raises(MemoryError, match="on GPU:0, which has not as much free"):
+        DeviceRows(10**9, np.dtype((np.uint8, (84, 84))), "GPU:0")

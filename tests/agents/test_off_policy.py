@@ -348,6 +348,39 @@ class TestFrames:
         for x in transitions.observations[:, 0, 0].astype(int):
             assert (np.diff(x) == (x[1:] > 0)).all()
 
+    def learned(self, **options):
+        agent = tfpg.DQN(self.model(), frame_stack=3, **{**SMALL, **options})
+        agent.model.set_weights([np.full_like(w, 0.1) for w in agent.model.get_weights()])
+        history = agent.fit(self.stacked(), 2, seed=0, verbose=0)
+        return agent, history.history["loss"], agent.model.get_weights()
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_on_a_device_teach_the_same(self, jit_compile):
+        _, losses, weights = self.learned(replay_device=None, jit_compile=jit_compile)
+        agent, *other = self.learned(replay_device="CPU:0", jit_compile=jit_compile)
+        drawn = agent.replay.sample(np.random.default_rng(0), 8)
+        assert tf.is_tensor(drawn.observations)
+        assert other[0] == losses
+        for a, b in zip(weights, other[1], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_stay_in_the_machine_where_the_device_is_full(self, monkeypatch):
+        from tfpg.agents import off_policy
+
+        class Full(off_policy.ReplayBuffer):
+            def __init__(self, *args, device=None, **options):
+                if device is not None:
+                    raise MemoryError("GPU:0 has not as much free.")
+                super().__init__(*args, **options)
+
+        monkeypatch.setattr(off_policy, "ReplayBuffer", Full)
+        monkeypatch.setattr(off_policy, "replay_device", lambda asked, _: asked and "GPU:0")
+        with pytest.warns(UserWarning, match="as much free. Its images are kept in the mach"):
+            agent, *_ = self.learned()
+        assert isinstance(agent.replay._observations, np.ndarray)
+        with pytest.raises(MemoryError, match="GPU:0 has not as much free"):
+            self.learned(replay_device="GPU:0")
+
     def test_that_are_none_are_refused(self):
         agent = tfpg.DQN(self.model(), frame_stack=3, **SMALL)
         with pytest.raises(ValueError, match="have not moved on by one along their last axis"):

@@ -5,8 +5,10 @@ import tensorflow as tf
 from gymnasium import spaces
 from marks import slow_but
 
+from tfpg.agents.trainable import apply
 from tfpg.heads import head_for
 from tfpg.ops import gradients
+from tfpg.ops.gradients import clip_by_global_norm, sum_of_squares
 from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
 from tfpg.types import Batch
 
@@ -184,3 +186,68 @@ def test_float64_models(estimate):
     batch = (tf.constant([1.0, 3.0], tf.float64),)
     grads, _ = estimate(lambda b: {"loss": b[0] * w}, [w], batch)
     np.testing.assert_allclose(grads[0], [2.0])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 4), (2, 1), (2, 3, 4, 5)])
+def test_sum_of_squares(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    assert float(sum_of_squares(tf.constant(x))) == pytest.approx((x**2).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_what_is_not_finite_stays_so_in_a_sum_of_squares(bad, jit_compile):
+    call = tf.function(sum_of_squares, jit_compile=jit_compile)
+    for place in range(6):
+        x = np.ones(6, np.float32)
+        x[place] = bad
+        assert not np.isfinite(call(tf.constant(x.reshape(2, 3))))
+
+
+class TestClipping:
+    """An optimizer's ``global_clipnorm`` does what it does in Keras."""
+
+    SHAPES = ((3, 4), (4,), (2, 3, 2, 2), ())
+
+    def learned(self, step, scale, **options):
+        rng = np.random.default_rng(0)
+        variables = [keras.Variable(rng.normal(size=s), dtype="float32") for s in self.SHAPES]
+        optimizer = keras.optimizers.Adam(0.1, **options)
+        optimizer.build(variables)
+        for _ in range(4):
+            grads = [tf.constant(scale * rng.normal(size=s), tf.float32) for s in self.SHAPES]
+            step(optimizer, grads, variables)
+        return [v.numpy() for v in variables], optimizer
+
+    def both(self, scale, **options):
+        ours, optimizer = self.learned(lambda o, g, v: apply([(o, v)], g), scale, **options)
+        assert optimizer.global_clipnorm == options.get("global_clipnorm")
+        return ours, self.learned(lambda o, g, v: o.apply(g, v), scale, **options)[0]
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3, 1e25])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"global_clipnorm": 0.5},
+            {"global_clipnorm": 0.5, "gradient_accumulation_steps": 2},
+            {"global_clipnorm": 0.5, "weight_decay": 0.1},
+            {"clipnorm": 0.5},
+            {"clipvalue": 0.5},
+            {},
+        ],
+    )
+    def test_as_keras(self, scale, options):
+        for a, b in zip(*self.both(scale, **options), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    def test_a_norm_that_is_not_finite(self):
+        clipped = clip_by_global_norm([tf.constant([1.0, np.inf]), tf.constant([2.0])], 1.0)
+        assert all(np.isnan(x).all() for x in clipped)
+
+    def test_an_error_leaves_the_optimizer_as_it_was(self):
+        optimizer = keras.optimizers.SGD(0.1, global_clipnorm=0.5)
+        v = keras.Variable([1.0])
+        optimizer.build([v])
+        with pytest.raises(Exception, match="hape"):
+            apply([(optimizer, [v])], [tf.ones((2, 2))])
+        assert optimizer.global_clipnorm == 0.5

@@ -13,7 +13,7 @@ from tfpg.distributions.discrete import EpsilonGreedy
 from tfpg.envs.make import Parked
 from tfpg.heads import EpsilonGreedyHead
 from tfpg.replay import ReplayBuffer
-from tfpg.types import Trajectory
+from tfpg.types import Trajectory, map_arrays
 
 GAMMA = 0.5
 
@@ -102,7 +102,7 @@ def collector(mode, count=3, **options):
     return Collector(SyncVectorEnv(makers, autoreset_mode=mode), seed=0)
 
 
-def filled(mode, steps, capacity, n_step=1, count=3, prioritized=False, **options):
+def filled(mode, steps, capacity, n_step=1, count=3, prioritized=False, device=None, **options):
     player = collector(mode, count, **options)
     replay = ReplayBuffer(
         player.envs.single_observation_space,
@@ -110,8 +110,9 @@ def filled(mode, steps, capacity, n_step=1, count=3, prioritized=False, **option
         count,
         n_step=n_step,
         gamma=GAMMA,
-        frame_stack=options.get("stack"),
+        frame_stack=None if options.get("kind") == "dict" else options.get("stack"),
         prioritized=prioritized,
+        device=device,
     )
     for number in steps:
         replay.add(player.collect_steps(Player(), number))
@@ -335,8 +336,8 @@ class TestMemory:
         from tfpg.replay.rows import bytes_needed
 
         space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
-        assert 7.0e9 < bytes_needed(space, 1_000_000, frame_stack=4) < 7.5e9
-        assert bytes_needed(space, 1_000_000, frame_stack=4, prioritized=True) < 7.5e9
+        assert 7.0e9 < bytes_needed(space, 1_000_000, frame_stack=4)[0] < 7.5e9
+        assert bytes_needed(space, 1_000_000, frame_stack=4, prioritized=True)[0] < 7.5e9
 
     def test_is_refused_before_it_is_taken(self):
         space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
@@ -417,3 +418,66 @@ def test_a_state_of_another_replay_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             filled(AutoresetMode.DISABLED, [5], 60, **options)[0].set_state(state)
+
+
+@pytest.mark.parametrize("options", [{"stack": 4}, {"stack": 4, "kind": "dict"}])
+def test_a_device_holds_and_gives_what_the_machine_does(options, monkeypatch):
+    from tfpg.replay import device
+
+    monkeypatch.setattr(device, "_CHUNK", 20)  # several parts
+    arrays = kept = None
+    for place in (None, "CPU:0"):
+        replay, _ = filled(AutoresetMode.NEXT_STEP, [20, 15, 9], 150, device=place, **options)
+        drawn = replay.sample(np.random.default_rng(0), 64)
+        images = drawn.observations
+        images = images["a"] if isinstance(images, dict) else images
+        assert isinstance(images, np.ndarray) == (place is None)
+        if "kind" not in options:
+            check(replay, drawn._replace(**seen(drawn)), **options)
+        if place is None:
+            arrays, kept = drawn, replay.get_state()
+    for name, x in seen(drawn).items():
+        same(x, getattr(arrays, name))
+    same(replay.get_state()["observations"], kept["observations"])
+    before = replay.get_state()
+    replay.add(filled(AutoresetMode.NEXT_STEP, [], 150, **options)[1].collect_steps(Player(), 9))
+    replay.set_state(before)
+    same(seen(replay.sample(np.random.default_rng(0), 64)), seen(drawn))
+
+
+def seen(transitions):
+    """The observations of transitions, as arrays."""
+    names = ("observations", "next_observations")
+    return {name: map_arrays(np.asarray, getattr(transitions, name)) for name in names}
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        for key in a:
+            same(a[key], b[key])
+    else:
+        np.testing.assert_array_equal(a, b)
+
+
+class TestDevice:
+    IMAGES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+
+    def test_vectors_stay_in_the_machine(self):
+        from tfpg.replay.device import replay_device
+
+        assert replay_device("CPU:0", spaces.Box(-1, 1, (4,))) is None
+        assert replay_device(None, self.IMAGES) is None
+        assert replay_device("CPU:0", self.IMAGES) == "CPU:0"
+        assert replay_device("/device:CPU:0", spaces.Dict(a=self.IMAGES)) == "/device:CPU:0"
+
+    def test_a_device_that_is_not_there(self):
+        from tfpg.replay.device import replay_device
+
+        with pytest.raises(ValueError, match="replay_device='GPU:7' is none of .*CPU:0"):
+            replay_device("GPU:7", self.IMAGES)
+
+    def test_a_device_that_has_not_as_much(self):
+        from tfpg.replay.device import DeviceRows
+
+        with pytest.raises(MemoryError, match="need 70.6 TB on CPU:0, which has not as much free"):
+            DeviceRows(10**10, np.dtype((np.uint8, (84, 84))), "CPU:0")

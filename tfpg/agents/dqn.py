@@ -78,6 +78,8 @@ class DQN(OffPolicy):
             ``"lives"``. The episode goes on.
         frame_stack: How many frames observations stack along their last axis, each of which is
             then stored once. None: what the environments say, as Atari games by id do.
+        replay_device: On which device of TensorFlow, ``"GPU:0"`` for example, the replay keeps
+            images. None: in the machine's memory. ``"auto"``: a GPU where there is one.
         num_envs: How many environments play side by side.
         steps_per_iteration: Environment steps of an iteration.
         window: Of how many last episodes, at least, ``episode_return`` is the mean.
@@ -134,6 +136,7 @@ class DQN(OffPolicy):
         reward_clip: float | None = None,
         end_on_life_loss: bool = False,
         frame_stack: int | None = None,
+        replay_device: str | None = "auto",
         num_envs: int = 8,
         steps_per_iteration: int = 1024,
         window: int = 20,
@@ -157,6 +160,7 @@ class DQN(OffPolicy):
             reward_clip=reward_clip,
             end_on_life_loss=end_on_life_loss,
             frame_stack=frame_stack,
+            replay_device=replay_device,
             num_envs=num_envs,
             steps_per_iteration=steps_per_iteration,
             window=window,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from tfpg.memory import available_memory, readable_bytes
 from tfpg.ops.returns import check_fraction, check_gamma
 from tfpg.policy import Policy
 from tfpg.replay import ReplayBuffer, Transitions
+from tfpg.replay.device import replay_device
 from tfpg.replay.rows import bytes_needed, check_stacked
 from tfpg.schedules import check_schedule
 from tfpg.seeding import shuffle_rng
@@ -49,7 +51,8 @@ class OffPolicy(Agent):
         *Agent.option_names,
         *("n_step", "prioritized", "priority_alpha", "priority_beta", "capacity", "batch_size"),
         *("learn_period", "updates_per_learn", "learning_starts", "reward_clip"),
-        *("end_on_life_loss", "frame_stack", "steps_per_iteration", "window", "overlap"),
+        *("end_on_life_loss", "frame_stack", "replay_device"),
+        *("steps_per_iteration", "window", "overlap"),
     )
 
     def __init__(
@@ -69,6 +72,7 @@ class OffPolicy(Agent):
         reward_clip: float | None,
         end_on_life_loss: bool,
         frame_stack: int | None,
+        replay_device: str | None,
         num_envs: int,
         steps_per_iteration: int,
         window: int,
@@ -89,6 +93,7 @@ class OffPolicy(Agent):
         self.reward_clip = reward_clip
         self.end_on_life_loss = bool(end_on_life_loss)
         self.frame_stack = frame_stack
+        self.replay_device = replay_device
         self.steps_per_iteration = steps_per_iteration
         self.window = window
         self.overlap = bool(overlap)
@@ -161,19 +166,14 @@ class OffPolicy(Agent):
         space = envs.single_observation_space
         stack = self.frame_stack or getattr(envs, "frame_stack", None)
         what = space, repr(getattr(envs, "spec", None)), self.reward_clip, self.end_on_life_loss
-        kind = self.n_step, self.prioritized, self.priority_alpha
+        kind = self.n_step, self.prioritized, self.priority_alpha, self.replay_device
         stored_by = what, stack, envs.num_envs, self.capacity, kind
         if self.replay is not None and self._stored_by == stored_by:
             return self.replay
         self.replay = None  # before another takes as much
-        rows = self.capacity // envs.num_envs
-        needed = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
-        if self._verbose and needed >= _WORTH_SAYING:
-            print(
-                f"The replay of {self.capacity:,} rows takes up to {readable_bytes(needed)} of "
-                f"memory, of which {readable_bytes(available_memory())} are free."
-            )
-        self.replay = ReplayBuffer(
+        device = replay_device(self.replay_device, space)
+        make = partial(
+            ReplayBuffer,
             space,
             self.capacity,
             envs.num_envs,
@@ -183,6 +183,22 @@ class OffPolicy(Agent):
             prioritized=self.prioritized,
             alpha=self.priority_alpha,
         )
+        rows = self.capacity // envs.num_envs
+        needed, images = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
+        if self._verbose and needed >= _WORTH_SAYING:
+            free = f"memory, of which {readable_bytes(available_memory())} are free"
+            where = f"memory, {readable_bytes(images)} of them on {device}" if device else free
+            print(
+                f"The replay of {self.capacity:,} rows takes up to {readable_bytes(needed)} of "
+                f"{where}."
+            )
+        try:
+            self.replay = make(device=device)
+        except MemoryError as error:
+            if device is None or self.replay_device != "auto":
+                raise
+            warn(f"{error} Its images are kept in the machine's memory.")
+            self.replay = make()
         self._met, self._stored_by, self._stack_seen = 0, stored_by, self.frame_stack is None
         self._advice = QAdvice(self.gamma, self.capacity, self.learning_starts)
         return self.replay

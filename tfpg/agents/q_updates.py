@@ -14,7 +14,7 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.agents.trainable import Trainable, compiled
 from tfpg.observations import select
-from tfpg.ops.gradients import fused
+from tfpg.ops.gradients import fused, sum_of_squares
 from tfpg.ops.value_learning import (
     double_q_learning_targets,
     huber,
@@ -23,6 +23,8 @@ from tfpg.ops.value_learning import (
 )
 from tfpg.policy import Policy
 from tfpg.replay import Transitions
+
+LOGS = ("loss", "mean_q", "td_error", "grad_norm")
 
 
 class QUpdates:
@@ -92,18 +94,20 @@ class QUpdates:
         """
         encode = self.policy.encode
 
-        def batches(x: np.ndarray) -> tf.Tensor:
-            return tf.constant(np.reshape(x, (-1, batch_size, *x.shape[1:])))
+        def batches(x: np.ndarray | tf.Tensor) -> tf.Tensor:
+            shape = (-1, batch_size, *x.shape[1:])
+            return tf.reshape(x, shape) if tf.is_tensor(x) else tf.constant(np.reshape(x, shape))
 
         data = transitions._replace(
             observations=encode(transitions.observations),
             next_observations=encode(transitions.next_observations),
+            indices=(),
         )
         data = tf.nest.map_structure(batches, data)
         before = tf.constant(self.count % self.target_update_period)
         sums, errors, finite = self._call(data, before)
         updates = len(transitions.rewards) // batch_size
-        logs = {name: float(x) / updates for name, x in sums.items()}
+        logs = dict(zip(LOGS, (sums.numpy() / updates).tolist(), strict=True))
         self.trainable.check(finite.numpy(), logs["loss"])
         self.count += updates
         return logs, errors.numpy().ravel()
@@ -161,7 +165,7 @@ class QUpdates:
 
     def _update_all(
         self, batches: Transitions, before: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         variables, changed = self.trainable.variables, self._changed()
         saved = [tf.identity(v) for v in changed]
         updates, size = batches.rewards.shape
@@ -170,7 +174,7 @@ class QUpdates:
             batch = tf.nest.map_structure(lambda x: x[index], batches)
             grads, logs = fused(self.step_losses, variables, batch, keep=("errors",))
             errors = errors.write(index, logs.pop("errors"))
-            squares = tf.stack([tf.reduce_sum(tf.square(g)) for g in grads])
+            squares = tf.stack([sum_of_squares(g) for g in grads])
             logs["grad_norm"] = tf.sqrt(tf.reduce_sum(squares))
             self.trainable.step(grads)
             self._follow(before + index + 1)
@@ -179,13 +183,12 @@ class QUpdates:
             finite &= tf.math.is_finite(squares) & tf.math.is_finite(logs["loss"])
             return index + 1, sums, errors, finite
 
-        names = ("loss", "mean_q", "td_error", "grad_norm")
         _, sums, errors, finite = tf.while_loop(
             lambda index, *_: index < updates,
             update,
             (
                 tf.constant(0),
-                {name: tf.constant(0.0) for name in names},
+                {name: tf.constant(0.0) for name in LOGS},
                 tf.TensorArray(tf.float32, updates, element_shape=[size]),
                 tf.fill([len(variables)], True),
             ),
@@ -194,7 +197,7 @@ class QUpdates:
         good = tf.reduce_all(finite)
         for variable, old in zip(changed, saved, strict=True):
             variable.assign(tf.where(good, variable, old))
-        return sums, errors.stack(), finite
+        return tf.stack([sums[name] for name in LOGS]), errors.stack(), finite
 
     def _changed(self) -> list[tf.Variable]:
         """Everything that an update changes."""

@@ -13,6 +13,7 @@ import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.graph import all_layers
+from tfpg.ops.gradients import clip_by_global_norm
 from tfpg.policy import Policy
 from tfpg.requirements import baked_constants
 
@@ -183,5 +184,16 @@ def apply(groups: Sequence[tuple[Any, Sequence[Any]]], gradients: Sequence[tf.Te
     """Applies gradients of groups of (optimizer, variables), one after another."""
     start = 0
     for optimizer, variables in groups:
-        optimizer.apply(gradients[start : start + len(variables)], variables)
+        own = gradients[start : start + len(variables)]
         start += len(variables)
+        clipnorm = None if optimizer.clipnorm else optimizer.global_clipnorm
+        if not clipnorm or optimizer.gradient_accumulation_steps:
+            optimizer.apply(own, variables)
+            continue
+        # Keras's norm takes a sixth of an update's time; see `sum_of_squares`.
+        own = clip_by_global_norm(own, clipnorm)
+        optimizer.global_clipnorm = None
+        try:
+            optimizer.apply(own, variables)
+        finally:
+            optimizer.global_clipnorm = clipnorm

@@ -117,6 +117,41 @@ def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
     return tf.add_n(penalties) if penalties else tf.constant(0.0)
 
 
+def sum_of_squares(x: Any) -> tf.Tensor:
+    """Sum of the squares of all numbers, a scalar.
+
+    Example:
+        >>> float(sum_of_squares([[3.0, 0.0], [0.0, 4.0]]))
+        25.0
+    """
+    squares = tf.square(x)
+    if squares.shape.rank > 1:
+        # A CPU adds whole rows at a time, but all numbers one by one, and XLA makes two sums in a
+        # row one of all numbers. Of squares the maximum changes nothing but that: a sixth of the
+        # time of an update.
+        squares = tf.maximum(tf.reduce_sum(squares, axis=0), 0.0)
+    return tf.reduce_sum(squares)
+
+
+def clip_by_global_norm(gradients: Sequence[tf.Tensor], clipnorm: float) -> Gradients:
+    """Scales all gradients alike so that their norm is at most ``clipnorm``.
+
+    Of a norm that is not finite all become NaN.
+
+    Source:
+        Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks",
+        2013, https://arxiv.org/abs/1211.5063.
+
+    Example:
+        >>> clip_by_global_norm([tf.constant([3.0]), tf.constant([[4.0]])], 1.0)[1].numpy().item()
+        0.800000011920929
+    """
+    squares = [tf.cast(sum_of_squares(g), tf.float32) for g in gradients]
+    norm = tf.sqrt(tf.add_n(squares))
+    scale = tf.where(tf.math.is_finite(norm), tf.minimum(clipnorm / norm, 1.0), float("nan"))
+    return [g * tf.cast(scale, g.dtype) for g in gradients]
+
+
 def gradient_of(tape: tf.GradientTape, target: tf.Tensor, variables: Sequence[Any]) -> Gradients:
     """Dense gradients of a scalar, zeros where it does not depend on a variable."""
     values = [v.value for v in variables]

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfpg.memory import check_memory
 from tfpg.ops.transitions import n_step_transitions
-from tfpg.replay.rows import COLUMNS, bytes_needed, row_of
+from tfpg.replay.rows import COLUMNS, as_numpy, bytes_needed, make_rings, row_of, stacked
 from tfpg.replay.sum_tree import SumTree
 from tfpg.types import Trajectory, map_arrays
 
@@ -58,6 +58,7 @@ class ReplayBuffer:
             as it is.
         prioritized: Sample by errors; else uniformly.
         alpha: How much errors count, from 0 (not at all) to 1.
+        device: Of TensorFlow, on which images are kept and drawn. None: the machine's memory.
 
     Attributes:
         nbytes: Memory of it when full.
@@ -95,6 +96,7 @@ class ReplayBuffer:
         frame_stack: int | None = None,
         prioritized: bool = False,
         alpha: float = 0.6,
+        device: str | None = None,
     ):
         self.num_envs = num_envs
         self.n_step = n_step
@@ -110,11 +112,10 @@ class ReplayBuffer:
                 "or more."
             )
         total = self.rows * num_envs
-        row = row_of(observation_space, self.stack)
-        # Zeros are promised by the system, and taken as rows are written.
-        self.nbytes = bytes_needed(observation_space, total, frame_stack, prioritized)
-        check_memory(self.nbytes, f"A replay of {total:,} rows", "use a smaller capacity")
-        self._observations = map_arrays(lambda r: np.zeros((total, *r.shape), r.base), row)
+        self.nbytes, images = bytes_needed(observation_space, total, frame_stack, prioritized)
+        here = self.nbytes if device is None else self.nbytes - images
+        check_memory(here, f"A replay of {total:,} rows", "use a smaller capacity")
+        self._observations = make_rings(row_of(observation_space, self.stack), total, device)
         self._actions = np.zeros(total, np.int32)
         self._rewards = np.zeros(total, np.float32)
         self._real, self._terminated, self._truncated = np.zeros((3, total), bool)
@@ -223,9 +224,10 @@ class ReplayBuffer:
     def observations(self, rows: np.ndarray) -> Any:
         """The observations ``[M, ...]`` of rows ``[M]``, stacked."""
         if self.stack == 1:
-            return map_arrays(lambda x: x[rows], self._observations)
+            # A fancy index takes ten times as long of rows of a few numbers.
+            return map_arrays(lambda x: x.take(rows, axis=0), self._observations)
         frames = self._later(rows[:, None], np.arange(1 - self.stack, 1))
-        return map_arrays(lambda x: np.moveaxis(x[frames], 1, -1), self._observations)
+        return map_arrays(lambda x: stacked(x, frames), self._observations)
 
     def update_priorities(self, indices: np.ndarray, errors: np.ndarray) -> None:
         """Gives transitions ``[M]`` the priorities of their errors ``[M]``, of either sign."""
@@ -240,7 +242,7 @@ class ReplayBuffer:
         used = self._used()
         state: dict[str, Any] = {name: getattr(self, f"_{name}")[used] for name in COLUMNS}
         state["n_step"] = self.n_step
-        state["observations"] = map_arrays(lambda x: x[used], self._observations)
+        state["observations"] = map_arrays(lambda x: as_numpy(x, used), self._observations)
         if self.tree is not None:
             state["priorities"] = self.tree.get(used)
         written, going = self._written.copy(), self._going.copy()
@@ -272,7 +274,7 @@ class ReplayBuffer:
         self._real[:] = False
         self._written, self._going = written.copy(), np.array(state["going"], bool)
 
-        def put(x: np.ndarray, rows: np.ndarray) -> None:
+        def put(x: Any, rows: np.ndarray) -> None:
             x[used] = rows
 
         for name in COLUMNS:
@@ -297,7 +299,7 @@ class ReplayBuffer:
     ) -> None:
         """Writes observations, or the frames in them from so many steps ago."""
 
-        def put(ring: np.ndarray, x: np.ndarray) -> None:
+        def put(ring: Any, x: np.ndarray) -> None:
             ring[rows] = x[which] if self.stack == 1 else x[..., -1 - ago][which]
 
         map_arrays(put, self._observations, observations)

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.replay.sum_tree import SumTree
+from tfpg.types import map_arrays
 
 # The arrays with a value for every row, beside the observations, and their bytes a row.
 COLUMNS = ("actions", "rewards", "real", "terminated", "truncated")
@@ -20,16 +21,59 @@ def bytes_needed(
     capacity: int,
     frame_stack: int | None = None,
     prioritized: bool = False,
-) -> int:
-    """Memory of a full `ReplayBuffer`.
+) -> tuple[int, int]:
+    """Memory of a full `ReplayBuffer`, and how much of it is images, which a device can hold.
 
     Example:
         >>> bytes_needed(spaces.Box(0, 255, (84, 84, 4), np.uint8), 1000, frame_stack=4)
-        7067000
+        (7067000, 7056000)
     """
     row = _parts(row_of(observation_space, frame_stack or 1))
     tree = SumTree.bytes_for(capacity) if prioritized else 0
-    return capacity * (sum(part.itemsize for part in row) + _COLUMN_BYTES) + tree
+    images = capacity * sum(part.itemsize for part in row if is_image(part))
+    others = capacity * (sum(part.itemsize for part in row if not is_image(part)) + _COLUMN_BYTES)
+    return images + others + tree, images
+
+
+def is_image(row: np.dtype) -> bool:
+    """Whether what a row stores are the pixels of an image, worth a place on a device.
+
+    Example:
+        >>> is_image(np.dtype((np.uint8, (84, 84)))), is_image(np.dtype((np.float32, (4,))))
+        (True, False)
+    """
+    return row.base == np.uint8 and len(row.shape) > 1
+
+
+def make_rings(row: Any, count: int, device: str | None) -> Any:
+    """Arrays of ``count`` rows, zeros, of which images are `DeviceRows` where a device is given."""
+
+    def ring(part: np.dtype) -> Any:
+        if device is not None and is_image(part):
+            from tfpg.replay.device import DeviceRows
+
+            return DeviceRows(count, part, device)
+        # Zeros are promised by the system, and taken as rows are written.
+        return np.zeros((count, *part.shape), part.base)
+
+    return map_arrays(ring, row)
+
+
+def stacked(ring: Any, rows: np.ndarray) -> Any:
+    """The rows ``[M, k]`` of a ring as ``[M, ..., k]``.
+
+    Example:
+        >>> stacked(np.array([[1, 2], [3, 4]]), np.array([[0, 1]])).tolist()
+        [[[1, 3], [2, 4]]]
+    """
+    if isinstance(ring, np.ndarray):
+        return np.moveaxis(ring.take(rows, axis=0), 1, -1)
+    return ring.stacked(rows)
+
+
+def as_numpy(ring: Any, rows: np.ndarray) -> np.ndarray:
+    """The rows ``[M]`` of a ring, in the machine's memory."""
+    return ring[rows] if isinstance(ring, np.ndarray) else ring.numpy(rows)
 
 
 def check_stacked(observations: Any, real: np.ndarray) -> None:
