@@ -10,12 +10,12 @@ PACKAGE = ROOT / "tfpg"
 
 LAYERS = {
     0: ["types", "backend", "errors", "files", "memory", "seeding"],
-    1: ["ops", "distributions", "schedules"],
+    1: ["ops", "distributions", "schedules", "resuming"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
         *("policy", "critic", "replay", "envs"),
     ],
-    3: ["playing", "recording", "collector", "evaluation", "rendering"],
+    3: ["playing", "position", "recording", "collector", "evaluation", "rendering"],
     4: [
         "agents",
         "callbacks",
@@ -54,6 +54,9 @@ WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
 WITHOUT_TENSORFLOW += [
     f"rendering/{name}" for name in ("__init__", "display", "encoders", "frames")
+]
+WITHOUT_TENSORFLOW += [
+    f"resuming/{name}" for name in ("__init__", "records", "store", "checkpoints")
 ]
 WITHOUT_TENSORFLOW += ["rendering/stage", "rendering/video", "rendering/window"]
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfpg.policy import Policy
     from tfpg.rendering.episode import frames, record
     from tfpg.rendering.notebook import show
+    from tfpg.resuming import Checkpoints
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOME = {
     "A2C": "tfpg.agents.a2c",
     "ActorCritic": "tfpg.agents.actor_critic",
     "Agent": "tfpg.agents.agent",
+    "Checkpoints": "tfpg.resuming",
     "DQN": "tfpg.agents.dqn",
     "PPO": "tfpg.agents.ppo",
     "Policy": "tfpg.policy",
@@ -54,6 +56,7 @@ __all__ = [
     "A2C",
     "ActorCritic",
     "Agent",
+    "Checkpoints",
     "DQN",
     "PPO",
     "Policy",

@@ -90,6 +90,14 @@ class KeepBest(keras.callbacks.Callback):
         self._waiting: Any = None
         self._not_before = 0.0
 
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes."""
+        return {"best": self.best, "waiting": self._waiting}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        self.best, self._waiting = state["best"], state["waiting"]
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._played = self.model.get_weights()
 
@@ -174,6 +182,14 @@ class Diagnostics(keras.callbacks.Callback):
         self._last: dict[str, Any] = {}
         self._due = self.every
 
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes."""
+        return {"measured": self.measured, "last": self._last, "due": self._due}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        self.measured, self._last, self._due = state["measured"], state["last"], state["due"]
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
         self._last = {"episodes": logs.get("episodes", epoch + 1)}
@@ -246,9 +262,19 @@ class StopAtSteps(keras.callbacks.Callback):
     def __init__(self, env_steps: int):
         super().__init__()
         self.env_steps = env_steps
+        self._before: float | None = None
+        self._longest = 0.0
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes."""
+        return {"before": self._before, "longest": self._longest}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        self._before, self._longest = state["before"], state["longest"]
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._before: float | None = None
+        self._before = None
         self._longest = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -13,12 +13,19 @@ from tfpg.errors import check_observations, check_rewards, warn
 from tfpg.heads import Head
 from tfpg.playing import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
+from tfpg.position import Position
 from tfpg.recording import fragment, record, side_by_side
 from tfpg.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.types import Trajectory, map_arrays
 
 # After so many steps without the end of an episode a word is due.
 _PATIENCE = 10_000
+
+_STATE = (
+    *("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned"),
+    *("episode_returns", "episode_lengths"),
+)
+_STATE_ARRAYS = ("returns", "lengths", "resetting", "lives", "held")
 
 
 class Collector:
@@ -39,6 +46,7 @@ class Collector:
         fragment: Fragments collected by `collect_steps` so far.
         steps: Environment steps so far, all episodes.
         ended: Episodes that ended so far.
+        position: Follows the environments where somebody will ask for `get_state`, else None.
 
     Example:
         >>> import keras
@@ -71,6 +79,11 @@ class Collector:
         self._warned = False
         self._lives = np.full(count, np.nan)
         self._held, self._held_for = np.zeros(0), 0
+        self.position: Position | None = None
+
+    def follow(self) -> None:
+        """Keeps what `get_state` needs to tell of the environments. Before anything is played."""
+        self.position = Position(self.envs)
 
     def collect_episodes(
         self, policy: Policy, num_episodes: int, max_steps: int | None = None
@@ -179,6 +192,8 @@ class Collector:
                 if rows:  # or what an episode ended with, before its environment resets itself
                     fragment(rows, finals, self._observations, policy, begun)
                 raise
+            if self.position is not None:
+                self.position.step(decision.env_actions)
             after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
             if not math.isfinite(rewards.sum()):
                 check_rewards(rewards, real, self._lengths)
@@ -213,9 +228,49 @@ class Collector:
         self._warn_if_endless()
         return fragment(rows, finals, self._observations, policy, begun)
 
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes: counts, and where the environments are if they are followed."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in _STATE}
+        state |= {name: np.array(getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
+        begun, position = self._observations is not None, self.position
+        if begun and position is not None and position.known:
+            state["position"] = position.get_state(self._observations)
+        return {**state, "begun": begun}
+
+    def set_state(self, state: dict[str, Any]) -> np.ndarray:
+        """Goes on from a state of a collector that was followed.
+
+        Returns:
+            ``[N]`` bool, the environments whose episodes could not be gone on with, and begin
+            anew: they do not take the same steps every time, or reset themselves.
+        """
+        for name in _STATE:
+            value = state[name]
+            setattr(self, name, list(value) if isinstance(value, list) else value)
+        for name in _STATE_ARRAYS:
+            setattr(self, f"_{name}", np.array(state[name]))
+        anew = np.zeros(self.envs.num_envs, bool)
+        if not state["begun"]:
+            return anew
+        self.follow()
+        if "position" not in state:
+            anew[:] = True
+            self._begin()
+        else:
+            assert self.position is not None
+            self._observations, same = self.position.set_state(state["position"])
+            anew = ~same
+            if anew.any():
+                self._observations = self._reset_those(anew)
+        self._returns[anew], self._lengths[anew], self._lives[anew] = 0.0, 0, np.nan
+        self._resetting &= ~anew
+        return anew
+
     def _begin(self) -> None:
         seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
         self._observations = map_arrays(np.array, seeded_reset(self.envs, seeds))
+        if self.position is not None:
+            self.position.reset(range(self.envs.num_envs), seeds)
 
     def _noise(self, head: Head, num_steps: int) -> np.ndarray:
         """The noise of the next fragment, ``[num_steps, N, *noise_shape]``."""
@@ -240,6 +295,9 @@ class Collector:
         slow = getattr(self.envs.unwrapped, "slow_seeds", False)
         seed = seeds if takes_seeds(self.envs) and not slow else None
         observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
+        if self.position is not None:
+            which = np.flatnonzero(ended).tolist()
+            self.position.reset(which, [seeds[n] if seed else None for n in which])
         return map_arrays(np.array, observations)
 
     def _life_lost(self, infos: dict, real: np.ndarray) -> np.ndarray:

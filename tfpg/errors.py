@@ -30,6 +30,14 @@ class EnvDataError(FloatingPointError):
         self.step = step
 
 
+class CheckpointCorruptError(ValueError):
+    """A file is not what was written: cut short, changed, or never one of ours."""
+
+
+class VersionSkewError(ValueError):
+    """A file was written by other versions than those that are installed."""
+
+
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Warns of the line that called into tfpg, however deep it was found.
 

@@ -108,6 +108,20 @@ class ReturnScale:
         # Returns that are all the same have no scale.
         return data.rewards / std if std > 1e-6 * abs(self.moments.mean) else data.rewards
 
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes."""
+        return {"moments": self.moments.get_state(), "carried": self._carried}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        self.moments.set_state(state["moments"])
+        self._carried = None if state["carried"] is None else np.array(state["carried"])
+
+    def forget(self, which: np.ndarray) -> None:
+        """The episodes of environments ``[N]`` bool begin anew."""
+        if self._carried is not None:
+            self._carried = np.where(which, 0.0, self._carried)
+
     def begin(self) -> None:
         """Before fragments whose episodes all begin anew."""
         self._carried = None
@@ -154,6 +168,15 @@ class ObservationStatistics:
             moments.update(np.asarray(x))
             layer.moving_mean.assign(moments.mean)
             layer.moving_variance.assign(moments.variance)
+
+    def get_state(self) -> list[Any]:
+        """What `set_state` takes."""
+        return [moments.get_state() for moments in self._moments]
+
+    def set_state(self, state: list[Any]) -> None:
+        """Goes on from a state, of which the model's weights are another part."""
+        for moments, told in zip(self._moments, state, strict=True):
+            moments.set_state(told)
 
     def update_from(self, fragments: Sequence[Trajectory], encode: Callable[[Any], Any]) -> None:
         """Takes in the real steps of trajectories as one batch."""

@@ -16,7 +16,7 @@ from test_estimators import HEADS, Walk
 from toys import Countdown
 
 import tfpg
-from tfpg.agents.actor_critic import minibatch_order
+from tfpg.agents.batches import minibatch_order
 from tfpg.envs.probes import ObservedAction
 from tfpg.statistics import ReturnScale
 from tfpg.types import Trajectory

@@ -14,7 +14,7 @@ An algorithm is a subclass with `step_losses`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 from tfpg.agents.agent import Agent
-from tfpg.agents.batches import explained_variance, make_batch
+from tfpg.agents.batches import explained_variance, make_batch, minibatch_order, padded
 from tfpg.agents.checks import check_coef, check_jit, check_positive, one_of
 from tfpg.agents.trainable import Trainable, apply_where, compiled, compiled_for, suits_xla
 from tfpg.collector import Collector
@@ -37,7 +37,7 @@ from tfpg.ops.returns import check_fraction
 from tfpg.policy import Policy
 from tfpg.seeding import shuffle_rng
 from tfpg.statistics import ObservationStatistics, ReturnScale
-from tfpg.types import Batch, Trajectory, map_arrays
+from tfpg.types import Batch, Trajectory
 
 
 class ActorCritic(Agent):
@@ -184,6 +184,19 @@ class ActorCritic(Agent):
         first = iteration * self.num_envs * self.num_steps
         return Collector(envs, seed, episode=first, fragment=iteration, window=self.window)
 
+    def get_state(self) -> dict[str, Any]:
+        scale = None if self._scale is None else self._scale.get_state()
+        return {**super().get_state(), "scale": scale}
+
+    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
+        super().set_state(state, records)
+        if self._scale is not None:
+            self._scale.set_state(state["scale"])
+
+    def begin_anew(self, which: np.ndarray) -> None:
+        if self._scale is not None:
+            self._scale.forget(which)
+
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Steps every environment ``num_steps`` times."""
         self._shuffle = shuffle_rng(collector.seed, collector.fragment)
@@ -216,7 +229,7 @@ class ActorCritic(Agent):
         order, valid = minibatch_order(real, capacity, self.epochs, self.minibatches, self._shuffle)
         limit = np.inf if self.target_kl is None else 1.5 * self.target_kl
         sums, done, finite = self._updates(
-            _padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
+            padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
         )
         logs = {name: float(x) for name, x in sums.items()}
         self._trainable.check(finite.numpy(), logs["loss"])
@@ -298,48 +311,3 @@ class ActorCritic(Agent):
     def _names(self, batch: Batch, order: tf.Tensor, valid: tf.Tensor) -> list[str]:
         part = tf.nest.map_structure(lambda x: x[:1], batch)
         return [*self.step_losses(part), "grad_norm"]
-
-
-def minibatch_order(
-    count: int, capacity: int, epochs: int, minibatches: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which steps each update sees, in a shape that does not depend on how many there are.
-
-    Args:
-        count: Real steps, at least 1.
-        capacity: The most there may be.
-        epochs: Passes over all steps, each in an order of its own.
-        minibatches: Parts of a pass, of sizes that differ by one at most.
-        rng: Of the orders. A single minibatch needs none.
-
-    Returns:
-        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, and 1 where one
-        counts, else 0, float32.
-
-    Example:
-        >>> order, valid = minibatch_order(5, 6, 1, 2, np.random.default_rng(0))
-        >>> order.shape, valid.sum(axis=1).tolist(), sorted(order[valid > 0].tolist())
-        ((2, 3), [3.0, 2.0], [0, 1, 2, 3, 4])
-    """
-    size = -(-capacity // minibatches)
-    order = np.zeros((epochs * minibatches, size), np.int32)
-    valid = np.zeros((epochs * minibatches, size), np.float32)
-    for epoch in range(epochs):
-        steps = np.arange(count) if minibatches == 1 else rng.permutation(count)
-        for part, chosen in enumerate(np.array_split(steps, minibatches)):
-            order[epoch * minibatches + part, : len(chosen)] = chosen
-            valid[epoch * minibatches + part, : len(chosen)] = 1.0
-    # With fewer steps than minibatches some have none, and no mean.
-    filled = valid.any(axis=1)
-    return order[filled], valid[filled]
-
-
-def _padded(batch: Batch, capacity: int) -> Batch:
-    missing = capacity - len(batch.advantages)
-    if not missing:
-        return batch
-
-    def pad(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-
-    return Batch(*(map_arrays(pad, x) for x in batch))

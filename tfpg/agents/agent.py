@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,19 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
-from tfpg.agents.advice import Advice
-from tfpg.agents.checks import check_apart, plain
+from tfpg.agents.checks import plain
+from tfpg.agents.fitting import Records, fit
+from tfpg.agents.state import agent_state, set_agent_state
 from tfpg.agents.trainable import Trainable
-from tfpg.callbacks import ProgressBar, resolve_verbose
+from tfpg.callbacks import resolve_verbose
 from tfpg.checkpoint import load_model, save_model
 from tfpg.collector import Collector
-from tfpg.envs import EnvLike, open_vec, spaces_of
+from tfpg.envs import EnvLike, spaces_of
 from tfpg.evaluation import check_count, evaluate
 from tfpg.ops.returns import check_gamma
 from tfpg.policy import Policy
 from tfpg.requirements import check_layers, warn_of_losses
-from tfpg.seeding import check_seed
+from tfpg.resuming import Checkpoints
 from tfpg.statistics import ObservationStatistics
 from tfpg.types import Trajectory
 
@@ -133,6 +133,7 @@ class Agent(abc.ABC):
         validation_envs: EnvLike | None = None,
         validation_freq: int = 10,
         validation_episodes: int = 10,
+        checkpoints: str | os.PathLike | Checkpoints | None = None,
     ) -> keras.callbacks.History:
         """Trains: plays and updates, ``iterations`` times.
 
@@ -153,6 +154,8 @@ class Agent(abc.ABC):
                 environments it trains in. None: nowhere.
             validation_freq: Measure after every so many iterations, and after the last.
             validation_episodes: Episodes of each measurement, others every time.
+            checkpoints: A folder, or `tfpg.Checkpoints`: everything is kept there after every
+                iteration, and where something is kept already, it is gone on with, bit for bit.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
@@ -164,68 +167,52 @@ class Agent(abc.ABC):
 
         Keras's `BackupAndRestore` restores ``agent.model`` and the iteration, and nothing else: not
         a value model of its own, log standard deviations beside the model, a replay, or
-        ``env_steps``, so that a schedule of epsilon begins anew.
+        ``env_steps``, so that a schedule of epsilon begins anew. ``checkpoints`` restore all.
 
         Raises:
             ValueError: The model does not fit the environment, or an argument is out of range.
             tfpg.errors.EnvDataError: An environment gave NaN or infinity.
             FloatingPointError: The model's outputs, the loss or a gradient are not finite.
                 The update that met them was not applied.
+            CheckpointCorruptError: No checkpoint in the folder is whole.
+            OSError: The last checkpoint could not be written.
         """
-        iterations = check_count("iterations", iterations)
-        validation_freq = check_count("validation_freq", validation_freq)
-        validation_episodes = check_count("validation_episodes", validation_episodes)
-        seed = check_seed(seed)
-        verbose = self._verbose = resolve_verbose(verbose)
-        with ExitStack() as stack:
-            vector_envs = stack.enter_context(
-                open_vec(envs, self.num_envs, seedable=self._seedable)
-            )
-            policy = self.policy_for(vector_envs)
-            self.build(policy)
-            if validation_envs is not None:
-                check_apart(envs, validation_envs)
-                validation_envs = stack.enter_context(
-                    open_vec(validation_envs, validation_episodes)
-                )
-            callback_list = keras.callbacks.CallbackList(
-                [*_as_list(callbacks), *_progress_bar(callbacks)],
-                add_history=True,
-                model=self.model,
-                epochs=iterations,
-                steps=1,
-                verbose=verbose,
-                validates=validation_envs is not None,
-            )
-            callback_list.params["head"] = self.head_options()
-            self.model.stop_training = False
-            self.model._initial_epoch = None
-            logs: dict[str, float] = {}
-            callback_list.on_train_begin()
-            # Where Keras's BackupAndRestore says to go on.
-            first = getattr(self.model, "_initial_epoch", None) or initial_iteration
-            collector = self.collector(vector_envs, seed, first)
-            self.warm_up(collector, policy)
-            collector.forget()  # the model did not play them
-            callback_list.params["env_steps"] = self.env_steps
-            callback_list.params["updates"] = getattr(self, "updates", 0)
-            advice = Advice(policy.head)
-            for iteration in range(first, iterations):
-                callback_list.on_epoch_begin(iteration)
-                callback_list.on_train_batch_begin(0)
-                logs = self.iterate(collector, policy) | self._episode_logs(collector)
-                advice.look(logs, collector.take_finished())
-                last = iteration + 1 == iterations
-                if validation_envs is not None and (last or (iteration + 1) % validation_freq == 0):
-                    logs |= self._validate(validation_envs, validation_episodes, seed + iteration)
-                callback_list.on_train_batch_end(0, logs)
-                callback_list.params["head"] = self.head_options()
-                callback_list.on_epoch_end(iteration, logs)
-                if self.model.stop_training:
-                    break
-            self._trainable.finalize()
-            callback_list.on_train_end(logs)
-        return self.model.history
+        return fit(
+            self,
+            envs,
+            check_count("iterations", iterations),
+            callbacks,
+            seed,
+            initial_iteration,
+            resolve_verbose(verbose),
+            validation_envs,
+            check_count("validation_freq", validation_freq),
+            check_count("validation_episodes", validation_episodes),
+            checkpoints,
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes: all that training changes, but what `new_records` tells."""
+        return agent_state(self)
+
+    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
+        """Goes on from the state of an agent like this one, in `fit`.
+
+        Args:
+            state: See `get_state`.
+            records: All that `new_records` told until then, in their order.
+
+        Raises:
+            ValueError: It is of another.
+        """
+        set_agent_state(self, state)
+
+    def new_records(self) -> Records:
+        """What is large and only grows, and was not told before; most agents have none."""
+        return Records()
+
+    def begin_anew(self, which: np.ndarray) -> None:  # noqa: B027
+        """Environments ``[N]`` bool could not be brought back, and their episodes begin anew."""
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:  # noqa: B027
         """What an algorithm does before its first iteration; most do nothing."""
@@ -323,25 +310,10 @@ class Agent(abc.ABC):
         """An agent around a saved model; ``options`` are those of the constructor."""
         return cls(load_model(path), **options)
 
-    def _episode_logs(self, collector: Collector) -> dict[str, float]:
+    def episode_logs(self, collector: Collector) -> dict[str, float]:
         if len(collector.episode_returns) < max(1, self.window // 10):
             return {}  # as Keras does with what it does not know
         return {
             "episode_return": float(np.mean(collector.episode_returns)),
             "episode_length": float(np.mean(collector.episode_lengths)),
         }
-
-    def _validate(self, envs: Any, episodes: int, seed: int) -> dict[str, float]:
-        result = self.evaluate(envs, episodes, seed=seed)
-        return {f"val_{name}": result[name] for name in ("episode_return", "episode_length")}
-
-
-def _as_list(callbacks: Any) -> list:
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-
-
-def _progress_bar(callbacks: Any) -> list[ProgressBar]:
-    given = any(isinstance(c, keras.callbacks.ProgbarLogger) for c in _as_list(callbacks))
-    return [] if given else [ProgressBar()]

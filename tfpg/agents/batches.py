@@ -116,3 +116,49 @@ def _returns(
     if n_step is not None:
         return n_step_returns(data.rewards, gamma, values[1:], n=n_step, **ends)
     return lambda_returns(data.rewards, gamma, values[1:], gae_lambda=gae_lambda, **ends)
+
+
+def minibatch_order(
+    count: int, capacity: int, epochs: int, minibatches: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps each update sees, in a shape that does not depend on how many there are.
+
+    Args:
+        count: Real steps, at least 1.
+        capacity: The most there may be.
+        epochs: Passes over all steps, each in an order of its own.
+        minibatches: Parts of a pass, of sizes that differ by one at most.
+        rng: Of the orders. A single minibatch needs none.
+
+    Returns:
+        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, and 1 where one
+        counts, else 0, float32.
+
+    Example:
+        >>> order, valid = minibatch_order(5, 6, 1, 2, np.random.default_rng(0))
+        >>> order.shape, valid.sum(axis=1).tolist(), sorted(order[valid > 0].tolist())
+        ((2, 3), [3.0, 2.0], [0, 1, 2, 3, 4])
+    """
+    size = -(-capacity // minibatches)
+    order = np.zeros((epochs * minibatches, size), np.int32)
+    valid = np.zeros((epochs * minibatches, size), np.float32)
+    for epoch in range(epochs):
+        steps = np.arange(count) if minibatches == 1 else rng.permutation(count)
+        for part, chosen in enumerate(np.array_split(steps, minibatches)):
+            order[epoch * minibatches + part, : len(chosen)] = chosen
+            valid[epoch * minibatches + part, : len(chosen)] = 1.0
+    # With fewer steps than minibatches some have none, and no mean.
+    filled = valid.any(axis=1)
+    return order[filled], valid[filled]
+
+
+def padded(batch: Batch, capacity: int) -> Batch:
+    """A batch with zeros behind it, up to so many steps."""
+    missing = capacity - len(batch.advantages)
+    if not missing:
+        return batch
+
+    def pad(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+
+    return Batch(*(map_arrays(pad, x) for x in batch))

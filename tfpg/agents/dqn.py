@@ -17,7 +17,7 @@ https://arxiv.org/abs/1710.02298.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -238,6 +238,16 @@ class DQN(OffPolicy):
         logs = super().iterate(collector, policy)
         self._updates.leave()
         return logs
+
+    def get_state(self) -> dict[str, Any]:
+        assert self._updates is not None
+        return {**super().get_state(), "updates": self._updates.get_state()}
+
+    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
+        assert self._updates is not None
+        self._updates.check_state(state["updates"])
+        super().set_state(state, records)
+        self._updates.set_state(state["updates"])
 
     def explore(self, at_random: bool = False) -> float:
         """Sets epsilon to what its schedule says now, or to 1, and returns it."""

@@ -8,7 +8,7 @@ call, each from ``batch_size`` transitions of the replay.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ import keras  # isort: skip
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.checks import check_positive
+from tfpg.agents.fitting import Records
 from tfpg.agents.q_advice import QAdvice
 from tfpg.collector import Collector
 from tfpg.errors import warn
@@ -28,7 +29,7 @@ from tfpg.evaluation import check_count
 from tfpg.memory import available_memory, readable_bytes
 from tfpg.ops.returns import check_fraction, check_gamma
 from tfpg.policy import Policy
-from tfpg.replay import ReplayBuffer, Transitions
+from tfpg.replay import ReplayBuffer, Transitions, saving
 from tfpg.replay.device import replay_device
 from tfpg.replay.rows import bytes_needed, check_stacked
 from tfpg.schedules import check_schedule
@@ -39,6 +40,7 @@ from tfpg.types import Trajectory
 _CHUNK = 128
 _WORTH_SAYING = 100_000_000  # bytes
 _LONG = 10_000  # steps
+_COUNTS = ("episodes", "_episodes_before", "_met", "_stack_seen")
 
 
 class OffPolicy(Agent):
@@ -103,6 +105,7 @@ class OffPolicy(Agent):
         self._met = 0  # steps that the replay was given
         self._stored_by: tuple = ()
         self._stack_seen = False
+        self._told: tuple[ReplayBuffer, np.ndarray] | None = None  # of whose rows, how many
         self._advice: QAdvice
 
     def check_options(self) -> None:
@@ -203,6 +206,33 @@ class OffPolicy(Agent):
         self._advice = QAdvice(self.gamma, self.capacity, self.learning_starts)
         return self.replay
 
+    def get_state(self) -> dict[str, Any]:
+        state = super().get_state() | {name: getattr(self, name) for name in _COUNTS}
+        assert self.replay is not None
+        return {**state, "replay": saving.told(self.replay)}
+
+    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
+        super().set_state(state, records)
+        assert self.replay is not None
+        saving.restore(self.replay, state["replay"], records)
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+        self._told = self.replay, self.replay.written
+
+    def new_records(self) -> Records:
+        replay = self.replay
+        assert replay is not None
+        before = self._told[1] if self._told and self._told[0] is replay else None
+        self._told = replay, replay.written
+        written = replay.written
+        record = saving.rows_since(replay, before)
+        oldest = int(written.min()) + 1 - replay.rows
+        return Records([(int(written.max()), record)], oldest, before is None)
+
+    def begin_anew(self, which: np.ndarray) -> None:
+        assert self.replay is not None
+        self.replay.cut(which)
+
     def warm_up(self, collector: Collector, policy: Policy) -> None:
         """Plays at random until the replay has met ``learning_starts`` steps."""
         assert self.replay is not None
@@ -254,7 +284,7 @@ class OffPolicy(Agent):
                 logs.append(learning.result())
         self._statistics[0].update_from(fragments, policy.encode)
         means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
-        self._advice.look(means | self._episode_logs(collector))
+        self._advice.look(means | self.episode_logs(collector))
         counts = {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}
         return {**means, **counts, "epsilon": epsilon}
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from tfpg.memory import check_memory
 from tfpg.ops.transitions import n_step_transitions
-from tfpg.replay.rows import COLUMNS, as_numpy, bytes_needed, make_rings, row_of, stacked
+from tfpg.replay import saving
+from tfpg.replay.rows import bytes_needed, make_rings, row_of, stacked
 from tfpg.replay.sum_tree import SumTree
 from tfpg.types import Trajectory, map_arrays
 
@@ -181,11 +182,16 @@ class ReplayBuffer:
         if self.tree is not None:
             self._follow(*window)
 
-    def cut(self) -> None:
-        """Says that the environments begin anew: episodes that were going on are truncated."""
+    def cut(self, which: np.ndarray | None = None) -> None:
+        """Says that environments begin anew: episodes that were going on are truncated.
+
+        Args:
+            which: ``[N]`` bool. None: all.
+        """
+        going = self._going if which is None else self._going & which
         rows = self._rows(self._written - 1, np.arange(self.num_envs))
-        self._truncated[rows[self._going]] = True
-        self._going[:] = False
+        self._truncated[rows[going]] = True
+        self._going = self._going & ~going
 
     def sample(
         self, rng: np.random.Generator, count: int, batch_size: int | None = None, beta: float = 1.0
@@ -237,16 +243,14 @@ class ReplayBuffer:
         there = self.tree.get(indices) > 0  # they may have been written over since
         self.tree.set(indices[there], priorities[there] ** self.alpha)
 
+    @property
+    def written(self) -> np.ndarray:
+        """Rows written to each ring so far, ``[N]``."""
+        return self._written.copy()
+
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: numbers, and arrays of the rows that are written."""
-        used = self._used()
-        state: dict[str, Any] = {name: getattr(self, f"_{name}")[used] for name in COLUMNS}
-        state["n_step"] = self.n_step
-        state["observations"] = map_arrays(lambda x: as_numpy(x, used), self._observations)
-        if self.tree is not None:
-            state["priorities"] = self.tree.get(used)
-        written, going = self._written.copy(), self._going.copy()
-        return {**state, "written": written, "going": going, "highest": self._highest}
+        return {**saving.told(self), "records": [saving.rows_since(self, None)]}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state of a buffer made with the same arguments.
@@ -254,36 +258,7 @@ class ReplayBuffer:
         Raises:
             ValueError: It is of another.
         """
-        written = np.asarray(state["written"], np.int64)
-        if len(written) != self.num_envs:
-            raise ValueError(
-                f"The state is of {len(written)} environments, and this replay of {self.num_envs}."
-            )
-        used = self._used(written)
-        if len(state["real"]) != len(used):
-            raise ValueError(
-                f"The state has {len(state['real'])} rows, and {len(used)} were expected: it is of "
-                "a replay of another capacity."
-            )
-        kind, own = (state["n_step"], "priorities" in state), (self.n_step, self.tree is not None)
-        if kind != own:
-            raise ValueError(
-                f"The state has n_step={kind[0]} and prioritized={kind[1]}, and this replay "
-                f"n_step={own[0]} and prioritized={own[1]}."
-            )
-        self._real[:] = False
-        self._written, self._going = written.copy(), np.array(state["going"], bool)
-
-        def put(x: Any, rows: np.ndarray) -> None:
-            x[used] = rows
-
-        for name in COLUMNS:
-            put(getattr(self, f"_{name}"), state[name])
-        map_arrays(put, self._observations, state["observations"])
-        self._size, self._highest = int(self._real.sum()), float(state["highest"])
-        if self.tree is not None:
-            self.tree = SumTree(self.rows * self.num_envs)
-            self.tree.set(used, state["priorities"])
+        saving.restore(self, state, state["records"])
 
     def _rows(self, positions: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Where a position of a column's ring is stored."""
@@ -345,6 +320,6 @@ class ReplayBuffer:
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return self._rows(first[columns] + offsets, columns)
 
-    def _used(self, written: np.ndarray | None = None) -> np.ndarray:
-        written = self._written if written is None else written
-        return self._between(np.zeros_like(written), np.minimum(written + 1, self.rows))
+    def _used(self) -> np.ndarray:
+        oldest = np.maximum(self._written + 1 - self.rows, 0)
+        return self._between(oldest, self._written + 1)

@@ -1,0 +1,197 @@
+"""The loop of `Agent.fit`: iterations that are Keras epochs, and checkpoints after them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
+
+import keras  # isort: skip
+
+from tfpg.agents.advice import Advice
+from tfpg.agents.checks import check_apart
+from tfpg.agents.state import callbacks_state, prepare_callbacks, set_callbacks_state
+from tfpg.callbacks import ProgressBar
+from tfpg.collector import Collector
+from tfpg.envs import EnvLike, open_vec
+from tfpg.errors import warn
+from tfpg.resuming import Checkpoint, Checkpoints
+from tfpg.seeding import check_seed
+
+if TYPE_CHECKING:
+    from tfpg.agents.agent import Agent
+
+
+class Records(NamedTuple):
+    """What is large and only grows, of an agent, as far as it is new."""
+
+    added: Sequence[tuple[int, Any]] = ()  # each with its position
+    needed_from: int = 0  # what is before that position is not needed any more
+    anew: bool = False  # nothing that was told before is
+
+
+def fit(
+    agent: Agent,
+    envs: EnvLike,
+    iterations: int,
+    callbacks: Sequence[keras.callbacks.Callback] | None,
+    seed: int | None,
+    initial_iteration: int,
+    verbose: int,
+    validation_envs: EnvLike | None,
+    validation_freq: int,
+    validation_episodes: int,
+    checkpoints: str | os.PathLike | Checkpoints | None,
+) -> keras.callbacks.History:
+    """See `Agent.fit`."""
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+        checkpoints = Checkpoints(checkpoints)
+    found = None if checkpoints is None else checkpoints.load()
+    seed = check_seed(seed if found is None else _seed_of(found, seed))
+    agent._verbose = verbose
+    with ExitStack() as stack:
+        vector_envs = stack.enter_context(open_vec(envs, agent.num_envs, seedable=agent._seedable))
+        policy = agent.policy_for(vector_envs)
+        agent.build(policy)
+        told = _told(agent, vector_envs, seed)
+        if found is not None:
+            _check_alike(found, told)
+        if validation_envs is not None:
+            check_apart(envs, validation_envs)
+            validation_envs = stack.enter_context(open_vec(validation_envs, validation_episodes))
+        callback_list = keras.callbacks.CallbackList(
+            [*_as_list(callbacks), *_progress_bar(callbacks)],
+            add_history=True,
+            model=agent.model,
+            epochs=iterations,
+            steps=1,
+            verbose=verbose,
+            validates=validation_envs is not None,
+        )
+        callback_list.params["head"] = agent.head_options()
+        agent.model.stop_training = False
+        agent.model._initial_epoch = None
+        logs: dict[str, float] = {}
+        if found is not None:
+            prepare_callbacks(callback_list.callbacks, found.state["callbacks"])
+        callback_list.on_train_begin()
+        # Where Keras's BackupAndRestore says to go on.
+        first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
+        if found is not None:
+            first = found.manifest["iteration"]
+        collector = agent.collector(vector_envs, seed, first)
+        if found is not None:
+            assert checkpoints is not None
+            set_callbacks_state(callback_list.callbacks, found.state["callbacks"])
+            _go_on(agent, collector, found, checkpoints)
+        else:
+            if checkpoints is not None:
+                collector.follow()
+            agent.warm_up(collector, policy)
+            collector.forget()  # the model did not play them
+        if checkpoints is not None:
+            stack.callback(checkpoints.close)
+        callback_list.params["env_steps"] = agent.env_steps
+        callback_list.params["updates"] = getattr(agent, "updates", 0)
+        advice = Advice(policy.head)
+        for iteration in range(first, iterations):
+            if agent.model.stop_training:
+                break
+            callback_list.on_epoch_begin(iteration)
+            callback_list.on_train_batch_begin(0)
+            logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
+            advice.look(logs, collector.take_finished())
+            last = iteration + 1 == iterations
+            if validation_envs is not None and (last or (iteration + 1) % validation_freq == 0):
+                result = agent.evaluate(validation_envs, validation_episodes, seed=seed + iteration)
+                names = ("episode_return", "episode_length")
+                logs |= {f"val_{name}": result[name] for name in names}
+            callback_list.on_train_batch_end(0, logs)
+            callback_list.params["head"] = agent.head_options()
+            callback_list.on_epoch_end(iteration, logs)
+            last = last or agent.model.stop_training
+            if checkpoints is not None and checkpoints.due(iteration, last):
+                state = {
+                    "agent": agent.get_state(),
+                    "collector": collector.get_state(),
+                    "callbacks": callbacks_state(callback_list.callbacks),
+                }
+                told |= {"iteration": iteration + 1, "env_steps": agent.env_steps}
+                told["stopped"] = bool(agent.model.stop_training)
+                checkpoints.save(agent.env_steps, state, dict(told), *agent.new_records())
+                if checkpoints.stopping():
+                    checkpoints.stop()
+        agent._trainable.finalize()
+        callback_list.on_train_end(logs)
+        if checkpoints is not None:
+            checkpoints.flush()
+    return agent.model.history
+
+
+def _go_on(agent: Agent, collector: Collector, found: Checkpoint, checkpoints: Checkpoints) -> None:
+    agent.set_state(found.state["agent"], checkpoints.log())
+    anew = collector.set_state(found.state["collector"])
+    if anew.any():
+        warn(
+            f"The episodes of {int(anew.sum())} of {len(anew)} environments begin anew: the same "
+            "actions did not bring them to where they were, so this goes on otherwise than an "
+            "uninterrupted training would."
+        )
+        agent.begin_anew(anew)
+    agent.model.stop_training = found.manifest["stopped"]
+
+
+def _told(agent: Agent, envs: Any, seed: int) -> dict[str, Any]:
+    """What a checkpoint says of the training it is of."""
+    return {
+        "agent": type(agent).__name__,
+        "observation_space": str(envs.single_observation_space),
+        "action_space": str(envs.single_action_space),
+        "seed": seed,
+        "options": {**agent.get_config(), "num_envs": envs.num_envs},
+    }
+
+
+def _check_alike(found: Checkpoint, told: dict[str, Any]) -> None:
+    """Raises where a checkpoint is of another training."""
+    there = {**found.manifest, **found.manifest["options"]}
+    here = {**told, **told["options"]}
+    names = ["agent", "observation_space", "action_space", *told["options"]]
+    for name in names:
+        # As JSON makes it of what is here: tuples are lists.
+        a, b = there.get(name), _as_json(here[name])
+        if a != b:
+            raise ValueError(
+                f"The checkpoint {str(found.path)!r} has {name.replace('_', ' ')} {a}, and here it "
+                f"is {b}: make it alike, or choose another folder."
+            )
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_json(x) for x in value]
+    return {k: _as_json(x) for k, x in value.items()} if isinstance(value, dict) else value
+
+
+def _seed_of(found: Checkpoint, seed: int | None) -> int:
+    kept = found.manifest["seed"]
+    if seed is not None and seed != kept:
+        raise ValueError(
+            f"The checkpoint {str(found.path)!r} is of seed {kept}, and this is {seed}: leave the "
+            "seed out, or choose another folder."
+        )
+    return int(kept)
+
+
+def _as_list(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+
+
+def _progress_bar(callbacks: Any) -> list[ProgressBar]:
+    given = any(isinstance(c, keras.callbacks.ProgbarLogger) for c in _as_list(callbacks))
+    return [] if given else [ProgressBar()]

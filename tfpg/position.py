@@ -1,0 +1,160 @@
+"""Where environments are in their episodes, and how others like them are brought there.
+
+An environment is where its episode's seed and its actions have led, so these are what is kept; what
+it observes then says whether it is the same place. Gymnasium's own vectorized CartPole, which
+resets itself from one generator, is what a few arrays say. Others that reset themselves cannot be
+brought back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from tfpg.types import map_arrays
+
+_CARTPOLE = ("state", "steps", "prev_done")
+
+
+class Position:
+    """Follows N environments: the seeds they were reset with, and the actions since.
+
+    Args:
+        envs: That are followed.
+
+    Attributes:
+        known: Whether they can be brought back at all.
+
+    Example:
+        >>> from tfpg.envs import open_vec
+        >>> with open_vec("Acrobot-v1", num_envs=2) as envs:
+        ...     position = Position(envs)
+        ...     _ = envs.reset(seed=[7, 8])
+        ...     position.reset([0, 1], [7, 8])
+        ...     for _ in range(5):
+        ...         actions = np.array([0, 2])
+        ...         position.step(actions)
+        ...         observations = envs.step(actions)[0]
+        ...     state = position.get_state(observations)
+        >>> with open_vec("Acrobot-v1", num_envs=2) as others:
+        ...     again, same = Position(others).set_state(state)
+        >>> bool((again == observations).all()), same.tolist()
+        (True, [True, True])
+    """
+
+    def __init__(self, envs: VectorEnv):
+        self.envs = envs
+        count = envs.num_envs
+        self._cartpole = isinstance(envs.unwrapped, CartPoleVectorEnv)
+        mode = envs.metadata.get("autoreset_mode")
+        self.known = self._cartpole or mode is AutoresetMode.DISABLED
+        self._seeds = [0] * count
+        self._resets = [0] * count  # since that seed
+        self._began = [0] * count  # which of the actions was an episode's first
+        self._actions: list[np.ndarray] = []  # [N, ...] each
+
+    def reset(self, which: Sequence[int], seeds: Sequence[int | None]) -> None:
+        """Environments were reset, with a seed or going on with their generators."""
+        for n, seed in zip(which, seeds, strict=True):
+            self._resets[n] = self._resets[n] + 1 if seed is None else 0
+            self._seeds[n] = self._seeds[n] if seed is None else seed
+            self._began[n] = len(self._actions)
+
+    def step(self, actions: np.ndarray) -> None:
+        """All environments are stepped."""
+        if not self._cartpole:
+            self._actions.append(np.array(actions))
+
+    def get_state(self, observations: Any) -> dict[str, Any]:
+        """What `set_state` takes.
+
+        Args:
+            observations: ``[N, ...]``, the last that were seen, or a dict of such arrays.
+        """
+        if self._cartpole:
+            envs: Any = self.envs.unwrapped
+            state = {name: np.array(getattr(envs, name)) for name in _CARTPOLE}
+            state["rng"] = envs.np_random.bit_generator.state
+            return {**state, "observations": np.array(observations)}
+        oldest = min(self._began)
+        del self._actions[:oldest]
+        self._began = [first - oldest for first in self._began]
+        return {
+            "seeds": list(self._seeds),
+            "resets": list(self._resets),
+            "began": list(self._began),
+            "actions": _small(np.array(self._actions)) if self._actions else None,
+            "seen": [_hash(map_arrays(lambda x, n=n: x[n], observations)) for n in self._all()],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> tuple[Any, np.ndarray]:
+        """Brings fresh environments where those of the state were.
+
+        Returns:
+            Their observations ``[N, ...]``, and ``[N]`` bool, who observes what those did. Who does
+            not is somewhere else: its steps are not the same every time.
+        """
+        if self._cartpole:
+            envs: Any = self.envs
+            envs.reset(seed=0)
+            for name in _CARTPOLE:
+                setattr(envs.unwrapped, name, np.array(state[name]))
+            envs.unwrapped.np_random.bit_generator.state = state["rng"]
+            return np.array(state["observations"]), np.ones(self.envs.num_envs, bool)
+        self._seeds, self._resets = list(state["seeds"]), list(state["resets"])
+        self._began = list(state["began"])
+        actions = [] if state["actions"] is None else state["actions"]
+        space = self.envs.single_action_space
+        self._actions = [np.asarray(row, space.dtype) for row in actions]
+        steps = len(self._actions)
+        observations = self._again(self._all())
+        # Whose episode began later is reset once more when its time has come: a vector environment
+        # steps all.
+        for t, row in enumerate(self._actions):
+            late = [n for n in self._all() if t and self._began[n] == t]
+            observations = self._put(observations, late)
+            observations = map_arrays(np.array, self.envs.step(row)[0])
+        late = [n for n in self._all() if steps and self._began[n] == steps]
+        observations = self._put(observations, late)
+        seen = [_hash(map_arrays(lambda x, n=n: x[n], observations)) for n in self._all()]
+        return observations, np.array([a == b for a, b in zip(seen, state["seen"], strict=True)])
+
+    def _all(self) -> range:
+        return range(self.envs.num_envs)
+
+    def _put(self, observations: Any, which: list[int]) -> Any:
+        return self._again(which) if which else observations
+
+    def _again(self, which: Sequence[int]) -> Any:
+        """Resets as they were reset, and returns the observations of all."""
+        count = self.envs.num_envs
+        mask = np.isin(np.arange(count), which)
+        seeds: Any = [seed if m else None for seed, m in zip(self._seeds, mask, strict=True)]
+        observations, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
+        for times in range(max(self._resets[n] for n in which)):
+            more = mask & (np.array(self._resets) > times)
+            observations, _ = self.envs.reset(options={"reset_mask": more})
+        return map_arrays(np.array, observations)
+
+
+def _small(actions: np.ndarray) -> np.ndarray:
+    """Integers in as few bytes as hold them."""
+    if actions.dtype.kind not in "iu" or not actions.size:
+        return actions
+    for dtype in (np.int8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= actions.min() and actions.max() <= np.iinfo(dtype).max:
+            return actions.astype(dtype)
+    return actions
+
+
+def _hash(observation: Any) -> str:
+    named = observation if isinstance(observation, dict) else {"": observation}
+    digest = hashlib.sha256()
+    for x in named.values():
+        digest.update(np.ascontiguousarray(x).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""State as bytes: nested dicts and lists of plain values and arrays, and nothing that can run.
+
+A record is its length and that of its arrays (8 bytes each, little-endian), JSON, and the arrays'
+bytes. In the JSON an array is ``{"__array__": [dtype, shape, offset]}``. Only numbers and booleans
+are arrays. What is read is checked against the bytes there are before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_HEAD = struct.Struct("<QQ")
+_ARRAY = "__array__"
+_ALIGNMENT = 64
+_DEPTH = 32
+
+
+def pack(state: Any) -> list[Any]:
+    """A record of a state, as buffers to write one after another.
+
+    Args:
+        state: Dicts with keys of text, lists, tuples (read back as lists), text, numbers, booleans,
+            None, and arrays of numbers or booleans.
+
+    Raises:
+        TypeError: It holds something else.
+
+    Example:
+        >>> data = b"".join(pack({"weights": np.ones((2, 3)), "step": 7}))
+        >>> state, end = unpack(data)
+        >>> state["weights"].shape, state["step"], end == len(data)
+        ((2, 3), 7, True)
+    """
+    arrays: list[Any] = []
+    size = 0
+
+    def plain(x: Any, path: str) -> Any:
+        nonlocal size
+        if x is None or isinstance(x, (bool, int, float, str)):
+            return x
+        if isinstance(x, dict):
+            if not all(isinstance(key, str) for key in x) or _ARRAY in x:
+                raise TypeError(f"The state at {path or '/'} has keys that are not text.")
+            return {key: plain(value, f"{path}/{key}") for key, value in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [plain(value, f"{path}/{i}") for i, value in enumerate(x)]
+        if isinstance(x, np.generic):
+            return x.item()
+        if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
+            array = np.ascontiguousarray(x)
+            told = {_ARRAY: [array.dtype.str, list(x.shape), size]}
+            padding = -array.nbytes % _ALIGNMENT
+            arrays.extend([array.reshape(-1).view(np.uint8).data, bytes(padding)])
+            size += array.nbytes + padding
+            return told
+        raise TypeError(
+            f"The state at {path or '/'} is a {type(x).__name__}, and numbers, text, arrays, lists "
+            "and dicts of these are what is saved."
+        )
+
+    text = json.dumps(plain(state, "")).encode()
+    return [_HEAD.pack(len(text), size), text, *arrays]
+
+
+def unpack(data: Any, start: int = 0) -> tuple[Any, int]:
+    """The state that begins at an offset of the data, and where it ends.
+
+    Arrays are views of the data.
+
+    Raises:
+        ValueError: It is not a whole record.
+    """
+    view = memoryview(data)
+    try:
+        length, size = _HEAD.unpack_from(view, start)
+        first = start + _HEAD.size + length
+        if first + size > len(view):
+            raise ValueError(f"it ends after {len(view):,} of {first + size:,} bytes")
+        return _restored(
+            json.loads(bytes(view[start + _HEAD.size : first])), view[first:][:size], 0
+        ), (first + size)
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"Not a whole record: {error}") from None
+
+
+def _restored(x: Any, arrays: memoryview, depth: int) -> Any:
+    if depth > _DEPTH:
+        raise ValueError("it is nested too deeply")
+    if isinstance(x, list):
+        return [_restored(value, arrays, depth + 1) for value in x]
+    if not isinstance(x, dict):
+        return x
+    if _ARRAY not in x:
+        return {key: _restored(value, arrays, depth + 1) for key, value in x.items()}
+    name, shape, offset = x[_ARRAY]
+    dtype = np.dtype(str(name))
+    count = _count(shape)
+    if dtype.kind not in "biuf" or not isinstance(offset, int) or offset < 0:
+        raise ValueError(f"it holds an array of {dtype} at {offset}")
+    if offset + count * dtype.itemsize > len(arrays):
+        raise ValueError(f"an array of {shape} at {offset:,} is larger than the record")
+    return np.frombuffer(arrays, dtype, count, offset).reshape(shape)
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for n in shape:
+        if not isinstance(n, int) or n < 0:
+            raise ValueError(f"it holds an array of shape {shape}")
+        count *= n
+    return count

@@ -1,0 +1,362 @@
+"""Checkpoints on disk: each whole or not there, the newest one whole enough to go on from.
+
+    folder/step-N/manifest.json   schema, versions, sizes and sha256 of everything, its own too
+    folder/step-N/state.bin       a record of `tfpg.resuming.records`
+    folder/log/K.bin              records that are only added to: what a replay met
+    folder/latest                 the name of the newest
+
+A checkpoint is written beside its place, synced and renamed. The log grows at its end: a checkpoint
+tells how many bytes of it are its own, so that one before it is as whole as it was. Nothing of this
+imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfpg.errors import CheckpointCorruptError, warn
+from tfpg.memory import check_memory, readable_bytes
+from tfpg.resuming.records import pack, unpack
+
+SCHEMA = 1
+MANIFEST, STATE, LATEST, LOG = "manifest.json", "state.bin", "latest", "log"
+
+_TEMPORARY = ".tmp-"
+_STEP = re.compile(r"step-(\d+)")
+_SEGMENT = re.compile(r"\d{6}\.bin")
+_LARGEST_MANIFEST = 4_000_000  # bytes
+_SEGMENT_BYTES = 64_000_000
+
+
+class Checkpoint(NamedTuple):
+    """What was read: where from, its manifest and its state."""
+
+    path: Path
+    manifest: dict[str, Any]
+    state: dict[str, Any]
+
+
+class Segment(NamedTuple):
+    """A file of the log, as far as it is written."""
+
+    name: str
+    size: int
+    sha256: Any  # of hashlib, of what is written so far
+    last: int  # position of its last record
+
+
+class Store:
+    """The checkpoints of one run in one folder.
+
+    Args:
+        folder: Made when something is saved.
+        keep: How many of the newest ones stay.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = Store(folder)
+        ...     path = store.save(12, {"weights": [1.5]}, {"iteration": 3})
+        ...     found = Store(folder).load()
+        >>> path.name, found.state, found.manifest["iteration"]
+        ('step-12', {'weights': [1.5]}, 3)
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 2):
+        self.folder = Path(folder)
+        self.keep = keep
+        self._segments: list[Segment] = []
+        self._next_segment = 0
+
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        told: dict[str, Any] | None = None,
+        added: Sequence[tuple[int, Any]] = (),
+        needed_from: int = 0,
+    ) -> Path:
+        """Writes a checkpoint, and then removes those that are too many.
+
+        Args:
+            step: Its number, larger than those before.
+            state: See `pack`.
+            told: More for the manifest.
+            added: Records for the log, each with its position, in their order.
+            needed_from: Records before this position are not needed any more.
+
+        Raises:
+            OSError: It cannot be written. Those before it are as they were, and the log's records
+                are not added.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        segments = self._appended(added)
+        segments = [
+            s for i, s in enumerate(segments) if s.last >= needed_from or i + 1 == len(segments)
+        ]
+        path = self.folder / f"step-{step}"
+        temporary = self.folder / f"{_TEMPORARY}step-{step}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            written = _write(temporary / STATE, pack(state))
+            manifest = {
+                "schema": SCHEMA,
+                "step": step,
+                **(told or {}),
+                "files": {STATE: written},
+                "log": [
+                    {
+                        "file": s.name,
+                        "bytes": s.size,
+                        "sha256": s.sha256.hexdigest(),
+                        "last": s.last,
+                    }
+                    for s in segments
+                ],
+            }
+            manifest["sha256"] = _own_hash(manifest)
+            _write(temporary / MANIFEST, [json.dumps(manifest, indent=1).encode()])
+            _sync(temporary)
+            if path.exists():  # of an attempt that somebody went back behind
+                shutil.rmtree(path)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._segments = segments
+        pointer = self.folder / f"{_TEMPORARY}{LATEST}"
+        pointer.write_text(f"{path.name}\n")
+        pointer.replace(self.folder / LATEST)
+        _sync(self.folder)
+        self._prune(step)
+        return path
+
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint whose checksums hold; those that are newer are warned of.
+
+        What a killed process left half written is removed, and what is saved next goes on from
+        what was read.
+
+        Returns:
+            None where there is no checkpoint.
+
+        Raises:
+            CheckpointCorruptError: There are some, and none is whole.
+        """
+        if not self.folder.is_dir():
+            return None
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        errors: list[str] = []
+        for step in sorted(self.steps(), reverse=True):
+            try:
+                found = self._read(self.folder / f"step-{step}")
+            except CheckpointCorruptError as error:
+                errors.append(str(error))
+                continue
+            if errors:
+                warn(f"{errors[0]} Going on from {str(found.path)!r}.")
+            return found
+        if errors:
+            raise CheckpointCorruptError(f"{errors[0]} No other checkpoint is there.")
+        return None
+
+    def steps(self) -> list[int]:
+        """The numbers of the checkpoints that are there."""
+        if not self.folder.is_dir():
+            return []
+        found = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(m[1]) for m in found if m)
+
+    def forget_log(self) -> None:
+        """Begins a new log: what was in it is of something else."""
+        self._segments = []
+
+    def _read(self, path: Path) -> Checkpoint:
+        manifest = read_manifest(path / MANIFEST)
+        told = manifest["files"][STATE]
+        data = _bytes(path / STATE, told["bytes"])
+        _check_hash(path / STATE, hashlib.sha256(data), told)
+        (state,) = _records(path / STATE, data)
+        segments = []
+        for told in manifest["log"]:
+            name = str(told["file"])
+            if not _SEGMENT.fullmatch(name):
+                raise CheckpointCorruptError(f"{str(path / MANIFEST)!r} names {name!r}.")
+            digest = hashlib.sha256(_bytes(self.folder / LOG / name, told["bytes"], more=True))
+            _check_hash(self.folder / LOG / name, digest, told)
+            segments.append(Segment(name, told["bytes"], digest, int(told["last"])))
+        self._segments = segments
+        return Checkpoint(path, manifest, state)
+
+    def log(self) -> Iterator[Any]:
+        """The records of the log that belong to what `load` read, in their order."""
+        for segment in self._segments:
+            path = self.folder / LOG / segment.name
+            yield from _records(path, _bytes(path, segment.size, more=True))
+
+    def _appended(self, added: Sequence[tuple[int, Any]]) -> list[Segment]:
+        """The segments with records added at their end, on disk and synced."""
+        segments = list(self._segments)
+        if not added:
+            return segments
+        folder = self.folder / LOG
+        folder.mkdir(exist_ok=True)
+        if not segments or segments[-1].size >= _SEGMENT_BYTES:
+            taken = [int(p.stem) for p in folder.glob("*.bin") if _SEGMENT.fullmatch(p.name)]
+            name = f"{max(taken, default=-1) + 1:06d}.bin"
+            segments.append(Segment(name, 0, hashlib.sha256(), 0))
+        name, size, digest, last = segments.pop()
+        digest = digest.copy()
+        # What lies behind the size is of a save that failed, or that somebody went back behind.
+        with (folder / name).open("r+b" if (folder / name).exists() else "x+b") as file:
+            file.truncate(size)
+            file.seek(size)
+            try:
+                for position, record in added:
+                    for part in pack(record):
+                        file.write(part)
+                        digest.update(part)
+                        size += len(part)
+                    last = position
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(self._segments[-1].size if self._segments else 0)
+                raise
+        _sync(folder)
+        return [*segments, Segment(name, size, digest, last)]
+
+    def _prune(self, newest: int) -> None:
+        # Those with larger numbers were broken, or somebody went back behind them.
+        steps = [step for step in self.steps() if step <= newest]
+        for step in {*self.steps()} - {*steps[-self.keep :]}:
+            shutil.rmtree(self.folder / f"step-{step}", ignore_errors=True)
+        needed = {segment.name for segment in self._segments}
+        for step in steps[-self.keep :]:
+            with suppress(CheckpointCorruptError):
+                manifest = read_manifest(self.folder / f"step-{step}" / MANIFEST)
+                needed |= {each["file"] for each in manifest["log"]}
+        for path in (self.folder / LOG).glob("*.bin"):
+            if path.name not in needed and _SEGMENT.fullmatch(path.name):
+                path.unlink()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, whole.
+
+    Raises:
+        CheckpointCorruptError: It is not.
+    """
+    with _open(path) as file:
+        data = file.read(_LARGEST_MANIFEST)
+    try:
+        manifest = json.loads(data)
+        own = manifest.pop("sha256")
+        files, log = manifest["files"], manifest["log"]
+        whole = [files[STATE], *log]
+        if not all(isinstance(each["bytes"], int) and each["sha256"] for each in whole):
+            raise ValueError("a size is none")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointCorruptError(
+            f"{str(path)!r} is not the manifest of a checkpoint ({type(error).__name__}: {error})."
+        ) from None
+    if own != _own_hash(manifest):
+        raise CheckpointCorruptError(
+            f"{str(path)!r} has changed since it was written: expected sha256 {own}, found "
+            f"{_own_hash(manifest)}."
+        )
+    return manifest
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_hash(path: Path, digest: Any, told: dict[str, Any]) -> None:
+    if digest.hexdigest() != told["sha256"]:
+        raise CheckpointCorruptError(
+            f"{str(path)!r} has changed since it was written: expected sha256 {told['sha256']}, "
+            f"found {digest.hexdigest()}."
+        )
+
+
+def _bytes(path: Path, size: int, more: bool = False) -> bytes:
+    """The first so many bytes of a regular file, which has as many, or more where it may."""
+    with _open(path) as file:
+        found = os.fstat(file.fileno()).st_size
+        if found < size or (found > size and not more):
+            raise CheckpointCorruptError(
+                f"{str(path)!r} is not whole: expected {size:,} bytes, found {found:,}."
+            )
+        check_memory(size, f"{str(path)!r}", "free some")
+        return file.read(size)
+
+
+def _open(path: Path) -> Any:
+    """A regular file of ours, which is no link and no device."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        file = os.fdopen(os.open(path, flags), "rb")
+    except OSError as error:
+        raise CheckpointCorruptError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CheckpointCorruptError(f"{str(path)!r} is no regular file.")
+    return file
+
+
+def _records(path: Path, data: bytes) -> Iterator[Any]:
+    start = 0
+    while start < len(data):
+        try:
+            record, start = unpack(data, start)
+        except ValueError as error:
+            raise CheckpointCorruptError(f"{str(path)!r}: {error}.") from None
+        yield record
+
+
+def _write(path: Path, parts: Sequence[Any]) -> dict[str, Any]:
+    """Writes and syncs a file; its size and sha256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _sync(folder: Path) -> None:
+    with suppress(OSError):  # not everywhere
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def room_needed(error: OSError, path: Path) -> str:
+    """What a failed write says of the room there is.
+
+    Example:
+        >>> room_needed(OSError(28, "No space left on device"), Path("."))  # doctest: +ELLIPSIS
+        'No space left on device, ... free'
+    """
+    with suppress(OSError):
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        return f"{error.strerror or error}, {readable_bytes(shutil.disk_usage(existing).free)} free"
+    return str(error.strerror or error)
