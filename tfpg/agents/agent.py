@@ -16,7 +16,7 @@ import keras  # isort: skip
 
 from tfpg.agents.checks import plain
 from tfpg.agents.fitting import Records, fit
-from tfpg.agents.state import agent_state, set_agent_state
+from tfpg.agents.state import Variables, agent_variables
 from tfpg.agents.trainable import Trainable
 from tfpg.callbacks import resolve_verbose
 from tfpg.checkpoint import load_model, save_model
@@ -91,6 +91,7 @@ class Agent(abc.ABC):
         self.policy: Policy | None = None
         self._policies: list[Policy] = []
         self._verbose = 0
+        self._state: Variables | None = None
         # Made by `build`.
         self._trainable: Trainable
         self._statistics: list[ObservationStatistics]
@@ -193,7 +194,21 @@ class Agent(abc.ABC):
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: all that training changes, but what `new_records` tells."""
-        return agent_state(self)
+        return {
+            "env_steps": self.env_steps,
+            "variables": self._kept().get_state(),
+            "statistics": [each.get_state() for each in self._statistics],
+        }
+
+    def variables(self) -> dict[str, Sequence[Any]]:
+        """Everything that training assigns, in groups by what it is."""
+        return agent_variables(self)
+
+    def _kept(self) -> Variables:
+        groups = self.variables()
+        if self._state is None or not self._state.are(groups):
+            self._state = Variables(groups)
+        return self._state
 
     def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
         """Goes on from the state of an agent like this one, in `fit`.
@@ -205,7 +220,10 @@ class Agent(abc.ABC):
         Raises:
             ValueError: It is of another.
         """
-        set_agent_state(self, state)
+        self._kept().set_state(state["variables"])
+        for each, told in zip(self._statistics, state["statistics"], strict=True):
+            each.set_state(told)
+        self.env_steps = state["env_steps"]
 
     def new_records(self) -> Records:
         """What is large and only grows, and was not told before; most agents have none."""

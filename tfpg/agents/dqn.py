@@ -17,7 +17,7 @@ https://arxiv.org/abs/1710.02298.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -240,14 +240,17 @@ class DQN(OffPolicy):
         return logs
 
     def get_state(self) -> dict[str, Any]:
-        assert self._updates is not None
-        return {**super().get_state(), "updates": self._updates.get_state()}
+        return {**super().get_state(), "updates": self.updates}
 
     def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
         assert self._updates is not None
-        self._updates.check_state(state["updates"])
         super().set_state(state, records)
-        self._updates.set_state(state["updates"])
+        self._updates.count = state["updates"]
+        self._updates.leave()
+
+    def variables(self) -> dict[str, Sequence[Any]]:
+        assert self._updates is not None
+        return {**super().variables(), "target network": self._updates.target}
 
     def explore(self, at_random: bool = False) -> float:
         """Sets epsilon to what its schedule says now, or to 1, and returns it."""

@@ -126,30 +126,6 @@ class QUpdates:
                 old.assign(new.value)
             self.leave()
 
-    def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes."""
-        return {"count": self.count, "target": [np.array(v.numpy()) for v in self.target]}
-
-    def check_state(self, state: dict[str, Any]) -> None:
-        """Raises where a state is of another target network.
-
-        Raises:
-            ValueError: It is.
-        """
-        shapes = [x.shape for x in state["target"]], [tuple(v.shape) for v in self.target]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"The checkpoint is of another target network, of shapes {shapes[0]}, and this one "
-                f"has {shapes[1]}."
-            )
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state, when the network has its weights already."""
-        self.count = state["count"]
-        for v, x in zip(self.target, state["target"], strict=True):
-            v.assign(x)
-        self.leave()
-
     def _checksum(self) -> int:
         checksum = 0
         for variable in self.trainable.variables:

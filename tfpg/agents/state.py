@@ -12,6 +12,7 @@ import numpy as np
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
+import tensorflow as tf  # isort: skip
 
 from tfpg.errors import warn
 
@@ -24,90 +25,107 @@ _STOCK: dict[type, tuple[str, ...]] = {
 }
 
 
-def variables_state(variables: Sequence[Any]) -> dict[str, Any]:
-    """Names and values of Keras variables.
-
-    Example:
-        >>> variables_state([keras.Variable([1.0], name="bias")])
-        {'names': ['bias'], 'values': [array([1.], dtype=float32)]}
-    """
-    return {
-        "names": [v.path for v in variables],
-        "values": [np.array(v.value.numpy()) for v in variables],
-    }
-
-
-def check_variables_state(variables: Sequence[Any], state: dict[str, Any], what: str) -> None:
-    """Raises where the values of a state are of other variables.
+class Variables:
+    """Many variables in named groups, read in one call and assigned all or none.
 
     Args:
-        variables: Of Keras, in the order of the state's.
-        state: See `variables_state`.
-        what: They are, for the error.
-
-    Raises:
-        ValueError: There are others, or one has another shape.
+        groups: Variables of Keras or TensorFlow by what they are, ``"model"`` for example.
 
     Example:
-        >>> state = variables_state([keras.Variable([1.0, 2.0], name="bias")])
-        >>> check_variables_state([keras.Variable([1.0], name="b")], state, "model")
-        Traceback (most recent call last):
-            ...
-        ValueError: The checkpoint is of another model: its 'bias' has shape (2,), and 'b' (1,).
+        >>> kept = Variables({"model": [keras.Variable([1.0, 2.0], name="bias")]})
+        >>> state = kept.get_state()
+        >>> state["groups"], state["values"]
+        ({'model': [['bias', 'float32', [2]]]}, {'float32': array([1., 2.], dtype=float32)})
     """
-    names, values = state["names"], state["values"]
-    for v, name, x in zip(variables, names, values, strict=False):
-        if tuple(v.shape) != x.shape:
-            raise ValueError(
-                f"The checkpoint is of another {what}: its {name!r} has shape {x.shape}, and "
-                f"{v.path!r} {tuple(v.shape)}."
-            )
-    if len(variables) != len(values):
-        raise ValueError(
-            f"The checkpoint is of another {what}: it has {len(values)} variables, and this one "
-            f"{len(variables)}."
-        )
+
+    def __init__(self, groups: dict[str, Sequence[Any]]):
+        self.groups = groups
+        self._told = {
+            what: [[_name(v), _dtype(v), list(v.shape)] for v in variables]
+            for what, variables in groups.items()
+        }
+        by_dtype: dict[str, list[Any]] = {}
+        for variables in groups.values():
+            for v in variables:
+                by_dtype.setdefault(_dtype(v), []).append(_raw(v))
+
+        # A call for each costs more than all that is computed in a short iteration's checkpoint.
+        def read() -> dict[str, tf.Tensor]:
+            return {
+                dtype: _plain(tf.concat([tf.reshape(v, [-1]) for v in variables], axis=0))
+                for dtype, variables in by_dtype.items()
+            }
+
+        self._read = tf.function(read, autograph=False)
+        self._read._omit_frequent_tracing_warning = True
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes: names, dtypes and shapes, and the numbers of each dtype."""
+        values = {dtype: x.numpy() for dtype, x in self._read().items()}
+        return {"groups": self._told, "values": values}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Assigns what a state of variables like these holds.
+
+        Raises:
+            ValueError: It is of others; nothing was changed.
+        """
+        for what, here in self._told.items():
+            there = state["groups"].get(what, [])
+            for (name, *kind), (other, *its) in zip(here, there, strict=False):
+                if kind != its:
+                    raise ValueError(
+                        f"The checkpoint is of another {what}: its {other!r} is {its[0]} of shape "
+                        f"{its[1]}, and {name!r} here is {kind[0]} of shape {kind[1]}."
+                    )
+            if len(here) != len(there):
+                raise ValueError(
+                    f"The checkpoint is of another {what}: it has {len(there)} variables, and "
+                    f"this one {len(here)}."
+                )
+        taken = dict.fromkeys(state["values"], 0)
+        for variables in self.groups.values():
+            for v in variables:
+                dtype, first = _dtype(v), taken[_dtype(v)]
+                taken[dtype] = first + int(np.prod(v.shape))
+                values = np.reshape(state["values"][dtype][first : taken[dtype]], v.shape)
+                v.assign(tf.cast(values, v.dtype))
+
+    def are(self, groups: dict[str, Sequence[Any]]) -> bool:
+        """Whether these are the very same variables."""
+        return {k: list(map(id, v)) for k, v in groups.items()} == {
+            k: list(map(id, v)) for k, v in self.groups.items()
+        }
 
 
-def agent_state(agent: Any) -> dict[str, Any]:
-    """The weights of an agent's models, its optimizers, its statistics, and its count of steps."""
-    state: dict[str, Any] = {
-        "env_steps": agent.env_steps,
-        "model": variables_state(agent.model.weights),
-        "head": variables_state(agent.policy.head.variables),
-        "optimizers": [variables_state(x.variables) for x, _ in agent._trainable.groups],
-        "statistics": [each.get_state() for each in agent._statistics],
+def _plain(x: tf.Tensor) -> tf.Tensor:
+    """Numbers as NumPy knows them, none of them changed."""
+    return tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x
+
+
+def _raw(v: Any) -> Any:
+    return v.value if isinstance(v, keras.Variable) else v
+
+
+def _name(v: Any) -> str:
+    return v.path if isinstance(v, keras.Variable) else v.name
+
+
+def _dtype(v: Any) -> str:
+    return tf.as_dtype(v.dtype).name
+
+
+def agent_variables(agent: Any) -> dict[str, Sequence[Any]]:
+    """All weights of an agent's models, head and optimizers."""
+    groups: dict[str, Sequence[Any]] = {
+        "model": list(agent.model.weights),
+        "head": list(agent.policy.head.variables),
     }
     if getattr(agent, "value_model", None) is not None:
-        state["value_model"] = variables_state(agent.value_model.weights)
-    return state
-
-
-def set_agent_state(agent: Any, state: dict[str, Any]) -> None:
-    """Gives an agent, which is built, what `agent_state` told of another.
-
-    Raises:
-        ValueError: A model or an optimizer is another; nothing was changed.
-    """
-    groups = agent._trainable.groups
-    fits = [
-        (agent.model.weights, state["model"], "model"),
-        (agent.policy.head.variables, state["head"], "head"),
-        *(
-            (optimizer.variables, told, "optimizer")
-            for (optimizer, _), told in zip(groups, state["optimizers"], strict=True)
-        ),
-    ]
-    if getattr(agent, "value_model", None) is not None:
-        fits.append((agent.value_model.weights, state["value_model"], "value model"))
-    for variables, told, what in fits:
-        check_variables_state(variables, told, what)
-    for variables, told, _ in fits:
-        for v, x in zip(variables, told["values"], strict=True):
-            v.assign(x)
-    for each, told in zip(agent._statistics, state["statistics"], strict=True):
-        each.set_state(told)
-    agent.env_steps = state["env_steps"]
+        groups["value model"] = list(agent.value_model.weights)
+    for i, (optimizer, _) in enumerate(agent._trainable.groups):
+        groups[f"optimizer {i}" if i else "optimizer"] = list(optimizer.variables)
+    return groups
 
 
 def callbacks_state(callbacks: Sequence[Any]) -> list[Any]:

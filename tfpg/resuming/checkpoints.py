@@ -29,8 +29,8 @@ class _Job(NamedTuple):
 class Checkpoints:
     """Where `fit` keeps what it needs to go on bit for bit, and how often.
 
-    A checkpoint is written by a thread of its own while the next iteration is played; one that
-    comes before the last is on disk waits, and takes the place of another that waits.
+    A checkpoint is written by a thread of its own while the next iterations are played. Where the
+    disk is slower than they are, fewer are written.
 
     Args:
         folder: Of the run's checkpoints; made with the first.
@@ -94,8 +94,10 @@ class Checkpoints:
         return self._store.log()
 
     def due(self, iteration: int, last: bool) -> bool:
-        """Whether the end of an iteration, counted from 0, is kept."""
-        return last or (iteration + 1) % self.every == 0 or self.stopping()
+        """Whether the end of an iteration, counted from 0, is kept; not while another waits."""
+        if last or self.stopping():
+            return True
+        return (iteration + 1) % self.every == 0 and self._waiting is None
 
     def stopping(self) -> bool:
         """Whether somebody wants the training to stop."""

@@ -75,7 +75,7 @@ class Store:
         self.folder = Path(folder)
         self.keep = keep
         self._segments: list[Segment] = []
-        self._next_segment = 0
+        self._needed: dict[int, set[str]] = {}  # by each checkpoint, of the log
 
     def save(
         self,
@@ -134,6 +134,7 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self._segments = segments
+        self._needed[step] = {segment.name for segment in segments}
         pointer = self.folder / f"{_TEMPORARY}{LATEST}"
         pointer.write_text(f"{path.name}\n")
         pointer.replace(self.folder / LATEST)
@@ -240,17 +241,21 @@ class Store:
 
     def _prune(self, newest: int) -> None:
         # Those with larger numbers were broken, or somebody went back behind them.
-        steps = [step for step in self.steps() if step <= newest]
-        for step in {*self.steps()} - {*steps[-self.keep :]}:
+        steps = self.steps()
+        kept = [step for step in steps if step <= newest][-self.keep :]
+        for step in {*steps} - {*kept}:
             shutil.rmtree(self.folder / f"step-{step}", ignore_errors=True)
-        needed = {segment.name for segment in self._segments}
-        for step in steps[-self.keep :]:
-            with suppress(CheckpointCorruptError):
-                manifest = read_manifest(self.folder / f"step-{step}" / MANIFEST)
-                needed |= {each["file"] for each in manifest["log"]}
-        for path in (self.folder / LOG).glob("*.bin"):
-            if path.name not in needed and _SEGMENT.fullmatch(path.name):
-                path.unlink()
+        for step in kept:
+            if step not in self._needed:  # of another process
+                with suppress(CheckpointCorruptError):
+                    log = read_manifest(self.folder / f"step-{step}" / MANIFEST)["log"]
+                    self._needed[step] = {each["file"] for each in log}
+        self._needed = {step: self._needed.get(step, set()) for step in kept}
+        if self._segments:
+            needed = set().union(*self._needed.values())
+            for path in (self.folder / LOG).glob("*.bin"):
+                if path.name not in needed and _SEGMENT.fullmatch(path.name):
+                    path.unlink()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
