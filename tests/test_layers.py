@@ -28,7 +28,16 @@ LAYERS = {
         "runs",
         "trial",
     ],
-    5: ["presets", "arguments", "signals", "startup", "cli_train", "cli", "__main__"],
+    5: [
+        "presets",
+        "arguments",
+        "arguments_train",
+        "signals",
+        "startup",
+        "cli_train",
+        "cli",
+        "__main__",
+    ],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Importing these takes seconds or needs a system package: only inside the function that does.
@@ -39,6 +48,7 @@ WITHOUT_TENSORFLOW = [
     "__init__",
     "__main__",
     "arguments",
+    "arguments_train",
     "cli",
     "cli_train",
     "doctor",

@@ -7,6 +7,18 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import tfpg
+from tfpg.arguments_train import (
+    COUNT,
+    EITHER,
+    FRACTION,
+    FROM_ZERO,
+    POSITIVE,
+    SEED,
+    add_agent_options,
+    add_budget,
+    add_dqn_options,
+    add_network_options,
+)
 from tfpg.rendering import OVERLAYS
 
 ALGORITHMS = ("reinforce", "a2c", "ppo", "dqn")
@@ -57,9 +69,6 @@ _OTHER_OPTIONS = {
 NETWORK_OPTIONS = ("hidden", "activation", "normalize", "log_std")
 
 
-_EITHER = argparse.BooleanOptionalAction
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
@@ -95,28 +104,6 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
     return args
 
 
-def _number(kind: Callable[[str], Any], test: Callable[[Any], bool], what: str) -> Callable:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-            if test(value):
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"expected {what}, and got {text!r}")
-
-    return parse
-
-
-_COUNT = _number(int, lambda n: n >= 1, "an integer of at least 1")
-_SEED = _number(int, lambda n: n >= 0, "an integer of at least 0")
-_FROM_ZERO = _SEED
-_FRACTION = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-_POSITIVE = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
-_COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-_FINITE = _number(float, lambda x: abs(x) < float("inf"), "a number")
-
-
 def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any]:
     parser: argparse.ArgumentParser = _Parser(
         prog="tfpg", description="Deep reinforcement learning for Keras."
@@ -127,8 +114,8 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     )
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--seed", type=_SEED, metavar="N", help="of everything random")
-    common.add_argument("--max-steps", type=_COUNT, metavar="N", help="cut episodes here")
+    common.add_argument("--seed", type=SEED, metavar="N", help="of everything random")
+    common.add_argument("--max-steps", type=COUNT, metavar="N", help="cut episodes here")
     common.add_argument(
         "--positive-action",
         type=int,
@@ -137,7 +124,7 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     )
     common.add_argument(
         "--squash",
-        action=_EITHER,
+        action=EITHER,
         help="keep real actions in their bounds by a tanh",
     )
     common.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -154,26 +141,50 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     train.add_argument("algorithm", choices=ALGORITHMS)
     train.add_argument("env", metavar="ENV", help="Gymnasium id, for example CartPole-v1")
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ALGORITHM-ENV)")
-    _add_budget(train)
-    _add_agent_options(train)
-    _add_dqn_options(train)
-    _add_network_options(train)
+    add_budget(train)
+    add_agent_options(train)
+    add_dqn_options(train)
+    add_network_options(train)
     train.add_argument("--no-film", dest="film", action="store_false", help="no film of the result")
     train.add_argument(
         "--film-at",
-        type=_FROM_ZERO,
+        type=FROM_ZERO,
         nargs="+",
         metavar="N",
         help="also film after so many iterations (0: before the first), into DIR/films",
     )
     train.add_argument(
         "--snapshots",
-        type=_FROM_ZERO,
+        type=FROM_ZERO,
         nargs="+",
         metavar="N",
         help="keep the model after so many iterations, for tfpg record --snapshots",
     )
+    train.add_argument(
+        "--checkpoint-every",
+        type=COUNT,
+        default=1,
+        metavar="N",
+        help="iterations between checkpoints, to be gone on from (default: 1)",
+    )
     train.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
+    train.set_defaults(allow_version_skew=False)
+
+    p = subparsers.add_parser(
+        "resume",
+        help="go on with a training that was stopped",
+        description="Goes on with a run where its newest whole checkpoint was written, as if it "
+        "had not been stopped. The same train command does so too.",
+    )
+    p.set_defaults(run_command=commands["resume"])
+    p.add_argument("run", metavar="RUN", help="a run directory")
+    p.add_argument(
+        "--allow-version-skew",
+        action="store_true",
+        help="try it with other versions than those that wrote it",
+    )
+    p.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
 
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory or a .keras file")
@@ -181,14 +192,14 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     source.add_argument("--stochastic", action="store_true", help="sample the actions")
     source.add_argument(
         "--epsilon",
-        type=_FRACTION,
+        type=FRACTION,
         metavar="X",
         help="the model is a Q-network, and --stochastic plays any action so often",
     )
 
     p = subparsers.add_parser("evaluate", parents=[source, common], help="measure a saved model")
     p.set_defaults(run_command=commands["evaluate"])
-    p.add_argument("--episodes", type=_COUNT, default=100, metavar="N", help="(default: 100)")
+    p.add_argument("--episodes", type=COUNT, default=100, metavar="N", help="(default: 100)")
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = subparsers.add_parser("record", parents=[source, common], help="film a saved model")
@@ -212,7 +223,7 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
 
 def _add_film_options(record: argparse.ArgumentParser) -> None:
     group = record.add_argument_group("what is played")
-    group.add_argument("--episodes", type=_COUNT, default=1, metavar="N", help="(default: 1)")
+    group.add_argument("--episodes", type=COUNT, default=1, metavar="N", help="(default: 1)")
     group.add_argument(
         "--rank", action="store_true", help="of these the best, the median and the worst"
     )
@@ -226,7 +237,7 @@ def _add_film_options(record: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--grid",
         nargs="?",
-        type=_COUNT,
+        type=COUNT,
         const=True,
         metavar="COLUMNS",
         help="episodes side by side",
@@ -244,101 +255,10 @@ def _add_film_options(record: argparse.ArgumentParser) -> None:
         help=f"{', '.join(OVERLAYS)}, all or none (default: caption)",
     )
     group.add_argument("--action-names", nargs="+", metavar="NAME", help="of the actions")
-    group.add_argument("--scale", type=_POSITIVE, default=1.0, metavar="X", help="times as large")
+    group.add_argument("--scale", type=POSITIVE, default=1.0, metavar="X", help="times as large")
     group.add_argument(
-        "--crop", type=_FROM_ZERO, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM")
+        "--crop", type=FROM_ZERO, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM")
     )
-    group.add_argument("--fps", type=_POSITIVE, metavar="X", help="(default: the environment's)")
-    group.add_argument("--speed", type=_POSITIVE, default=1.0, metavar="X", help="times as fast")
-    group.add_argument("--max-seconds", type=_POSITIVE, metavar="X", help="cut the film here")
-
-
-def _add_budget(train: argparse.ArgumentParser) -> None:
-    group = train.add_argument_group("how long")
-    group.add_argument("--iterations", type=_COUNT, metavar="N", help="updates, or rounds of them")
-    group.add_argument(
-        "--env-steps", type=_COUNT, metavar="N", help="no further iteration beyond these"
-    )
-    group.add_argument(
-        "--stop-at", type=_FINITE, metavar="RETURN", help="stop when the mean return reaches it"
-    )
-    group.add_argument(
-        "--validation-freq",
-        type=_COUNT,
-        metavar="N",
-        help="measure the greedy policy every so many iterations, in environments of its own",
-    )
-    group.add_argument(
-        "--validation-episodes", type=_COUNT, default=10, metavar="N", help="(default: 10)"
-    )
-
-
-def _add_agent_options(train: argparse.ArgumentParser) -> None:
-    group = train.add_argument_group("the algorithm")
-    group.add_argument("--gamma", type=_FRACTION, help="discount factor")
-    group.add_argument("--learning-rate", type=_POSITIVE, metavar="X", help="of Adam")
-    group.add_argument("--num-envs", type=_COUNT, metavar="N", help="environments side by side")
-    group.add_argument("--entropy-coef", type=_COEF, metavar="X")
-    group.add_argument("--value-coef", type=_COEF, metavar="X")
-    group.add_argument("--gae-lambda", type=_FRACTION, metavar="X")
-    group.add_argument("--episodes-per-update", type=_COUNT, metavar="N", help="reinforce")
-    group.add_argument(
-        "--gradient", choices=("fused", "accumulated", "streaming"), help="reinforce"
-    )
-    group.add_argument("--baseline", choices=("mean", "value"), help="reinforce")
-    group.add_argument("--num-steps", type=_COUNT, metavar="N", help="a2c, ppo: of each fragment")
-    group.add_argument("--epochs", type=_COUNT, metavar="N", help="ppo")
-    group.add_argument("--minibatches", type=_COUNT, metavar="N", help="ppo")
-    group.add_argument("--clip-ratio", type=_POSITIVE, metavar="X", help="ppo")
-    group.add_argument("--target-kl", type=_POSITIVE, metavar="X", help="ppo")
-
-
-def _add_dqn_options(train: argparse.ArgumentParser) -> None:
-    group = train.add_argument_group("dqn")
-    group.add_argument("--double", action=_EITHER, help="Double Q-learning")
-    group.add_argument("--n-step", type=_COUNT, metavar="N", help="rewards of a transition")
-    group.add_argument("--prioritized", action=_EITHER, help="sample by errors")
-    group.add_argument("--capacity", type=_COUNT, metavar="N", help="steps that are kept")
-    group.add_argument("--batch-size", type=_COUNT, metavar="N", help="steps of an update")
-    group.add_argument("--learning-starts", type=_COUNT, metavar="N", help="random steps before")
-    group.add_argument("--learn-period", type=_COUNT, metavar="N", help="steps between updates")
-    group.add_argument("--updates-per-learn", type=_COUNT, metavar="N", help="updates between them")
-    group.add_argument(
-        "--target-update-period",
-        type=_COUNT,
-        metavar="N",
-        help="updates between its copies to the target",
-    )
-    group.add_argument("--tau", type=_FRACTION, metavar="X", help="or soft: its share of the way")
-    group.add_argument(
-        "--epsilon",
-        type=_COEF,
-        nargs="+",
-        metavar="X",
-        help="how often any action is played: a number, or FROM TO STEPS for a line",
-    )
-    group.add_argument(
-        "--explore-steps", type=_COUNT, metavar="N", help="steps that a random action is repeated"
-    )
-    group.add_argument(
-        "--epsilon-per", choices=("step", "episode"), help="what its STEPS count (default: step)"
-    )
-    group.add_argument("--reward-clip", type=_POSITIVE, metavar="X", help="in what is learned from")
-    group.add_argument("--steps-per-iteration", type=_COUNT, metavar="N", help="between two logs")
-    group.add_argument("--overlap", action=_EITHER, help="play while the updates run")
-
-
-def _add_network_options(train: argparse.ArgumentParser) -> None:
-    group = train.add_argument_group("the network")
-    group.add_argument("--hidden", type=_COUNT, nargs="+", metavar="UNITS")
-    group.add_argument(
-        "--activation", metavar="NAME", help="by Keras's name (default: tanh; dqn: relu)"
-    )
-    group.add_argument(
-        "--normalize",
-        action=_EITHER,
-        help="standardize observations by running statistics",
-    )
-    group.add_argument("--dueling", action=_EITHER, help="dqn: a stream each for value and actions")
-    group.add_argument("--log-std", type=_FINITE, metavar="X", help="of real actions, at first")
-    group.add_argument("--model", metavar="FILE", help="go on from this run or .keras model")
+    group.add_argument("--fps", type=POSITIVE, metavar="X", help="(default: the environment's)")
+    group.add_argument("--speed", type=POSITIVE, default=1.0, metavar="X", help="times as fast")
+    group.add_argument("--max-seconds", type=POSITIVE, metavar="X", help="cut the film here")

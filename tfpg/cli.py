@@ -1,4 +1,4 @@
-"""The command line: ``tfpg train``, ``evaluate``, ``record`` and ``doctor``.
+"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record`` and ``doctor``.
 
 Nothing here imports TensorFlow before the arguments have been checked: help and usage errors
 answer at once.
@@ -17,7 +17,7 @@ from typing import Any
 import tfpg
 from tfpg import runs, signals
 from tfpg.arguments import parse
-from tfpg.cli_train import train
+from tfpg.cli_train import resume, train
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 
@@ -27,7 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments. None: those of the process.
     """
-    commands = {"train": train, "evaluate": evaluate, "record": record, "doctor": doctor}
+    commands = {
+        "train": train,
+        "resume": resume,
+        "evaluate": evaluate,
+        "record": record,
+        "doctor": doctor,
+    }
     args = parse(argv, commands)
     signals.listen()
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,55 @@ from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 def train(args: argparse.Namespace) -> None:
     """``tfpg train ALGORITHM ENV``: makes a run directory with everything about the run."""
-    from tfpg import presets
-
     check_env(args.env)
     folder = Path(args.run or f"runs/{args.algorithm}-{args.env.split('/')[-1]}")
+    kept = _kept_arguments(folder)
+    if kept is not None:
+        args.seed = kept["seed"] if args.seed is None else args.seed
+        runs.check_same(folder, _as_json(arguments_of(args)), kept)
+    _train(args, folder, going_on=kept is not None)
+
+
+def resume(args: argparse.Namespace) -> None:
+    """``tfpg resume RUN``: goes on with a run as if it had not been stopped."""
+    folder = Path(args.run)
+    if not folder.exists():
+        raise FileNotFoundError(f"No run at {args.run!r}.")
+    kept = runs.unfinished(folder)
+    if kept is None:
+        raise ValueError(f"{args.run!r} is empty: there is nothing to go on with.")
+    check_env(kept["env"])
+    _train(argparse.Namespace(**{**kept, **vars(args)}), folder, going_on=True)
+
+
+def arguments_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments of ``tfpg train`` say of the training itself."""
+    other = ("run", "debug", "verbose", "command", "run_command", "allow_version_skew")
+    return {name: value for name, value in vars(args).items() if name not in other}
+
+
+def _kept_arguments(folder: Path) -> dict[str, Any] | None:
+    """Those of the unfinished run in the folder; None where it can become a new one."""
+    if folder.is_dir() and (folder / runs.CONFIG).is_file():
+        try:
+            return runs.unfinished(folder)
+        except ValueError as error:
+            raise FileExistsError(
+                f"{error} Choose another folder for the run, or remove it."
+            ) from None
     runs.check_new(folder)
+    return None
+
+
+def _as_json(arguments: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(arguments))
+
+
+def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
+    from tfpg import presets
+
     head: dict[str, Any] = {}
+    given = args.model
     if args.model:
         source = runs.find_model(args.model, args.env)
         args.model, head = str(source.model), source.head
@@ -39,9 +84,10 @@ def train(args: argparse.Namespace) -> None:
     )
     from tfpg.checkpoint import load_model
     from tfpg.plotting import learning_curve
+    from tfpg.resuming import Checkpoints
     from tfpg.seeding import check_seed
 
-    seed = check_seed(args.seed)
+    seed = args.seed = check_seed(args.seed)
     preset, name = _preset(args)
     iterations = args.iterations or presets.iterations_of(preset)
     agent = presets.make_agent(
@@ -58,21 +104,35 @@ def train(args: argparse.Namespace) -> None:
     if args.film or args.film_at:
         _check_film(args.env)
 
-    with runs.new_run(folder) as run:
+    def stop(now: bool) -> bool:
+        if now:
+            _tell_how_to_go_on(folder, run.iterations, iterations)
+            signals.check()
+        return signals.waiting()
+
+    with runs.going_on() if going_on else runs.new_run(folder) as run:
         head = agent.head_options()
-        runs.write_config(
-            folder,
-            algorithm=args.algorithm,
-            env=args.env,
-            seed=seed,
-            preset=name,
-            iterations=iterations,
-            env_steps=None if args.iterations else preset.env_steps,
-            network={"model": args.model} if args.model else _network(preset),
-            critic=preset.critic if getattr(agent, "value_model", None) else None,
-            optimizer=keras.optimizers.serialize(agent.model.optimizer),
-            options=agent.get_config(),
-            head=head,
+        if not going_on:
+            runs.write_config(
+                folder,
+                algorithm=args.algorithm,
+                env=args.env,
+                seed=seed,
+                preset=name,
+                iterations=iterations,
+                env_steps=None if args.iterations else preset.env_steps,
+                network={"model": args.model} if args.model else _network(preset),
+                critic=preset.critic if getattr(agent, "value_model", None) else None,
+                optimizer=keras.optimizers.serialize(agent.model.optimizer),
+                options=agent.get_config(),
+                head=head,
+                arguments={**arguments_of(args), "model": given},
+            )
+        checkpoints = Checkpoints(
+            folder / runs.CHECKPOINTS,
+            args.checkpoint_every,
+            allow_version_skew=args.allow_version_skew,
+            stop=stop,
         )
         keep = KeepBest(folder / runs.MODEL)
         callbacks = [run, MetricsLogger(folder / runs.METRICS), keep]
@@ -81,22 +141,23 @@ def train(args: argparse.Namespace) -> None:
         if args.film_at:
             out, options = folder / runs.FILMS, {"seed": seed, "max_steps": agent.max_steps}
             callbacks.append(RecordVideo(out, args.env, args.film_at, **options))
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: signals.check()))
         if not args.iterations:
             callbacks.append(StopAtSteps(preset.env_steps))
         if args.stop_at is not None:
             callbacks.append(StopAtReturn(args.stop_at))
         try:
-            history = agent.fit(
-                args.env,
-                iterations=iterations,
-                seed=seed,
-                verbose="auto" if args.verbose is None else args.verbose,
-                callbacks=callbacks,
-                validation_envs=args.env if args.validation_freq else None,
-                validation_freq=args.validation_freq or 1,
-                validation_episodes=args.validation_episodes,
-            )
+            with signals.deferred():
+                history = agent.fit(
+                    args.env,
+                    iterations=iterations,
+                    seed=seed,
+                    verbose="auto" if args.verbose is None else args.verbose,
+                    callbacks=callbacks,
+                    validation_envs=args.env if args.validation_freq else None,
+                    validation_freq=args.validation_freq or 1,
+                    validation_episodes=args.validation_episodes,
+                    checkpoints=checkpoints,
+                )
         finally:
             keep.write()
         agent.save(folder / runs.LAST)
@@ -113,6 +174,15 @@ def train(args: argparse.Namespace) -> None:
         out = folder / runs.FILM
         film = tfpg.record(policy, args.env, out, seed=seed, max_steps=agent.max_steps)
         print(f"  {'film':15}{out}  ({film.frames} frames)")
+    runs.update_config(folder, finished=True)
+
+
+def _tell_how_to_go_on(folder: Path, done: int, iterations: int) -> None:
+    print(
+        f"\nStopped after iteration {done} of {iterations}, which is kept. To go on: "
+        f"tfpg resume {folder}",
+        file=sys.stderr,
+    )
 
 
 def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import iterate
 
 from tfpg.types import map_arrays
 
@@ -113,9 +114,12 @@ class Position:
         self._actions = [np.asarray(row, space.dtype) for row in actions]
         steps = len(self._actions)
         observations = self._again(self._all())
+        if isinstance(self.envs.unwrapped, SyncVectorEnv):
+            observations = self._one_by_one(observations)
+            steps = 0
         # Whose episode began later is reset once more when its time has come: a vector environment
         # steps all.
-        for t, row in enumerate(self._actions):
+        for t, row in enumerate(self._actions[:steps]):
             late = [n for n in self._all() if t and self._began[n] == t]
             observations = self._put(observations, late)
             observations = map_arrays(np.array, self.envs.step(row)[0])
@@ -123,6 +127,20 @@ class Position:
         observations = self._put(observations, late)
         seen = [_hash(map_arrays(lambda x, n=n: x[n], observations)) for n in self._all()]
         return observations, np.array([a == b for a, b in zip(seen, state["seen"], strict=True)])
+
+    def _one_by_one(self, observations: Any) -> Any:
+        """Steps environments that were just reset, each by itself and not one step too many."""
+        envs: Any = self.envs.unwrapped
+        rows = [list(iterate(envs.action_space, row)) for row in self._actions]
+        for n in self._all():
+            for row in rows[self._began[n] :]:
+                seen = envs.envs[n].step(row[n])[0]
+                if isinstance(seen, dict):
+                    for key, x in seen.items():
+                        observations[key][n] = x
+                else:
+                    observations[n] = seen
+        return observations
 
     def _all(self) -> range:
         return range(self.envs.num_envs)

@@ -23,6 +23,7 @@ from tfpg.envs import same_env
 from tfpg.files import check_model_file, written_beside
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
+CHECKPOINTS = "checkpoints"
 CURVE, FILM = "learning_curve.png", "film.mp4"
 FILMS, SNAPSHOTS = "films/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
 
@@ -49,6 +50,52 @@ def check_new(folder: str | os.PathLike) -> None:
         )
 
 
+def unfinished(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The arguments of the training whose run this folder is, if it can be gone on with.
+
+    Raises:
+        ValueError: The folder is no run, or one without checkpoints, or one that is finished.
+
+    Example:
+        >>> unfinished("nowhere") is None
+        True
+    """
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    config_file = folder / CONFIG
+    if not config_file.is_file():
+        raise ValueError(f"{str(folder)!r} is not a run: it has no {CONFIG}.")
+    config = _read_json(config_file)
+    if not isinstance(config.get("arguments"), dict):
+        raise ValueError(f"{str(folder)!r} exists already, and cannot be gone on with.")
+    if config.get("finished"):
+        raise ValueError(f"{str(folder)!r} exists already, and is a run that came to its end.")
+    return config["arguments"]
+
+
+def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Raises unless a training is the one whose run a folder is.
+
+    Raises:
+        FileExistsError: It is another; the first difference is told.
+    """
+    for name in {**kept, **asked}:
+        if asked.get(name) != kept.get(name):
+            option = name if name in ("algorithm", "env") else f"--{name.replace('_', '-')}"
+            raise FileExistsError(
+                f"{str(folder)!r} exists already, of a training with {option} {kept.get(name)}, "
+                f"and this one has {asked.get(name)}. Choose another folder for the run, remove it, "
+                f"or go on with it: tfpg resume {folder}"
+            )
+
+
+@contextmanager
+def going_on() -> Iterator[Any]:
+    """A run that is there already; yields what `new_run` does."""
+    yield _counter()
+
+
 @contextmanager
 def new_run(folder: str | os.PathLike) -> Iterator[Any]:
     """Makes a run's folder, and takes it away again if not one iteration was completed.
@@ -60,14 +107,6 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         FileExistsError: Something is there already.
         OSError: The folder cannot be made.
     """
-    import keras
-
-    class Counter(keras.callbacks.Callback):
-        iterations = 0
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.iterations += 1
-
     folder = Path(folder)
     check_new(folder)
     made = [p for p in (folder, *folder.parents) if not p.exists()]
@@ -77,7 +116,7 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         raise OSError(
             f"Cannot make the run folder {str(folder)!r}: {error.strerror}. Choose another."
         ) from error
-    counter = Counter()
+    counter = _counter()
     try:
         yield counter
     except BaseException:
@@ -90,12 +129,25 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         raise
 
 
+def _counter() -> Any:
+    import keras
+
+    class Counter(keras.callbacks.Callback):
+        iterations = 0
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.iterations = epoch + 1
+
+    return Counter()
+
+
 def write_config(folder: str | os.PathLike, **config: Any) -> None:
     """Writes ``config.json``: the given entries and the versions of what computed the run."""
     names = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
     versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
     text = json.dumps({**config, "versions": versions}, indent=2)
-    (Path(folder) / CONFIG).write_text(text + "\n")
+    with written_beside(Path(folder) / CONFIG) as temporary:
+        temporary.write_text(text + "\n")
 
 
 def update_config(folder: str | os.PathLike, **config: Any) -> None:
@@ -166,6 +218,13 @@ def snapshots(run: str | os.PathLike) -> dict[str, Path]:
             f"{str(run)!r} kept no snapshots: tfpg train --snapshots 0 20 80 does."
         )
     return {f"iteration {n}": check_model_file(kept[n]) for n in sorted(kept)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is not the config of a run: {error}") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""Signals that ask a process to end raise an exception, and are not lost."""
+"""Signals that ask a process to end raise an exception, at once or when it suits; none is lost."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+# Seconds in which a SIGTERM that waits is heeded whatever is going on.
+GRACE = 10.0
+
 _received: list[int] = []
+_grace: float | None = None  # while signals wait
 
 
 def listen() -> None:
@@ -20,8 +26,33 @@ def listen() -> None:
             signal.signal(number, _handle)
 
 
+@contextmanager
+def deferred(grace: float = GRACE) -> Iterator[None]:
+    """Lets the first signal wait until `check` is called; a second one raises at once.
+
+    Args:
+        grace: Seconds that SIGTERM and SIGHUP wait for that at most.
+    """
+    global _grace
+    alarm = getattr(signal, "SIGALRM", None)  # not on Windows
+    before = signal.signal(alarm, lambda *_: check()) if alarm else None
+    _grace = grace
+    try:
+        yield
+    finally:
+        _grace = None
+        if alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(alarm, before)
+
+
+def waiting() -> bool:
+    """Whether a signal waits to be heeded."""
+    return bool(_received)
+
+
 def check() -> None:
-    """Raises again what was raised where exceptions are ignored, as in a destructor.
+    """Raises what waits, or was raised where exceptions are ignored, as in a destructor.
 
     Raises:
         KeyboardInterrupt, SystemExit: As the first signal since `listen` asked.
@@ -32,7 +63,10 @@ def check() -> None:
 
 def _handle(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    _raise(number)
+    if _grace is None or len(_received) > 1:
+        _raise(number)
+    elif number != signal.SIGINT and hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, _grace)
 
 
 def _raise(number: int) -> None:
