@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import tfpg
+from tfpg.actions import ALGORITHMS
+from tfpg.actions import POLICY_GRADIENT as _POLICY_GRADIENT
+from tfpg.actions import Q_LEARNING as _DQN
+from tfpg.argument_types import Parser, number
 from tfpg.rendering import OVERLAYS
-
-ALGORITHMS = ("reinforce", "a2c", "ppo", "dqn")
 
 # Options of the agents by the algorithms that have them; None: all.
 _ACTOR_CRITIC = ("a2c", "ppo")
-_POLICY_GRADIENT = ("reinforce", *_ACTOR_CRITIC)
-_DQN = ("dqn",)
 AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "gamma": None,
     "num_envs": None,
@@ -60,11 +60,6 @@ NETWORK_OPTIONS = ("hidden", "activation", "normalize", "log_std")
 _EITHER = argparse.BooleanOptionalAction
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
-
-
 def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
     """The parsed arguments, with the function of their command as ``run_command``.
 
@@ -95,30 +90,17 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
     return args
 
 
-def _number(kind: Callable[[str], Any], test: Callable[[Any], bool], what: str) -> Callable:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-            if test(value):
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"expected {what}, and got {text!r}")
-
-    return parse
-
-
-_COUNT = _number(int, lambda n: n >= 1, "an integer of at least 1")
-_SEED = _number(int, lambda n: n >= 0, "an integer of at least 0")
+_COUNT = number(int, lambda n: n >= 1, "an integer of at least 1")
+_SEED = number(int, lambda n: n >= 0, "an integer of at least 0")
 _FROM_ZERO = _SEED
-_FRACTION = _number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-_POSITIVE = _number(float, lambda x: 0 < x < float("inf"), "a number above 0")
-_COEF = _number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-_FINITE = _number(float, lambda x: abs(x) < float("inf"), "a number")
+_FRACTION = number(float, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+_POSITIVE = number(float, lambda x: 0 < x < float("inf"), "a number above 0")
+_COEF = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
+_FINITE = number(float, lambda x: abs(x) < float("inf"), "a number")
 
 
 def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any]:
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="tfpg", description="Deep reinforcement learning for Keras."
     )
     parser.add_argument("--version", action="version", version=f"tfpg {tfpg.__version__}")
@@ -186,10 +168,14 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
         help="the model is a Q-network, and --stochastic plays any action so often",
     )
 
-    p = subparsers.add_parser("evaluate", parents=[source, common], help="measure a saved model")
+    told = argparse.ArgumentParser(add_help=False)
+    told.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = subparsers.add_parser(
+        "evaluate", parents=[source, common, told], help="measure a saved model"
+    )
     p.set_defaults(run_command=commands["evaluate"])
     p.add_argument("--episodes", type=_COUNT, default=100, metavar="N", help="(default: 100)")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = subparsers.add_parser("record", parents=[source, common], help="film a saved model")
     p.set_defaults(run_command=commands["record"])
@@ -199,13 +185,27 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     _add_film_options(p)
 
     p = subparsers.add_parser(
+        "check",
+        parents=[told],
+        help="look over an environment",
+        description="Plays at random in an environment and tells what is wrong with it. The exit "
+        "code is 0 if there is no problem, else 1.",
+    )
+    p.set_defaults(run_command=commands["check"])
+    p.add_argument("env", metavar="ENV", help="Gymnasium id, or module:id")
+    p.add_argument("--steps", type=_COUNT, default=1000, metavar="N", help="(default: 1000)")
+    p.add_argument("--seed", type=_SEED, default=0, metavar="N", help="(default: 0)")
+    p.add_argument("--seconds", type=_POSITIVE, default=10.0, metavar="X", help="(default: 10)")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    p = subparsers.add_parser(
         "doctor",
+        parents=[told],
         help="look over this machine and installation",
         description="Prints versions and devices, and what to do about whatever is missing. "
         "The exit code is 0 if training works, else 1.",
     )
     p.set_defaults(run_command=commands["doctor"])
-    p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser, train
 

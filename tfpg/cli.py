@@ -1,4 +1,4 @@
-"""The command line: ``tfpg train``, ``evaluate``, ``record`` and ``doctor``.
+"""The command line: ``tfpg train``, ``evaluate``, ``record``, ``check`` and ``doctor``.
 
 Nothing here imports TensorFlow before the arguments have been checked: help and usage errors
 answer at once.
@@ -17,6 +17,7 @@ from typing import Any
 import tfpg
 from tfpg import runs, signals
 from tfpg.arguments import parse
+from tfpg.cli_check import check
 from tfpg.cli_train import train
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
@@ -27,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments. None: those of the process.
     """
-    commands = {"train": train, "evaluate": evaluate, "record": record, "doctor": doctor}
-    args = parse(argv, commands)
+    commands = {"train": train, "evaluate": evaluate, "record": record, "check": check}
+    args = parse(argv, {**commands, "doctor": doctor})
     signals.listen()
     try:
         return args.run_command(args) or 0
