@@ -349,6 +349,8 @@ USAGE = [
     (["--help"], 0, "train"),
     (["train", "--help"], 0, "--iterations"),
     (["doctor", "--help"], 0, "--json"),
+    (["check", "--help"], 0, "--seconds"),
+    (["check", "CartPole-v1", "--steps", "0"], 2, "at least 1, and got '0'"),
     (["--version"], 0, "tfpg 0."),
     ([], 2, "COMMAND"),
     (["fly"], 2, "invalid choice: 'fly'"),

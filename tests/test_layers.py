@@ -13,12 +13,13 @@ LAYERS = {
     1: ["ops", "distributions", "schedules", "resuming"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
-        *("policy", "critic", "replay", "envs"),
+        *("policy", "critic", "replay", "envs", "actions"),
     ],
     3: ["playing", "position", "recording", "collector", "evaluation", "rendering"],
     4: [
         "agents",
         "callbacks",
+        "checking",
         "checkpoint",
         "doctor",
         "filming",
@@ -29,14 +30,8 @@ LAYERS = {
         "trial",
     ],
     5: [
-        "presets",
-        "arguments",
-        "arguments_train",
-        "signals",
-        "startup",
-        "cli_train",
-        "cli",
-        "__main__",
+        *("presets", "argument_types", "arguments", "arguments_train", "signals", "startup"),
+        *("cli_check", "cli_train", "cli", "__main__"),
     ],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
@@ -47,9 +42,12 @@ LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython"}
 WITHOUT_TENSORFLOW = [
     "__init__",
     "__main__",
+    "actions",
+    "argument_types",
     "arguments",
     "arguments_train",
     "cli",
+    "cli_check",
     "cli_train",
     "doctor",
     "presets/__init__",
@@ -60,7 +58,10 @@ WITHOUT_TENSORFLOW = [
     "startup",
     "trial",
 ]
-WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]
+WITHOUT_TENSORFLOW += [
+    f"checking/{name}" for name in ("__init__", "contracts", "look", "trying", "verdicts")
+]
+WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors", "observations"]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
 WITHOUT_TENSORFLOW += [
     f"rendering/{name}" for name in ("__init__", "display", "encoders", "frames")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tfpg.agents.dqn import DQN
     from tfpg.agents.ppo import PPO
     from tfpg.agents.reinforce import Reinforce
+    from tfpg.checking import check_env
     from tfpg.checkpoint import load_model, save_model
     from tfpg.evaluation import evaluate
     from tfpg.policy import Policy
@@ -41,6 +42,7 @@ _HOME = {
     "Policy": "tfpg.policy",
     "Reinforce": "tfpg.agents.reinforce",
     "callbacks": "tfpg.callbacks",
+    "check_env": "tfpg.checking",
     "evaluate": "tfpg.evaluation",
     "frames": "tfpg.rendering.episode",
     "load_model": "tfpg.checkpoint",
@@ -62,6 +64,7 @@ __all__ = [
     "Policy",
     "Reinforce",
     "callbacks",
+    "check_env",
     "evaluate",
     "frames",
     "load_model",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import tfpg
+from tfpg.actions import ALGORITHMS
+from tfpg.actions import POLICY_GRADIENT as _POLICY_GRADIENT
+from tfpg.actions import Q_LEARNING as _DQN
+from tfpg.argument_types import COUNT, EITHER, FRACTION, FROM_ZERO, POSITIVE, SEED, Parser
 from tfpg.arguments_train import (
-    COUNT,
-    EITHER,
-    FRACTION,
-    FROM_ZERO,
-    POSITIVE,
-    SEED,
     add_agent_options,
     add_budget,
     add_dqn_options,
@@ -21,12 +19,8 @@ from tfpg.arguments_train import (
 )
 from tfpg.rendering import OVERLAYS
 
-ALGORITHMS = ("reinforce", "a2c", "ppo", "dqn")
-
 # Options of the agents by the algorithms that have them; None: all.
 _ACTOR_CRITIC = ("a2c", "ppo")
-_POLICY_GRADIENT = ("reinforce", *_ACTOR_CRITIC)
-_DQN = ("dqn",)
 AGENT_OPTIONS: dict[str, tuple[str, ...] | None] = {
     "gamma": None,
     "num_envs": None,
@@ -69,11 +63,6 @@ _OTHER_OPTIONS = {
 NETWORK_OPTIONS = ("hidden", "activation", "normalize", "log_std")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
-
-
 def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
     """The parsed arguments, with the function of their command as ``run_command``.
 
@@ -105,7 +94,7 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
 
 
 def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any]:
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = Parser(
         prog="tfpg", description="Deep reinforcement learning for Keras."
     )
     parser.add_argument("--version", action="version", version=f"tfpg {tfpg.__version__}")
@@ -197,10 +186,14 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
         help="the model is a Q-network, and --stochastic plays any action so often",
     )
 
-    p = subparsers.add_parser("evaluate", parents=[source, common], help="measure a saved model")
+    told = argparse.ArgumentParser(add_help=False)
+    told.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = subparsers.add_parser(
+        "evaluate", parents=[source, common, told], help="measure a saved model"
+    )
     p.set_defaults(run_command=commands["evaluate"])
     p.add_argument("--episodes", type=COUNT, default=100, metavar="N", help="(default: 100)")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = subparsers.add_parser("record", parents=[source, common], help="film a saved model")
     p.set_defaults(run_command=commands["record"])
@@ -210,13 +203,27 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     _add_film_options(p)
 
     p = subparsers.add_parser(
+        "check",
+        parents=[told],
+        help="look over an environment",
+        description="Plays at random in an environment and tells what is wrong with it. The exit "
+        "code is 0 if there is no problem, else 1.",
+    )
+    p.set_defaults(run_command=commands["check"])
+    p.add_argument("env", metavar="ENV", help="Gymnasium id, or module:id")
+    p.add_argument("--steps", type=COUNT, default=1000, metavar="N", help="(default: 1000)")
+    p.add_argument("--seed", type=SEED, default=0, metavar="N", help="(default: 0)")
+    p.add_argument("--seconds", type=POSITIVE, default=10.0, metavar="X", help="(default: 10)")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    p = subparsers.add_parser(
         "doctor",
+        parents=[told],
         help="look over this machine and installation",
         description="Prints versions and devices, and what to do about whatever is missing. "
         "The exit code is 0 if training works, else 1.",
     )
     p.set_defaults(run_command=commands["doctor"])
-    p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser, train
 

@@ -1,4 +1,4 @@
-"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record`` and ``doctor``.
+"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``check``, ``doctor``.
 
 Nothing here imports TensorFlow before the arguments have been checked: help and usage errors
 answer at once.
@@ -17,6 +17,7 @@ from typing import Any
 import tfpg
 from tfpg import runs, signals
 from tfpg.arguments import parse
+from tfpg.cli_check import check
 from tfpg.cli_train import resume, train
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "resume": resume,
         "evaluate": evaluate,
         "record": record,
+        "check": check,
         "doctor": doctor,
     }
     args = parse(argv, commands)

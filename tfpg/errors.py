@@ -24,7 +24,7 @@ class EnvDataError(FloatingPointError):
     def __init__(self, what: str, env: int, step: int):
         super().__init__(
             f"The {what}, of environment {env} in step {step} of its episode. Nothing was learned "
-            "from it; mend the environment (gymnasium.utils.env_checker.check_env looks it over)."
+            "from it; mend the environment (tfpg.check_env looks it over)."
         )
         self.env = env
         self.step = step

@@ -85,8 +85,8 @@ def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str,
             option = name if name in ("algorithm", "env") else f"--{name.replace('_', '-')}"
             raise FileExistsError(
                 f"{str(folder)!r} exists already, of a training with {option} {kept.get(name)}, "
-                f"and this one has {asked.get(name)}. Choose another folder for the run, remove it, "
-                f"or go on with it: tfpg resume {folder}"
+                f"and this one has {asked.get(name)}. Choose another folder for the run, remove "
+                f"it, or go on with it: tfpg resume {folder}"
             )
 
 

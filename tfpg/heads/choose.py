@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
 
+from tfpg.actions import check_q_actions, heads_of
 from tfpg.graph import has_graph, hidden_activation, last_activation, policy_output
+from tfpg.heads import kinds
 from tfpg.heads.kinds import (
     BernoulliHead,
     CategoricalHead,
@@ -71,13 +72,13 @@ def head_for(
     outputs = _count_outputs(model) if outputs is None else outputs
     if epsilon is not None:
         return _q_head(action_space, model, epsilon, outputs)
-    fitting, expected = _fitting(action_space)
+    fitting, expected = heads_of(action_space)
     if outputs not in fitting:
         raise ValueError(
             f"The model has {outputs} output{'s' * (outputs != 1)}, and no head fits them to "
             f"{action_space}: it takes {expected}. Change the model's last layer."
         )
-    kind, space = fitting[outputs], cast(Any, action_space)
+    kind, space = getattr(kinds, fitting[outputs]), cast(Any, action_space)
     if positive_action not in (0, 1):
         raise ValueError(f"positive_action must be 0 or 1, and it is {positive_action!r}.")
     if positive_action == 0 and kind is not BernoulliHead:
@@ -100,11 +101,7 @@ def head_for(
 def _q_head(
     space: gymnasium.Space, model: keras.Model, epsilon: float, outputs: int
 ) -> EpsilonGreedyHead:
-    if not isinstance(space, spaces.Discrete):
-        raise ValueError(
-            f"Q-values are of Discrete actions, and these are {space}: tfpg.Reinforce, tfpg.A2C "
-            "and tfpg.PPO learn them."
-        )
+    space = check_q_actions(space)
     if outputs != space.n:
         raise ValueError(
             f"The model has {outputs} output{'s' * (outputs != 1)}, and {space} takes {space.n}, "
@@ -117,31 +114,6 @@ def _q_head(
             "activation."
         )
     return EpsilonGreedyHead(space, check_fraction("epsilon", epsilon))
-
-
-def _fitting(space: gymnasium.Space) -> tuple[dict[int, Any], str]:
-    """The heads for an action space by their number of outputs, and that in words."""
-    if isinstance(space, spaces.Discrete):
-        n = int(space.n)
-        if n == 2:
-            return {1: BernoulliHead, 2: CategoricalHead}, "1 or 2 outputs"
-        return {n: CategoricalHead}, f"{n} outputs"
-    if isinstance(space, spaces.MultiDiscrete):
-        n = int(space.nvec.sum())
-        return {n: MultiCategoricalHead}, f"{n} outputs (one for each value of each choice)"
-    if isinstance(space, spaces.MultiBinary):
-        n = int(np.prod(space.shape))
-        return {n: MultiBinaryHead}, f"{n} outputs (one for each bit)"
-    if isinstance(space, spaces.Box):
-        n = int(np.prod(space.shape))
-        return {2 * n: GaussianHead, n: GaussianHead}, (
-            f"{2 * n} outputs (a mean and a log standard deviation for each dimension), "
-            f"or {n} (the means)"
-        )
-    raise ValueError(
-        f"No head for the action space {space}: Discrete, MultiDiscrete, MultiBinary and Box have "
-        "one."
-    )
 
 
 def _reads_logits(

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfpg.errors import VersionSkewError, warn
-from tfpg.resuming.store import Checkpoint, Store, room_needed
+from tfpg.resuming.disk import room_needed
+from tfpg.resuming.store import Checkpoint, Store
 
 _PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
 # Of these a newer one may have written what an older one reads otherwise.

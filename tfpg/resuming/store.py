@@ -17,15 +17,22 @@ import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfpg.errors import CheckpointCorruptError, warn
-from tfpg.memory import check_memory, readable_bytes
-from tfpg.resuming.records import pack, unpack
+from tfpg.resuming.disk import (
+    check_hash,
+    own_hash,
+    read_bytes,
+    read_manifest,
+    records_of,
+    sync_folder,
+    write_synced,
+)
+from tfpg.resuming.records import pack
 
 SCHEMA = 1
 MANIFEST, STATE, LATEST, LOG = "manifest.json", "state.bin", "latest", "log"
@@ -33,7 +40,6 @@ MANIFEST, STATE, LATEST, LOG = "manifest.json", "state.bin", "latest", "log"
 _TEMPORARY = ".tmp-"
 _STEP = re.compile(r"step-(\d+)")
 _SEGMENT = re.compile(r"\d{6}\.bin")
-_LARGEST_MANIFEST = 4_000_000  # bytes
 _SEGMENT_BYTES = 64_000_000
 
 
@@ -108,7 +114,7 @@ class Store:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            written = _write(temporary / STATE, pack(state))
+            written = write_synced(temporary / STATE, pack(state))
             manifest = {
                 "schema": SCHEMA,
                 "step": step,
@@ -124,9 +130,9 @@ class Store:
                     for s in segments
                 ],
             }
-            manifest["sha256"] = _own_hash(manifest)
-            _write(temporary / MANIFEST, [json.dumps(manifest, indent=1).encode()])
-            _sync(temporary)
+            manifest["sha256"] = own_hash(manifest)
+            write_synced(temporary / MANIFEST, [json.dumps(manifest, indent=1).encode()])
+            sync_folder(temporary)
             if path.exists():  # of an attempt that somebody went back behind
                 shutil.rmtree(path)
             temporary.rename(path)
@@ -138,7 +144,7 @@ class Store:
         pointer = self.folder / f"{_TEMPORARY}{LATEST}"
         pointer.write_text(f"{path.name}\n")
         pointer.replace(self.folder / LATEST)
-        _sync(self.folder)
+        sync_folder(self.folder)
         self._prune(step)
         return path
 
@@ -186,16 +192,16 @@ class Store:
     def _read(self, path: Path) -> Checkpoint:
         manifest = read_manifest(path / MANIFEST)
         told = manifest["files"][STATE]
-        data = _bytes(path / STATE, told["bytes"])
-        _check_hash(path / STATE, hashlib.sha256(data), told)
-        (state,) = _records(path / STATE, data)
+        data = read_bytes(path / STATE, told["bytes"])
+        check_hash(path / STATE, hashlib.sha256(data), told)
+        (state,) = records_of(path / STATE, data)
         segments = []
         for told in manifest["log"]:
             name = str(told["file"])
             if not _SEGMENT.fullmatch(name):
                 raise CheckpointCorruptError(f"{str(path / MANIFEST)!r} names {name!r}.")
-            digest = hashlib.sha256(_bytes(self.folder / LOG / name, told["bytes"], more=True))
-            _check_hash(self.folder / LOG / name, digest, told)
+            digest = hashlib.sha256(read_bytes(self.folder / LOG / name, told["bytes"], more=True))
+            check_hash(self.folder / LOG / name, digest, told)
             segments.append(Segment(name, told["bytes"], digest, int(told["last"])))
         self._segments = segments
         return Checkpoint(path, manifest, state)
@@ -204,7 +210,7 @@ class Store:
         """The records of the log that belong to what `load` read, in their order."""
         for segment in self._segments:
             path = self.folder / LOG / segment.name
-            yield from _records(path, _bytes(path, segment.size, more=True))
+            yield from records_of(path, read_bytes(path, segment.size, more=True))
 
     def _appended(self, added: Sequence[tuple[int, Any]]) -> list[Segment]:
         """The segments with records added at their end, on disk and synced."""
@@ -236,7 +242,7 @@ class Store:
                 with suppress(OSError):
                     file.truncate(self._segments[-1].size if self._segments else 0)
                 raise
-        _sync(folder)
+        sync_folder(folder)
         return [*segments, Segment(name, size, digest, last)]
 
     def _prune(self, newest: int) -> None:
@@ -256,112 +262,3 @@ class Store:
             for path in (self.folder / LOG).glob("*.bin"):
                 if path.name not in needed and _SEGMENT.fullmatch(path.name):
                     path.unlink()
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, whole.
-
-    Raises:
-        CheckpointCorruptError: It is not.
-    """
-    with _open(path) as file:
-        data = file.read(_LARGEST_MANIFEST)
-    try:
-        manifest = json.loads(data)
-        own = manifest.pop("sha256")
-        files, log = manifest["files"], manifest["log"]
-        whole = [files[STATE], *log]
-        if not all(isinstance(each["bytes"], int) and each["sha256"] for each in whole):
-            raise ValueError("a size is none")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointCorruptError(
-            f"{str(path)!r} is not the manifest of a checkpoint ({type(error).__name__}: {error})."
-        ) from None
-    if own != _own_hash(manifest):
-        raise CheckpointCorruptError(
-            f"{str(path)!r} has changed since it was written: expected sha256 {own}, found "
-            f"{_own_hash(manifest)}."
-        )
-    return manifest
-
-
-def _own_hash(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_hash(path: Path, digest: Any, told: dict[str, Any]) -> None:
-    if digest.hexdigest() != told["sha256"]:
-        raise CheckpointCorruptError(
-            f"{str(path)!r} has changed since it was written: expected sha256 {told['sha256']}, "
-            f"found {digest.hexdigest()}."
-        )
-
-
-def _bytes(path: Path, size: int, more: bool = False) -> bytes:
-    """The first so many bytes of a regular file, which has as many, or more where it may."""
-    with _open(path) as file:
-        found = os.fstat(file.fileno()).st_size
-        if found < size or (found > size and not more):
-            raise CheckpointCorruptError(
-                f"{str(path)!r} is not whole: expected {size:,} bytes, found {found:,}."
-            )
-        check_memory(size, f"{str(path)!r}", "free some")
-        return file.read(size)
-
-
-def _open(path: Path) -> Any:
-    """A regular file of ours, which is no link and no device."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        file = os.fdopen(os.open(path, flags), "rb")
-    except OSError as error:
-        raise CheckpointCorruptError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise CheckpointCorruptError(f"{str(path)!r} is no regular file.")
-    return file
-
-
-def _records(path: Path, data: bytes) -> Iterator[Any]:
-    start = 0
-    while start < len(data):
-        try:
-            record, start = unpack(data, start)
-        except ValueError as error:
-            raise CheckpointCorruptError(f"{str(path)!r}: {error}.") from None
-        yield record
-
-
-def _write(path: Path, parts: Sequence[Any]) -> dict[str, Any]:
-    """Writes and syncs a file; its size and sha256."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("xb") as file:
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-            size += len(part)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _sync(folder: Path) -> None:
-    with suppress(OSError):  # not everywhere
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def room_needed(error: OSError, path: Path) -> str:
-    """What a failed write says of the room there is.
-
-    Example:
-        >>> room_needed(OSError(28, "No space left on device"), Path("."))  # doctest: +ELLIPSIS
-        'No space left on device, ... free'
-    """
-    with suppress(OSError):
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        return f"{error.strerror or error}, {readable_bytes(shutil.disk_usage(existing).free)} free"
-    return str(error.strerror or error)
