@@ -87,16 +87,18 @@ class KeepBest(keras.callbacks.Callback):
         super().__init__()
         self.path = Path(path)
         self.best = -math.inf
-        self._waiting: Any = None
+        self._weights: Any = None  # of the best
+        self._waiting = False  # to be written
         self._not_before = 0.0
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes."""
-        return {"best": self.best, "waiting": self._waiting}
+        return {"best": self.best, "weights": self._weights}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state."""
-        self.best, self._waiting = state["best"], state["waiting"]
+        self.best, self._weights = state["best"], state["weights"]
+        self._waiting = self._weights is not None  # the file may be of a later iteration
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._played = self.model.get_weights()
@@ -105,7 +107,7 @@ class KeepBest(keras.callbacks.Callback):
         # Of equals the later: it has learned for longer.
         if "episode_return" in logs and logs["episode_return"] >= self.best:
             self.best = logs["episode_return"]
-            self._waiting = self._played
+            self._weights, self._waiting = self._played, True
         if time.monotonic() >= self._not_before:
             self.write()
 
@@ -114,16 +116,16 @@ class KeepBest(keras.callbacks.Callback):
 
     def write(self) -> None:
         """Writes what waits to be written, for example when training was interrupted."""
-        if self._waiting is None:
+        if not self._waiting:
             return
         start = time.monotonic()
         updated = self.model.get_weights()
-        self.model.set_weights(self._waiting)
+        self.model.set_weights(self._weights)
         try:
             save_model(self.model, self.path)
         finally:
             self.model.set_weights(updated)
-        self._waiting = None
+        self._waiting = False
         end = time.monotonic()
         self._not_before = end + 20 * (end - start)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -230,7 +231,7 @@ class Collector:
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: counts, and where the environments are if they are followed."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in _STATE}
+        state: dict[str, Any] = {name: copy(getattr(self, name)) for name in _STATE}
         state |= {name: np.array(getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
         begun, position = self._observations is not None, self.position
         if begun and position is not None and position.known:
@@ -245,8 +246,7 @@ class Collector:
             anew: they do not take the same steps every time, or reset themselves.
         """
         for name in _STATE:
-            value = state[name]
-            setattr(self, name, list(value) if isinstance(value, list) else value)
+            setattr(self, name, copy(state[name]))
         for name in _STATE_ARRAYS:
             setattr(self, f"_{name}", np.array(state[name]))
         anew = np.zeros(self.envs.num_envs, bool)

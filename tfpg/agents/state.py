@@ -178,13 +178,13 @@ def _carriers(callbacks: Sequence[Any]) -> list[Any]:
 
 def _state_of(callback: Any) -> Any:
     if hasattr(callback, "get_state"):
-        return callback.get_state()
+        return _copied(callback.get_state())
     if isinstance(callback, keras.callbacks.CSVLogger):
         size = Path(callback.filename).stat().st_size  # flushed with every row
         return {"bytes": size, "keys": callback.keys}
     for kind, names in _STOCK.items():
         if isinstance(callback, kind):
-            return {name: getattr(callback, name, None) for name in names}
+            return {name: _copied(getattr(callback, name, None)) for name in names}
     return None
 
 
@@ -201,7 +201,7 @@ def _shorten(path: Path, size: int) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """Lists and dicts that may change; arrays are read and not written."""
+    """Lists and dicts, which change while a copy is written; arrays are made anew, not changed."""
     if isinstance(value, dict):
         return {key: _copied(x) for key, x in value.items()}
     return [_copied(x) for x in value] if isinstance(value, list) else value

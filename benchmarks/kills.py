@@ -1,0 +1,128 @@
+"""Kills trainings at random moments, goes on with them, and compares what comes out.
+
+Of each algorithm a run is trained without a stop. Another with the same command is killed with
+SIGKILL, at a random moment after it has written its first checkpoint since it was started, and the
+command given again, until it is finished; and so on with further runs until there were as many
+kills as asked for. What must be equal: the last checkpoint's state (weights, optimizer, target
+network, counts, callbacks, environments, replay), both models' weights, and metrics.csv byte for
+byte. A kill in the middle of a checkpoint's writing leaves a temporary folder, and is counted.
+
+    python benchmarks/kills.py               # 100 kills, about 12 minutes on two cores
+    python benchmarks/kills.py --kills 6
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RUNS = {
+    "reinforce": ["--iterations", "60", "--episodes-per-update", "16", "--hidden", "64", "64"],
+    "ppo": ["--env-steps", "20000"],
+    "dqn": ["--env-steps", "6000", "--steps-per-iteration", "128", "--learning-starts", "512"],
+}
+
+
+def command(algorithm: str, run: Path) -> list[str]:
+    """The training, which goes on where it is there already."""
+    tfpg = [sys.executable, "-m", "tfpg", "train", algorithm, "CartPole-v1", "--seed", "1"]
+    return [*tfpg, "--no-film", "--verbose", "0", "--run", str(run), *RUNS[algorithm]]
+
+
+def outcome(run: Path) -> dict[str, str]:
+    """Hashes of everything that a run has come to."""
+    import zipfile
+
+    newest = (run / "checkpoints/latest").read_text().strip()
+    manifest = json.loads((run / "checkpoints" / newest / "manifest.json").read_text())
+    found = {"state": manifest["files"]["state.bin"]["sha256"]}
+    found["metrics"] = hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()
+    for name in ("model.keras", "last.keras"):
+        with zipfile.ZipFile(run / name) as file:
+            found[name] = hashlib.sha256(weights(file.read("model.weights.h5"))).hexdigest()
+    return found
+
+
+def weights(data: bytes) -> bytes:
+    """All arrays of an HDF5 file, without its dates."""
+    import io
+
+    import h5py
+    import numpy as np
+
+    parts: list[bytes] = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            parts.append(name.encode() + np.asarray(item).tobytes())
+
+    with h5py.File(io.BytesIO(data)) as file:
+        file.visititems(visit)
+    return b"".join(sorted(parts))
+
+
+def started(run: Path, process: subprocess.Popen) -> bool:
+    """Waits for a checkpoint that is newer than the process; False where it ended before."""
+    pointer, since = run / "checkpoints/latest", time.time()
+    while process.poll() is None:
+        if pointer.exists() and pointer.stat().st_mtime > since:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--within", type=float, default=1.0, help="seconds after a checkpoint")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for i, algorithm in enumerate(RUNS):
+            whole = Path(folder) / f"{algorithm}-whole"
+            subprocess.run(command(algorithm, whole), check=True, stdout=subprocess.DEVNULL)
+            wanted = outcome(whole)
+            kills = writing = finished = 0
+            share = args.kills * (i + 1) // len(RUNS) - args.kills * i // len(RUNS)
+            run = Path(folder) / f"{algorithm}-killed"
+            while kills < share or run.exists():
+                process = subprocess.Popen(
+                    command(algorithm, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                )
+                if kills < share and started(run, process):
+                    time.sleep(rng.uniform(0.0, args.within))
+                    process.send_signal(signal.SIGKILL)
+                    process.communicate()
+                    if process.returncode == -signal.SIGKILL:
+                        kills += 1
+                        writing += any((run / "checkpoints").glob(".tmp-*"))
+                        continue
+                errors = process.communicate()[1].decode()
+                if process.returncode:
+                    sys.exit(f"{algorithm} did not go on after {kills} kills:\n{errors[-2000:]}")
+                finished += 1
+                found = outcome(run)
+                different = [name for name in wanted if found[name] != wanted[name]]
+                failed += bool(different)
+                if different:
+                    print(f"{algorithm}: {', '.join(different)} differ after {kills} kills")
+                shutil.rmtree(run)
+            print(
+                f"{algorithm:10} {kills} kills, {writing} while a checkpoint was written; "
+                f"{finished} runs came to their end; state {wanted['state'][:16]}",
+                flush=True,
+            )
+    sys.exit(f"{failed} runs differ" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
