@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tfpg.agents.ppo import PPO
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checkpoint import load_model, save_model
+    from tfpg.errors import EnvError, EnvWorkerDied
     from tfpg.evaluation import evaluate
     from tfpg.policy import Policy
     from tfpg.rendering.episode import frames, record
@@ -35,6 +36,8 @@ _HOME = {
     "ActorCritic": "tfpg.agents.actor_critic",
     "Agent": "tfpg.agents.agent",
     "DQN": "tfpg.agents.dqn",
+    "EnvError": "tfpg.errors",
+    "EnvWorkerDied": "tfpg.errors",
     "PPO": "tfpg.agents.ppo",
     "Policy": "tfpg.policy",
     "Reinforce": "tfpg.agents.reinforce",
@@ -55,6 +58,8 @@ __all__ = [
     "ActorCritic",
     "Agent",
     "DQN",
+    "EnvError",
+    "EnvWorkerDied",
     "PPO",
     "Policy",
     "Reinforce",

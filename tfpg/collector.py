@@ -13,7 +13,7 @@ from tfpg.errors import check_observations, check_rewards, warn
 from tfpg.heads import Head
 from tfpg.playing import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
-from tfpg.recording import fragment, record, side_by_side
+from tfpg.recording import fragment, record, side_by_side, some_of
 from tfpg.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.types import Trajectory, map_arrays
 
@@ -67,6 +67,7 @@ class Collector:
         self.fragment = fragment
         self._observations: Any = None
         self._resetting = np.zeros(count, bool)
+        self._seeds: list[int] = []
         self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
         self._warned = False
         self._lives = np.full(count, np.nan)
@@ -87,18 +88,58 @@ class Collector:
 
         Raises:
             tfpg.errors.EnvDataError: A reward or an observation is not finite.
+            tfpg.errors.EnvError: An environment failed, and this is to be raised.
+
+        An episode whose environment failed is played again, or with ``on_env_error="drop"`` another
+        one in its place; what was played of it is in no trajectory.
         """
-        rounds = []
         act = policy.actor()
-        for columns, rngs in self.rounds(num_episodes):
-            steps = play(
-                self.envs, act, rngs, columns=columns, max_steps=max_steps, head=policy.head
-            )
-            rounds.append(record(steps, columns, policy))
+        rounds = [
+            self._round(policy, act, columns, rngs, max_steps)
+            for columns, rngs in self.rounds(num_episodes)
+        ]
         data = rounds[0] if len(rounds) == 1 else side_by_side(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())
         return data
+
+    def _round(
+        self, policy: Policy, act: Any, columns: int, rngs: list, max_steps: int | None
+    ) -> Trajectory:
+        """An episode in each of the first environments, until each has one that did not fail."""
+        wanted = np.arange(self.envs.num_envs) < columns
+        episodes = self.episode + np.arange(self.envs.num_envs)
+        parts: list[Trajectory] = []
+        places = np.zeros(0, int)
+        while True:
+            failed = np.zeros_like(wanted)
+            steps = play(
+                self.envs,
+                act,
+                rngs,
+                columns=wanted,
+                max_steps=max_steps,
+                head=policy.head,
+                failed=failed,
+            )
+            data = record(steps, columns, policy)
+            if not failed.any() and not parts:
+                return data
+            done = np.flatnonzero(wanted & ~failed)
+            parts.append(some_of(data, done))
+            places = np.concatenate([places, done])
+            if not failed.any():
+                return some_of(side_by_side(parts), np.argsort(places))
+            if not self._again:
+                # The next episodes, beside those that the round counts in the end.
+                episodes[failed] = self.episode + columns + np.arange(failed.sum())
+                self.episode += int(failed.sum())
+            wanted, rngs = failed, [training_rng(self.seed, int(e)) for e in episodes]
+
+    @property
+    def _again(self) -> bool:
+        """Whether the episode of an environment that failed is begun again with its seed."""
+        return getattr(self.envs.unwrapped, "on_env_error", "raise") == "restart"
 
     def finish(self, returns: np.ndarray, lengths: np.ndarray) -> None:
         """Counts episodes that ended."""
@@ -151,11 +192,14 @@ class Collector:
             row between them that is masked and holds the observation an episode ended with;
             columns are padded to the longest. With environments that reset themselves in a step
             of their own (Gymnasium's NEXT_STEP), those steps are among the ``num_steps``.
+            Where an environment failed, the steps of its episode in this fragment are masked; if
+            the episode began in an earlier one, the column's first row is.
 
         Raises:
             ValueError: ``max_steps`` is given and the vector environment resets by itself, or
                 the environment does not tell its lives.
             tfpg.errors.EnvDataError: A reward or an observation is not finite.
+            tfpg.errors.EnvError: An environment failed, and this is to be raised.
         """
         mode = autoreset_mode(self.envs)
         if max_steps and mode is not AutoresetMode.DISABLED:
@@ -180,6 +224,10 @@ class Collector:
                     fragment(rows, finals, self._observations, policy, begun)
                 raise
             after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
+            failed = infos.get("env_failed")
+            if failed is not None:
+                real = real & ~failed
+                self._void(rows, failed)
             if not math.isfinite(rewards.sum()):
                 check_rewards(rewards, real, self._lengths)
             self._returns += np.where(real, rewards, 0.0)
@@ -202,19 +250,20 @@ class Collector:
                 )
             )
             self._observations = map_arrays(np.array, after)
-            if ended.any():
+            over = ended if failed is None else ended | failed
+            if over.any():
                 if mode is AutoresetMode.SAME_STEP:
                     finals.append((t, ended, with_final(self._observations, ended, infos)))
                 elif mode is AutoresetMode.DISABLED:
                     finals.append((t, ended, self._observations))
-                    self._observations = self._reset_those(ended)
+                    self._observations = self._reset_those(over, failed)
                 self._count(ended)
             self._resetting = ended & (mode is AutoresetMode.NEXT_STEP)
         self._warn_if_endless()
         return fragment(rows, finals, self._observations, policy, begun)
 
     def _begin(self) -> None:
-        seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
+        seeds = self._seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
         self._observations = map_arrays(np.array, seeded_reset(self.envs, seeds))
 
     def _noise(self, head: Head, num_steps: int) -> np.ndarray:
@@ -235,8 +284,27 @@ class Collector:
         self.episode += 1
         return seed
 
-    def _reset_those(self, ended: np.ndarray) -> Any:
-        seeds: Any = [self._next_seed() if e else None for e in ended]
+    def _void(self, rows: list[tuple], failed: np.ndarray) -> None:
+        """Masks the steps of episodes that broke off, and counts them no more."""
+        for n in np.flatnonzero(failed):
+            void = rows[max(0, len(rows) - self._lengths[n]) :]
+            for *_, terminated, truncated, real in void:
+                terminated[n] = truncated[n] = real[n] = False
+            self.steps -= len(void)
+        self._returns[failed] = 0.0
+        self._lengths[failed] = 0
+        self._lives[failed] = np.nan
+
+    def _reset_those(self, ended: np.ndarray, failed: np.ndarray | None = None) -> Any:
+        if failed is None or not self._again:
+            failed = np.zeros_like(ended)
+        seeds: Any = [
+            (self._seeds[n] if failed[n] else self._next_seed()) if e else None
+            for n, e in enumerate(ended)
+        ]
+        self._seeds = [
+            old if new is None else new for old, new in zip(self._seeds, seeds, strict=True)
+        ]
         slow = getattr(self.envs.unwrapped, "slow_seeds", False)
         seed = seeds if takes_seeds(self.envs) and not slow else None
         observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
