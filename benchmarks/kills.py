@@ -78,6 +78,12 @@ def started(run: Path, process: subprocess.Popen) -> bool:
     return False
 
 
+def is_finished(run: Path) -> bool:
+    """Whether a run has come to its end, whatever became of its process after that."""
+    config = run / "config.json"
+    return config.exists() and bool(json.loads(config.read_text()).get("finished"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
@@ -105,9 +111,11 @@ def main() -> None:
                     if process.returncode == -signal.SIGKILL:
                         kills += 1
                         writing += any((run / "checkpoints").glob(".tmp-*"))
-                        continue
-                errors = process.communicate()[1].decode()
-                if process.returncode:
+                        if not is_finished(run):
+                            continue
+                errors = (process.stderr.read() if not process.stderr.closed else b"").decode()
+                process.wait()
+                if process.returncode and not is_finished(run):
                     sys.exit(f"{algorithm} did not go on after {kills} kills:\n{errors[-2000:]}")
                 finished += 1
                 found = outcome(run)

@@ -63,6 +63,8 @@ WITHOUT_TENSORFLOW += [
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors", "observations"]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
+# What a worker process imports.
+WITHOUT_TENSORFLOW += ["envs/parked", "envs/serving", "envs/workers"]
 WITHOUT_TENSORFLOW += [
     f"rendering/{name}" for name in ("__init__", "display", "encoders", "frames")
 ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checking import check_env
     from tfpg.checkpoint import load_model, save_model
+    from tfpg.errors import EnvError, EnvWorkerDied
     from tfpg.evaluation import evaluate
     from tfpg.policy import Policy
     from tfpg.rendering.episode import frames, record
@@ -38,6 +39,8 @@ _HOME = {
     "Agent": "tfpg.agents.agent",
     "Checkpoints": "tfpg.resuming",
     "DQN": "tfpg.agents.dqn",
+    "EnvError": "tfpg.errors",
+    "EnvWorkerDied": "tfpg.errors",
     "PPO": "tfpg.agents.ppo",
     "Policy": "tfpg.policy",
     "Reinforce": "tfpg.agents.reinforce",
@@ -60,6 +63,8 @@ __all__ = [
     "Agent",
     "Checkpoints",
     "DQN",
+    "EnvError",
+    "EnvWorkerDied",
     "PPO",
     "Policy",
     "Reinforce",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,16 @@ from tfpg.errors import check_observations, check_rewards, warn
 from tfpg.heads import Head
 from tfpg.playing import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.policy import Policy
-from tfpg.position import Position
-from tfpg.recording import fragment, record, side_by_side
+from tfpg.position import Resumable
+from tfpg.recording import fragment, record, side_by_side, some_of
 from tfpg.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.types import Trajectory, map_arrays
 
 # After so many steps without the end of an episode a word is due.
 _PATIENCE = 10_000
 
-_STATE = (
-    *("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned"),
-    *("episode_returns", "episode_lengths"),
-)
-_STATE_ARRAYS = ("returns", "lengths", "resetting", "lives", "held")
 
-
-class Collector:
+class Collector(Resumable):
     """Owns the environments and the count of what was played in them.
 
     Args:
@@ -66,25 +59,8 @@ class Collector:
         self.envs = envs
         self.seed = seed
         self.episode = episode
-        self.window = window
-        self.episode_returns: list[float] = []
-        self.episode_lengths: list[int] = []
-        count = envs.num_envs
-        self.steps = 0
-        self.ended = 0
-        self._taken = 0
         self.fragment = fragment
-        self._observations: Any = None
-        self._resetting = np.zeros(count, bool)
-        self._returns, self._lengths = np.zeros(count), np.zeros(count, int)
-        self._warned = False
-        self._lives = np.full(count, np.nan)
-        self._held, self._held_for = np.zeros(0), 0
-        self.position: Position | None = None
-
-    def follow(self) -> None:
-        """Keeps what `get_state` needs to tell of the environments. Before anything is played."""
-        self.position = Position(self.envs)
+        super().__init__(envs.num_envs, window)
 
     def collect_episodes(
         self, policy: Policy, num_episodes: int, max_steps: int | None = None
@@ -101,36 +77,58 @@ class Collector:
 
         Raises:
             tfpg.errors.EnvDataError: A reward or an observation is not finite.
+            tfpg.errors.EnvError: An environment failed, and this is to be raised.
+
+        An episode whose environment failed is played again, or with ``on_env_error="drop"`` another
+        one in its place; what was played of it is in no trajectory.
         """
-        rounds = []
         act = policy.actor()
-        for columns, rngs in self.rounds(num_episodes):
-            steps = play(
-                self.envs, act, rngs, columns=columns, max_steps=max_steps, head=policy.head
-            )
-            rounds.append(record(steps, columns, policy))
+        rounds = [
+            self._round(policy, act, columns, rngs, max_steps)
+            for columns, rngs in self.rounds(num_episodes)
+        ]
         data = rounds[0] if len(rounds) == 1 else side_by_side(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())
         return data
 
-    def finish(self, returns: np.ndarray, lengths: np.ndarray) -> None:
-        """Counts episodes that ended."""
-        self.episode_returns.extend(returns.tolist())
-        self.episode_lengths.extend(lengths.tolist())
-        self.ended += len(returns)
-        keep = max(self.window, self.ended - self._taken)
-        del self.episode_returns[:-keep], self.episode_lengths[:-keep]
+    def _round(
+        self, policy: Policy, act: Any, columns: int, rngs: list, max_steps: int | None
+    ) -> Trajectory:
+        """An episode in each of the first environments, until each has one that did not fail."""
+        wanted = np.arange(self.envs.num_envs) < columns
+        episodes = self.episode + np.arange(self.envs.num_envs)
+        parts: list[Trajectory] = []
+        places = np.zeros(0, int)
+        while True:
+            failed = np.zeros_like(wanted)
+            steps = play(
+                self.envs,
+                act,
+                rngs,
+                columns=wanted,
+                max_steps=max_steps,
+                head=policy.head,
+                failed=failed,
+            )
+            data = record(steps, columns, policy)
+            if not failed.any() and not parts:
+                return data
+            done = np.flatnonzero(wanted & ~failed)
+            parts.append(some_of(data, done))
+            places = np.concatenate([places, done])
+            if not failed.any():
+                return some_of(side_by_side(parts), np.argsort(places))
+            if not self._again:
+                # The next episodes, beside those that the round counts in the end.
+                episodes[failed] = self.episode + columns + np.arange(failed.sum())
+                self.episode += int(failed.sum())
+            wanted, rngs = failed, [training_rng(self.seed, int(e)) for e in episodes]
 
-    def take_finished(self) -> list[float]:
-        """Returns of the episodes that ended since this was last called."""
-        new, self._taken = self.ended - self._taken, self.ended
-        return self.episode_returns[len(self.episode_returns) - new :]
-
-    def forget(self) -> None:
-        """Leaves the episodes that ended so far out of the returns and lengths."""
-        del self.episode_returns[:], self.episode_lengths[:]
-        self._taken = self.ended
+    @property
+    def _again(self) -> bool:
+        """Whether the episode of an environment that failed is begun again with its seed."""
+        return getattr(self.envs.unwrapped, "on_env_error", "raise") == "restart"
 
     def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
         """The rounds in which so many episodes are played, and counts the episodes.
@@ -165,11 +163,14 @@ class Collector:
             row between them that is masked and holds the observation an episode ended with;
             columns are padded to the longest. With environments that reset themselves in a step
             of their own (Gymnasium's NEXT_STEP), those steps are among the ``num_steps``.
+            Where an environment failed, the steps of its episode in this fragment are masked; if
+            the episode began in an earlier one, the column's first row is.
 
         Raises:
             ValueError: ``max_steps`` is given and the vector environment resets by itself, or
                 the environment does not tell its lives.
             tfpg.errors.EnvDataError: A reward or an observation is not finite.
+            tfpg.errors.EnvError: An environment failed, and this is to be raised.
         """
         mode = autoreset_mode(self.envs)
         if max_steps and mode is not AutoresetMode.DISABLED:
@@ -196,6 +197,10 @@ class Collector:
             if self.position is not None:
                 self.position.step(decision.env_actions)
             after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
+            failed = infos.get("env_failed")
+            if failed is not None:
+                real = real & ~failed
+                self._void(rows, failed)
             if not math.isfinite(rewards.sum()):
                 check_rewards(rewards, real, self._lengths)
             self._returns += np.where(real, rewards, 0.0)
@@ -218,56 +223,20 @@ class Collector:
                 )
             )
             self._observations = map_arrays(np.array, after)
-            if ended.any():
+            over = ended if failed is None else ended | failed
+            if over.any():
                 if mode is AutoresetMode.SAME_STEP:
                     finals.append((t, ended, with_final(self._observations, ended, infos)))
                 elif mode is AutoresetMode.DISABLED:
                     finals.append((t, ended, self._observations))
-                    self._observations = self._reset_those(ended)
+                    self._observations = self._reset_those(over, failed)
                 self._count(ended)
             self._resetting = ended & (mode is AutoresetMode.NEXT_STEP)
         self._warn_if_endless()
         return fragment(rows, finals, self._observations, policy, begun)
 
-    def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: counts, and where the environments are if they are followed."""
-        state: dict[str, Any] = {name: copy(getattr(self, name)) for name in _STATE}
-        state |= {name: np.array(getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
-        begun, position = self._observations is not None, self.position
-        if begun and position is not None and position.known:
-            state["position"] = position.get_state(self._observations)
-        return {**state, "begun": begun}
-
-    def set_state(self, state: dict[str, Any]) -> np.ndarray:
-        """Goes on from a state of a collector that was followed.
-
-        Returns:
-            ``[N]`` bool, the environments whose episodes could not be gone on with, and begin
-            anew: they do not take the same steps every time, or reset themselves.
-        """
-        for name in _STATE:
-            setattr(self, name, copy(state[name]))
-        for name in _STATE_ARRAYS:
-            setattr(self, f"_{name}", np.array(state[name]))
-        anew = np.zeros(self.envs.num_envs, bool)
-        if not state["begun"]:
-            return anew
-        self.follow()
-        if "position" not in state:
-            anew[:] = True
-            self._begin()
-        else:
-            assert self.position is not None
-            self._observations, same = self.position.set_state(state["position"])
-            anew = ~same
-            if anew.any():
-                self._observations = self._reset_those(anew)
-        self._returns[anew], self._lengths[anew], self._lives[anew] = 0.0, 0, np.nan
-        self._resetting &= ~anew
-        return anew
-
     def _begin(self) -> None:
-        seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
+        seeds = self._seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
         self._observations = map_arrays(np.array, seeded_reset(self.envs, seeds))
         if self.position is not None:
             self.position.reset(range(self.envs.num_envs), seeds)
@@ -290,8 +259,27 @@ class Collector:
         self.episode += 1
         return seed
 
-    def _reset_those(self, ended: np.ndarray) -> Any:
-        seeds: Any = [self._next_seed() if e else None for e in ended]
+    def _void(self, rows: list[tuple], failed: np.ndarray) -> None:
+        """Masks the steps of episodes that broke off, and counts them no more."""
+        for n in np.flatnonzero(failed):
+            void = rows[max(0, len(rows) - self._lengths[n]) :]
+            for *_, terminated, truncated, real in void:
+                terminated[n] = truncated[n] = real[n] = False
+            self.steps -= len(void)
+        self._returns[failed] = 0.0
+        self._lengths[failed] = 0
+        self._lives[failed] = np.nan
+
+    def _reset_those(self, ended: np.ndarray, failed: np.ndarray | None = None) -> Any:
+        if failed is None or not self._again:
+            failed = np.zeros_like(ended)
+        seeds: Any = [
+            (self._seeds[n] if failed[n] else self._next_seed()) if e else None
+            for n, e in enumerate(ended)
+        ]
+        self._seeds = [
+            old if new is None else new for old, new in zip(self._seeds, seeds, strict=True)
+        ]
         slow = getattr(self.envs.unwrapped, "slow_seeds", False)
         seed = seeds if takes_seeds(self.envs) and not slow else None
         observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})

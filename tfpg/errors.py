@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,151 @@ class CheckpointCorruptError(ValueError):
 
 class VersionSkewError(ValueError):
     """A file was written by other versions than those that are installed."""
+
+
+class EnvError(RuntimeError):
+    """An environment raised an exception, which is this one's cause.
+
+    It keeps the text of its cause's traceback when it is sent to another process.
+
+    Args:
+        what: Happened to the environment: that it ``"failed"``, say.
+        env: Index of the environment.
+        cause: What it raised.
+        seed: Of the episode's reset, where it was seeded.
+        step: Number of the step in its episode, from 0. None: it was not stepped.
+        action: Of that step.
+
+    Attributes:
+        env: Index of the environment.
+        seed: Of the episode's reset, or None.
+        step: Number of the step in its episode, or None.
+        action: Of that step, or None.
+
+    Example:
+        >>> print(EnvError("failed", 3, ValueError("no torque"), seed=7, step=17, action=1))
+        Environment 3 failed in step 17 of its episode (seed 7, action 1): ValueError: no torque.
+    """
+
+    _advice = "The exception above is its own: mend the environment"
+
+    def __init__(
+        self,
+        what: str,
+        env: int,
+        cause: BaseException | None = None,
+        seed: int | None = None,
+        step: int | None = None,
+        action: Any = None,
+    ):
+        self.what, self.env, self.seed, self.step, self.action = what, env, seed, step, action
+        self.__cause__ = cause
+        super().__init__(self._text())
+
+    def advise(self, failures: int = 1) -> None:
+        """Adds what to do, before it is raised."""
+        mend = (
+            f"{self._advice}, or say on_env_error='restart' or 'drop' to go on without its episode."
+        )
+        if failures > 1:
+            mend = f"It was failure {failures} without the end of an episode between: mend it."
+        self.args = (f"{self.args[0]}\n{mend}",)
+
+    def _text(self) -> str:
+        where = "" if self.step is None else f" in step {self.step} of its episode"
+        known = [] if self.seed is None else [f"seed {self.seed}"]
+        known += [] if self.step is None else [f"action {_short(self.action)}"]
+        came = f" ({', '.join(known)})" if known else ""
+        cause = f"{type(self.__cause__).__name__}: {self.__cause__}"
+        return (
+            f"Environment {self.env} {self.what}{where}{came}: {_short(cause, 300).rstrip('.: ')}."
+        )
+
+    def __reduce__(self) -> tuple:
+        state = {**self.__dict__, "args": self.args}
+        text = "".join(traceback.format_exception(self.__cause__)) if self.__cause__ else ""
+        return _arrived, (type(self), state, text)
+
+
+class RemoteTraceback(Exception):
+    """The text of a traceback of another process."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _arrived(kind: type[EnvError], state: dict[str, Any], text: str) -> EnvError:
+    error = kind.__new__(kind)
+    vars(error).update(state)
+    error.args = vars(error).pop("args")
+    error.__cause__ = RemoteTraceback(text) if text else None
+    return error
+
+
+class EnvWorkerDied(EnvError):
+    """A worker process ended, or gave no answer in time and was killed.
+
+    Args:
+        envs: Indices of its environments.
+        exitcode: Of the process, or None where it was killed for its silence.
+        seeds: Of their episodes.
+        steps: They were in, from 0.
+        actions: Of those steps.
+        timeout: Seconds in which there was no answer.
+
+    Attributes:
+        envs: Indices of its environments. ``env``, ``seed``, ``step`` and ``action`` are the
+            first one's.
+        exitcode: Of the process: -9 where signal 9 killed it.
+        timeout: Seconds in which there was no answer, or None.
+
+    Example:
+        >>> print(EnvWorkerDied([3], -9, seeds=[7], steps=[None], actions=[None]))
+        The process of environment 3 (being reset, seed 7) died of SIGKILL (-9, out of memory?).
+    """
+
+    _advice = "Look at what it wrote to stderr, and at the memory"
+
+    def __init__(
+        self,
+        envs: Sequence[int],
+        exitcode: int | None,
+        seeds: Sequence[int | None],
+        steps: Sequence[int | None],
+        actions: Sequence[Any],
+        timeout: float | None = None,
+    ):
+        self.envs, self.exitcode, self.timeout = list(envs), exitcode, timeout
+        self._each = list(zip(envs, seeds, steps, actions, strict=True))
+        super().__init__("died", envs[0], None, seeds[0], steps[0], actions[0])
+
+    def _text(self) -> str:
+        what = f"died {_exit_words(self.exitcode)}"
+        if self.timeout is not None:
+            what = f"gave no answer within {self.timeout:g} s and was killed"
+        plural = "s" * (len(self.envs) > 1)
+        where = "; ".join(_doing(*each) for each in self._each)
+        return f"The process of environment{plural} {where} {what}."
+
+
+def _doing(env: int, seed: int | None, step: int | None, action: Any) -> str:
+    if step is not None:
+        return f"{env} (step {step} of its episode, seed {seed}, action {_short(action)})"
+    return f"{env} (being {'made' if seed is None else f'reset, seed {seed}'})"
+
+
+def _short(thing: Any, length: int = 80) -> str:
+    return " ".join(str(thing).split())[:length]
+
+
+def _exit_words(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"with exitcode {exitcode}"
+    name = str(exitcode)
+    with suppress(ValueError):
+        name = signal.Signals(-exitcode).name
+    hint = ", out of memory?" if exitcode == -signal.SIGKILL else ""
+    return f"of {name} ({exitcode}{hint})"
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

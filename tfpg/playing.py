@@ -65,9 +65,10 @@ def play(
     act: Callable[[Any, np.ndarray | None], Decision],
     rngs: Sequence[np.random.Generator],
     *,
-    columns: int | None = None,
+    columns: int | np.ndarray | None = None,
     max_steps: int | None = None,
     head: Head | None = None,
+    failed: np.ndarray | None = None,
 ) -> Iterator[Step]:
     """Plays one episode in every environment, from a seeded reset, until all have ended.
 
@@ -78,10 +79,12 @@ def play(
         envs: The vector environment, N environments.
         act: Maps observations ``[N, ...]`` and noise to a `Decision`.
         rngs: N generators, one an episode: the reset's seed, then the action noise.
-        columns: How many of the N episodes count, the first ones. None: all.
+        columns: How many of the N episodes count, the first ones; or ``[N]`` bool. None: all.
         max_steps: Where episodes are cut. None: the environment's own limit, or
             `NO_LIMIT_STEPS` with a warning where it has none.
         head: The head to draw noise for; None plays the mode.
+        failed: ``[N]`` bool, becomes true where an episode that counts broke off because its
+            environment failed: what was played of it is void. None: that is raised.
 
     Yields:
         A `Step` for every step of the longest episode.
@@ -89,6 +92,7 @@ def play(
     Raises:
         tfpg.errors.EnvDataError: The model's outputs are not finite, for an observation that is
             not. Rewards are for the caller to look at, who may do so once for many.
+        tfpg.errors.EnvError: An environment failed.
     """
     # An environment with a limit of its own keeps it, whatever its registration says.
     guarded = not max_steps and time_limit(envs) is None
@@ -96,7 +100,9 @@ def play(
     mode = autoreset_mode(envs)
     observations = map_arrays(np.array, seeded_reset(envs, [reset_seed(rng) for rng in rngs]))
     noise = (lambda: None) if head is None else Noise(head, rngs)
-    running = np.arange(envs.num_envs) < (columns or envs.num_envs)
+    running = columns
+    if not isinstance(running, np.ndarray):
+        running = np.arange(envs.num_envs) < (columns or envs.num_envs)
     for t in range(limit):
         drawn = noise()
         try:
@@ -108,6 +114,13 @@ def play(
             # Where an episode is over, nothing that is seen counts.
             decision = act(map_arrays(_zeros_where(~running), observations), drawn)
         after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
+        if "env_failed" in infos:
+            broken = infos["env_failed"] & running
+            if failed is None and broken.any():
+                raise infos["env_error"][broken][0]
+            running = running & ~broken
+            if failed is not None:
+                failed |= broken
         # Environments may reuse their buffers: what was acted on is copied before the next step.
         following = after = map_arrays(np.array, after)
         ended = terminated | truncated
@@ -121,7 +134,7 @@ def play(
                 warn_of_the_cut(limit)
             truncated = truncated | ~terminated
         yield Step(observations, decision, rewards, terminated, truncated, running, following)
-        if any_ended:
+        if any_ended or "env_failed" in infos:
             running = running & ~ended
             if not running.any():
                 return

@@ -8,8 +8,10 @@ brought back.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ from gymnasium.vector.utils import iterate
 from tfpg.types import map_arrays
 
 _CARTPOLE = ("state", "steps", "prev_done")
+
+_STATE = (
+    *("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned", "_seeds"),
+    *("episode_returns", "episode_lengths"),
+)
+_STATE_ARRAYS = ("returns", "lengths", "resetting", "lives", "held")
 
 
 class Position:
@@ -176,3 +184,99 @@ def _hash(observation: Any) -> str:
     for x in named.values():
         digest.update(np.ascontiguousarray(x).tobytes())
     return digest.hexdigest()
+
+
+class Resumable(abc.ABC):
+    """What a `tfpg.collector.Collector` counts and where it is, to be told and gone on from.
+
+    Args:
+        num_envs: N.
+        window: Of how many last episodes the returns and lengths are kept at least.
+    """
+
+    envs: VectorEnv
+    episode: int
+    fragment: int
+
+    def __init__(self, num_envs: int, window: int):
+        self.window = window
+        self.episode_returns: list[float] = []
+        self.episode_lengths: list[int] = []
+        self.steps = 0
+        self.ended = 0
+        self.position: Position | None = None
+        self._taken = 0
+        self._observations: Any = None
+        self._resetting = np.zeros(num_envs, bool)
+        self._seeds: list[int] = []
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._warned = False
+        self._lives = np.full(num_envs, np.nan)
+        self._held, self._held_for = np.zeros(0), 0
+
+    @abc.abstractmethod
+    def _begin(self) -> None:
+        """Resets all environments."""
+
+    @abc.abstractmethod
+    def _reset_those(self, ended: np.ndarray) -> Any:
+        """Resets some environments, and returns the observations of all."""
+
+    def finish(self, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Counts episodes that ended."""
+        self.episode_returns.extend(returns.tolist())
+        self.episode_lengths.extend(lengths.tolist())
+        self.ended += len(returns)
+        keep = max(self.window, self.ended - self._taken)
+        del self.episode_returns[:-keep], self.episode_lengths[:-keep]
+
+    def take_finished(self) -> list[float]:
+        """Returns of the episodes that ended since this was last called."""
+        new, self._taken = self.ended - self._taken, self.ended
+        return self.episode_returns[len(self.episode_returns) - new :]
+
+    def forget(self) -> None:
+        """Leaves the episodes that ended so far out of the returns and lengths."""
+        del self.episode_returns[:], self.episode_lengths[:]
+        self._taken = self.ended
+
+    def follow(self) -> None:
+        """Keeps what `get_state` needs to tell of the environments. Before anything is played."""
+        self.position = Position(self.envs)
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes: counts, and where the environments are if they are followed."""
+        state: dict[str, Any] = {name: copy(getattr(self, name)) for name in _STATE}
+        state |= {name: np.array(getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
+        begun, position = self._observations is not None, self.position
+        if begun and position is not None and position.known:
+            state["position"] = position.get_state(self._observations)
+        return {**state, "begun": begun}
+
+    def set_state(self, state: dict[str, Any]) -> np.ndarray:
+        """Goes on from a state of a collector that was followed.
+
+        Returns:
+            ``[N]`` bool, the environments whose episodes could not be gone on with, and begin
+            anew: they do not take the same steps every time, or reset themselves.
+        """
+        for name in _STATE:
+            setattr(self, name, copy(state[name]))
+        for name in _STATE_ARRAYS:
+            setattr(self, f"_{name}", np.array(state[name]))
+        anew = np.zeros(self.envs.num_envs, bool)
+        if not state["begun"]:
+            return anew
+        self.follow()
+        if "position" not in state:
+            anew[:] = True
+            self._begin()
+        else:
+            assert self.position is not None
+            self._observations, same = self.position.set_state(state["position"])
+            anew = ~same
+            if anew.any():
+                self._observations = self._reset_those(anew)
+        self._returns[anew], self._lengths[anew], self._lives[anew] = 0.0, 0, np.nan
+        self._resetting &= ~anew
+        return anew

@@ -146,6 +146,13 @@ def _checked(
     return Trajectory(observations, actions, rewards, terminated, truncated, mask, log_probs)
 
 
+def some_of(data: Trajectory, columns: np.ndarray) -> Trajectory:
+    """Whole episodes, these columns, padded to the longest of them."""
+    rows = int(data.mask[:, columns].sum(axis=0).max(initial=0))
+    observations = map_arrays(lambda x: x[: rows + 1, columns], data.observations)
+    return Trajectory(observations, *(x[:rows, columns] for x in data[1:]))
+
+
 def side_by_side(rounds: Sequence[Trajectory]) -> Trajectory:
     """The columns of all trajectories in one, padded to the longest."""
 

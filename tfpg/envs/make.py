@@ -11,13 +11,16 @@ import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import VectorEnv
 
 from tfpg.envs import atari
+from tfpg.envs.parked import ON_ENV_ERROR, Parked, built, vector_of, vectorized
+from tfpg.envs.workers import Workers
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -25,33 +28,6 @@ _EXPECTED = (
     'an environment id such as "CartPole-v1", a Gymnasium environment, '
     "a vector environment or a callable that makes one"
 )
-
-
-class Parked(gymnasium.Wrapper):
-    """An environment that rests after its episode until it is reset with a seed.
-
-    A vector environment goes on stepping, and resetting, the environments whose episode is
-    over while the others finish theirs. Here that costs nothing, and every episode that counts
-    begins with a seed of its own.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self._resting: tuple[Any, dict] | None = None
-
-    def reset(self, *, seed=None, options=None):
-        if seed is None and self._resting is not None:
-            return self._resting
-        self._resting = None
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action):
-        if self._resting is not None:
-            return self._resting[0], 0.0, False, False, self._resting[1]
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            self._resting = observation, {}
-        return observation, reward, terminated, truncated, info
 
 
 def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
@@ -81,7 +57,14 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
 
 
 def make_vec(
-    env: EnvLike, num_envs: int = 1, *, seedable: bool = False, **kwargs: Any
+    env: EnvLike,
+    num_envs: int = 1,
+    *,
+    seedable: bool = False,
+    workers: int | None = None,
+    timeout: float | None = None,
+    on_env_error: str = "raise",
+    **kwargs: Any,
 ) -> VectorEnv:
     """A vector environment for collecting episodes; see `open_vec` for one that closes itself.
 
@@ -95,14 +78,22 @@ def make_vec(
         env: An environment id, environment, vector environment, or a callable making one.
         num_envs: How many copies to make, at least 1.
         seedable: Never Gymnasium's own vectorization, which resets by itself.
+        workers: Share the environments out among so many processes; see
+            `tfpg.envs.workers.Workers`. For an id or a callable whose steps are slow.
+        timeout: Seconds after which a process that does not answer is killed. None: never.
+        on_env_error: Where an environment raises an exception, or its process dies:
+            ``"raise"`` an `tfpg.errors.EnvError`; ``"restart"``: make it anew and play the
+            episode again; ``"drop"``: leave the episode out. More than ten failures of an
+            environment without the end of an episode are raised.
         **kwargs: Passed to Gymnasium when ``env`` is an id.
 
     Returns:
         The vector environment.
 
     Raises:
-        ValueError: The id is unknown or ``num_envs`` is below 1.
+        ValueError: The id is unknown, or an option does not suit.
         TypeError: ``env`` is none of the four.
+        tfpg.errors.EnvError: An environment could not be made.
 
     Example:
         >>> envs = make_vec("CartPole-v1", num_envs=3)
@@ -112,36 +103,47 @@ def make_vec(
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, and it is {num_envs}.")
+    _check_supervision(env, workers, timeout, on_env_error)
     if isinstance(env, VectorEnv):
         return env
     if isinstance(env, gymnasium.Env):
-        return _sync([lambda: Parked(env)])
+        return vector_of([Parked(env, on_error=on_env_error)], on_env_error)
+    build: Any
     if isinstance(env, str):
         env_id = _registered(env)
-        if atari.is_atari(env_id):
+        if atari.is_atari(env_id) and workers is None:
             return _gymnasium_call(atari.AtariGames, env_id, num_envs=num_envs, **kwargs)
         spec = _gymnasium_call(gymnasium.spec, env_id)
         own = spec.vector_entry_point is not None and not spec.additional_wrappers
-        if own and not seedable:
+        if own and not seedable and workers is None and on_env_error == "raise":
             return _gymnasium_call(gymnasium.make_vec, env_id, num_envs=num_envs, **kwargs)
-        return _parked(lambda: make(env_id, **kwargs), num_envs)
-    if callable(env):
-        build: Callable[[], Any] = env
-        first = build()
-        if isinstance(first, VectorEnv):
-            return first
-        if isinstance(first, gymnasium.Env):
-            ready = [first]
-            return _parked(lambda: ready.pop() if ready else build(), num_envs)
+        build = partial(_make_registered, spec, kwargs)
+    elif callable(env):
+        build = env
+    else:
+        raise TypeError(f"Expected {_EXPECTED}, and got {type(env).__name__}.")
+    # What an id's environment needs is said by `make`.
+    first = build() if isinstance(env, str) else built(build, 0)
+    if not isinstance(first, (gymnasium.Env, VectorEnv)):
         raise TypeError(
             f"The callable {env!r} returned {type(first).__name__}, "
             "and a Gymnasium environment was expected."
         )
-    raise TypeError(f"Expected {_EXPECTED}, and got {type(env).__name__}.")
+    if isinstance(first, VectorEnv):
+        try:
+            _check_supervision(first, workers, timeout, on_env_error)
+        except ValueError:
+            first.close()
+            raise
+        return first
+    if workers is None:
+        return vectorized(first, build, num_envs, on_env_error)
+    first.close()
+    return Workers(build, num_envs, workers, like=first, timeout=timeout, on_env_error=on_env_error)
 
 
 @contextmanager
-def open_vec(env: EnvLike, num_envs: int = 1, *, seedable: bool = False) -> Iterator[VectorEnv]:
+def open_vec(env: EnvLike, num_envs: int = 1, **options: Any) -> Iterator[VectorEnv]:
     """`make_vec` for a ``with`` statement: closes what it made, never what it was given.
 
     Example:
@@ -150,7 +152,7 @@ def open_vec(env: EnvLike, num_envs: int = 1, *, seedable: bool = False) -> Iter
         >>> observations.shape
         (2, 4)
     """
-    envs = make_vec(env, num_envs, seedable=seedable)
+    envs = make_vec(env, num_envs, **options)
     try:
         yield envs
     finally:
@@ -252,28 +254,32 @@ def same_env(one: str, other: str) -> bool:
         return one == other
 
 
-def _parked(build: Callable[[], gymnasium.Env], count: int) -> SyncVectorEnv:
-    """Vectorizes ``count`` parked environments, and closes them if not all can be made."""
-    made: list[Parked] = []
-    try:
-        for _ in range(count):
-            env = build()
-            if any(env is other.env for other in made):
-                raise ValueError(
-                    "The callable returned the same environment twice: it must make a new one "
-                    "each time. Give the environment itself to play in it alone."
-                )
-            made.append(Parked(env))
-        remaining = iter(made)
-        return _sync([lambda: next(remaining)] * count)
-    except BaseException:
-        for parked in made:
-            parked.close()
-        raise
+def _check_supervision(env: Any, workers: int | None, timeout: float | None, on_error: str) -> None:
+    if on_error not in ON_ENV_ERROR:
+        raise ValueError(f"on_env_error is one of {ON_ENV_ERROR}, and it is {on_error!r}.")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise ValueError(f"workers must be an integer of at least 1, and it is {workers!r}.")
+    if timeout is not None and (workers is None or not timeout > 0):
+        raise ValueError(
+            f"timeout is the seconds, above 0, that workers have to answer, and it is {timeout} "
+            f"with workers={workers}."
+        )
+    if isinstance(env, gymnasium.Env) and workers is not None:
+        raise ValueError(
+            "workers make their environments themselves: give an id or a callable, not one that "
+            "is made already."
+        )
+    if isinstance(env, VectorEnv) and (workers is not None or on_error != "raise"):
+        raise ValueError(
+            "workers and on_env_error are for environments that are vectorized here, and this is "
+            "a vector environment already: give an id or a callable."
+        )
 
 
-def _sync(makers: list[Callable[[], gymnasium.Env]]) -> SyncVectorEnv:
-    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+def _make_registered(spec: EnvSpec, kwargs: dict[str, Any]) -> gymnasium.Env:
+    """An environment of this registration, which another process may not know."""
+    gymnasium.registry.setdefault(spec.id, spec)
+    return make(spec.id, **kwargs)
 
 
 def _registered(env_id: str) -> str:

@@ -135,18 +135,18 @@ class ReplayBuffer:
     @property
     def ready(self) -> bool:
         """Whether there is a whole transition to sample."""
-        rows = self._between(*self._window())
-        return bool(self._real[rows].any())
+        return bool(self._real[self._between(*self._window())].any())
 
     def add(self, data: Trajectory) -> None:
         """Stores the steps of a trajectory, a column an environment.
 
-        It goes on where the last one stopped, unless `cut` came between them.
+        It goes on where the last one stopped, unless `cut` came between, or its first row is none.
 
         Raises:
             ValueError: It is longer than the ring.
         """
         real = data.mask > 0
+        self.cut(~real[0])  # the episode broke off
         some, columns = real.any(axis=0), np.arange(self.num_envs)
         first = real.argmax(axis=0)
         last = len(real) - 1 - real[::-1].argmax(axis=0)
@@ -182,16 +182,11 @@ class ReplayBuffer:
         if self.tree is not None:
             self._follow(*window)
 
-    def cut(self, which: np.ndarray | None = None) -> None:
-        """Says that environments begin anew: episodes that were going on are truncated.
-
-        Args:
-            which: ``[N]`` bool. None: all.
-        """
-        going = self._going if which is None else self._going & which
+    def cut(self, which: np.ndarray | bool = True) -> None:
+        """Says who begins anew, ``[N]``: episodes that were going on there are truncated."""
         rows = self._rows(self._written - 1, np.arange(self.num_envs))
-        self._truncated[rows[going]] = True
-        self._going = self._going & ~going
+        self._truncated[rows[self._going & which]] = True
+        self._going = self._going & ~np.asarray(which)
 
     def sample(
         self, rng: np.random.Generator, count: int, batch_size: int | None = None, beta: float = 1.0
