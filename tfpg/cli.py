@@ -23,7 +23,10 @@ from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line and returns its exit code: 0, 1 for an error, 2 for a wrong usage.
+    """Runs a command line, and returns its exit code.
+
+    0; 1 for an error; 2 for a wrong usage; 3 where a number is none (NaN or infinity); 130 and 143
+    where somebody wanted it to stop.
 
     Args:
         argv: The arguments. None: those of the process.
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         else:
             print(f"tfpg: error: {message(error)}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, FloatingPointError) else 1
 
 
 def evaluate(args: argparse.Namespace) -> None:

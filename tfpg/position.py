@@ -122,7 +122,7 @@ class Position:
         self._actions = [np.asarray(row, space.dtype) for row in actions]
         steps = len(self._actions)
         observations = self._again(self._all())
-        if isinstance(self.envs.unwrapped, SyncVectorEnv):
+        if type(self.envs.unwrapped) is SyncVectorEnv:
             observations = self._one_by_one(observations)
             steps = 0
         # Whose episode began later is reset once more when its time has come: a vector environment

@@ -16,6 +16,7 @@ import keras  # isort: skip
 
 from tfpg.agents.checks import plain
 from tfpg.agents.fitting import Records, fit
+from tfpg.agents.non_finite import blaming
 from tfpg.agents.state import Variables, agent_variables
 from tfpg.agents.trainable import Trainable
 from tfpg.callbacks import resolve_verbose
@@ -240,7 +241,8 @@ class Agent(abc.ABC):
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
         self.env_steps = before + collector.steps
-        logs = {"env_steps": self.env_steps, **self.update(data)}
+        with blaming(data):
+            logs = {"env_steps": self.env_steps, **self.update(data)}
         if isinstance(data, Trajectory):
             for statistics in self._statistics:
                 statistics.update_from([data], policy.encode)

@@ -13,6 +13,7 @@ import keras  # isort: skip
 
 from tfpg.agents.advice import Advice
 from tfpg.agents.checks import check_apart
+from tfpg.agents.non_finite import located
 from tfpg.agents.state import callbacks_state, prepare_callbacks, set_callbacks_state
 from tfpg.callbacks import ProgressBar
 from tfpg.collector import Collector
@@ -102,7 +103,8 @@ def fit(
                 break
             callback_list.on_epoch_begin(iteration)
             callback_list.on_train_batch_begin(0)
-            logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
+            with located(agent, iteration, logs, checkpoints.folder if checkpoints else None):
+                logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
             advice.look(logs, collector.take_finished())
             last = iteration + 1 == iterations
             if validation_envs is not None and (last or (iteration + 1) % validation_freq == 0):

@@ -22,6 +22,7 @@ import keras  # isort: skip
 from tfpg.agents.agent import Agent
 from tfpg.agents.checks import check_positive
 from tfpg.agents.fitting import Records
+from tfpg.agents.non_finite import blaming
 from tfpg.agents.q_advice import QAdvice
 from tfpg.collector import Collector
 from tfpg.errors import warn
@@ -334,7 +335,9 @@ class OffPolicy(Agent):
         assert self.replay is not None
         count = self.updates_per_learn * self.batch_size
         transitions = self.replay.sample(rng, count, self.batch_size, beta)
-        logs, errors = self.learn_from(transitions)
+        with blaming(transitions):
+            logs, errors = self.learn_from(transitions)
         if self.prioritized:
-            self.replay.update_priorities(transitions.indices, errors)
+            known = np.isfinite(errors)
+            self.replay.update_priorities(transitions.indices[known], errors[known])
         return logs

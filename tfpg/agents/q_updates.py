@@ -108,8 +108,8 @@ class QUpdates:
         sums, errors, finite = self._call(data, before)
         updates = len(transitions.rewards) // batch_size
         logs = dict(zip(LOGS, (sums.numpy() / updates).tolist(), strict=True))
-        self.trainable.check(finite.numpy(), logs["loss"])
-        self.count += updates
+        if self.trainable.check(finite.numpy(), logs["loss"]):
+            self.count += updates
         return logs, errors.numpy().ravel()
 
     def leave(self) -> None:

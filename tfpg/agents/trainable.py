@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,14 @@ import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
+from tfpg.errors import warn
 from tfpg.graph import all_layers
 from tfpg.ops.gradients import clip_by_global_norm
 from tfpg.policy import Policy
 from tfpg.requirements import baked_constants
+
+# Updates in a row whose gradient is not finite, though the loss is, before it is an error.
+MOST_SKIPPED = 10
 
 
 class Trainable:
@@ -73,6 +78,7 @@ class Trainable:
             if not optimizer.built:
                 optimizer.build(variables)
         self.variables = [v for _, variables in self.groups for v in variables]
+        self.skipped = self.skipped_in_a_row = 0  # updates
 
     @property
     def size(self) -> int:
@@ -105,18 +111,30 @@ class Trainable:
         for optimizer, variables in self.groups:
             optimizer.finalize_variable_values(variables)
 
-    def check(self, finite: np.ndarray, loss: float) -> None:
-        """Raises where a gradient was not finite.
+    def check(self, finite: np.ndarray, loss: float) -> bool:
+        """Whether an update was applied, which it is not if a gradient is not finite.
 
         Raises:
-            FloatingPointError: One was not, so that nothing was applied.
+            FloatingPointError: The loss was not finite either, or so many updates in a row were
+                skipped. Nothing was applied.
         """
         if finite.all():
-            return
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped += 1
+        self.skipped_in_a_row += 1
         culprit = self.variables[int(np.argmin(finite))].path
+        what = f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
+        if math.isfinite(loss) and self.skipped_in_a_row < MOST_SKIPPED:
+            if self.skipped == 1:
+                warn(
+                    f"{what}applied. The training goes on; this is said once, and "
+                    f"{MOST_SKIPPED} in a row stop it."
+                )
+            return False
         raise FloatingPointError(
-            f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
-            "applied. Look for non-finite rewards or observations, or use a smaller learning rate."
+            f"{what}applied. Look for non-finite rewards or observations, or use a smaller "
+            "learning rate."
         )
 
 

@@ -80,6 +80,8 @@ class Parked(gymnasium.Wrapper):
             return self._resting[0], 0.0, False, False, self._resting[1]
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
+            if self._on_error != "raise":
+                check_finite(observation, reward)
         except Exception as error:
             what = self._index, error, self._seed, self._steps, action
             info = {"env_failed": True, "env_error": self._failed(EnvError("failed", *what))}
@@ -113,6 +115,25 @@ class Parked(gymnasium.Wrapper):
             except Exception as cause:
                 self._failed(EnvError("could not be made anew", self._index, cause))
         return error
+
+
+def check_finite(observation: Any, reward: Any) -> None:
+    """Raises where a number of a step is none.
+
+    Raises:
+        FloatingPointError: One is NaN or infinite.
+
+    Example:
+        >>> check_finite({"speed": np.array([1.0, 2.0])}, 0.5)
+    """
+    named = observation if isinstance(observation, dict) else {"observation": observation}
+    for name, x in {**named, "reward": reward}.items():
+        x = np.asarray(x)
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            wrong = int((~np.isfinite(x)).sum())
+            raise FloatingPointError(
+                f"{wrong} of the {x.size} numbers of its {name} are not finite"
+            )
 
 
 def told(error: EnvError, on_error: str) -> str:

@@ -1,0 +1,145 @@
+"""NaN and infinity: nothing is learned from them, where they were is told, and the rest is kept."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from small import SMALL, q_network
+
+import tfpg
+
+
+class Overflowing(gymnasium.Env):
+    """Pays a number whose square is none, from its n-th episode on."""
+
+    observation_space = spaces.Box(-1, 1, (4,), np.float32)
+    action_space = spaces.Discrete(2)
+    episodes = 0
+
+    def __init__(self, after=12):
+        self.after = after
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        type(self).episodes += 1
+        return self.np_random.uniform(-1, 1, 4).astype("float32"), {}
+
+    def step(self, action):
+        reward = 1e300 * self.np_random.normal() if type(self).episodes > self.after else 1.0
+        observation = self.np_random.uniform(-1, 1, 4).astype("float32")
+        return observation, reward, bool(self.np_random.random() < 0.3), False, {}
+
+
+@pytest.fixture
+def overflowing():
+    Overflowing.episodes = 0
+    return Overflowing
+
+
+def test_where_it_was_is_told_and_what_it_was_is_kept(overflowing, tmp_path):
+    model = tfpg.networks.mlp(overflowing, hidden=(4,), seed=0)
+    agent = tfpg.Reinforce(model, episodes_per_update=4, standardize=None)
+    with pytest.raises(FloatingPointError) as caught:
+        agent.fit(overflowing, 9, seed=0, verbose=0, checkpoints=tmp_path)
+    text = str(caught.value)
+    told = re.search(r"It was in iteration (\d+), after [\d,]+ environment steps;", text)
+    assert "the gradient's norm was" in text
+    folder = tmp_path / "non-finite"
+    assert f"are in {str(folder)!r}" in text
+    kept = tfpg.load_model(folder / "model.keras")
+    for a, b in zip(kept.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.isfinite(a).all()
+    with np.load(folder / "data.npz", allow_pickle=False) as data:
+        assert np.abs(data["rewards"]).max() > 1e299
+        assert data["observations"].shape[1:] == (4, 4)
+    about = json.loads((folder / "about.json").read_text())
+    assert about["iteration"] == int(told[1]) - 1
+    assert about["agent"] == "Reinforce"
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[:2] == ["latest", "non-finite"]
+    assert len(names) == 4  # two checkpoints, as good as before
+
+
+def test_of_a_replay(tmp_path):
+    model = q_network()
+    agent = tfpg.DQN(model, prioritized=True, **SMALL)
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                agent.replay._rewards[:] = np.nan
+
+    with pytest.raises(FloatingPointError, match=r"loss nan.*iteration 2, after"):
+        agent.fit("CartPole-v1", 3, seed=0, verbose=0, checkpoints=tmp_path, callbacks=[Poison()])
+    with np.load(tmp_path / "non-finite/data.npz", allow_pickle=False) as data:
+        assert np.isnan(data["rewards"]).any()
+    assert np.isfinite(agent.replay.tree.total)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_without_checkpoints_there_is_no_bundle(overflowing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agent = tfpg.Reinforce(
+        tfpg.networks.mlp(overflowing, hidden=(4,), seed=0),
+        episodes_per_update=4,
+        standardize=None,
+    )
+    with pytest.raises(FloatingPointError, match=r"iteration \d, after [\d,]+ environment steps;"):
+        agent.fit(overflowing, 9, seed=0, verbose=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_exits_with_3(tmp_path):
+    (tmp_path / "poisoned.py").write_text(
+        "import gymnasium\n"
+        "from toys import Countdown\n"
+        "class Poisoned(Countdown):\n"
+        "    def step(self, action):\n"
+        "        seen, reward, *rest = super().step(action)\n"
+        "        return seen, float('nan'), *rest\n"
+        "gymnasium.register('Poisoned-v0', Poisoned)\n"
+    )
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tmp_path), str(tests), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tfpg", "train", "reinforce", "poisoned:Poisoned-v0"]
+    done = subprocess.run(
+        [*command, "--iterations", "2", "--no-film", "--run", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 3, done.stderr
+    assert "tfpg: error: The reward is nan, of environment 0 in step 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_an_environment_gives_can_be_left_out():
+    from tfpg.collector import Collector
+    from tfpg.envs import open_vec
+
+    class Sometimes(Overflowing):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            if self.np_random.random() < 0.3:
+                observation[0] = np.nan
+            return observation, reward, *rest
+
+    Sometimes.episodes = -1000
+    with open_vec(Sometimes, num_envs=3, on_env_error="drop") as envs:
+        policy = tfpg.Policy(tfpg.networks.mlp(Sometimes, hidden=(4,), seed=0), envs)
+        with pytest.warns(
+            UserWarning, match="1 of the 4 numbers of its observation are not finite"
+        ):
+            data = Collector(envs, seed=0).collect_episodes(policy, 9)
+    assert np.isfinite(data.observations).all()
+    assert data.rewards.shape[1] == 9
