@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfpg"
 
 LAYERS = {
-    0: ["types", "backend", "errors", "files", "memory", "seeding"],
+    0: ["types", "backend", "errors", "files", "memory", "safety", "seeding"],
     1: ["ops", "distributions", "schedules"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
@@ -51,6 +51,9 @@ WITHOUT_TENSORFLOW = [
     "trial",
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors"]
+WITHOUT_TENSORFLOW += [
+    f"safety/{x}" for x in ("__init__", "allowed", "archive", "configs", "weights")
+]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
 WITHOUT_TENSORFLOW += [
     f"rendering/{name}" for name in ("__init__", "display", "encoders", "frames")

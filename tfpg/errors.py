@@ -30,6 +30,14 @@ class EnvDataError(FloatingPointError):
         self.step = step
 
 
+class CheckpointCorruptError(ValueError):
+    """A file that is not a whole model or run of the kind that is read: cut, changed, another's."""
+
+
+class UnsafeCheckpointError(ValueError):
+    """A model file with something in it that no model needs, and that loading could be led by."""
+
+
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Warns of the line that called into tfpg, however deep it was found.
 
