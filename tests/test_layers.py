@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfpg"
 
 LAYERS = {
-    0: ["types", "backend", "errors", "files", "memory", "seeding"],
+    0: ["types", "backend", "errors", "files", "memory", "safety", "seeding"],
     1: ["ops", "distributions", "schedules", "resuming"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
@@ -62,6 +62,9 @@ WITHOUT_TENSORFLOW += [
     f"checking/{name}" for name in ("__init__", "contracts", "look", "trying", "verdicts")
 ]
 WITHOUT_TENSORFLOW += ["files", "memory", "seeding", "types", "errors", "observations"]
+WITHOUT_TENSORFLOW += [
+    f"safety/{x}" for x in ("__init__", "allowed", "archive", "configs", "weights")
+]
 WITHOUT_TENSORFLOW += ["envs/__init__", "envs/make", "envs/atari", "ops/__init__", "ops/returns"]
 # What a worker process imports.
 WITHOUT_TENSORFLOW += ["envs/parked", "envs/serving", "envs/workers"]

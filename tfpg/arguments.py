@@ -117,6 +117,8 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
         help="keep real actions in their bounds by a tanh",
     )
     common.add_argument("--debug", action="store_true", help="show tracebacks")
+    text = "load models of a newer Keras, too"
+    common.add_argument("--allow-version-skew", action="store_true", help=text)
 
     train = subparsers.add_parser(
         "train",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
 
 import keras  # isort: skip
+import tensorflow as tf  # isort: skip
 
-from tfpg.files import check_model_file, written_beside
+from tfpg.errors import UnsafeCheckpointError
+from tfpg.files import written_beside
+from tfpg.memory import readable_bytes
+from tfpg.safety import Unpacked, unpacked
+
+# Layers that models share are counted for each of them.
+_SHARING = 8
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
@@ -41,18 +53,33 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     return path
 
 
-def load_model(path: str | os.PathLike) -> keras.Model:
-    """Loads a ``.keras`` file, with Keras's safe mode on.
+def load_model(
+    path: str | os.PathLike,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    allow_version_skew: bool = False,
+) -> keras.Model:
+    """Loads a ``.keras`` file, also one from a stranger: nothing in it runs code or opens files.
+
+    The file is looked through before Keras reads it (`tfpg.safety`). Of the classes that its config
+    names, those load that tfpg knows to be harmless, those registered by
+    `keras.saving.register_keras_serializable`, and those in ``custom_objects``: what these do is
+    their author's.
 
     Args:
         path: Of the file.
+        custom_objects: Classes and functions of yours by the names that the file has for them.
+        allow_version_skew: Try also what a newer Keras has saved.
 
     Returns:
         The model, compiled with the optimizer it was saved with, state included.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a whole ``.keras`` file.
+        CheckpointCorruptError: It is not a whole ``.keras`` file.
+        UnsafeCheckpointError: It holds what no model needs.
+        ValueError: It is of a newer Keras, or Keras cannot load it.
+        MemoryError: It does not fit into memory.
 
     Example:
         >>> load_model("missing.keras")
@@ -60,11 +87,46 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             ...
         FileNotFoundError: No model at 'missing.keras'.
     """
-    path = check_model_file(path)
+    custom = dict(custom_objects or {})
+
+    def registered(name: str) -> bool:
+        return keras.saving.get_registered_object(name, custom) is not None
+
+    with unpacked(path, registered, allow_version_skew) as found:
+        try:
+            if found.built_in:  # what another's class makes outside its weights is not known
+                _check_size(found, str(path))
+            return keras.saving.load_model(found.folder, custom_objects=custom, safe_mode=True)
+        except (MemoryError, UnsafeCheckpointError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"Keras cannot load {str(path)!r}: {type(error).__name__}: {reason}"
+            ) from error
+
+
+def _check_size(found: Unpacked, path: str) -> None:
+    """Raises if the model has far larger weights than its file; makes it without any to know."""
+    state = random.getstate()  # which Keras draws seeds from
     try:
-        return keras.saving.load_model(path, safe_mode=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"Keras cannot load {str(path)!r}: {type(error).__name__}: {reason}"
-        ) from error
+        # Keras lists, for each thread, the weights that it has not made, and makes them later.
+        with ThreadPoolExecutor(1) as thread:
+            needed = thread.submit(_weights_of, found.config).result()
+    finally:
+        random.setstate(state)
+    if needed > _SHARING * found.weights + 2**20:
+        raise UnsafeCheckpointError(
+            f"{path!r} is refused: its config describes weights of {readable_bytes(needed)}, and "
+            f"it holds {readable_bytes(found.weights)} of them."
+        )
+
+
+def _weights_of(config: dict[str, Any]) -> int:
+    """The bytes of the weights that a config describes."""
+    config = {key: x for key, x in config.items() if key != "compile_config"}
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"it describes a {type(model).__name__}, and no model")
+    return sum(math.prod(w.shape) * tf.as_dtype(w.dtype).size for w in model.variables)

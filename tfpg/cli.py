@@ -63,7 +63,7 @@ def evaluate(args: argparse.Namespace) -> None:
     import_tensorflow()
     from tfpg.evaluation import evaluate as measure
 
-    policy = _load_policy(source)
+    policy = _load_policy(source, args)
     result = measure(
         policy,
         source.env,
@@ -110,7 +110,7 @@ def record(args: argparse.Namespace) -> None:
     import_tensorflow()
     from tfpg.rendering.episode import record as film_policy
 
-    policies = {title: _load_policy(each) for title, each in models.items()}
+    policies = {title: _load_policy(each, args) for title, each in models.items()}
     film = film_policy(
         policies if len(policies) > 1 else next(iter(policies.values())),
         source.env,
@@ -157,8 +157,20 @@ def _source(args: argparse.Namespace) -> runs.Source:
     return source
 
 
-def _load_policy(source: runs.Source) -> Any:
-    return tfpg.Policy(tfpg.load_model(source.model), source.env, **source.head)
+def _load_policy(source: runs.Source, args: argparse.Namespace) -> Any:
+    from tfpg.envs import spaces_of
+
+    model = tfpg.load_model(source.model, allow_version_skew=args.allow_version_skew)
+    try:
+        return tfpg.Policy(model, source.env, **source.head)
+    except ValueError as error:
+        if source.trained_in in (None, source.env):
+            raise
+        spaces = [" and ".join(map(str, spaces_of(x))) for x in (source.trained_in, source.env)]
+        raise ValueError(
+            f"{error} It was trained in {source.trained_in}, of {spaces[0]}; {source.env} is of "
+            f"{spaces[1]}."
+        ) from error
 
 
 def _played_as(args: argparse.Namespace) -> dict[str, Any]:

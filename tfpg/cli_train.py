@@ -90,13 +90,15 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
     seed = args.seed = check_seed(args.seed)
     preset, name = _preset(args)
     iterations = args.iterations or presets.iterations_of(preset)
+    skew = args.allow_version_skew
+    model = load_model(args.model, allow_version_skew=skew) if args.model else None
     agent = presets.make_agent(
         args.algorithm,
         args.env,
         preset,
         seed,
         iterations=iterations,
-        model=load_model(args.model) if args.model else None,
+        model=model,
         learning_rate=args.learning_rate,
         **head,
     )

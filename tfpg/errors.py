@@ -35,7 +35,11 @@ class EnvDataError(FloatingPointError):
 
 
 class CheckpointCorruptError(ValueError):
-    """A file is not what was written: cut short, changed, or never one of ours."""
+    """A file that is not a whole model or run of the kind that is read: cut, changed, another's."""
+
+
+class UnsafeCheckpointError(ValueError):
+    """A model file with something in it that no model needs, and that loading could be led by."""
 
 
 class VersionSkewError(ValueError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,33 +75,6 @@ def check_writable(path: str | os.PathLike) -> None:
             f"The folder {str(folder)!r} of {str(path)!r} cannot be written ({reason}): "
             "choose another, or mend its permissions."
         ) from error
-
-
-def check_model_file(path: str | os.PathLike) -> Path:
-    """Returns the path of a file that can be a ``.keras`` model, without importing Keras.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        IsADirectoryError: It is a folder.
-        ValueError: It is not a whole zip archive, which a ``.keras`` file is.
-
-    Example:
-        >>> check_model_file("missing.keras")
-        Traceback (most recent call last):
-            ...
-        FileNotFoundError: No model at 'missing.keras'.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No model at {str(path)!r}.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} is a folder: name the .keras file in it.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{str(path)!r} is not a whole .keras file, which is a zip archive; found "
-            f"{path.stat().st_size:,} bytes. It may have been cut short: save the model again."
-        )
-    return path
 
 
 def _like_a_new_file(path: Path) -> None:

@@ -104,7 +104,8 @@ def check_inputs(model: keras.Model, space: Any, keys: list[str] | None) -> None
         raise ValueError(
             f"The model takes inputs of shape {one_line(shape)}, and the observations, "
             f"{one_line(space)}, give {input_shape(space)}: build it with "
-            f"keras.Input({input_shape(space)})."
+            f"keras.Input({input_shape(space)}), or play what it was trained in."
+            f"{_first_weights(model)}"
         )
 
 
@@ -146,6 +147,14 @@ def non_finite_outputs(model: keras.Model, observations: Any, outputs: np.ndarra
         observations,
     )
     return f"{what}, which is {seen}."
+
+
+def _first_weights(model: keras.Model) -> str:
+    for layer in all_layers(model):
+        if layer.weights and not hasattr(layer, "layers"):
+            shape = tuple(layer.weights[0].shape)
+            return f" Its layer {layer.name!r} has weights of shape {shape}."
+    return ""
 
 
 def one_line(x: Any) -> str:

@@ -8,6 +8,7 @@ not import TensorFlow.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import platform
@@ -20,11 +21,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfpg.envs import same_env
-from tfpg.files import check_model_file, written_beside
+from tfpg.files import written_beside
+from tfpg.safety import check_model_file, read_json
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
 CHECKPOINTS = "checkpoints"
 CURVE, FILM = "learning_curve.png", "film.mp4"
+# What a config may say, at its top, of the head and as options of an agent.
+_CONFIG = """
+algorithm env seed preset iterations env_steps network critic optimizer options head versions
+"""
+_HEAD = "from_logits positive_action squash log_std epsilon"
+_OPTIONS = """
+baseline batch_size capacity clip_ratio double end_on_life_loss entropy_coef episodes_per_update
+epochs epsilon epsilon_per explore_steps frame_stack gae_lambda gamma gradient jit_compile
+learn_period learning_starts loss max_steps minibatches n_step num_envs num_steps overlap
+prioritized priority_alpha priority_beta replay_device reward_clip reward_scale standardize
+steps_per_iteration target_kl target_update_period tau updates_per_learn value_clip value_coef
+value_updates window
+"""
+_KNOWN = {
+    "option": frozenset(_CONFIG.split()),
+    "option of the head": frozenset(_HEAD.split()),
+    "option of the agent": frozenset(_OPTIONS.split()),
+}
 FILMS, SNAPSHOTS = "films/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
 
 
@@ -35,6 +55,7 @@ class Source(NamedTuple):
     env: str
     head: dict[str, Any]
     max_steps: int | None
+    trained_in: str | None = None
 
 
 def check_new(folder: str | os.PathLike) -> None:
@@ -193,7 +214,8 @@ def find_model(
     if env is None:
         raise ValueError(f"{str(given)!r} does not say its environment: add --env ID.")
     model = check_model_file(given / MODEL if given.is_dir() else given)
-    return Source(model, env, {**config.get("head", {}), **(head or {})}, config.get("max_steps"))
+    head = {**config.get("head", {}), **(head or {})}
+    return Source(model, env, head, config.get("max_steps"), own_env)
 
 
 def env_of(given: str | os.PathLike) -> str | None:
@@ -228,14 +250,24 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
     try:
-        config = json.loads(path.read_text())
-        return {
-            "env": str(config["env"]),
-            "head": dict(config["head"]),
-            "max_steps": config["options"]["max_steps"],
-        }
+        head, options = dict(config["head"]), dict(config["options"])
+        for part, (what, known) in zip((config, head, options), _KNOWN.items(), strict=True):
+            _check_known(part, known, what)
+        return {"env": str(config["env"]), "head": head, "max_steps": options["max_steps"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not the config of a run: {type(error).__name__}: {error}"
-        ) from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{str(path)!r} is not the config of a run: {reason}") from error
+
+
+def _check_known(given: dict[str, Any], known: frozenset[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            mean = (
+                f", did you mean {near[0]!r}?"
+                if near
+                else f": there are {', '.join(sorted(known))}."
+            )
+            raise ValueError(f"unknown {what} {name[:80]!r}{mean}")

@@ -76,7 +76,7 @@ def head_for(
     if outputs not in fitting:
         raise ValueError(
             f"The model has {outputs} output{'s' * (outputs != 1)}, and no head fits them to "
-            f"{action_space}: it takes {expected}. Change the model's last layer."
+            f"{action_space}: it takes {expected}. Change the model's last layer{_last(model)}."
         )
     kind, space = getattr(kinds, fitting[outputs]), cast(Any, action_space)
     if positive_action not in (0, 1):
@@ -105,7 +105,7 @@ def _q_head(
     if outputs != space.n:
         raise ValueError(
             f"The model has {outputs} output{'s' * (outputs != 1)}, and {space} takes {space.n}, "
-            "the value of each action. Change the model's last layer."
+            f"the value of each action. Change the model's last layer{_last(model)}."
         )
     last = last_activation(model)
     if last not in (None, "linear"):
@@ -155,6 +155,11 @@ def _reads_logits(
             "sigmoid, or in no activation."
         )
     return False
+
+
+def _last(model: keras.Model) -> str:
+    name = policy_output(model)._keras_history.operation.name if has_graph(model) else ""
+    return f", {name!r}" if name else ""
 
 
 def _count_outputs(model: keras.Model) -> int:
