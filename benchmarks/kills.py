@@ -3,8 +3,8 @@
 Of each algorithm a run is trained without a stop. Another with the same command is killed with
 SIGKILL, at a random moment after it has written its first checkpoint since it was started, and the
 command given again, until it is finished; and so on with further runs until there were as many
-kills as asked for. What must be equal: the last checkpoint's state (weights, optimizer, target
-network, counts, callbacks, environments, replay), both models' weights, and metrics.csv byte for
+kills as asked for. What must be equal, by hash: weights, optimizer, target network, replay, counts,
+callbacks and environments in the last checkpoint, both models' weights, and metrics.csv byte for
 byte. A kill in the middle of a checkpoint's writing leaves a temporary folder, and is counted.
 
     python benchmarks/kills.py               # 100 kills, about 12 minutes on two cores
@@ -13,6 +13,7 @@ byte. A kill in the middle of a checkpoint's writing leaves a temporary folder, 
 
 import argparse
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -21,7 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tfpg.resuming.compare import digests
 
 RUNS = {
     "reinforce": ["--iterations", "60", "--episodes-per-update", "16", "--hidden", "64", "64"],
@@ -38,12 +45,9 @@ def command(algorithm: str, run: Path) -> list[str]:
 
 def outcome(run: Path) -> dict[str, str]:
     """Hashes of everything that a run has come to."""
-    import zipfile
-
-    newest = (run / "checkpoints/latest").read_text().strip()
-    manifest = json.loads((run / "checkpoints" / newest / "manifest.json").read_text())
-    found = {"state": manifest["files"]["state.bin"]["sha256"]}
-    found["metrics"] = hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()
+    found = digests(run / "checkpoints")
+    del found["MetricsLogger"]  # a length, of what follows
+    found["metrics.csv"] = hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()
     for name in ("model.keras", "last.keras"):
         with zipfile.ZipFile(run / name) as file:
             found[name] = hashlib.sha256(weights(file.read("model.weights.h5"))).hexdigest()
@@ -52,11 +56,6 @@ def outcome(run: Path) -> dict[str, str]:
 
 def weights(data: bytes) -> bytes:
     """All arrays of an HDF5 file, without its dates."""
-    import io
-
-    import h5py
-    import numpy as np
-
     parts: list[bytes] = []
 
     def visit(name, item):
@@ -126,7 +125,7 @@ def main() -> None:
                 shutil.rmtree(run)
             print(
                 f"{algorithm:10} {kills} kills, {writing} while a checkpoint was written; "
-                f"{finished} runs came to their end; state {wanted['state'][:16]}",
+                f"{finished} runs came to their end; model {wanted['model'][:16]}",
                 flush=True,
             )
     sys.exit(f"{failed} runs differ" if failed else 0)

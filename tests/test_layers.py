@@ -31,7 +31,7 @@ LAYERS = {
     ],
     5: [
         *("presets", "argument_types", "arguments", "arguments_train", "signals", "startup"),
-        *("cli_check", "cli_train", "cli", "__main__"),
+        *("cli_check", "cli_train", "cli_verify", "cli", "__main__"),
     ],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
@@ -72,7 +72,8 @@ WITHOUT_TENSORFLOW += [
     f"rendering/{name}" for name in ("__init__", "display", "encoders", "frames")
 ]
 WITHOUT_TENSORFLOW += [
-    f"resuming/{name}" for name in ("__init__", "records", "store", "checkpoints")
+    f"resuming/{name}"
+    for name in ("__init__", "checkpoints", "compare", "disk", "records", "store")
 ]
 WITHOUT_TENSORFLOW += ["rendering/stage", "rendering/video", "rendering/window"]
 

@@ -40,7 +40,7 @@ def test_what_is_said_goes_over_the_runs_head(folder):
             "unknown option of the head 'positve_action', did you me",
         ),
         ({"heads": {}}, "unknown option 'heads', did you mean 'head'"),
-        ({"qqq": 1}, "unknown option 'qqq': there are algorithm, critic, env,"),
+        ({"qqq": 1}, "unknown option 'qqq': there are algorithm, arguments, critic, env,"),
         ({"options": {}}, "it lacks 'max_steps'"),
         ({"head": 3}, "'int' object is not iterable"),
     ],

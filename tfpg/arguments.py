@@ -177,6 +177,24 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     p.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
 
+    told = argparse.ArgumentParser(add_help=False)
+    told.add_argument("--json", action="store_true", help="print one JSON object")
+
+    p = subparsers.add_parser(
+        "verify-resume",
+        parents=[told],
+        help="kill a training, go on with it, and compare",
+        description="Trains twice, once killing the process, and compares everything the two have "
+        "come to. The exit code is 0 if nothing differs, else 1.",
+    )
+    p.set_defaults(run_command=commands["verify-resume"])
+    p.add_argument("env", metavar="ENV", help="Gymnasium id")
+    p.add_argument("algorithm", choices=ALGORITHMS)
+    p.add_argument("--iterations", type=COUNT, default=8, metavar="N", help="(default: 8)")
+    p.add_argument("--kills", type=COUNT, default=2, metavar="N", help="(default: 2)")
+    p.add_argument("--seed", type=SEED, metavar="N", help="(default: 0)")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("source", metavar="RUN_OR_MODEL", help="a run directory or a .keras file")
     source.add_argument("--env", metavar="ID", help="Gymnasium id (default: the run's)")
@@ -187,9 +205,6 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
         metavar="X",
         help="the model is a Q-network, and --stochastic plays any action so often",
     )
-
-    told = argparse.ArgumentParser(add_help=False)
-    told.add_argument("--json", action="store_true", help="print one JSON object")
 
     p = subparsers.add_parser(
         "evaluate", parents=[source, common, told], help="measure a saved model"

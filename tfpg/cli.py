@@ -19,6 +19,7 @@ from tfpg import runs, signals
 from tfpg.arguments import parse
 from tfpg.cli_check import check
 from tfpg.cli_train import resume, train
+from tfpg.cli_verify import verify_resume
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {
         "train": train,
         "resume": resume,
+        "verify-resume": verify_resume,
         "evaluate": evaluate,
         "record": record,
         "check": check,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tfpg
 from tfpg import runs, signals
-from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS
+from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 
@@ -34,8 +35,12 @@ def resume(args: argparse.Namespace) -> None:
     kept = runs.unfinished(folder)
     if kept is None:
         raise ValueError(f"{args.run!r} is empty: there is nothing to go on with.")
+    usual = vars(
+        parse(["train", str(kept["algorithm"]), str(kept["env"])], defaultdict(lambda: print))
+    )
+    runs.check_known(kept, usual, f"argument in {args.run}/{runs.CONFIG},")
     check_env(kept["env"])
-    _train(argparse.Namespace(**{**kept, **vars(args)}), folder, going_on=True)
+    _train(argparse.Namespace(**{**usual, **kept, **vars(args)}), folder, going_on=True)
 
 
 def arguments_of(args: argparse.Namespace) -> dict[str, Any]:

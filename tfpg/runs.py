@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ CURVE, FILM = "learning_curve.png", "film.mp4"
 # What a config may say, at its top, of the head and as options of an agent.
 _CONFIG = """
 algorithm env seed preset iterations env_steps network critic optimizer options head versions
+arguments finished
 """
 _HEAD = "from_logits positive_action squash log_std epsilon"
 _OPTIONS = """
@@ -87,7 +88,8 @@ def unfinished(folder: str | os.PathLike) -> dict[str, Any] | None:
     config_file = folder / CONFIG
     if not config_file.is_file():
         raise ValueError(f"{str(folder)!r} is not a run: it has no {CONFIG}.")
-    config = _read_json(config_file)
+    _read_config(config_file)
+    config = read_json(config_file)
     if not isinstance(config.get("arguments"), dict):
         raise ValueError(f"{str(folder)!r} exists already, and cannot be gone on with.")
     if config.get("finished"):
@@ -242,26 +244,30 @@ def snapshots(run: str | os.PathLike) -> dict[str, Path]:
     return {f"iteration {n}": check_model_file(kept[n]) for n in sorted(kept)}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is not the config of a run: {error}") from error
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     try:
         head, options = dict(config["head"]), dict(config["options"])
         for part, (what, known) in zip((config, head, options), _KNOWN.items(), strict=True):
-            _check_known(part, known, what)
+            check_known(part, known, what)
         return {"env": str(config["env"]), "head": head, "max_steps": options["max_steps"]}
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{str(path)!r} is not the config of a run: {reason}") from error
 
 
-def _check_known(given: dict[str, Any], known: frozenset[str], what: str) -> None:
+def check_known(given: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raises for a name that is not known, and offers the nearest.
+
+    Raises:
+        ValueError: One is not.
+
+    Example:
+        >>> check_known(["learing_rate"], ["gamma", "learning_rate"], "option")
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown option 'learing_rate', did you mean 'learning_rate'?
+    """
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

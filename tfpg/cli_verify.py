@@ -1,0 +1,89 @@
+"""The command ``tfpg verify-resume``: that a killed training comes back bit for bit, shown."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tfpg import runs
+from tfpg.resuming.compare import digests
+from tfpg.startup import check_env
+
+
+def verify_resume(args: argparse.Namespace) -> int:
+    """``tfpg verify-resume ENV ALGORITHM``; 0 if nothing differs, else 1."""
+    check_env(args.env)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        train = ["train", args.algorithm, args.env, "--seed", str(args.seed or 0), "--no-film"]
+        train += ["--iterations", str(args.iterations), "--verbose", "0", "--run"]
+        said = _run([*train, str(whole)])
+        kills = 0
+        while kills < args.kills and _killed([*train, str(killed)], killed, kills):
+            kills += 1
+        if not (killed / runs.LAST).exists():
+            said = _run(["resume", str(killed), "--verbose", "0"])
+        parts = {name: _parts(run) for name, run in (("whole", whole), ("killed", killed))}
+    rows = [(name, a, parts["killed"].get(name, "missing")) for name, a in parts["whole"].items()]
+    same = all(a == b for _, a, b in rows)
+    if args.json:
+        told = {name: {"whole": a, "killed": b} for name, a, b in rows}
+        print(json.dumps({"same": same, "kills": kills, "parts": told}))
+        return int(not same)
+    for name, a, b in rows:
+        print(f"{name:18}{a[:16]}  {'the same' if a == b else b[:16] + '  differs'}")
+    outcome = "equal, bit for bit, to" if same else "NOT equal to"
+    print(
+        f"{args.algorithm} on {args.env}, {args.iterations} iterations, killed {kills} times: "
+        f"{outcome} one that was not killed."
+    )
+    if said.strip():
+        print(said.strip(), file=sys.stderr)
+    return int(not same)
+
+
+def _command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "tfpg", *arguments]
+
+
+def _run(arguments: list[str]) -> str:
+    done = subprocess.run(_command(arguments), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().removeprefix("tfpg: error: ") or "It failed.")
+    return done.stderr
+
+
+def _killed(arguments: list[str], run: Path, kills: int) -> bool:
+    """Whether a training was killed after a checkpoint of its own, before it came to its end."""
+    pointer = run / runs.CHECKPOINTS / "latest"
+    before = pointer.stat().st_mtime_ns if pointer.exists() else 0
+    process = subprocess.Popen(
+        _command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None:
+        if pointer.exists() and pointer.stat().st_mtime_ns > before:
+            time.sleep(0.01 * kills)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.002)
+    errors = process.communicate()[1]
+    if process.returncode:
+        raise RuntimeError(errors.strip().removeprefix("tfpg: error: "))
+    return False
+
+
+def _parts(run: Path) -> dict[str, Any]:
+    text = (run / runs.METRICS).read_bytes()
+    own = {"metrics.csv": hashlib.sha256(text).hexdigest()}
+    kept = digests(run / runs.CHECKPOINTS)
+    # Their files' places are in them.
+    return {name: kept[name] for name in kept if name not in ("MetricsLogger", "Counter")} | own
