@@ -32,6 +32,15 @@ def add_agent_options(train: argparse.ArgumentParser) -> None:
     group.add_argument("--gamma", type=FRACTION, help="discount factor")
     group.add_argument("--learning-rate", type=POSITIVE, metavar="X", help="of Adam")
     group.add_argument("--num-envs", type=COUNT, metavar="N", help="environments side by side")
+    group.add_argument(
+        "--workers", type=COUNT, metavar="K", help="processes that share the environments out"
+    )
+    group.add_argument(
+        "--on-env-error",
+        choices=("raise", "restart", "drop"),
+        default="raise",
+        help="what becomes of an episode whose environment fails (default: raise)",
+    )
     group.add_argument("--entropy-coef", type=COEF, metavar="X")
     group.add_argument("--value-coef", type=COEF, metavar="X")
     group.add_argument("--gae-lambda", type=FRACTION, metavar="X")

@@ -6,13 +6,15 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tfpg
 from tfpg import runs, signals
 from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
+from tfpg.envs import open_vec
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 
@@ -153,9 +155,9 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         if args.stop_at is not None:
             callbacks.append(StopAtReturn(args.stop_at))
         try:
-            with signals.deferred():
+            with _envs(args, agent) as envs, signals.deferred():
                 history = agent.fit(
-                    args.env,
+                    envs,
                     iterations=iterations,
                     seed=seed,
                     verbose="auto" if args.verbose is None else args.verbose,
@@ -182,6 +184,22 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         film = tfpg.record(policy, args.env, out, seed=seed, max_steps=agent.max_steps)
         print(f"  {'film':15}{out}  ({film.frames} frames)")
     runs.update_config(folder, finished=True)
+
+
+@contextmanager
+def _envs(args: argparse.Namespace, agent: Any) -> Iterator[Any]:
+    """What is trained in: the id, or supervised environments of it where that is asked for."""
+    if args.workers is None and args.on_env_error == "raise":
+        yield args.env
+        return
+    with open_vec(
+        args.env,
+        agent.num_envs,
+        seedable=True,
+        workers=args.workers,
+        on_env_error=args.on_env_error,
+    ) as envs:
+        yield envs
 
 
 def _tell_how_to_go_on(folder: Path, done: int, iterations: int) -> None:

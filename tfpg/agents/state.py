@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -16,12 +17,13 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.errors import warn
 
+_grown: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
 # Attributes that a stock Keras callback carries from one epoch to the next.
 _STOCK: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
-    keras.callbacks.History: ("history", "epoch"),
 }
 
 
@@ -166,9 +168,39 @@ def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None
             each.set_state(told["state"])
         elif isinstance(each, keras.callbacks.CSVLogger):
             each.keys = told["state"]["keys"]
+        elif isinstance(each, keras.callbacks.History):
+            each.epoch = told["state"]["epoch"].tolist()
+            each.history = {k: x.tolist() for k, x in told["state"]["history"].items()}
         else:
             for name, value in (told["state"] or {}).items():
                 setattr(each, name, _copied(value))
+
+
+class Numbers:
+    """A list of numbers that grows, as an array that is not made anew every time.
+
+    Example:
+        >>> numbers = Numbers()
+        >>> numbers.of([1.0]), numbers.of([1.0, 2.0])
+        (array([1.]), array([1., 2.]))
+    """
+
+    def __init__(self) -> None:
+        self._array = np.zeros(0)
+        self._count = 0
+
+    def of(self, values: list[Any]) -> np.ndarray:
+        """The list as an array: what it was before is taken to be its beginning."""
+        count = len(values)
+        if count > len(self._array) or count < self._count:
+            self._array = np.resize(np.asarray(values), 2 * count)
+        elif count > self._count:
+            new = np.asarray(values[self._count :])
+            if new.dtype != self._array.dtype:
+                self._array = np.resize(np.asarray(values), 2 * count)
+            self._array[self._count : count] = new
+        self._count = count
+        return self._array[:count]
 
 
 def _carriers(callbacks: Sequence[Any]) -> list[Any]:
@@ -182,6 +214,15 @@ def _state_of(callback: Any) -> Any:
     if isinstance(callback, keras.callbacks.CSVLogger):
         size = Path(callback.filename).stat().st_size  # flushed with every row
         return {"bytes": size, "keys": callback.keys}
+    if isinstance(callback, keras.callbacks.History):
+        grown = _grown.setdefault(callback, {})
+        return {
+            "epoch": grown.setdefault("", Numbers()).of(callback.epoch),
+            "history": {
+                name: grown.setdefault(name, Numbers()).of(values)
+                for name, values in callback.history.items()
+            },
+        }
     for kind, names in _STOCK.items():
         if isinstance(callback, kind):
             return {name: _copied(getattr(callback, name, None)) for name in names}
