@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
     """Answers a wrong usage in two lines."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._unknown(found, unknown)
+        return found
+
+    def _unknown(self, found: argparse.Namespace, unknown: list[str]) -> NoReturn:
+        """Names what is not known, and the options of the command that are spelt alike."""
+        parser: argparse.ArgumentParser = self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parser = action.choices[getattr(found, action.dest)]
+        known = [option for action in parser._actions for option in action.option_strings]
+        first = unknown[0].partition("=")[0]
+        near = difflib.get_close_matches(first, known, 1)
+        meant = f", did you mean {near[0]}?" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")

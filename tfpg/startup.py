@@ -11,6 +11,8 @@ from typing import Any
 
 def import_tensorflow() -> None:
     """Imports it with its start-up messages kept off the terminal, unless it fails to start."""
+    # Another training may want the GPU beside this one.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA tells of every first time, later
     try:
         sys.stderr.flush()
