@@ -85,6 +85,7 @@ class Checkpoints:
             CheckpointCorruptError: There are some, and none is whole.
             VersionSkewError: It was written by newer versions.
         """
+        self._failed, self._owed = None, []  # of what is not gone on with
         found = self._store.load()
         if found is not None and not self.allow_version_skew:
             check_versions(str(found.path), found.manifest.get("versions", {}))
