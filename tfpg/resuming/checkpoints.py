@@ -49,7 +49,8 @@ class Checkpoints:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for iterations in (2, 5):
         ...         agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1", seed=0))
-        ...         history = agent.fit("CartPole-v1", iterations, seed=1, checkpoints=folder)
+        ...         options = {"checkpoints": folder, "verbose": 0}
+        ...         history = agent.fit("CartPole-v1", iterations, seed=1, **options)
         >>> history.epoch, agent.env_steps == history.history["env_steps"][-1]
         ([0, 1, 2, 3, 4], True)
     """
