@@ -122,7 +122,7 @@ class Position:
         self._actions = [np.asarray(row, space.dtype) for row in actions]
         steps = len(self._actions)
         observations = self._again(self._all())
-        if type(self.envs.unwrapped) is SyncVectorEnv:
+        if type(self.envs) is SyncVectorEnv:  # and no `Workers`, whose steps are elsewhere
             observations = self._one_by_one(observations)
             steps = 0
         # Whose episode began later is reset once more when its time has come: a vector environment
@@ -276,7 +276,13 @@ class Resumable(abc.ABC):
             self._observations, same = self.position.set_state(state["position"])
             anew = ~same
             if anew.any():
-                self._observations = self._reset_those(anew)
+                kept = self._observations
+                # A vector environment may tell the others what they observed when they were reset.
+                self._observations = map_arrays(
+                    lambda new, old: np.where(anew.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+                    self._reset_those(anew),
+                    kept,
+                )
         self._returns[anew], self._lengths[anew], self._lives[anew] = 0.0, 0, np.nan
         self._resetting &= ~anew
         return anew

@@ -44,6 +44,7 @@ def deferred(grace: float = GRACE) -> Iterator[None]:
         if alarm:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(alarm, before)
+    check()  # what came after the last time
 
 
 def waiting() -> bool:

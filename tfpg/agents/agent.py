@@ -211,6 +211,14 @@ class Agent(abc.ABC):
             self._state = Variables(groups)
         return self._state
 
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raises unless a state is of an agent like this one.
+
+        Raises:
+            ValueError: Its variables are others.
+        """
+        self._kept().check(state["variables"])
+
     def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
         """Goes on from the state of an agent like this one, in `fit`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,6 +61,7 @@ def fit(
         told = _told(agent, vector_envs, seed)
         if found is not None:
             _check_alike(found, told)
+            agent.check_state(found.state["agent"])
         if validation_envs is not None:
             check_apart(envs, validation_envs)
             validation_envs = stack.enter_context(open_vec(validation_envs, validation_episodes))
@@ -148,12 +150,14 @@ def _go_on(agent: Agent, collector: Collector, found: Checkpoint, checkpoints: C
 
 def _told(agent: Agent, envs: Any, seed: int) -> dict[str, Any]:
     """What a checkpoint says of the training it is of."""
+    played_as = ("from_logits", "positive_action", "squash")
+    head = {name: x for name, x in agent._policy_options.items() if name in played_as}
     return {
         "agent": type(agent).__name__,
         "observation_space": str(envs.single_observation_space),
         "action_space": str(envs.single_action_space),
         "seed": seed,
-        "options": {**agent.get_config(), "num_envs": envs.num_envs},
+        "options": {**agent.get_config(), **head, "num_envs": envs.num_envs},
     }
 
 
@@ -164,7 +168,7 @@ def _check_alike(found: Checkpoint, told: dict[str, Any]) -> None:
     names = ["agent", "observation_space", "action_space", *told["options"]]
     for name in names:
         # As JSON makes it of what is here: tuples are lists.
-        a, b = there.get(name), _as_json(here[name])
+        a, b = _as_json(there.get(name)), _as_json(here[name])
         if a != b:
             raise ValueError(
                 f"The checkpoint {str(found.path)!r} has {name.replace('_', ' ')} {a}, and here it "
@@ -173,6 +177,8 @@ def _check_alike(found: Checkpoint, told: dict[str, Any]) -> None:
 
 
 def _as_json(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(" at 0x[0-9a-f]+", "", value)  # of a function, elsewhere in every process
     if isinstance(value, (list, tuple)):
         return [_as_json(x) for x in value]
     return {k: _as_json(x) for k, x in value.items()} if isinstance(value, dict) else value

@@ -161,6 +161,7 @@ class OffPolicy(Agent):
         replay.gamma = self.gamma
         replay.cut()
         self._advice.cut()
+        self._told = None  # what was told is in another fit's checkpoints
         self._episodes_before = self.episodes
         first = iteration * self.steps_per_iteration
         return Collector(envs, seed, episode=first, fragment=first, window=self.window)

@@ -23,7 +23,10 @@ _grown: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _STOCK: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-    keras.callbacks.ModelCheckpoint: ("best", "epochs_since_last_save"),
+    keras.callbacks.ModelCheckpoint: (
+        *("best", "epochs_since_last_save"),
+        *("_batches_seen_since_last_saving", "_last_batch_seen"),
+    ),
 }
 
 
@@ -66,14 +69,14 @@ class Variables:
         values = {dtype: x.numpy() for dtype, x in self._read().items()}
         return {"groups": self._told, "values": values}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Assigns what a state of variables like these holds.
+    def check(self, state: dict[str, Any]) -> None:
+        """Raises unless a state is of variables like these.
 
         Raises:
-            ValueError: It is of others; nothing was changed.
+            ValueError: It is of others.
         """
-        for what, here in self._told.items():
-            there = state["groups"].get(what, [])
+        for what in {**self._told, **state["groups"]}:
+            here, there = self._told.get(what, []), state["groups"].get(what, [])
             for (name, *kind), (other, *its) in zip(here, there, strict=False):
                 if kind != its:
                     raise ValueError(
@@ -85,6 +88,14 @@ class Variables:
                     f"The checkpoint is of another {what}: it has {len(there)} variables, and "
                     f"this one {len(here)}."
                 )
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Assigns what a state of variables like these holds.
+
+        Raises:
+            ValueError: It is of others; nothing was changed.
+        """
+        self.check(state)
         taken = dict.fromkeys(state["values"], 0)
         for variables in self.groups.values():
             for v in variables:
@@ -165,7 +176,7 @@ def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None
     """Gives callbacks, which have begun, the states they had."""
     for each, told in zip(_carriers(callbacks), states, strict=True):
         if hasattr(each, "set_state"):
-            each.set_state(told["state"])
+            each.set_state(_copied(told["state"]))
         elif isinstance(each, keras.callbacks.CSVLogger):
             each.keys = told["state"]["keys"]
         elif isinstance(each, keras.callbacks.History):
@@ -242,7 +253,9 @@ def _shorten(path: Path, size: int) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """Lists and dicts, which change while a copy is written; arrays are made anew, not changed."""
+    """What a callback may change while it is written, and cannot where it was only read."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
     if isinstance(value, dict):
         return {key: _copied(x) for key, x in value.items()}
     return [_copied(x) for x in value] if isinstance(value, list) else value

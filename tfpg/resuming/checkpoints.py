@@ -75,7 +75,7 @@ class Checkpoints:
         self._changed = threading.Condition()
         self._waiting: _Job | None = None
         self._busy = self._closing = False
-        self._failed: Exception | None = None
+        self._failed: BaseException | None = None
         self._owed: list[tuple[int, Any]] = []  # records that could not be written
         self._thread: threading.Thread | None = None
 
@@ -86,6 +86,7 @@ class Checkpoints:
             CheckpointCorruptError: There are some, and none is whole.
             VersionSkewError: It was written by newer versions.
         """
+        self._failed, self._owed = None, []  # of what is not gone on with
         found = self._store.load()
         if found is not None and not self.allow_version_skew:
             check_versions(str(found.path), found.manifest.get("versions", {}))
@@ -178,12 +179,12 @@ class Checkpoints:
                         return
                     self._changed.wait()
                 job, self._waiting, self._busy = self._waiting, None, True
-            failed: Exception | None = None
+            failed: BaseException | None = None
             added = job.added
             try:
                 added = [each for each in self._owed if each[0] >= job.needed_from] + added
                 self._store.save(*job._replace(added=added))
-            except Exception as error:
+            except BaseException as error:  # or whoever waits would wait for ever
                 failed = error
             with self._changed:
                 self._owed = added if failed else []

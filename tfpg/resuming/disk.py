@@ -26,7 +26,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         CheckpointCorruptError: It is not.
     """
     with open_regular(path) as file:
-        data = file.read(_LARGEST_MANIFEST)
+        data = _read(file, path, _LARGEST_MANIFEST)
     try:
         manifest = json.loads(data)
         own = manifest.pop("sha256")
@@ -34,7 +34,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         whole = [*files.values(), *log]
         if not all(isinstance(each["bytes"], int) and each["sha256"] for each in whole):
             raise ValueError("a size is none")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorruptError(
             f"{str(path)!r} is not the manifest of a checkpoint ({type(error).__name__}: {error})."
         ) from None
@@ -67,20 +67,27 @@ def read_bytes(path: Path, size: int, more: bool = False) -> bytes:
                 f"{str(path)!r} is not whole: expected {size:,} bytes, found {found:,}."
             )
         check_memory(size, f"{str(path)!r}", "free some")
-        return file.read(size)
+        return _read(file, path, size)
 
 
 def open_regular(path: Path) -> Any:
     """A regular file of ours, which is no link and no device."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        file = os.fdopen(os.open(path, flags), "rb")
+        handle = os.open(path, flags)
     except OSError as error:
         raise CheckpointCorruptError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise CheckpointCorruptError(f"{str(path)!r} is no regular file.")
-    return file
+    return os.fdopen(handle, "rb")
+
+
+def _read(file: Any, path: Path, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:  # a bad sector
+        raise CheckpointCorruptError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
 
 
 def records_of(path: Path, data: bytes) -> Iterator[Any]:

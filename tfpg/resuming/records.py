@@ -8,6 +8,7 @@ are arrays. What is read is checked against the bytes there are before anything 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ _HEAD = struct.Struct("<QQ")
 _ARRAY = "__array__"
 _ALIGNMENT = 64
 _DEPTH = 32
+_DTYPE = re.compile(r"[<>|][biuf]\d{1,2}")
 
 
 def pack(state: Any) -> list[Any]:
@@ -28,7 +30,7 @@ def pack(state: Any) -> list[Any]:
             None, and arrays of numbers or booleans.
 
     Raises:
-        TypeError: It holds something else.
+        TypeError: It holds something else, or is nested too deeply.
 
     Example:
         >>> data = b"".join(pack({"weights": np.ones((2, 3)), "step": 7}))
@@ -39,18 +41,20 @@ def pack(state: Any) -> list[Any]:
     arrays: list[Any] = []
     size = 0
 
-    def plain(x: Any, path: str) -> Any:
+    def plain(x: Any, path: str, depth: int = 0) -> Any:
         nonlocal size
+        if depth > _DEPTH:
+            raise TypeError(f"The state at {path} is nested more than {_DEPTH} deep.")
         if x is None or isinstance(x, (bool, int, float, str)):
             return x
         if isinstance(x, dict):
             if not all(isinstance(key, str) for key in x) or _ARRAY in x:
                 raise TypeError(f"The state at {path or '/'} has keys that are not text.")
-            return {key: plain(value, f"{path}/{key}") for key, value in x.items()}
+            return {key: plain(value, f"{path}/{key}", depth + 1) for key, value in x.items()}
         if isinstance(x, (list, tuple)):
-            return [plain(value, f"{path}/{i}") for i, value in enumerate(x)]
-        if isinstance(x, np.generic):
-            return x.item()
+            return [plain(value, f"{path}/{i}", depth + 1) for i, value in enumerate(x)]
+        if isinstance(x, np.generic) and x.dtype.kind in "biuf":
+            return float(x) if x.dtype.kind == "f" else x.item()
         if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
             array = np.ascontiguousarray(x)
             told = {_ARRAY: [array.dtype.str, list(x.shape), size]}
@@ -64,6 +68,7 @@ def pack(state: Any) -> list[Any]:
         )
 
     text = json.dumps(plain(state, "")).encode()
+    text += b" " * (-(_HEAD.size + len(text)) % _ALIGNMENT)
     return [_HEAD.pack(len(text), size), text, *arrays]
 
 
@@ -84,7 +89,7 @@ def unpack(data: Any, start: int = 0) -> tuple[Any, int]:
         return _restored(
             json.loads(bytes(view[start + _HEAD.size : first])), view[first:][:size], 0
         ), (first + size)
-    except (struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (struct.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ValueError(f"Not a whole record: {error}") from None
 
 
@@ -98,12 +103,12 @@ def _restored(x: Any, arrays: memoryview, depth: int) -> Any:
     if _ARRAY not in x:
         return {key: _restored(value, arrays, depth + 1) for key, value in x.items()}
     name, shape, offset = x[_ARRAY]
-    dtype = np.dtype(str(name))
-    count = _count(shape)
-    if dtype.kind not in "biuf" or not isinstance(offset, int) or offset < 0:
-        raise ValueError(f"it holds an array of {dtype} at {offset}")
+    # NumPy's own names of dtypes are a language, with objects and warnings in it.
+    if not _DTYPE.fullmatch(str(name)) or not isinstance(offset, int) or offset < 0:
+        raise ValueError(f"it holds an array of {str(name)[:20]!r} at {str(offset)[:20]}")
+    dtype, count = np.dtype(name), _count(shape)
     if offset + count * dtype.itemsize > len(arrays):
-        raise ValueError(f"an array of {shape} at {offset:,} is larger than the record")
+        raise ValueError(f"an array of {count:,} numbers is larger than the record")
     return np.frombuffer(arrays, dtype, count, offset).reshape(shape)
 
 

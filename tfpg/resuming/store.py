@@ -12,6 +12,7 @@ imports TensorFlow.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfpg.errors import CheckpointCorruptError, warn
+from tfpg.errors import CheckpointCorruptError, VersionSkewError, warn
 from tfpg.resuming.disk import (
     check_hash,
     own_hash,
@@ -133,17 +134,22 @@ class Store:
             manifest["sha256"] = own_hash(manifest)
             write_synced(temporary / MANIFEST, [json.dumps(manifest, indent=1).encode()])
             sync_folder(temporary)
-            if path.exists():  # of an attempt that somebody went back behind
+            if path.is_dir() and not path.is_symlink():  # somebody went back behind it
                 shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            if added:
+                self._take_back(segments[-1].name)
             raise
         self._segments = segments
         self._needed[step] = {segment.name for segment in segments}
-        pointer = self.folder / f"{_TEMPORARY}{LATEST}"
-        pointer.write_text(f"{path.name}\n")
-        pointer.replace(self.folder / LATEST)
+        with suppress(OSError):  # it is for people: what is whole is there already
+            pointer = self.folder / f"{_TEMPORARY}{LATEST}"
+            pointer.write_text(f"{path.name}\n")
+            pointer.replace(self.folder / LATEST)
         sync_folder(self.folder)
         self._prune(step)
         return path
@@ -159,6 +165,7 @@ class Store:
 
         Raises:
             CheckpointCorruptError: There are some, and none is whole.
+            VersionSkewError: A newer tfpg wrote it in another form.
         """
         if not self.folder.is_dir():
             return None
@@ -191,6 +198,11 @@ class Store:
 
     def _read(self, path: Path) -> Checkpoint:
         manifest = read_manifest(path / MANIFEST)
+        if manifest.get("schema") != SCHEMA:
+            raise VersionSkewError(
+                f"{str(path)!r} has the form {manifest.get('schema')} of a newer tfpg, and this "
+                f"one reads {SCHEMA}: pip install -U tfpg."
+            )
         told = manifest["files"][STATE]
         data = read_bytes(path / STATE, told["bytes"])
         check_hash(path / STATE, hashlib.sha256(data), told)
@@ -225,11 +237,13 @@ class Store:
             segments.append(Segment(name, 0, hashlib.sha256(), 0))
         name, size, digest, last = segments.pop()
         digest = digest.copy()
-        # What lies behind the size is of a save that failed, or that somebody went back behind.
-        with (folder / name).open("r+b" if (folder / name).exists() else "x+b") as file:
-            file.truncate(size)
-            file.seek(size)
-            try:
+        try:
+            # What lies behind the size is of a kill, or something somebody went back behind.
+            with (folder / name).open("r+b" if (folder / name).exists() else "x+b") as file:
+                if os.fstat(file.fileno()).st_size < size:
+                    raise OSError(errno.ENOENT, f"{str(folder / name)!r} was cut or removed")
+                file.truncate(size)
+                file.seek(size)
                 for position, record in added:
                     for part in pack(record):
                         file.write(part)
@@ -238,12 +252,17 @@ class Store:
                     last = position
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError:
-                with suppress(OSError):
-                    file.truncate(self._segments[-1].size if self._segments else 0)
-                raise
+        except BaseException:
+            self._take_back(name)
+            raise
         sync_folder(folder)
         return [*segments, Segment(name, size, digest, last)]
+
+    def _take_back(self, name: str) -> None:
+        """Cuts a segment to what was saved of it: the disk may be full."""
+        saved = {segment.name: segment.size for segment in self._segments}
+        with suppress(OSError):
+            os.truncate(self.folder / LOG / name, saved.get(name, 0))
 
     def _prune(self, newest: int) -> None:
         # Those with larger numbers were broken, or somebody went back behind them.
@@ -261,4 +280,5 @@ class Store:
             needed = set().union(*self._needed.values())
             for path in (self.folder / LOG).glob("*.bin"):
                 if path.name not in needed and _SEGMENT.fullmatch(path.name):
-                    path.unlink()
+                    with suppress(OSError):
+                        path.unlink()

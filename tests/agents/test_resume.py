@@ -1,0 +1,521 @@
+"""A training that stops and goes on in new objects is the one that never stopped, to the bit."""
+
+import itertools
+import json
+import shutil
+import warnings
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from marks import slow_but
+from small import SMALL, q_network
+
+import tfpg
+from tfpg.callbacks import Diagnostics, KeepBest, MetricsLogger, StopAtReturn, StopAtSteps
+from tfpg.collector import Collector
+from tfpg.envs import make_vec, open_vec
+from tfpg.policy import Policy
+from tfpg.resuming import Checkpoints
+from tfpg.resuming.records import pack
+from tfpg.resuming.store import Store
+
+
+class Noisy(gymnasium.Env):
+    """Observes the step and noise of the episode's seed; has 5 to 11 steps. Named on demand."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, named=False):
+        box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.named = named
+        self.observation_space = (
+            spaces.Dict({"x": box, "last": spaces.Discrete(2)}) if named else box
+        )
+
+    def observe(self, action=0):
+        x = np.array([self.t / 10, self.np_random.normal()], np.float32)
+        return {"x": x, "last": int(action)} if self.named else x
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(5, 12))
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        reward = float(self.np_random.normal() + action)
+        return self.observe(action), reward, self.t >= self.length, False, {}
+
+
+class Frames(Noisy):
+    """Stacks three frames of one pixel, the newest last."""
+
+    def __init__(self):
+        self.observation_space = spaces.Box(0, 255, (1, 1, 3), np.uint8)
+
+    def observe(self, action=0):
+        if not self.t:
+            self.frames = [0, 0, 0]
+        self.frames = [*self.frames[1:], int(self.np_random.integers(1, 255))]
+        return np.array(self.frames, np.uint8)[None, None]
+
+
+class Changing(Noisy):
+    """Is another in every process, so to speak: its noise knows no seed."""
+
+    count = itertools.count()
+
+    def observe(self, action=0):
+        return np.array([self.t / 10, next(self.count) % 7], np.float32)
+
+
+def mlp(env, **options):
+    return tfpg.networks.mlp(env, hidden=(8,), seed=0, **options)
+
+
+def both(env, **options):
+    return tfpg.networks.actor_critic(env, hidden=(8,), seed=0, **options)
+
+
+def critic(env):
+    return tfpg.networks.critic(env, hidden=(8,), seed=1)
+
+
+def reinforce(env, **options):
+    model = mlp(env, normalize=options.pop("normalize", False))
+    return tfpg.Reinforce(model, **{"episodes_per_update": 4, "max_steps": 30, **options})
+
+
+def with_value(env):
+    return reinforce(env, normalize=True, value_model=critic(env), value_updates=2)
+
+
+def a2c(env, **options):
+    return tfpg.A2C(both(env, **options), num_envs=3, num_steps=7, jit_compile=False)
+
+
+def ppo(env, **options):
+    options = {"num_envs": 3, "num_steps": 9, "epochs": 2, "minibatches": 2, **options}
+    model = both(env, normalize=True)
+    return tfpg.PPO(model, reward_scale="auto", jit_compile=False, **options)
+
+
+def free_log_std(env):
+    """A head with a weight of its own, and two models: four optimizers' states."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    return tfpg.PPO(
+        model, value_model=critic(env), num_envs=3, num_steps=9, minibatches=2, jit_compile=False
+    )
+
+
+def dqn(env, **options):
+    model = options.pop("model", None) or mlp(env, activation="relu")
+    return tfpg.DQN(model, **{**SMALL, "num_envs": 2, "capacity": 400, **options})
+
+
+def of_frames(env):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = [keras.Input((1, 1, 3), dtype="uint8"), layers.Flatten(), layers.Rescaling(1 / 255)]
+    model = keras.Sequential([*model, layers.Dense(2)])
+    return dqn(env, model=model, frame_stack=3, prioritized=True, capacity=300)
+
+
+def pong(env):
+    model = tfpg.networks.nature_cnn(env, hidden=16, seed=0)
+    return dqn(env, model=model, capacity=300, max_steps=30, batch_size=4, learning_starts=40)
+
+
+MIXED = {"prioritized": True, "n_step": 3, "tau": 0.05, "priority_beta": lambda n: min(n / 400, 1)}
+
+CASES = {
+    "reinforce": (reinforce, "CartPole-v1"),
+    "reinforce-value": (with_value, "CartPole-v1"),
+    "reinforce-dict": (reinforce, lambda: Noisy(named=True)),
+    "a2c": (a2c, "CartPole-v1"),
+    "a2c-acrobot": (a2c, "Acrobot-v1"),
+    "ppo": (ppo, Noisy),
+    "ppo-cut": (lambda env: ppo(env, max_steps=13), "CartPole-v1"),
+    "ppo-itself": (ppo, "CartPole-v1"),
+    "ppo-log-std": (free_log_std, "Pendulum-v1"),
+    "ppo-dict": (ppo, lambda: Noisy(named=True)),
+    "dqn": (dqn, "CartPole-v1"),
+    "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
+    "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
+    "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),
+    "dqn-frames": (of_frames, Frames),
+    "dqn-dict": (dqn, lambda: Noisy(named=True)),
+    "pong": (pong, "ALE/Pong-v5"),
+    "workers": (dqn, "workers"),
+}
+
+
+def outcome(agent, history, log=None):
+    """Everything that a training has come to, as bytes."""
+    state = agent.get_state()
+    state["variables"] = state["variables"]["values"]  # names are others in every process
+    if getattr(agent, "replay", None) is not None:
+        state["rows"] = agent.replay.get_state()
+    told = {"state": state, "history": history.history, "epoch": history.epoch}
+    return b"".join(pack(told)), log and log.read_bytes()
+
+
+def train(build, env, folder, iterations, checkpoints=None, callbacks=(), **options):
+    """New objects, every time; those of a folder that is there go on."""
+    folder.mkdir(exist_ok=True)
+    envs = make_vec("Acrobot-v1", 2, workers=2) if env == "workers" else env
+    try:
+        agent = build("Acrobot-v1" if env == "workers" else env)
+        log = MetricsLogger(folder / "metrics.csv")
+        history = agent.fit(
+            envs,
+            iterations,
+            seed=5,
+            verbose=0,
+            callbacks=[log, *callbacks],
+            checkpoints=checkpoints,
+            **options,
+        )
+    finally:
+        if env == "workers":
+            envs.close()
+    return agent, history
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("name", slow_but(["reinforce", "ppo", "dqn-mixed"], CASES))
+def test_to_the_bit(tmp_path, name):
+    """With and without checkpoints, at once or in three parts."""
+    build, env = CASES[name]
+    agent, history = train(build, env, tmp_path / "whole", 6)
+    whole = outcome(agent, history, tmp_path / "whole/metrics.csv")
+    parts = tmp_path / "parts"
+    for iterations in (3, 4, 6):
+        agent, history = train(build, env, parts, iterations, checkpoints=parts / "kept")
+    assert outcome(agent, history, parts / "metrics.csv") == whole
+    assert len(history.epoch) == 6
+    if name == "dqn-ring":
+        assert (agent.replay.written > 3 * agent.replay.rows).all()
+
+
+class Own(keras.callbacks.Callback):
+    """A callback of somebody else's that carries a sum, in an array that it changes in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.sums, self.seen = np.zeros(3), []
+
+    def get_state(self):
+        return {"sums": self.sums, "seen": self.seen}
+
+    def set_state(self, state):
+        self.sums, self.seen = state["sums"], state["seen"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.sums += logs["loss"]
+        self.seen.append(epoch)
+
+
+def all_callbacks(folder):
+    best = {"monitor": "loss", "mode": "min"}
+    return {
+        "own": Own(),
+        "stop": keras.callbacks.EarlyStopping(**best, patience=6, restore_best_weights=True),
+        "plateau": keras.callbacks.ReduceLROnPlateau(**best, patience=2, factor=0.5, cooldown=1),
+        "rate": keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+        "files": keras.callbacks.ModelCheckpoint(
+            folder / "best-{epoch}.keras", **best, save_best_only=True
+        ),
+        "often": keras.callbacks.ModelCheckpoint(
+            folder / "often-{epoch}.weights.h5", save_weights_only=True, save_freq=3
+        ),
+        "keep": KeepBest(folder / "keep.keras"),
+        "steps": StopAtSteps(1200),
+        "look": Diagnostics(folder / "look.png", "CartPole-v1", every=3, episodes=2, max_steps=9),
+    }
+
+
+def carried(callbacks):
+    """What the callbacks know after a training, and what they wrote."""
+    names = {
+        "stop": ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
+        "plateau": ("wait", "best", "cooldown_counter"),
+        "files": ("best",),
+        "keep": ("best", "_weights"),
+        "steps": ("_before", "_longest"),
+        "look": ("measured", "_due"),
+        "own": ("sums", "seen"),
+    }
+    return {key: {n: getattr(callbacks[key], n) for n in names[key]} for key in names}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_callbacks_carry_on(tmp_path):
+    found = {}
+    for name, parts in (("whole", (30,)), ("parts", (2, 5, 6, 30))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for iterations in parts:
+            callbacks = all_callbacks(folder)
+            kept = folder / "kept" if name == "parts" else None
+            agent, history = train(
+                reinforce, "CartPole-v1", folder, iterations, kept, callbacks.values()
+            )
+        files = sorted(path.name for path in folder.glob("*.*"))
+        found[name] = b"".join(pack(carried(callbacks))), outcome(agent, history), files
+        keep = tfpg.load_model(folder / "keep.keras").get_weights()
+        assert all(map(np.array_equal, keep, callbacks["keep"]._weights))
+    assert found["whole"] == found["parts"]
+    assert 6 < len(history.epoch) < 30  # one of them stopped it
+    assert callbacks["own"].seen == history.epoch
+    assert len(callbacks["look"].measured) > 2
+
+
+class TestAgain:
+    @pytest.mark.filterwarnings("error::UserWarning")
+    @pytest.mark.parametrize("target", [None, 1.0])
+    def test_a_training_that_came_to_its_end_is_left_alone(self, tmp_path, target):
+        """Its end was the number of iterations, or that its callback stopped it."""
+
+        def go():
+            stop = [] if target is None else [StopAtReturn(target)]
+            number = 3 if target is None else 50
+            return train(reinforce, "CartPole-v1", tmp_path, number, tmp_path / "kept", stop)
+
+        first = outcome(*go(), tmp_path / "metrics.csv")
+        files = {
+            path: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in (tmp_path / "kept").rglob("*.*")
+        }
+        agent, history = go()
+        assert outcome(agent, history, tmp_path / "metrics.csv") == first
+        assert len(history.epoch) == (3 if target is None else 1)
+        for path, before in files.items():
+            assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_the_same_objects_go_on_too(self, tmp_path):
+        agent, log = reinforce("CartPole-v1"), MetricsLogger(tmp_path / "metrics.csv")
+        for iterations in (2, 4):
+            options = {"callbacks": [log], "checkpoints": tmp_path / "kept", "verbose": 0}
+            history = agent.fit("CartPole-v1", iterations, seed=5, **options)
+        other = train(reinforce, "CartPole-v1", tmp_path / "whole", 4)
+        assert outcome(agent, history) == outcome(*other)
+        whole = (tmp_path / "whole/metrics.csv").read_bytes()
+        assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_another_folder_gets_the_whole_replay(self, tmp_path):
+        """Also that of an agent whose replay another folder was told of."""
+        agent = dqn(Noisy)
+        for folder, first in (("a", 0), ("b", 2)):
+            agent.fit(
+                Noisy,
+                first + 2,
+                seed=5,
+                verbose=0,
+                initial_iteration=first,
+                checkpoints=tmp_path / folder,
+            )
+        shutil.rmtree(tmp_path / "a")
+        other = dqn(Noisy)
+        other.fit(Noisy, 4, seed=5, verbose=0, checkpoints=tmp_path / "b")
+        states = (pack(each.replay.get_state()) for each in (agent, other))
+        assert b"".join(next(states)) == b"".join(next(states))
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_how_often_and_how_many(self, tmp_path):
+        for iterations in (4, 8):
+            kept = Checkpoints(tmp_path / "kept", every=3, keep=9)
+            train(reinforce, "CartPole-v1", tmp_path, iterations, kept)
+        found = [
+            json.loads(path.read_text())["iteration"]
+            for path in (tmp_path / "kept").glob("step-*/manifest.json")
+        ]
+        assert sorted(found) == [3, 4, 6, 8]
+        train(reinforce, "CartPole-v1", tmp_path, 9, Checkpoints(tmp_path / "kept", keep=1))
+        assert len(Store(tmp_path / "kept").steps()) == 1
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_functions_are_known_again_wherever_they_are(self, tmp_path):
+        for iterations in (1, 2):
+            agent = dqn(Noisy, epsilon=lambda n: 0.3)
+            agent.fit(Noisy, iterations, seed=5, verbose=0, checkpoints=tmp_path)
+        assert agent.get_config()["epsilon"].startswith("<function")
+
+
+class Fails(keras.callbacks.Callback):
+    """Raises in the middle of an iteration."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.at is not None and len(self.model.history.epoch) == self.at:
+            raise ZeroDivisionError("in the middle")
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("name", slow_but(["dqn-ring"], ["dqn-ring", "reinforce", "ppo"]))
+def test_an_error_in_the_middle_of_an_iteration(tmp_path, name):
+    build, env = CASES[name]
+    parts = tmp_path / "parts"
+    for at in (2, 3):
+        with pytest.raises(ZeroDivisionError):
+            train(build, env, parts, 5, parts / "kept", [Fails(at)])
+        assert Store(parts / "kept").load().manifest["iteration"] == at
+    ended = train(build, env, parts, 5, parts / "kept", [Fails(None)])
+    whole = train(build, env, tmp_path / "whole", 5, callbacks=[Fails(None)])
+    logs = parts / "metrics.csv", tmp_path / "whole/metrics.csv"
+    assert outcome(*ended, logs[0]) == outcome(*whole, logs[1])
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_broken_checkpoint_costs_what_came_after_the_one_before_it(tmp_path):
+    whole = outcome(*train(reinforce, "CartPole-v1", tmp_path, 5), tmp_path / "metrics.csv")
+    train(reinforce, "CartPole-v1", tmp_path, 4, tmp_path / "kept")
+    newest = (tmp_path / "kept/latest").read_text().strip()
+    (tmp_path / "kept" / newest / "state.bin").write_bytes(b"nothing")
+    with pytest.warns(UserWarning, match="expected [0-9,]+ bytes, found 7. Going on from"):
+        ended = train(reinforce, "CartPole-v1", tmp_path, 5, tmp_path / "kept")
+    assert outcome(*ended, tmp_path / "metrics.csv") == whole
+
+
+def with_sgd(_):
+    model = mlp("CartPole-v1")
+    model.compile(keras.optimizers.SGD(0.01))
+    return tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
+
+
+def wider(env):
+    model = tfpg.networks.mlp(env, hidden=(9,), seed=0)
+    return tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
+
+
+def deeper(env):
+    model = tfpg.networks.mlp(env, hidden=(8, 8), seed=0)
+    return tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
+
+
+OTHERS = {
+    "seed": (reinforce, "CartPole-v1", {"seed": 6}, "is of seed 5, and this is 6"),
+    "gamma": (
+        lambda env: reinforce(env, gamma=0.5),
+        *("CartPole-v1", {}, "has gamma 0.99, and here it is 0.5"),
+    ),
+    "episodes": (
+        lambda env: reinforce(env, episodes_per_update=5, num_envs=4),
+        *("CartPole-v1", {}, "has episodes per update 4, and here it is 5"),
+    ),
+    "head": (
+        lambda env: reinforce(env, from_logits=True),
+        *("CartPole-v1", {}, "has from logits None, and here it is True"),
+    ),
+    "agent": (
+        lambda env: tfpg.A2C(both(env), num_envs=4),
+        *("CartPole-v1", {}, "has agent Reinforce, and here it is A2C"),
+    ),
+    "environment": (
+        *(reinforce, "Acrobot-v1", {}),
+        r"has observation space Box\(.*\(4,\), float32\), and here it is Box\(.*\(6,\)",
+    ),
+    "callbacks": (
+        *(reinforce, "CartPole-v1", {"callbacks": [StopAtSteps(10**6)]}),
+        "callbacks MetricsLogger, History, and here are MetricsLogger, StopAtSteps, History",
+    ),
+    "wider": (wider, "CartPole-v1", {}, r"another model: its .* \[4, 8\], .* of shape \[4, 9\]"),
+    "deeper": (deeper, "CartPole-v1", {}, "another model"),
+    "optimizer": (with_sgd, "CartPole-v1", {}, "another optimizer: it has .* variables, and this"),
+    "value": (
+        lambda env: reinforce(env, value_model=critic(env)),
+        *("CartPole-v1", {}, "has baseline None, and here it is value"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    train(reinforce, "CartPole-v1", folder, 2, folder / "kept")
+    with (folder / "metrics.csv").open("a") as file:  # of a third iteration that was killed
+        file.write("2,9.0,")
+    return folder
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_training_is_refused_and_nothing_is_changed(kept, what):
+    build, env, options, message = OTHERS[what]
+    agent = build(env)
+    before = agent.model.get_weights()
+    files = {path: path.read_bytes() for path in kept.rglob("*.*") if path.is_file()}
+    more = options.pop("callbacks", [])
+    options = {"seed": None, "callbacks": [MetricsLogger(kept / "metrics.csv"), *more], **options}
+    with pytest.raises(ValueError, match=message):
+        agent.fit(env, 4, verbose=0, checkpoints=kept / "kept", **options)
+    assert all(map(np.array_equal, agent.model.get_weights(), before))
+    assert {path: path.read_bytes() for path in kept.rglob("*.*") if path.is_file()} == files
+
+
+class TestAnew:
+    @pytest.mark.parametrize("name", slow_but(["ppo"], ["ppo", "dqn"]))
+    def test_environments_that_are_not_the_same_every_time(self, tmp_path, name):
+        build = CASES[name][0]
+        train(build, Changing, tmp_path, 3, tmp_path / "kept")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            _, history = train(build, Changing, tmp_path, 5, tmp_path / "kept")
+        (warning,) = said
+        assert "environments begin anew: the same actions did not bring" in str(warning.message)
+        assert warning.filename == __file__
+        assert len(history.epoch) == 5
+
+    def test_environments_that_reset_themselves(self, tmp_path):
+        for mode, iterations in ((AutoresetMode.NEXT_STEP, 2), (AutoresetMode.NEXT_STEP, 4)):
+            envs = SyncVectorEnv([Noisy] * 3, autoreset_mode=mode)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                agent = a2c(Noisy)
+                history = agent.fit(envs, iterations, seed=5, verbose=0, checkpoints=tmp_path)
+            assert len(history.epoch) == iterations
+        (warning,) = said
+        assert "The episodes of 3 of 3 environments begin anew" in str(warning.message)
+
+    def test_the_others_stay_where_they_were(self):
+        """Some of the environments are not the same every time."""
+
+        def envs():
+            return open_vec(
+                SyncVectorEnv([Noisy, Changing, Noisy], autoreset_mode=AutoresetMode.DISABLED)
+            )
+
+        policy = Policy(mlp(Noisy), Noisy)
+        with envs() as first, envs() as second:
+            collector, other = Collector(first, seed=0), Collector(second, seed=0)
+            collector.follow()
+            collector.collect_steps(policy, 4)
+            state = collector.get_state()
+            seen = collector._observations
+            assert other.set_state(state).tolist() == [False, True, False]
+            np.testing.assert_array_equal(other._observations[::2], seen[::2])
+            assert other._observations[1, 0] == 0.0  # a reset
+            assert (other._lengths == [4, 0, 4]).all()
+            one, two = (each.collect_steps(policy, 3) for each in (collector, other))
+            for column in (0, 2):
+                np.testing.assert_array_equal(
+                    one.observations[:4, column], two.observations[:4, column]
+                )
+
+
+def test_q_networks_are_small(tmp_path):
+    """A checkpoint's log holds every row of the replay once, and is cut behind the ring."""
+    agent = dqn(Noisy, model=q_network(2), capacity=5000)
+    agent.fit(Noisy, 6, seed=0, verbose=0, checkpoints=tmp_path)
+    log = sum(path.stat().st_size for path in (tmp_path / "log").iterdir())
+    row = 8 + 4 + 4 + 3
+    assert log < 1.5 * row * agent.replay.written.sum() + 7 * 1500
