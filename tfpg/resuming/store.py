@@ -83,6 +83,7 @@ class Store:
         self.keep = keep
         self._segments: list[Segment] = []
         self._needed: dict[int, set[str]] = {}  # by each checkpoint, of the log
+        self._steps: list[int] | None = None  # that are there
 
     def save(
         self,
@@ -105,15 +106,20 @@ class Store:
             OSError: It cannot be written. Those before it are as they were, and the log's records
                 are not added.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._steps is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._steps = self.steps()
         segments = self._appended(added)
         segments = [
             s for i, s in enumerate(segments) if s.last >= needed_from or i + 1 == len(segments)
         ]
         path = self.folder / f"step-{step}"
         temporary = self.folder / f"{_TEMPORARY}step-{step}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        try:
+            temporary.mkdir()
+        except FileExistsError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
         try:
             written = write_synced(temporary / STATE, pack(state))
             manifest = {
@@ -134,11 +140,11 @@ class Store:
             manifest["sha256"] = own_hash(manifest)
             write_synced(temporary / MANIFEST, [json.dumps(manifest, indent=1).encode()])
             sync_folder(temporary)
-            if path.is_dir() and not path.is_symlink():  # somebody went back behind it
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:  # somebody went back behind it
+                _remove(path)
+                temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             if added:
@@ -148,9 +154,12 @@ class Store:
         self._needed[step] = {segment.name for segment in segments}
         with suppress(OSError):  # it is for people: what is whole is there already
             pointer = self.folder / f"{_TEMPORARY}{LATEST}"
-            pointer.write_text(f"{path.name}\n")
+            handle = os.open(pointer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.write(handle, f"{path.name}\n".encode())
+            os.close(handle)
             pointer.replace(self.folder / LATEST)
         sync_folder(self.folder)
+        self._steps = [*self._steps, step]
         self._prune(step)
         return path
 
@@ -262,23 +271,42 @@ class Store:
         """Cuts a segment to what was saved of it: the disk may be full."""
         saved = {segment.name: segment.size for segment in self._segments}
         with suppress(OSError):
-            os.truncate(self.folder / LOG / name, saved.get(name, 0))
+            if name in saved:
+                os.truncate(self.folder / LOG / name, saved[name])
+            else:
+                os.unlink(self.folder / LOG / name)
 
     def _prune(self, newest: int) -> None:
         # Those with larger numbers were broken, or somebody went back behind them.
-        steps = self.steps()
+        steps = sorted({*(self._steps or ())})
         kept = [step for step in steps if step <= newest][-self.keep :]
+        before = set().union(*self._needed.values())
         for step in {*steps} - {*kept}:
-            shutil.rmtree(self.folder / f"step-{step}", ignore_errors=True)
+            _remove(self.folder / f"step-{step}")
         for step in kept:
             if step not in self._needed:  # of another process
                 with suppress(CheckpointCorruptError):
                     log = read_manifest(self.folder / f"step-{step}" / MANIFEST)["log"]
                     self._needed[step] = {each["file"] for each in log}
+        self._steps = kept
         self._needed = {step: self._needed.get(step, set()) for step in kept}
-        if self._segments:
-            needed = set().union(*self._needed.values())
+        needed = set().union(*self._needed.values())
+        if needed != before:
             for path in (self.folder / LOG).glob("*.bin"):
                 if path.name not in needed and _SEGMENT.fullmatch(path.name):
                     with suppress(OSError):
                         path.unlink()
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint, or whatever is in its place."""
+    try:
+        for name in (STATE, MANIFEST):
+            os.unlink(path / name)
+        os.rmdir(path)
+    except OSError:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
