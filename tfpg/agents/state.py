@@ -61,8 +61,7 @@ class Variables:
                 for dtype, variables in by_dtype.items()
             }
 
-        self._read = tf.function(read, autograph=False)
-        self._read._omit_frequent_tracing_warning = True
+        self._read = tf.function(read, autograph=False).get_concrete_function()
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: names, dtypes and shapes, and the numbers of each dtype."""
