@@ -103,7 +103,7 @@ def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str,
     Raises:
         FileExistsError: It is another; the first difference is told.
     """
-    for name in {**kept, **asked}:
+    for name in {"algorithm": "", "env": "", **kept, **asked}:  # what is told first of many
         if asked.get(name) != kept.get(name):
             option = name if name in ("algorithm", "env") else f"--{name.replace('_', '-')}"
             raise FileExistsError(

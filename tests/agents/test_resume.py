@@ -138,10 +138,8 @@ CASES = {
     "reinforce-value": (with_value, "CartPole-v1"),
     "reinforce-dict": (reinforce, lambda: Noisy(named=True)),
     "a2c": (a2c, "CartPole-v1"),
-    "a2c-acrobot": (a2c, "Acrobot-v1"),
     "ppo": (ppo, Noisy),
     "ppo-cut": (lambda env: ppo(env, max_steps=13), "CartPole-v1"),
-    "ppo-itself": (ppo, "CartPole-v1"),
     "ppo-log-std": (free_log_std, "Pendulum-v1"),
     "ppo-dict": (ppo, lambda: Noisy(named=True)),
     "dqn": (dqn, "CartPole-v1"),
@@ -235,7 +233,7 @@ def all_callbacks(folder):
             folder / "often-{epoch}.weights.h5", save_weights_only=True, save_freq=3
         ),
         "keep": KeepBest(folder / "keep.keras"),
-        "steps": StopAtSteps(1200),
+        "steps": StopAtSteps(1000),
         "look": Diagnostics(folder / "look.png", "CartPole-v1", every=3, episodes=2, max_steps=9),
     }
 
@@ -254,10 +252,11 @@ def carried(callbacks):
     return {key: {n: getattr(callbacks[key], n) for n in names[key]} for key in names}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_callbacks_carry_on(tmp_path):
     found = {}
-    for name, parts in (("whole", (30,)), ("parts", (2, 5, 6, 30))):
+    for name, parts in (("whole", (30,)), ("parts", (2, 5, 30))):
         folder = tmp_path / name
         folder.mkdir()
         for iterations in parts:

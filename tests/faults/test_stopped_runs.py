@@ -1,0 +1,368 @@
+"""The command line interrupted, killed or out of room: what is left, what is said, what goes on."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from marks import slow_but
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = {
+    "reinforce": [*("--iterations", "200", "--episodes-per-update", "4", "--max-steps", "30")],
+    "dqn": [
+        *("--env-steps", "6000", "--steps-per-iteration", "64", "--learning-starts", "640"),
+        *("--hidden", "16", "--updates-per-learn", "2", "--batch-size", "16", "--prioritized"),
+    ],
+}
+SLOWLY = "reinforce", "slowly:Slow-v0"
+OTHER = ["--seed", "1", "--no-film", "--verbose", "0"]
+
+# Its steps are slow while there is a file of this name.
+SLOW = """
+import os, time
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Env(CartPoleEnv):
+    def step(self, action):
+        if os.path.exists("slow"):
+            time.sleep(0.5)
+        return super().step(action)
+
+gymnasium.register("Slow-v0", Env, max_episode_steps=30)
+"""
+
+
+def start(*args, cwd, **options):
+    env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "CI")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfpg", *map(str, args)],
+        cwd=cwd,
+        env={**env, "PYTHONPATH": f"{ROOT}:{cwd}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def ended(process, seconds=120.0):
+    """The exit code, and what was said on standard error."""
+    try:
+        _, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, err = process.communicate()
+        pytest.fail(f"It did not end within {seconds} s:\n{err}")
+    assert "Traceback" not in err, err
+    return process.returncode, err
+
+
+def listens():
+    """Started in the background of a shell, a process is told to ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def train(folder, algorithm="reinforce", env="CartPole-v1", run="run", more=(), **options):
+    options = {"preexec_fn": listens, **options}
+    args = [*SMALL[algorithm], *OTHER, "--run", run, *more]
+    return start("train", algorithm, env, *args, cwd=folder, **options)
+
+
+def resume(folder, run="run", *more):
+    return ended(start("resume", run, "--verbose", "0", *more, cwd=folder))
+
+
+def manifests(folder, run="run"):
+    """Of the checkpoints that are whole by their names, in their order."""
+    found = (folder / run / "checkpoints").glob("step-*/manifest.json")
+    return sorted((json.loads(path.read_text()) for path in found), key=lambda m: m["step"])
+
+
+def in_training(process, folder, run="run", iterations=1):
+    """Waits for a checkpoint, and lets the training go on for a moment."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if manifests(folder, run)[-1]["iteration"] >= iterations:
+                return
+        except (IndexError, FileNotFoundError, json.JSONDecodeError):
+            pass
+        time.sleep(0.002)
+    pytest.fail(f"It ended with {process.poll()}, or there is no checkpoint.")
+
+
+def rows(folder, run="run"):
+    return (folder / run / "metrics.csv").read_text().count("\n") - 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folders with a run that was not stopped, by how it is trained."""
+
+    @cache
+    def of(*args):
+        folder = tmp_path_factory.mktemp("whole")
+        (folder / "slowly.py").write_text(SLOW)
+        assert ended(train(folder, *args)) == (0, "")
+        return folder
+
+    return of
+
+
+def outcome(folder, run="run"):
+    """What must be equal: the rows byte for byte, and the last checkpoint's state."""
+    metrics = (folder / run / "metrics.csv").read_bytes()
+    assert json.loads((folder / run / "config.json").read_text())["finished"]
+    assert not list((folder / run / "checkpoints").glob(".tmp-*"))
+    return metrics, manifests(folder, run)[-1]["files"]["state.bin"]["sha256"]
+
+
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("number", "code", "how"),
+        slow_but(
+            [(signal.SIGINT, 130, "resume")],
+            [
+                (signal.SIGINT, 130, "resume"),
+                (signal.SIGTERM, 143, "resume"),
+                (signal.SIGKILL, -9, "train"),
+            ],
+        ),
+    )
+    def test_once_and_it_goes_on_as_if_nothing_had_been(self, tmp_path, whole, number, code, how):
+        process = train(tmp_path)
+        in_training(process, tmp_path, iterations=3)
+        process.send_signal(number)
+        found, err = ended(process)
+        assert found == code
+        done = manifests(tmp_path)[-1]["iteration"]
+        if number != signal.SIGKILL:
+            last = "tfpg: interrupted.\n" if number == signal.SIGINT else ""
+            assert err == (
+                f"\nStopped after iteration {done} of 200, which is kept. To go on: "
+                f"tfpg resume run\n{last}"
+            )
+            assert rows(tmp_path) == done < 200
+        if how == "resume":
+            assert resume(tmp_path) == (0, "")
+        else:
+            assert ended(train(tmp_path)) == (0, "")
+        assert outcome(tmp_path) == outcome(whole())
+        for name in ("model.keras", "last.keras", "learning_curve.png"):
+            assert (tmp_path / "run" / name).stat().st_size > 1000
+
+    @pytest.mark.slow
+    def test_killed_again_and_again(self, tmp_path, whole):
+        for iterations in (2, 30):
+            process = train(tmp_path, "dqn")
+            in_training(process, tmp_path, iterations=iterations)
+            process.kill()
+            assert ended(process)[0] == -9
+        assert resume(tmp_path) == (0, "")
+        assert outcome(tmp_path) == outcome(whole("dqn"))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("numbers", "code", "least", "most"),
+        [
+            ([signal.SIGINT, signal.SIGINT], 130, 0.0, 6.0),
+            ([signal.SIGTERM], 143, 8.0, 16.0),
+        ],
+        ids=["twice", "grace"],
+    )
+    def test_in_a_long_iteration(self, tmp_path, whole, numbers, code, least, most):
+        """A second one is heeded at once, and a SIGTERM before somebody sends a SIGKILL."""
+        (tmp_path / "slowly.py").write_text(SLOW)
+        process = train(tmp_path, *SLOWLY)
+        in_training(process, tmp_path)
+        (tmp_path / "slow").touch()
+        time.sleep(1.0)
+        begun = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.3)
+        found, _ = ended(process)
+        assert found == code
+        assert least <= time.monotonic() - begun <= most
+        (tmp_path / "slow").unlink()
+        assert rows(tmp_path) == manifests(tmp_path)[-1]["iteration"] < 200
+        assert resume(tmp_path) == (0, "")
+        assert outcome(tmp_path) == outcome(whole(*SLOWLY))
+
+    @pytest.mark.slow
+    def test_before_the_first_iteration_nothing_is_left(self, tmp_path):
+        (tmp_path / "slowly.py").write_text(SLOW)
+        (tmp_path / "slow").touch()
+        process = train(tmp_path, *SLOWLY)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run/config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(1.5)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert ended(process) == (130, "tfpg: interrupted.\n")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, whole):
+    """A folder with a run that came to its end, one that did not, and what is none."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(whole() / "run", folder / "done")
+    shutil.copytree(folder / "done", folder / "killed")
+    config = json.loads((folder / "done/config.json").read_text())
+    del config["finished"]
+    (folder / "killed/config.json").write_text(json.dumps(config))
+    old = {k: v for k, v in config.items() if k != "arguments"}
+    for name, text in (
+        ("none", None),
+        ("old", json.dumps(old)),
+        ("cut", json.dumps(config)[:-5]),
+        ("list", "[1, 2]"),
+    ):
+        shutil.copytree(folder / "killed", folder / name)
+        (folder / name / "config.json").unlink()
+        if text is not None:
+            (folder / name / "config.json").write_text(text)
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("text")
+    return folder
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("run", "message"),
+        slow_but(
+            [("none", "'none' is not a run: it has no config.json.")],
+            [
+                ("done", "'done' exists already, and is a run that came to its end."),
+                ("none", "'none' is not a run: it has no config.json."),
+                ("old", "'old' exists already, and cannot be gone on with."),
+                ("cut", "'cut/config.json' is not the config of a run: "),
+                ("list", "'list/config.json' is not the config of a run: "),
+                ("empty", "'empty' is empty: there is nothing to go on with."),
+                ("file", "'file' is not a run: it has no config.json."),
+                ("nowhere", "No run at 'nowhere'."),
+            ],
+        ),
+    )
+    def test_what_cannot_be_gone_on_with(self, finished, run, message):
+        code, err = resume(finished, run)
+        assert code == 1
+        assert err.startswith(f"tfpg: error: {message}")
+        assert err.count("\n") == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("run", "more", "message"),
+        [
+            ("done", [], "'done' exists already, and is a run that came to its end. Choose an"),
+            ("none", [], "'none' exists already. Choose another folder"),
+            ("cut", [], "'cut/config.json' is not the config of a run: "),
+            (
+                "killed",
+                ["--iterations", "7"],
+                "of a training with --iterations 200, and this one h",
+            ),
+            (
+                "killed",
+                ["--max-steps", "31"],
+                "of a training with --max-steps 30, and this one has",
+            ),
+            ("killed", ["--seed", "2"], "of a training with --seed 1, and this one has 2. Choose"),
+            ("killed", ["--gamma", "0.5"], "of a training with --gamma None, and this one has 0.5"),
+        ],
+    )
+    def test_another_training_in_its_place(self, finished, run, more, message):
+        before = (finished / run / "metrics.csv").read_bytes()
+        code, err = ended(train(finished, run=run, more=more))
+        assert code == 1
+        assert err.startswith("tfpg: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert (finished / run / "metrics.csv").read_bytes() == before
+
+    def test_another_algorithm_or_environment(self, finished):
+        for algorithm, env, message in (
+            ("ppo", "CartPole-v1", "of a training with algorithm reinforce, and this one has ppo"),
+            ("reinforce", "Acrobot-v1", "of a training with env CartPole-v1, and this one has Acr"),
+        ):
+            process = start("train", algorithm, env, *OTHER, "--run", "killed", cwd=finished)
+            code, err = ended(process)
+            assert code == 1
+            assert message in err
+            assert "or go on with it: tfpg resume killed" in err
+
+
+@pytest.mark.slow
+class TestBroken:
+    def test_the_newest_checkpoint(self, tmp_path, whole, finished):
+        shutil.copytree(finished / "killed", tmp_path / "run")
+        newest = manifests(tmp_path)[-1]["step"]
+        path = tmp_path / f"run/checkpoints/step-{newest}/state.bin"
+        os.truncate(path, 1000)
+        code, err = resume(tmp_path)
+        assert code == 0
+        assert "state.bin' is not whole: expected" in err
+        assert "found 1,000. Going on from" in err
+        assert outcome(tmp_path) == outcome(whole())
+
+    def test_all_of_them(self, tmp_path, finished):
+        shutil.copytree(finished / "killed", tmp_path / "run")
+        for path in (tmp_path / "run/checkpoints").glob("step-*/state.bin"):
+            path.unlink()
+        code, err = resume(tmp_path)
+        assert code == 1
+        assert err.startswith("tfpg: error: ")
+        assert "No such file or directory. No other checkpoint is there.\n" in err
+        assert (tmp_path / "run/metrics.csv").exists()
+
+    def test_none_was_written_yet(self, tmp_path, whole, finished):
+        shutil.copytree(finished / "killed", tmp_path / "run")
+        shutil.rmtree(tmp_path / "run/checkpoints")
+        assert resume(tmp_path) == (0, "")
+        assert outcome(tmp_path) == outcome(whole())
+
+
+@pytest.mark.slow
+class TestFullDisk:
+    def limited(self, size):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+        return limit
+
+    def test_it_is_full_after_some_checkpoints(self, tmp_path, whole):
+        """The training goes on, and says so in the end; with more room it is as if it had been."""
+        process = train(tmp_path, "dqn", preexec_fn=self.limited(90_000))
+        code, err = ended(process)
+        assert code == 1
+        warning = "A checkpoint cannot be written into 'run/checkpoints' (File too large, "
+        assert warning in err
+        assert "The training goes on, and tries again." in err
+        *_, last = err.splitlines()
+        assert last.startswith(f"tfpg: error: {warning}")
+        assert err.count("tfpg: error") == 1
+        kept = manifests(tmp_path)[-1]["iteration"]
+        assert kept < rows(tmp_path)
+        assert not list((tmp_path / "run/checkpoints").glob(".tmp-*"))
+        assert resume(tmp_path) == (0, "")
+        assert outcome(tmp_path) == outcome(whole("dqn"))
+
+    @pytest.mark.parametrize("size", [0, 300, 10_000])
+    def test_it_is_full_at_once(self, tmp_path, size):
+        code, err = ended(train(tmp_path, preexec_fn=self.limited(size)))
+        assert code == 1
+        assert err.splitlines()[-1].startswith("tfpg: error: ")
+        assert err.count("tfpg: error") == 1
