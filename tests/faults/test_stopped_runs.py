@@ -35,7 +35,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 class Env(CartPoleEnv):
     def step(self, action):
         if os.path.exists("slow"):
-            time.sleep(0.5)
+            time.sleep(30)
         return super().step(action)
 
 gymnasium.register("Slow-v0", Env, max_episode_steps=30)
@@ -249,8 +249,8 @@ class TestRefused:
                 ("done", "'done' exists already, and is a run that came to its end."),
                 ("none", "'none' is not a run: it has no config.json."),
                 ("old", "'old' exists already, and cannot be gone on with."),
-                ("cut", "'cut/config.json' is not the config of a run: "),
-                ("list", "'list/config.json' is not the config of a run: "),
+                ("cut", "'cut/config.json' is not JSON: "),
+                ("list", "'list/config.json' is a list, and no JSON object."),
                 ("empty", "'empty' is empty: there is nothing to go on with."),
                 ("file", "'file' is not a run: it has no config.json."),
                 ("nowhere", "No run at 'nowhere'."),
@@ -269,7 +269,7 @@ class TestRefused:
         [
             ("done", [], "'done' exists already, and is a run that came to its end. Choose an"),
             ("none", [], "'none' exists already. Choose another folder"),
-            ("cut", [], "'cut/config.json' is not the config of a run: "),
+            ("cut", [], "'cut/config.json' is not JSON: "),
             (
                 "killed",
                 ["--iterations", "7"],
