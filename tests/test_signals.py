@@ -45,3 +45,28 @@ def test_nothing_is_raised_when_there_was_no_signal():
         check=False,
     )
     assert done.returncode == 0
+
+
+LATE = """
+import os, signal
+from tfpg import signals
+
+signals.listen()
+with signals.deferred():
+    os.kill(os.getpid(), {number})
+    print("waits", signals.waiting(), flush=True)
+print("forgotten", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("signal.SIGINT", -2), ("signal.SIGTERM", 143)])
+def test_what_waits_is_raised_in_the_end(number, code):
+    """Also where nobody looked after it had come."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.format(number=number)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.stdout, done.returncode) == ("waits True\n", code)

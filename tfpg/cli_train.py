@@ -119,7 +119,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
             signals.check()
         return signals.waiting()
 
-    with runs.going_on() if going_on else runs.new_run(folder) as run:
+    with runs.going_on(folder) if going_on else runs.new_run(folder) as run:
         head = agent.head_options()
         if not going_on:
             runs.write_config(

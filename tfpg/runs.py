@@ -114,8 +114,10 @@ def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str,
 
 
 @contextmanager
-def going_on() -> Iterator[Any]:
+def going_on(folder: str | os.PathLike) -> Iterator[Any]:
     """A run that is there already; yields what `new_run` does."""
+    for path in Path(folder).glob(".*.tmp-*"):  # what a kill left half written
+        path.unlink(missing_ok=True)
     yield _counter()
 
 

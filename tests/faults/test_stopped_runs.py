@@ -312,10 +312,12 @@ class TestBroken:
         newest = manifests(tmp_path)[-1]["step"]
         path = tmp_path / f"run/checkpoints/step-{newest}/state.bin"
         os.truncate(path, 1000)
+        (tmp_path / "run/.model.tmp-1a2b.keras").write_bytes(b"half of a model")
         code, err = resume(tmp_path)
         assert code == 0
         assert "state.bin' is not whole: expected" in err
         assert "found 1,000. Going on from" in err
+        assert not list((tmp_path / "run").glob(".*"))
         assert outcome(tmp_path) == outcome(whole())
 
     def test_all_of_them(self, tmp_path, finished):
