@@ -1,4 +1,4 @@
-"""What a checkpoint after every iteration costs, and what a large replay adds to it.
+"""What checkpoints cost, after every iteration and as usual, and what a large replay adds.
 
 Trainings of CartPole with a network of 64-64, with and without checkpoints in turn, the same seed
 and so the same work; the clock runs after compilation. Then a full replay of a million steps:
@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -42,9 +43,11 @@ def agents():
     )
 
 
-def seconds(make, iterations: int, folder: str | None) -> float:
+def seconds(make, iterations: int, folder: str | None, share: float | None) -> float:
     """Of the iterations after the first ones."""
     import keras
+
+    import tfpg
 
     class Clock(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -52,23 +55,25 @@ def seconds(make, iterations: int, folder: str | None) -> float:
                 self.start = time.perf_counter()
 
     clock = Clock()
-    make().fit("CartPole-v1", iterations, seed=1, verbose=0, callbacks=[clock], checkpoints=folder)
+    kept = None if folder is None else tfpg.Checkpoints(folder, share=share)
+    make().fit("CartPole-v1", iterations, seed=1, verbose=0, callbacks=[clock], checkpoints=kept)
     return time.perf_counter() - clock.start
 
 
 def cost(pairs: int, iterations: int) -> None:
-    """Prints a row for each agent."""
-    print(f"{'agent':10}{'ms an iteration':>17}{'with checkpoints':>18}  more (min to max)")
-    for name, make in agents():
+    """Prints two rows for each agent."""
+    print(f"{'agent':26}{'ms an iteration':>17}{'with checkpoints':>18}  more (min to max)")
+    for (name, make), share in product(agents(), (None, 0.05)):
         without, with_ = [], []
         for pair in range(pairs):
             for kept in (False, True) if pair % 2 == 0 else (True, False):
                 with tempfile.TemporaryDirectory() as folder:
-                    took = seconds(make, iterations, folder if kept else None)
+                    took = seconds(make, iterations, folder if kept else None, share)
                 (with_ if kept else without).append(1e3 * took / (iterations - FIRST))
         more = [100 * (b / a - 1) for a, b in zip(without, with_, strict=True)]
         print(
-            f"{name:10}{median(without):17.1f}{median(with_):18.1f}  "
+            f"{name + (', every iteration' if share is None else ', as usual'):26}"
+            f"{median(without):17.1f}{median(with_):18.1f}  "
             f"{median(more):.1f} % ({min(more):.1f} to {max(more):.1f})",
             flush=True,
         )

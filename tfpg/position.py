@@ -23,10 +23,8 @@ from tfpg.types import map_arrays
 
 _CARTPOLE = ("state", "steps", "prev_done")
 
-_STATE = (
-    *("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned", "_seeds"),
-    *("episode_returns", "episode_lengths"),
-)
+_STATE = (*("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned", "_seeds"),)
+_STATE_LISTS = ("episode_returns", "episode_lengths")
 _STATE_ARRAYS = ("returns", "lengths", "resetting", "lives", "held")
 
 
@@ -247,6 +245,7 @@ class Resumable(abc.ABC):
     def get_state(self) -> dict[str, Any]:
         """What `set_state` takes: counts, and where the environments are if they are followed."""
         state: dict[str, Any] = {name: copy(getattr(self, name)) for name in _STATE}
+        state |= {name: np.array(getattr(self, name)) for name in _STATE_LISTS}
         state |= {name: np.array(getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
         begun, position = self._observations is not None, self.position
         if begun and position is not None and position.known:
@@ -262,6 +261,8 @@ class Resumable(abc.ABC):
         """
         for name in _STATE:
             setattr(self, name, copy(state[name]))
+        for name in _STATE_LISTS:
+            setattr(self, name, np.asarray(state[name]).tolist())
         for name in _STATE_ARRAYS:
             setattr(self, f"_{name}", np.array(state[name]))
         anew = np.zeros(self.envs.num_envs, bool)

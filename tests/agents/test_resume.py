@@ -367,7 +367,8 @@ def test_an_error_in_the_middle_of_an_iteration(tmp_path, name):
     parts = tmp_path / "parts"
     for at in (2, 3):
         with pytest.raises(ZeroDivisionError):
-            train(build, env, parts, 5, parts / "kept", [Fails(at)])
+            every = tfpg.Checkpoints(parts / "kept", share=None)
+            train(build, env, parts, 5, every, [Fails(at)])
         assert Store(parts / "kept").load().manifest["iteration"] == at
     ended = train(build, env, parts, 5, parts / "kept", [Fails(None)])
     whole = train(build, env, tmp_path / "whole", 5, callbacks=[Fails(None)])

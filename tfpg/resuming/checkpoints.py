@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,13 +31,15 @@ class _Job(NamedTuple):
 class Checkpoints:
     """Where `fit` keeps what it needs to go on bit for bit, and how often.
 
-    A checkpoint is written by a thread of its own while the next iterations are played. Where the
-    disk is slower than they are, fewer are written.
+    A checkpoint is written by a thread of its own while the next iterations are played, none while
+    another waits. The last iteration has one in any case, and that after which it is to stop.
 
     Args:
         folder: Of the run's checkpoints; made with the first.
         every: Iterations between checkpoints; the last has one whatever this is.
         keep: How many of the newest stay.
+        share: Of the time in which one may be being written: a checkpoint is left out where that
+            would be more, as it would with iterations of a few milliseconds. None: none is.
         allow_version_skew: Go on from what other versions wrote, where it may not be bit for bit.
         stop: Asked after every iteration, whether to stop. It is then called again, when the
             iteration's checkpoint is on disk, and may raise.
@@ -61,6 +64,7 @@ class Checkpoints:
         every: int = 1,
         keep: int = 2,
         *,
+        share: float | None = 0.05,
         allow_version_skew: bool = False,
         stop: Callable[[bool], bool] | None = None,
     ):
@@ -68,7 +72,9 @@ class Checkpoints:
             raise ValueError(f"every and keep must be at least 1, and they are {every} and {keep}.")
         self.folder = Path(folder)
         self.every = every
+        self.share = share
         self.allow_version_skew = allow_version_skew
+        self._not_before = 0.0
         self._stop = stop
         self._versions = versions()
         self._store = Store(folder, keep)
@@ -97,10 +103,11 @@ class Checkpoints:
         return self._store.log()
 
     def due(self, iteration: int, last: bool) -> bool:
-        """Whether the end of an iteration, counted from 0, is kept; not while another waits."""
+        """Whether the end of an iteration, counted from 0, is kept."""
         if last or self.stopping():
             return True
-        return (iteration + 1) % self.every == 0 and self._waiting is None
+        early = self._waiting is not None or time.monotonic() < self._not_before
+        return (iteration + 1) % self.every == 0 and not early
 
     def stopping(self) -> bool:
         """Whether somebody wants the training to stop."""
@@ -181,6 +188,7 @@ class Checkpoints:
                 job, self._waiting, self._busy = self._waiting, None, True
             failed: BaseException | None = None
             added = job.added
+            begun = time.monotonic()
             try:
                 added = [each for each in self._owed if each[0] >= job.needed_from] + added
                 self._store.save(*job._replace(added=added))
@@ -189,6 +197,9 @@ class Checkpoints:
             with self._changed:
                 self._owed = added if failed else []
                 self._failed, self._busy = failed, False
+                if self.share is not None:
+                    end = time.monotonic()
+                    self._not_before = end + (end - begun) / self.share
                 self._changed.notify_all()
 
     def _warn_of_failure(self) -> None:
