@@ -574,3 +574,38 @@ class TestFilms:
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert not (learned / "b.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["train", "ppo", "CartPole-v1", "--learing-rate", "0.1"], "--learning-rate"),
+        (["train", "ppo", "CartPole-v1", "--learing-rate=0.1"], "--learning-rate"),
+        (["record", "run", "a.mp4", "--overlya", "none"], "--overlay"),
+        (["resume", "run", "--alow-version-skew"], "--allow-version-skew"),
+    ],
+)
+def test_a_misspelt_option_is_offered_its_likely_meaning(args, meant, capsys):
+    from tfpg.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert f"did you mean {meant}?\nTry 'tfpg {args[0]} --help'." in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["reinforce", "dqn"])
+def test_verify_resume_shows_that_nothing_differs(algorithm):
+    command = [sys.executable, "-m", "tfpg", "verify-resume", "CartPole-v1", algorithm]
+    done = subprocess.run(
+        [*command, "--iterations", "3", "--kills", "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *parts, verdict = done.stdout.splitlines()
+    assert all(line.endswith("the same") for line in parts)
+    names = {line.split("  ")[0] for line in parts}
+    assert {"model", "optimizer", "environments", "metrics.csv"} <= names
+    assert ("replay" in names) == (algorithm == "dqn")
+    assert "killed 1 times: equal, bit for bit, to one that was not killed." in verdict
