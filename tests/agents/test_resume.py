@@ -519,3 +519,23 @@ def test_q_networks_are_small(tmp_path):
     log = sum(path.stat().st_size for path in (tmp_path / "log").iterdir())
     row = 8 + 4 + 4 + 3
     assert log < 1.5 * row * agent.replay.written.sum() + 7 * 1500
+
+
+def test_a_folder_is_one_trainings_alone(tmp_path):
+    class Second(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                with pytest.raises(BlockingIOError, match="Another training is writing into"):
+                    train(reinforce, "CartPole-v1", tmp_path / "b", 3, tmp_path / "kept")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train(reinforce, "CartPole-v1", tmp_path / "a", 3, tmp_path / "kept", [Second()])
+    assert Store(tmp_path / "kept").load().manifest["iteration"] == 3
+
+
+def test_what_never_began_leaves_no_folder(tmp_path):
+    agent = tfpg.DQN(tfpg.networks.mlp("CartPole-v1", seed=0), learn_period=3)
+    with pytest.raises(ValueError, match="learn_period"):
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0, checkpoints=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

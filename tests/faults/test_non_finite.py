@@ -48,7 +48,8 @@ def test_where_it_was_is_told_and_what_it_was_is_kept(overflowing, tmp_path):
     model = tfpg.networks.mlp(overflowing, hidden=(4,), seed=0)
     agent = tfpg.Reinforce(model, episodes_per_update=4, standardize=None)
     with pytest.raises(FloatingPointError) as caught:
-        agent.fit(overflowing, 9, seed=0, verbose=0, checkpoints=tmp_path)
+        every = tfpg.Checkpoints(tmp_path, share=None)
+        agent.fit(overflowing, 9, seed=0, verbose=0, checkpoints=every)
     text = str(caught.value)
     told = re.search(r"It was in iteration (\d+), after [\d,]+ environment steps;", text)
     assert "the gradient's norm was" in text

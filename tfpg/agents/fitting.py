@@ -51,10 +51,14 @@ def fit(
     """See `Agent.fit`."""
     if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
-    found = None if checkpoints is None else checkpoints.load()
-    seed = check_seed(seed if found is None else _seed_of(found, seed))
     agent._verbose = verbose
     with ExitStack() as stack:
+        found = None
+        if checkpoints is not None:
+            stack.callback(checkpoints.close)
+            checkpoints.claim()
+            found = checkpoints.load()
+        seed = check_seed(seed if found is None else _seed_of(found, seed))
         vector_envs = stack.enter_context(open_vec(envs, agent.num_envs, seedable=agent._seedable))
         policy = agent.policy_for(vector_envs)
         agent.build(policy)
@@ -95,8 +99,6 @@ def fit(
                 collector.follow()
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play them
-        if checkpoints is not None:
-            stack.callback(checkpoints.close)
         callback_list.params["env_steps"] = agent.env_steps
         callback_list.params["updates"] = getattr(agent, "updates", 0)
         advice = Advice(policy.head)

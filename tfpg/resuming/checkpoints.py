@@ -7,6 +7,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,11 @@ from typing import Any, NamedTuple
 from tfpg.errors import VersionSkewError, warn
 from tfpg.resuming.disk import room_needed
 from tfpg.resuming.store import Checkpoint, Store
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
 # Of these a newer one may have written what an older one reads otherwise.
@@ -75,6 +81,7 @@ class Checkpoints:
         self.share = share
         self.allow_version_skew = allow_version_skew
         self._not_before = 0.0
+        self._claim: int | None = None
         self._stop = stop
         self._versions = versions()
         self._store = Store(folder, keep)
@@ -84,6 +91,30 @@ class Checkpoints:
         self._failed: BaseException | None = None
         self._owed: list[tuple[int, Any]] = []  # records that could not be written
         self._thread: threading.Thread | None = None
+
+    def claim(self) -> None:
+        """Makes the folder this training's alone, until `close`.
+
+        Raises:
+            BlockingIOError: Another training writes into it.
+            OSError: It cannot be made.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if fcntl is None or self._claim is not None:
+            return
+        claim = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(claim)
+            raise BlockingIOError(
+                f"Another training is writing into {str(self.folder)!r}: wait for its end, or stop "
+                "it."
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(claim)
+            return
+        self._claim = claim
 
     def load(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None where there is none.
@@ -169,7 +200,7 @@ class Checkpoints:
             raise failed
 
     def close(self) -> None:
-        """Writes what waits, and ends the thread."""
+        """Writes what waits, ends the thread, and lets others have the folder."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -177,6 +208,11 @@ class Checkpoints:
         if thread is not None:
             thread.join()
         self._closing = False
+        if self._claim is not None:
+            with suppress(OSError):
+                self.folder.rmdir()  # where nothing was written
+            os.close(self._claim)
+            self._claim = None
 
     def _write(self) -> None:
         while True:
