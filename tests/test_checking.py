@@ -327,10 +327,14 @@ class TestBroken:
 
 class TestRendering:
     def test_only_a_window(self, monkeypatch):
-        assert "filmed by Xvfb" in rows(check(misbehaving.Windowed), "ok")["rendering"][0]
+        assert (
+            "filmed by Xvfb"
+            in rows(check(misbehaving.Windowed, seconds=60.0), "ok")["rendering"][0]
+        )
         monkeypatch.setattr(look.shutil, "which", lambda name: None)
         assert (
-            "apt-get install xvfb" in rows(check(misbehaving.Windowed), "warning")["rendering"][0]
+            "apt-get install xvfb"
+            in rows(check(misbehaving.Windowed, seconds=60.0), "warning")["rendering"][0]
         )
 
     def test_one_that_was_made_without(self):
