@@ -609,3 +609,13 @@ def test_verify_resume_shows_that_nothing_differs(algorithm):
     assert {"model", "optimizer", "environments", "metrics.csv"} <= names
     assert ("replay" in names) == (algorithm == "dqn")
     assert "killed 1 times: equal, bit for bit, to one that was not killed." in verdict
+
+
+def test_verify_resume_of_what_was_never_killed_shows_nothing(monkeypatch, capsys):
+    from tfpg import cli_verify
+    from tfpg.cli import main
+
+    monkeypatch.setattr(cli_verify, "_run", lambda arguments: "")
+    monkeypatch.setattr(cli_verify, "_killed", lambda *_: False)
+    assert main(["verify-resume", "CartPole-v1", "ppo", "--iterations", "1"]) == 1
+    assert "before they could be killed, which shows nothing" in capsys.readouterr().err

@@ -29,10 +29,16 @@ def verify_resume(args: argparse.Namespace) -> int:
         kills = 0
         while kills < args.kills and _killed([*train, str(killed)], killed, kills):
             kills += 1
+        if not kills:
+            raise RuntimeError(
+                f"{args.iterations} iterations came to their end before they could be killed, which "
+                "shows nothing: use more --iterations."
+            )
         if not (killed / runs.LAST).exists():
             said = _run(["resume", str(killed), "--verbose", "0"])
         parts = {name: _parts(run) for name, run in (("whole", whole), ("killed", killed))}
-    rows = [(name, a, parts["killed"].get(name, "missing")) for name, a in parts["whole"].items()]
+    names = {**parts["whole"], **parts["killed"]}
+    rows = [(name, *(parts[run].get(name, "missing") for run in parts)) for name in names]
     same = all(a == b for _, a, b in rows)
     if args.json:
         told = {name: {"whole": a, "killed": b} for name, a, b in rows}
