@@ -31,8 +31,8 @@ def verify_resume(args: argparse.Namespace) -> int:
             kills += 1
         if not kills:
             raise RuntimeError(
-                f"{args.iterations} iterations came to their end before they could be killed, which "
-                "shows nothing: use more --iterations."
+                f"{args.iterations} iterations came to their end before they could be killed, "
+                "which shows nothing: use more --iterations."
             )
         if not (killed / runs.LAST).exists():
             said = _run(["resume", str(killed), "--verbose", "0"])
