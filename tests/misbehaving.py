@@ -3,6 +3,7 @@
 import itertools
 import random
 import sys
+import threading
 import time
 import warnings
 
@@ -146,9 +147,11 @@ class Hanging(Well):
 
 
 class Spinning(Well):
+    enough = threading.Event()
+
     def reset(self, *, seed=None, options=None):
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
+        until = time.monotonic() + 30
+        while time.monotonic() < until and not self.enough.is_set():
             pass
         return super().reset(seed=seed)
 

@@ -67,12 +67,12 @@ class TestWindows:
             assert np.delete(near, [e for e in edges if 0 <= e < 120], axis=1).max() < 24
 
     def test_an_id_that_only_has_a_window(self, xvfb, no_display):
-        gymnasium.register("Windowed-v0", "toys:Windowed", kwargs={"length": 10})
+        gymnasium.register("toys/Windowed-v0", "toys:Windowed", kwargs={"length": 10})
         try:
-            with rendering("Windowed-v0") as env:
+            with rendering("toys/Windowed-v0") as env:
                 np.testing.assert_array_equal(pictures(env)[0], painted(0))
         finally:
-            del gymnasium.registry["Windowed-v0"]
+            del gymnasium.registry["toys/Windowed-v0"]
 
     def test_a_window_of_somebody_else_is_left_open(self, xvfb, no_display, monkeypatch):
         import pygame
@@ -180,16 +180,16 @@ class TestArrays:
             pass
 
     def test_an_id_that_cannot(self, no_display):
-        gymnasium.register("Ansi-v0", "toys:Ansi")
+        gymnasium.register("toys/Ansi-v0", "toys:Ansi")
         import toys
 
         toys.Ansi = type("Ansi", (Countdown,), {"metadata": {"render_modes": ["ansi"]}})
         try:
             said = pytest.raises(ValueError, match="cannot be filmed: its render modes are ansi")
-            with said, rendering("Ansi-v0"):
+            with said, rendering("toys/Ansi-v0"):
                 pass
         finally:
-            del gymnasium.registry["Ansi-v0"], toys.Ansi
+            del gymnasium.registry["toys/Ansi-v0"], toys.Ansi
 
     def test_an_atari_game(self, no_display, tmp_path):
         film = tfpg.record(
