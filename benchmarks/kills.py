@@ -3,9 +3,11 @@
 Of each algorithm a run is trained without a stop. Another with the same command is killed with
 SIGKILL, at a random moment after it has written its first checkpoint since it was started, and the
 command given again, until it is finished; and so on with further runs until there were as many
-kills as asked for. What must be equal, by hash: weights, optimizer, target network, replay, counts,
-callbacks and environments in the last checkpoint, both models' weights, and metrics.csv byte for
-byte. A kill in the middle of a checkpoint's writing leaves a temporary folder, and is counted.
+kills as asked for. Every other kill hits the process that writes checkpoints as well, and every
+fourth waits until that process is in the middle of one. What must be equal, by hash: weights,
+optimizer, target network, replay, counts, callbacks and environments in the last checkpoint, both
+models' weights, and metrics.csv byte for byte. A kill in the middle of a checkpoint's writing
+leaves a temporary folder, and is counted.
 
     python benchmarks/kills.py               # 100 kills, about 12 minutes on two cores
     python benchmarks/kills.py --kills 6
@@ -15,6 +17,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -77,6 +80,17 @@ def started(run: Path, process: subprocess.Popen) -> bool:
     return False
 
 
+def is_writing(run: Path) -> bool:
+    """Whether a checkpoint is half written."""
+    return any(name.startswith(".tmp-step") for name in os.listdir(run / "checkpoints"))
+
+
+def wait_for_writing(run: Path, process: subprocess.Popen) -> None:
+    """Waits until a checkpoint is being written, or the process has ended."""
+    while process.poll() is None and not is_writing(run):
+        pass
+
+
 def is_finished(run: Path) -> bool:
     """Whether a run has come to its end, whatever became of its process after that."""
     config = run / "config.json"
@@ -101,15 +115,23 @@ def main() -> None:
             run = Path(folder) / f"{algorithm}-killed"
             while kills < share or run.exists():
                 process = subprocess.Popen(
-                    command(algorithm, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                    command(algorithm, run),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
                 )
                 if kills < share and started(run, process):
                     time.sleep(rng.uniform(0.0, args.within))
-                    process.send_signal(signal.SIGKILL)
+                    if kills % 2:
+                        process.kill()
+                    else:
+                        if kills % 4:
+                            wait_for_writing(run, process)
+                        os.killpg(process.pid, signal.SIGKILL)
                     process.communicate()
                     if process.returncode == -signal.SIGKILL:
                         kills += 1
-                        writing += any((run / "checkpoints").glob(".tmp-*"))
+                        writing += is_writing(run)
                         if not is_finished(run):
                             continue
                 errors = (process.stderr.read() if not process.stderr.closed else b"").decode()

@@ -1,6 +1,8 @@
-"""A DQN that learns in no time, for tests of anything but how well it learns."""
+"""What learns in no time, for tests of anything but how well it learns, and keeps everything."""
 
 import keras
+
+import tfpg
 
 SMALL = {
     "num_envs": 4,
@@ -23,3 +25,14 @@ def q_network(inputs=4, outputs=2, seed=0, optimizer=None):
     )
     model.compile(optimizer or keras.optimizers.Adam(0.01))
     return model
+
+
+class EveryCheckpoint(tfpg.Checkpoints):
+    """Waits for each, so that none is left out."""
+
+    def __init__(self, folder):
+        super().__init__(folder, share=None)
+
+    def due(self, iteration, last):
+        self.flush()
+        return super().due(iteration, last)

@@ -73,7 +73,7 @@ WITHOUT_TENSORFLOW += [
 ]
 WITHOUT_TENSORFLOW += [
     f"resuming/{name}"
-    for name in ("__init__", "checkpoints", "compare", "disk", "records", "store")
+    for name in ("__init__", "checkpoints", "compare", "disk", "records", "store", "writing")
 ]
 WITHOUT_TENSORFLOW += ["rendering/stage", "rendering/video", "rendering/window"]
 

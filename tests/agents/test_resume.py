@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from marks import slow_but
-from small import SMALL, q_network
+from small import SMALL, EveryCheckpoint, q_network
 
 import tfpg
 from tfpg.callbacks import Diagnostics, KeepBest, MetricsLogger, StopAtReturn, StopAtSteps
@@ -367,7 +367,7 @@ def test_an_error_in_the_middle_of_an_iteration(tmp_path, name):
     parts = tmp_path / "parts"
     for at in (2, 3):
         with pytest.raises(ZeroDivisionError):
-            every = tfpg.Checkpoints(parts / "kept", share=None)
+            every = EveryCheckpoint(parts / "kept")
             train(build, env, parts, 5, every, [Fails(at)])
         assert Store(parts / "kept").load().manifest["iteration"] == at
     ended = train(build, env, parts, 5, parts / "kept", [Fails(None)])

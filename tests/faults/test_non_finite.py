@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from small import SMALL, q_network
+from small import SMALL, EveryCheckpoint, q_network
 
 import tfpg
 
@@ -48,7 +48,7 @@ def test_where_it_was_is_told_and_what_it_was_is_kept(overflowing, tmp_path):
     model = tfpg.networks.mlp(overflowing, hidden=(4,), seed=0)
     agent = tfpg.Reinforce(model, episodes_per_update=4, standardize=None)
     with pytest.raises(FloatingPointError) as caught:
-        every = tfpg.Checkpoints(tmp_path, share=None)
+        every = EveryCheckpoint(tmp_path)
         agent.fit(overflowing, 9, seed=0, verbose=0, checkpoints=every)
     text = str(caught.value)
     told = re.search(r"It was in iteration (\d+), after [\d,]+ environment steps;", text)

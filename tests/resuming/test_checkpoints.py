@@ -1,16 +1,26 @@
-"""The thread that writes checkpoints: in order, none twice, and nobody waits for ever."""
+"""A training's checkpoints: in order, none twice, and what fails comes with the next."""
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tfpg
 from tfpg.errors import CheckpointCorruptError, VersionSkewError
-from tfpg.resuming import Checkpoints
+from tfpg.resuming import Checkpoints, checkpoints
 from tfpg.resuming.checkpoints import check_versions, versions
 from tfpg.resuming.store import Store
+
+ROOT = Path(__file__).parents[2]
 
 
 def within(function, seconds=10.0):
@@ -22,38 +32,32 @@ def within(function, seconds=10.0):
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Slow(Store):
-    """Writes a checkpoint when it is let, or fails as it is told."""
-
-    def __init__(self, folder, keep=2):
-        super().__init__(folder, keep)
-        self.gate, self.error, self.begun, self.steps_written = threading.Semaphore(0), None, [], []
-
-    def save(self, step, *args):
-        self.begun.append(step)
-        assert self.gate.acquire(timeout=10)
-        if self.error is not None:
-            raise self.error
-        super().save(step, *args)
-        self.steps_written.append(step)
+@pytest.fixture
+def kept(tmp_path):
+    """Checkpoints of a folder, whose process writes."""
+    found = Checkpoints(tmp_path / "run", keep=9, share=None)
+    save(found, 1)
+    within(found.flush)
+    yield found
+    within(found.close)
 
 
-def slow(folder, keep=9):
-    checkpoints = Checkpoints(folder, keep=keep)
-    checkpoints._store = Slow(folder, keep)
-    return checkpoints
+def save(kept, n, **options):
+    kept.save(n, {"n": n}, {"iteration": n}, [(n, f"record {n}")], **options)
 
 
-def save(checkpoints, n, **options):
-    checkpoints.save(n, {"n": n}, {"iteration": n}, [(n, f"record {n}")], **options)
+def process_of(kept):
+    return kept._writer._process.pid
 
 
-def begun(checkpoints, *steps):
-    """Waits until the thread writes the last of these."""
-    deadline = time.monotonic() + 10
-    while checkpoints._store.begun != list(steps):
-        assert time.monotonic() < deadline, checkpoints._store.begun
-        time.sleep(0.001)
+@contextmanager
+def stopped(kept):
+    """The process that writes takes its time."""
+    os.kill(process_of(kept), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process_of(kept), signal.SIGCONT)
 
 
 def log_of(folder):
@@ -62,74 +66,88 @@ def log_of(folder):
     return found.state["n"], list(store.log())
 
 
+def records(first, last):
+    return [f"record {n}" for n in range(first, last + 1)]
+
+
 class TestOrder:
     def test_one_after_another(self, tmp_path):
-        checkpoints = Checkpoints(tmp_path)
+        kept = Checkpoints(tmp_path)
         for n in range(1, 6):
-            save(checkpoints, n)
-            within(checkpoints.flush)
-            assert log_of(tmp_path) == (n, [f"record {i}" for i in range(1, n + 1)])
-        within(checkpoints.close)
+            save(kept, n)
+            within(kept.flush)
+            assert log_of(tmp_path) == (n, records(1, n))
+        within(kept.close)
 
-    def test_what_waits_is_replaced_and_its_records_are_not_lost(self, tmp_path):
-        checkpoints = slow(tmp_path)
-        save(checkpoints, 1)
-        begun(checkpoints, 1)
-        assert checkpoints.due(0, last=False)
-        for n in (2, 3, 4):
-            save(checkpoints, n)
-            assert not checkpoints.due(n, last=False)
-            assert checkpoints.due(n, last=True)
-        checkpoints._store.gate.release(2)
-        within(checkpoints.flush)
-        assert checkpoints._store.steps_written == [1, 4]
-        assert log_of(tmp_path) == (4, [f"record {i}" for i in range(1, 5)])
+    def test_none_is_due_while_one_is_written(self, kept):
+        assert kept.due(0, last=False)
+        with stopped(kept):
+            within(lambda: save(kept, 2), 1.0)  # without waiting for the disk
+            assert not kept.due(1, last=False)
+            assert kept.due(1, last=True)
+        within(kept.flush)
+        assert kept.due(2, last=False)
 
-    def test_it_does_not_wait_for_the_disk(self, tmp_path):
-        checkpoints = slow(tmp_path)
-        within(lambda: [save(checkpoints, n) for n in range(5)], 1.0)
-        checkpoints._store.gate.release(9)
-        within(checkpoints.close)
-        assert log_of(tmp_path)[0] == 4
+    def test_one_that_cannot_wait_waits_for_the_one_before(self, kept):
+        with stopped(kept):
+            save(kept, 2)
+            last = threading.Thread(target=save, args=(kept, 3))
+            last.start()
+            last.join(0.3)
+            assert last.is_alive()
+        last.join(10)
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, records(1, 3))
+        assert Store(kept.folder).steps() == [1, 2, 3]
 
-    def test_closing_writes_what_waits_and_ends_the_thread(self, tmp_path):
-        checkpoints = slow(tmp_path)
-        for n in (1, 2):
-            save(checkpoints, n)
-        thread = checkpoints._thread
-        checkpoints._store.gate.release(9)
-        within(checkpoints.close)
-        assert not thread.is_alive()
-        assert log_of(tmp_path)[0] == 2
-        within(checkpoints.close)  # again does nothing
-        save(checkpoints, 3)  # and so it goes on
-        within(checkpoints.flush)
-        within(checkpoints.close)
-        assert log_of(tmp_path) == (3, [f"record {i}" for i in (1, 2, 3)])
+    def test_closing_writes_what_was_given_and_ends_the_process(self, kept):
+        process = kept._writer._process
+        save(kept, 2)
+        within(kept.close)
+        assert process.returncode == 0
+        assert log_of(kept.folder) == (2, records(1, 2))
+        within(kept.close)  # again does nothing
+        save(kept, 3)  # and so it goes on
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, records(1, 3))
 
     def test_closing_what_was_never_used(self, tmp_path):
-        checkpoints = Checkpoints(tmp_path / "none")
-        within(checkpoints.flush)
-        within(checkpoints.close)
+        kept = Checkpoints(tmp_path / "none")
+        within(kept.flush)
+        within(kept.close)
         assert not (tmp_path / "none").exists()
 
-    def test_records_that_begin_anew(self, tmp_path):
-        checkpoints = slow(tmp_path)
-        save(checkpoints, 1)
-        begun(checkpoints, 1)
-        save(checkpoints, 2)
-        checkpoints._store.gate.release(9)
-        within(lambda: save(checkpoints, 3, anew=True))  # after the one that is being written
-        within(checkpoints.flush)
-        assert log_of(tmp_path) == (3, ["record 3"])
+    def test_records_that_begin_anew(self, kept):
+        save(kept, 2)
+        within(lambda: save(kept, 3, anew=True))
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, ["record 3"])
 
     def test_the_options(self, tmp_path):
-        checkpoints = Checkpoints(tmp_path, every=3)
-        assert [checkpoints.due(n, last=False) for n in range(6)] == [0, 0, 1, 0, 0, 1]
-        assert checkpoints.due(0, last=True)
+        kept = Checkpoints(tmp_path, every=3)
+        assert [kept.due(n, last=False) for n in range(6)] == [0, 0, 1, 0, 0, 1]
+        assert kept.due(0, last=True)
         for options in ({"every": 0}, {"keep": 0}):
             with pytest.raises(ValueError, match="every and keep must be at least 1, and they are"):
                 Checkpoints(tmp_path, **options)
+
+    def test_they_take_no_larger_share_of_the_time(self, tmp_path):
+        """Those that cannot be paid from what the training has taken are left out."""
+        kept = Checkpoints(tmp_path, share=0.25)
+        kept.claim()
+        since = time.monotonic()
+        spent = made = 0
+        for n in range(200):
+            time.sleep(0.002)
+            if kept.due(n, last=False):
+                begun = time.monotonic()
+                kept.save(n, {"x": np.zeros(100_000)}, {})
+                spent += time.monotonic() - begun
+                made += 1
+        assert 2 < made < 190
+        assert spent < 0.3 * (time.monotonic() - since)
+        assert kept.due(200, last=True)
+        within(kept.close)
 
     def test_who_wants_to_stop_is_asked_and_told_when_it_is_on_disk(self, tmp_path):
         heard = []
@@ -138,104 +156,291 @@ class TestOrder:
             heard.append((now, Store(tmp_path).steps()))
             return True
 
-        checkpoints = Checkpoints(tmp_path, every=100, stop=stop)
-        assert checkpoints.due(0, last=False)
-        save(checkpoints, 1)
-        within(checkpoints.stop)
+        kept = Checkpoints(tmp_path, every=100, stop=stop)
+        assert kept.due(0, last=False)
+        save(kept, 1)
+        within(kept.stop)
         assert heard == [(False, []), (True, [1])]
+        within(kept.close)
+
+    def test_more_than_a_pipe_holds(self, kept):
+        rng = np.random.default_rng(0)
+        state = {name: rng.normal(size=n) for name, n in (("a", 300_000), ("b", 7), ("c", 150_000))}
+        added = [
+            (n, {"rows": rng.integers(256, size=1_500_000 + n, dtype=np.uint8)}) for n in (2, 3)
+        ]
+        kept.save(2, state, {"iteration": 2}, added)
+        within(kept.flush)
+        store = Store(kept.folder)
+        found = store.load().state
+        for name, x in state.items():
+            np.testing.assert_array_equal(found[name], x)
+        first, *rest = store.log()
+        assert first == "record 1"
+        for (_, given), read in zip(added, rest, strict=True):
+            np.testing.assert_array_equal(read["rows"], given["rows"])
+
+    def test_what_is_given_may_change_afterwards(self, kept):
+        """It is on its way, whatever the next iteration does to it."""
+        state = {"n": np.zeros(200_000)}
+        kept.save(2, state, {})
+        state["n"][:] = 1
+        within(kept.flush)
+        assert Store(kept.folder).load().state["n"].max() == 0
 
 
 class TestFailures:
-    def test_is_a_warning_and_its_records_come_with_the_next(self, tmp_path):
-        checkpoints = Checkpoints(tmp_path / "run")
-        save(checkpoints, 1)
-        within(checkpoints.flush)
-        (tmp_path / "run").rename(tmp_path / "away")
-        (tmp_path / "run").write_text("no folder")
-        save(checkpoints, 2)
+    def test_is_a_warning_and_its_records_come_with_the_next(self, kept, tmp_path):
+        kept.folder.rename(tmp_path / "away")
+        kept.folder.write_text("no folder")
+        save(kept, 2)
         why = r"\(Not a directory, .* free\)"
         text = rf"cannot be written into '.*run' {why}. The one before it is as"
         with pytest.raises(OSError, match=text):
-            within(checkpoints.flush)
+            within(kept.flush)
         for n in (3, 4):
             with pytest.warns(UserWarning, match=f"{text} it was. The training goes on, and tries"):
-                save(checkpoints, n)
+                save(kept, n)
             with pytest.raises(OSError, match="cannot be written"):
-                within(checkpoints.flush)
-        (tmp_path / "run").unlink()
-        (tmp_path / "away").rename(tmp_path / "run")
+                within(kept.flush)
+        kept.folder.unlink()
+        (tmp_path / "away").rename(kept.folder)
         with pytest.warns(UserWarning, match="The training goes on"):
-            save(checkpoints, 5)
-        within(checkpoints.flush)
-        assert log_of(tmp_path / "run") == (5, [f"record {i}" for i in range(1, 6)])
-        save(checkpoints, 6)  # without a word
-        within(checkpoints.close)
-        assert log_of(tmp_path / "run") == (6, [f"record {i}" for i in range(1, 7)])
+            save(kept, 5)
+        within(kept.flush)
+        assert log_of(kept.folder) == (5, records(1, 5))
+        save(kept, 6)  # without a word
+        within(kept.flush)
+        assert log_of(kept.folder) == (6, records(1, 6))
 
-    def test_in_the_middle_with_others_waiting(self, tmp_path):
-        checkpoints = slow(tmp_path)
-        store = checkpoints._store
-        store.error = OSError(28, "No space left on device")
-        save(checkpoints, 1)
-        begun(checkpoints, 1)
-        save(checkpoints, 2)
-        store.gate.release()
-        begun(checkpoints, 1, 2)
-        store.error = None
-        store.gate.release()
-        within(checkpoints.flush)
-        assert log_of(tmp_path) == (2, ["record 1", "record 2"])
+    @pytest.mark.parametrize("large", ["state", "record"])
+    def test_a_full_disk_in_the_middle(self, kept, large):
+        import resource
 
-    def test_records_that_nobody_needs_any_more_are_not_owed(self, tmp_path):
-        checkpoints = slow(tmp_path)
-        store = checkpoints._store
-        store.gate.release(9)
-        store.error = OSError(28, "No space left on device")
-        for n in (1, 2, 3):
-            checkpoints.save(n, {"n": n}, {}, [(n, f"record {n}")], max(0, n - 1))
-            with pytest.raises(OSError, match="No space left on device"):
-                within(checkpoints.flush)
-            checkpoints._failed = None  # no warning
-        store.error = None
-        checkpoints.save(4, {"n": 4}, {}, [(4, "record 4")], 3)
-        within(checkpoints.flush)
-        assert log_of(tmp_path) == (4, ["record 3", "record 4"])
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(process_of(kept), resource.RLIMIT_FSIZE, (100_000, hard))
+        numbers = np.arange(500_000.0)
+        state = {"n": 2, "large": numbers if large == "state" else 0}
+        added = [(2, "record 2"), (3, numbers if large == "record" else "record 3")]
+        kept.save(2, state, {}, added)
+        with pytest.raises(OSError, match="File too large"):
+            within(kept.flush)
+        assert log_of(kept.folder) == (1, records(1, 1))
+        resource.prlimit(process_of(kept), resource.RLIMIT_FSIZE, (hard, hard))
+        with pytest.warns(UserWarning, match="File too large"):
+            kept.save(4, {"n": 4}, {}, [(4, "record 4")])
+        within(kept.flush)
+        n, found = log_of(kept.folder)
+        assert (n, len(found), found[:2], found[3]) == (4, 4, records(1, 2), "record 4")
+        np.testing.assert_array_equal(found[2], added[1][1])
 
-    def test_what_cannot_be_saved_is_said(self, tmp_path):
-        checkpoints = Checkpoints(tmp_path)
-        checkpoints.save(1, {"callbacks": [{"state": {1, 2}}]}, {})
-        with pytest.raises(TypeError, match="The state at /callbacks/0/state is a set"):
-            within(checkpoints.flush)
-        with pytest.raises(TypeError, match="The state at /callbacks/0/state is a set"):
-            save(checkpoints, 2)
-        within(checkpoints.close)
+    def test_a_process_that_is_killed_is_followed_by_another(self, kept):
+        os.kill(process_of(kept), signal.SIGSTOP)
+        save(kept, 2)
+        kept._writer._process.kill()
+        text = r"\(the process that writes them has ended with exit code -9, .* free\)"
+        with pytest.raises(OSError, match=text):
+            within(kept.flush)
+        assert log_of(kept.folder) == (1, records(1, 1))
+        with pytest.warns(UserWarning, match=f"{text}.* The training goes on, and tries again"):
+            save(kept, 3)
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, records(1, 3))
 
-    @pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, SystemExit, GeneratorExit])
-    def test_anything_is_told_to_who_waits(self, tmp_path, error):
-        checkpoints = slow(tmp_path)
-        checkpoints._store.error = error("unexpected")
-        checkpoints._store.gate.release(9)
-        save(checkpoints, 1)
-        with pytest.raises(error, match="unexpected"):
-            within(checkpoints.flush)
-        with pytest.raises(error, match="unexpected"):
-            save(checkpoints, 2)
-        within(checkpoints.close)
+    @pytest.mark.filterwarnings("error")
+    def test_without_a_word_where_nothing_was_lost(self, kept):
+        kept._writer._process.kill()
+        os.waitid(os.P_PID, process_of(kept), os.WEXITED | os.WNOWAIT)
+        save(kept, 2)
+        within(kept.flush)
+        assert log_of(kept.folder) == (2, records(1, 2))
 
-    def test_is_forgotten_by_who_loads(self, tmp_path):
+    def test_one_that_was_killed_when_all_was_written(self, kept):
+        """Nobody knows that it was, and its records are told again: both ways are whole."""
+        save(kept, 2)
+        while Store(kept.folder).steps() != [1, 2]:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        kept._writer._line = b""
+        os.set_blocking(kept._writer._from, True)
+        os.read(kept._writer._from, 100)  # the answer is lost
+        kept._writer._process.kill()
+        with pytest.warns(UserWarning, match="exit code -9"):
+            save(kept, 3)
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, records(1, 3))
+        (kept.folder / "step-3/state.bin").unlink()
+        with pytest.warns(UserWarning, match="Going on from"):
+            assert log_of(kept.folder) == (2, records(1, 2))
+
+    def test_records_that_nobody_needs_any_more_are_not_owed(self, kept, tmp_path):
+        kept.folder.rename(tmp_path / "away")
+        kept.folder.write_text("no folder")
+        for n in (2, 3):
+            kept.save(n, {"n": n}, {}, [(n, f"record {n}")])
+            with pytest.raises(OSError, match="Not a directory"):
+                within(kept.flush)
+            kept._failed = None  # no warning
+        kept.folder.unlink()
+        (tmp_path / "away").rename(kept.folder)
+        kept.save(4, {"n": 4}, {}, [(4, "record 4")], 3)
+        within(kept.flush)
+        assert log_of(kept.folder) == (4, ["record 1", "record 3", "record 4"])
+
+    def test_what_cannot_be_saved_is_said(self, kept):
+        for bad in ({"callbacks": [{"state": {1, 2}}]}, {"callbacks": [{"state": b"bytes"}]}):
+            with pytest.raises(TypeError, match="The state at /callbacks/0/state is a "):
+                kept.save(2, bad, {})
+        with pytest.raises(TypeError, match="The state at / is a set"):
+            kept.save(2, {}, {}, [(2, {1})])
+        save(kept, 2)
+        within(kept.flush)
+        assert log_of(kept.folder) == (2, records(1, 2))
+
+    def test_what_nobody_expects(self, kept):
+        kept._base = 77
+        within(kept.close)
+        save(kept, 2)
+        with pytest.raises(OSError, match="CheckpointCorruptError: .*step-77.* cannot be read: No"):
+            within(kept.flush)
+        kept.load()
+        save(kept, 3)
+        within(kept.flush)
+        assert log_of(kept.folder)[0] == 3
+
+    def test_is_forgotten_by_who_loads(self, kept):
         """What could not be written is of a training that is not gone on with."""
-        checkpoints = slow(tmp_path)
-        checkpoints._store.gate.release(9)
-        save(checkpoints, 1)
-        within(checkpoints.flush)
-        checkpoints._store.error = OSError(28, "No space left on device")
-        save(checkpoints, 2)
-        within(checkpoints.close)
-        checkpoints._store.error = None
-        assert checkpoints.load().state == {"n": 1}
-        save(checkpoints, 3)  # without a warning
-        within(checkpoints.close)
-        assert log_of(tmp_path) == (3, ["record 1", "record 3"])
+        os.kill(process_of(kept), signal.SIGSTOP)
+        save(kept, 2)
+        kept._writer._process.kill()
+        within(kept.close)
+        assert kept.load().state == {"n": 1}
+        save(kept, 3)  # without a warning
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, ["record 1", "record 3"])
+
+
+def script(text, *args):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(text), *map(str, args)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
+    )
+
+
+KILLED = """
+    import os, signal, subprocess, sys, time
+    import numpy as np
+    from test_checkpoints import Checkpoints, process_of, save
+
+    folder, how = sys.argv[1:]
+    kept = Checkpoints(folder, keep=9)
+    kept.claim()
+    save(kept, 1)
+    kept.flush()
+    if how == "forked":
+        if os.fork() == 0:
+            time.sleep(30)  # and holds the pipe open
+            os._exit(0)
+    else:
+        os.kill(process_of(kept), signal.SIGSTOP)
+    print(process_of(kept), flush=True)
+    if how == "in part":
+        kept.save(2, {"n": np.zeros(10**7)}, {}, [(2, "record 2")])
+    save(kept, 2)
+    time.sleep(30)
+"""
+
+
+def killed(folder, how):
+    """A training that is killed, and the process that wrote for it."""
+    training = script(KILLED, folder, how)
+    writing = int(training.stdout.readline())
+    time.sleep(0.3)
+    training.kill()
+    training.wait()
+    return writing
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def ends(pid, seconds=10):
+    until = time.monotonic() + seconds
+    while is_alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not is_alive(pid)
+
+
+class TestWhoIsKilled:
+    def test_what_was_given_whole_is_written_and_waited_for(self, tmp_path):
+        writing = killed(tmp_path, "whole")
+        assert is_alive(writing)
+        threading.Timer(0.5, os.kill, (writing, signal.SIGCONT)).start()
+        kept = Checkpoints(tmp_path)
+        began = time.monotonic()
+        kept.claim()
+        assert time.monotonic() - began > 0.3
+        assert not is_alive(writing)
+        assert kept.load().state == {"n": 2}
+        assert list(kept.log()) == records(1, 2)
+        kept.close()
+
+    def test_not_for_ever(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(checkpoints, "_LINGERS", 0.3)
+        writing = killed(tmp_path, "whole")
+        with pytest.raises(BlockingIOError, match="Another training is writing into"):
+            Checkpoints(tmp_path).claim()
+        os.kill(writing, signal.SIGKILL)
+        kept = Checkpoints(tmp_path)
+        kept.claim()
+        kept.close()
+
+    def test_what_was_given_in_part_is_not(self, tmp_path):
+        writing = killed(tmp_path, "in part")
+        os.kill(writing, signal.SIGCONT)
+        assert ends(writing)
+        assert log_of(tmp_path) == (1, records(1, 1))
+        assert not list(tmp_path.glob(".tmp-*"))
+
+    def test_whoever_else_holds_the_pipe_open(self, tmp_path):
+        writing = killed(tmp_path, "forked")
+        assert ends(writing)
+        assert log_of(tmp_path) == (2, records(1, 2))
+
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
+    def test_signals_are_for_the_training_to_answer(self, tmp_path, name):
+        """As a terminal or a service manager sends them to all processes of a group."""
+        kept = Checkpoints(tmp_path)
+        save(kept, 1)  # the process has hardly begun
+        os.kill(process_of(kept), getattr(signal, name))
+        within(kept.flush)
+        os.kill(process_of(kept), getattr(signal, name))
+        save(kept, 2)
+        within(kept.flush)
+        assert log_of(tmp_path) == (2, records(1, 2))
+        within(kept.close)
+
+    def test_the_mask_of_signals_is_as_it_was(self, kept):
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGINT, signal.SIGTERM}
+
+    def test_an_interruption_in_the_middle_of_giving(self, kept):
+        process = kept._writer._process
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(1.0, process.send_signal, (signal.SIGCONT,)).start()
+        with pytest.raises(KeyboardInterrupt):
+            kept.save(2, {"n": np.zeros(10**7)}, {}, [(2, "record 2")])
+        assert process.returncode == 0
+        assert log_of(kept.folder) == (1, records(1, 1))
+        save(kept, 3)
+        within(kept.flush)
+        assert log_of(kept.folder) == (3, records(1, 3))
 
 
 def written_with(folder, **other):

@@ -15,6 +15,7 @@ import pytest
 import tfpg.resuming.store
 from tfpg.errors import CheckpointCorruptError, VersionSkewError
 from tfpg.resuming.disk import own_hash, read_manifest
+from tfpg.resuming.records import pack
 from tfpg.resuming.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +30,14 @@ def record_of(n):
     return {"rows": np.full(40, n, np.int64)}
 
 
+def put(store, step, state, told=None, added=(), needed_from=0):
+    added = [(position, pack(record)) for position, record in added]
+    return store.save(step, pack(state), told, added, needed_from)
+
+
 def save(store, n, needed_from=0):
     """The n-th checkpoint, of step 10 n, with a record at position n."""
-    return store.save(10 * n, state_of(n), {"iteration": n}, [(n, record_of(n))], needed_from)
+    return put(store, 10 * n, state_of(n), {"iteration": n}, [(n, record_of(n))], needed_from)
 
 
 def saved(folder, last=3, **options):
@@ -75,7 +81,7 @@ class TestSaving:
     def test_the_newest_by_number_and_not_by_name(self, tmp_path):
         store = Store(tmp_path)
         for step in (9, 10, 100):
-            store.save(step, {"at": step})
+            put(store, step, {"at": step})
         assert Store(tmp_path).load().state == {"at": 100}
         assert store.steps() == [10, 100]
 
@@ -101,7 +107,7 @@ class TestSaving:
 
     def test_no_record_no_log(self, tmp_path):
         store = Store(tmp_path)
-        store.save(1, {})
+        put(store, 1, {})
         assert names(tmp_path) == ["latest", "step-1"]
         store = Store(tmp_path)
         store.load()
@@ -109,17 +115,35 @@ class TestSaving:
 
     def test_several_records_and_none_between(self, tmp_path):
         store = Store(tmp_path)
-        store.save(10, state_of(1), {"iteration": 1}, [(1, record_of(1))])
-        store.save(20, state_of(2), {"iteration": 2}, [(2, record_of(2)), (3, record_of(3))])
-        store.save(30, state_of(3), {"iteration": 3})
+        put(store, 10, state_of(1), {"iteration": 1}, [(1, record_of(1))])
+        put(store, 20, state_of(2), {"iteration": 2}, [(2, record_of(2)), (3, record_of(3))])
+        put(store, 30, state_of(3), {"iteration": 3})
         assert loaded(tmp_path)[0] == 3
 
-    def test_an_error_that_is_ours_leaves_everything_as_it_was(self, tmp_path):
+    @pytest.mark.parametrize("where", ["first record", "second record", "state"])
+    @pytest.mark.parametrize("fresh", [False, True])
+    def test_an_end_in_the_middle_leaves_everything_as_it_was(self, tmp_path, where, fresh):
         store = saved(tmp_path)
+        if fresh:
+            _, store = loaded(tmp_path)
         before = names(tmp_path), segments(tmp_path)
-        for bad in ({"state": {1}}, {"added": [(4, record_of(4)), (5, {"x": {1}})]}):
-            with pytest.raises(TypeError, match="is a set"):
-                store.save(40, **{"state": state_of(4), "added": [(4, record_of(4))], **bad})
+
+        def ending(buffers, ends):
+            yield from buffers[:-1]
+            if ends:
+                raise EOFError
+            yield buffers[-1]
+
+        def parts():
+            added = [
+                (4, ending(pack(record_of(4)), where == "first record")),
+                (5, ending(pack(record_of(5)), where == "second record")),
+            ]
+            return ending(pack(state_of(4)), where == "state"), {}, added
+
+        for _ in range(2):
+            with pytest.raises(EOFError):
+                store.save(40, *parts())
             assert (names(tmp_path), segments(tmp_path)) == before
         save(store, 4)
         assert loaded(tmp_path)[0] == 4
@@ -147,6 +171,11 @@ class TestSaving:
             save(store, 4)
         assert store.steps() == [20, 30]
 
+    def test_going_on_from_one_that_is_gone(self, tmp_path):
+        saved(tmp_path)
+        with pytest.raises(CheckpointCorruptError, match="step-10/manifest.json' cannot be read"):
+            Store(tmp_path).go_on_from(10)
+
 
 TWO_BY_TWO = {"000000.bin": 2 * RECORD, "000001.bin": 2 * RECORD, "000002.bin": RECORD}
 
@@ -161,13 +190,27 @@ class TestSegments:
         assert segments(tmp_path) == TWO_BY_TWO
         assert loaded(tmp_path)[0] == 5
 
-    def test_another_process_goes_on_with_them(self, tmp_path):
-        for n in range(1, 6):
+    @pytest.mark.parametrize("how", ["load", "go_on_from"])
+    def test_another_process_begins_its_own(self, tmp_path, how):
+        for n in range(1, 8, 2):
             store = Store(tmp_path)
-            store.load()
-            save(store, n)
-        assert segments(tmp_path) == TWO_BY_TWO
-        assert loaded(tmp_path)[0] == 5
+            if how == "load" or n == 1:
+                store.load()
+            else:
+                store.go_on_from(10 * (n - 1))
+            for i in range(n, n + 1 + (n < 7)):
+                save(store, i)
+        sizes = [2 * RECORD, 2 * RECORD, 2 * RECORD, RECORD]
+        assert list(segments(tmp_path).values()) == sizes
+        assert loaded(tmp_path)[0] == 7
+
+    def test_one_that_is_not_full_stays_as_another_process_left_it(self, tmp_path):
+        saved(tmp_path, 1)
+        _, store = loaded(tmp_path)
+        save(store, 2)
+        save(store, 3)
+        assert list(segments(tmp_path).values()) == [RECORD, 2 * RECORD]
+        assert loaded(tmp_path)[0] == 3
 
     def test_those_that_no_checkpoint_needs_are_removed(self, tmp_path):
         store = Store(tmp_path)
@@ -181,16 +224,16 @@ class TestSegments:
 
     def test_the_last_one_stays_however_old_it_is(self, tmp_path):
         store = saved(tmp_path, 3)
-        store.save(40, state_of(4), {"iteration": 4}, needed_from=100)
-        store.save(50, state_of(5), {"iteration": 5}, needed_from=100)
+        put(store, 40, state_of(4), {"iteration": 4}, needed_from=100)
+        put(store, 50, state_of(5), {"iteration": 5}, needed_from=100)
         assert list(segments(tmp_path)) == ["000001.bin"]
-        store.save(60, state_of(6), {"iteration": 6}, [(101, record_of(1))], needed_from=100)
+        put(store, 60, state_of(6), {"iteration": 6}, [(101, record_of(1))], needed_from=100)
         assert [r["rows"][0] for r in store.log()] == [3, 1]
 
     def test_a_log_that_begins_anew_leaves_those_before_whole(self, tmp_path):
         store = saved(tmp_path, 3)
         store.forget_log()
-        store.save(40, {"n": 4}, added=[(1, "anew")])
+        put(store, 40, {"n": 4}, added=[(1, "anew")])
         assert list(store.log()) == ["anew"]
         os.remove(tmp_path / "step-40/state.bin")
         with pytest.warns(UserWarning, match="Going on from .*step-30"):
@@ -200,7 +243,7 @@ class TestSegments:
         store = saved(tmp_path, 3)
         store.forget_log()
         for n in (4, 5):
-            store.save(10 * n, {"n": n}, added=[(n, "anew")])
+            put(store, 10 * n, {"n": n}, added=[(n, "anew")])
         assert list(segments(tmp_path)) == ["000002.bin"]
 
 
@@ -294,7 +337,7 @@ class TestFallingBack:
             n, store = loaded(tmp_path)
         assert n == 2
         save(store, 3)
-        assert path.stat().st_size == 3 * RECORD
+        assert segments(tmp_path)["000001.bin"] == RECORD
         assert loaded(tmp_path)[0] == 3
 
     @pytest.mark.parametrize(
@@ -419,7 +462,7 @@ from tfpg.resuming.store import Store
 from test_store import save
 
 tfpg.resuming.store._SEGMENT_BYTES = int(sys.argv[2])
-base, n = pathlib.Path(sys.argv[1]), int(sys.argv[3])
+base, first, n = pathlib.Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4])
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -458,6 +501,8 @@ class File:
 def child(folder, k):
     store = Store(folder)
     store.load()
+    for i in range(first, n):
+        save(store, i, needed_from=i - 1)
     killed.left = k
     for name in ("mkdir", "fsync", "rename", "replace", "rmdir", "unlink", "truncate", "open"):
         def wrapped(*args, name=name, function=getattr(os, name), **kwargs):
@@ -485,26 +530,29 @@ print(k - 1)
 
 class TestKills:
     @pytest.mark.parametrize(
-        ("segment", "last", "broken"),
+        ("segment", "before", "broken"),
         [
-            pytest.param(10**6, 3, None, id="append"),
-            pytest.param(2 * RECORD, 4, None, id="another-segment", marks=pytest.mark.slow),
-            pytest.param(2 * RECORD, 3, "step-30", id="again", marks=pytest.mark.slow),
+            pytest.param(10**6, 1, None, id="append"),
+            pytest.param(10**6, 0, None, id="own-segment"),
+            pytest.param(2 * RECORD, 2, None, id="another-segment", marks=pytest.mark.slow),
+            pytest.param(2 * RECORD, 0, "step-30", id="again", marks=pytest.mark.slow),
         ],
     )
-    def test_at_any_point(self, tmp_path, monkeypatch, segment, last, broken):
-        """Whatever is left, it is a whole checkpoint, the last or the new one, and goes on."""
+    def test_at_any_point(self, tmp_path, monkeypatch, segment, before, broken):
+        """Whatever is left, it is a whole checkpoint, the last or the new one, and goes on.
+
+        The process that is killed has saved as many before.
+        """
         monkeypatch.setattr(tfpg.resuming.store, "_SEGMENT_BYTES", segment)
-        base = tmp_path / "base"
+        base, last = tmp_path / "base", 3 + before
         store = Store(base)
-        for n in range(1, last + 1):
+        for n in range(1, 4):
             save(store, n, needed_from=n - 1)
-        first = (lambda n: 1) if segment > 10**5 else (lambda n: max(n - 1 - n % 2, 1))
         if broken:
             flipped(base / broken / "state.bin")
             last -= 1
-        points = int(run(KILLS, base, segment, last + 1))
-        assert points >= 20
+        points = int(run(KILLS, base, segment, last + 1 - before, last + 1))
+        assert points >= 19
         met = set()
         for k in range(1, points + 1):
             folder = tmp_path / f"{k:03d}"
@@ -514,26 +562,30 @@ class TestKills:
                 found = store.load()
             left = found.state["n"]
             met.add(left)
-            assert loaded_quietly(folder, first)[0] == left
+            assert loaded_quietly(folder) == left
             for n in range(left + 1, last + 3):
                 save(store, n, needed_from=n - 1)
-            assert loaded_quietly(folder, first)[0] == last + 2
+            assert loaded_quietly(folder) == last + 2
             assert store.steps() == [10 * (last + 1), 10 * (last + 2)]
         assert met == {last, last + 1}
 
 
-def loaded_quietly(folder, first):
+def loaded_quietly(folder):
+    """Which checkpoint is gone on with, whose records are there from where they are needed on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = Store(folder).load()
-        return loaded(folder, first(found.state["n"]))
+        store = Store(folder)
+        n = store.load().state["n"]
+        first = int(next(store.log())["rows"][0])
+        assert first <= max(n - 1, 1)
+        return loaded(folder, first)[0]
 
 
 FULL = """
 import os, resource, sys
 import numpy as np
 from tfpg.resuming.store import Store
-from test_store import loaded, names, record_of, save, saved, segments, state_of
+from test_store import loaded, names, put, record_of, save, saved, segments, state_of
 
 folder, what = sys.argv[1:]
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -541,7 +593,7 @@ soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 def limited(size, *args):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        store.save(*args)
+        put(store, *args)
     except OSError as error:
         print(error.strerror)
     else:

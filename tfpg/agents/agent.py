@@ -206,9 +206,8 @@ class Agent(abc.ABC):
         return agent_variables(self)
 
     def _kept(self) -> Variables:
-        groups = self.variables()
-        if self._state is None or not self._state.are(groups):
-            self._state = Variables(groups)
+        if self._state is None:
+            self._state = Variables(self.variables())
         return self._state
 
     def check_state(self, state: dict[str, Any]) -> None:

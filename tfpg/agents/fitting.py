@@ -62,6 +62,7 @@ def fit(
         vector_envs = stack.enter_context(open_vec(envs, agent.num_envs, seedable=agent._seedable))
         policy = agent.policy_for(vector_envs)
         agent.build(policy)
+        agent._state = None  # its variables may be others now
         told = _told(agent, vector_envs, seed)
         if found is not None:
             _check_alike(found, told)

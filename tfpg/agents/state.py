@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import tensorflow as tf  # isort: skip
 
 from tfpg.errors import warn
 
-_grown: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+_grown: WeakKeyDictionary[Any, dict[Any, Numbers]] = WeakKeyDictionary()
 
 # Attributes that a stock Keras callback carries from one epoch to the next.
 _STOCK: dict[type, tuple[str, ...]] = {
@@ -40,7 +41,7 @@ class Variables:
         >>> kept = Variables({"model": [keras.Variable([1.0, 2.0], name="bias")]})
         >>> state = kept.get_state()
         >>> state["groups"], state["values"]
-        ({'model': [['bias', 'float32', [2]]]}, {'float32': array([1., 2.], dtype=float32)})
+        ('{"model": [["bias", "float32", [2]]]}', {'float32': array([1., 2.], dtype=float32)})
     """
 
     def __init__(self, groups: dict[str, Sequence[Any]]):
@@ -49,6 +50,7 @@ class Variables:
             what: [[_name(v), _dtype(v), list(v.shape)] for v in variables]
             for what, variables in groups.items()
         }
+        self._text = json.dumps(self._told)  # once: it is as long as all else in a checkpoint
         by_dtype: dict[str, list[Any]] = {}
         for variables in groups.values():
             for v in variables:
@@ -62,11 +64,19 @@ class Variables:
             }
 
         self._read = tf.function(read, autograph=False).get_concrete_function()
+        self._dtypes = sorted(by_dtype)  # as they come out
+        # What calling a function takes beside this takes as long again.
+        self._call = {
+            "args": self._read.captured_inputs,
+            "Tout": [x.dtype for x in self._read.outputs],
+            "f": self._read.name.decode(),
+        }
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: names, dtypes and shapes, and the numbers of each dtype."""
-        values = {dtype: x.numpy() for dtype, x in self._read().items()}
-        return {"groups": self._told, "values": values}
+        """What `set_state` takes: names, dtypes and shapes, as JSON, and each dtype's numbers."""
+        found = tf.raw_ops.StatefulPartitionedCall(**self._call)
+        values = {dtype: x.numpy() for dtype, x in zip(self._dtypes, found, strict=True)}
+        return {"groups": self._text, "values": values}
 
     def check(self, state: dict[str, Any]) -> None:
         """Raises unless a state is of variables like these.
@@ -74,8 +84,9 @@ class Variables:
         Raises:
             ValueError: It is of others.
         """
-        for what in {**self._told, **state["groups"]}:
-            here, there = self._told.get(what, []), state["groups"].get(what, [])
+        groups = json.loads(state["groups"])
+        for what in {**self._told, **groups}:
+            here, there = self._told.get(what, []), groups.get(what, [])
             for (name, *kind), (other, *its) in zip(here, there, strict=False):
                 if kind != its:
                     raise ValueError(
@@ -102,12 +113,6 @@ class Variables:
                 taken[dtype] = first + int(np.prod(v.shape))
                 values = np.reshape(state["values"][dtype][first : taken[dtype]], v.shape)
                 v.assign(tf.cast(values, v.dtype))
-
-    def are(self, groups: dict[str, Sequence[Any]]) -> bool:
-        """Whether these are the very same variables."""
-        return {k: list(map(id, v)) for k, v in groups.items()} == {
-            k: list(map(id, v)) for k, v in self.groups.items()
-        }
 
 
 def _plain(x: tf.Tensor) -> tf.Tensor:
@@ -179,38 +184,33 @@ def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None
         elif isinstance(each, keras.callbacks.CSVLogger):
             each.keys = told["state"]["keys"]
         elif isinstance(each, keras.callbacks.History):
-            each.epoch = told["state"]["epoch"].tolist()
-            each.history = {k: x.tolist() for k, x in told["state"]["history"].items()}
+            _set_history_state(each, told["state"])
         else:
             for name, value in (told["state"] or {}).items():
                 setattr(each, name, _copied(value))
 
 
 class Numbers:
-    """A list of numbers that grows, as an array that is not made anew every time.
+    """Lists of numbers that grow together, as an array that is not made anew every time.
 
     Example:
         >>> numbers = Numbers()
-        >>> numbers.of([1.0]), numbers.of([1.0, 2.0])
-        (array([1.]), array([1., 2.]))
+        >>> numbers.of([[1.0], [5.0]]).tolist(), numbers.of([[1.0, 2.0], [5.0, 6.0]]).tolist()
+        ([[1.0], [5.0]], [[1.0, 2.0], [5.0, 6.0]])
     """
 
     def __init__(self) -> None:
-        self._array = np.zeros(0)
+        self._array = np.zeros((0, 0))
         self._count = 0
 
-    def of(self, values: list[Any]) -> np.ndarray:
-        """The list as an array: what it was before is taken to be its beginning."""
-        count = len(values)
-        if count > len(self._array) or count < self._count:
-            self._array = np.resize(np.asarray(values), 2 * count)
-        elif count > self._count:
-            new = np.asarray(values[self._count :])
-            if new.dtype != self._array.dtype:
-                self._array = np.resize(np.asarray(values), 2 * count)
-            self._array[self._count : count] = new
+    def of(self, lists: Sequence[list[Any]]) -> np.ndarray:
+        """The lists, of one length: what they were before is taken to be their beginning."""
+        count, known = len(lists[0]), self._count
+        if count > self._array.shape[1] or count < known:
+            known, self._array = 0, np.zeros((len(lists), 2 * count), np.asarray(lists).dtype)
+        self._array[:, known:count] = [values[known:] for values in lists]
         self._count = count
-        return self._array[:count]
+        return self._array[:, :count]
 
 
 def _carriers(callbacks: Sequence[Any]) -> list[Any]:
@@ -225,18 +225,35 @@ def _state_of(callback: Any) -> Any:
         size = Path(callback.filename).stat().st_size  # flushed with every row
         return {"bytes": size, "keys": callback.keys}
     if isinstance(callback, keras.callbacks.History):
-        grown = _grown.setdefault(callback, {})
-        return {
-            "epoch": grown.setdefault("", Numbers()).of(callback.epoch),
-            "history": {
-                name: grown.setdefault(name, Numbers()).of(values)
-                for name, values in callback.history.items()
-            },
-        }
+        return _history_state(callback)
     for kind, names in _STOCK.items():
         if isinstance(callback, kind):
             return {name: _copied(getattr(callback, name, None)) for name in names}
     return None
+
+
+def _history_state(callback: keras.callbacks.History) -> dict[str, Any]:
+    """Few arrays of many numbers: those of a kind, and as many, are together."""
+    lists = {"epoch": callback.epoch, **{f"logs {k}": x for k, x in callback.history.items()}}
+    alike: dict[Any, list[str]] = {}
+    for name, values in lists.items():
+        alike.setdefault((len(values), type(values[-1]) if values else None), []).append(name)
+    grown = _grown.setdefault(callback, {})
+    arrays = [
+        [names, grown.setdefault(tuple(names), Numbers()).of([lists[name] for name in names])]
+        for names in alike.values()
+    ]
+    return {"names": list(callback.history), "arrays": arrays}
+
+
+def _set_history_state(callback: keras.callbacks.History, state: dict[str, Any]) -> None:
+    lists = {
+        name: values
+        for names, array in state["arrays"]
+        for name, values in zip(names, array.tolist(), strict=True)
+    }
+    callback.epoch = lists["epoch"]
+    callback.history = {name: lists[f"logs {name}"] for name in state["names"]}
 
 
 def _shorten(path: Path, size: int) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tfpg.errors import VersionSkewError, warn
 from tfpg.resuming.disk import room_needed
+from tfpg.resuming.records import pack
 from tfpg.resuming.store import Checkpoint, Store
+from tfpg.resuming.writing import Job, Writer
 
 try:
     import fcntl
@@ -26,26 +27,24 @@ _PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
 _STRICT = ("tfpg", "keras")
 
 
-class _Job(NamedTuple):
-    step: int
-    state: dict[str, Any]
-    told: dict[str, Any]
-    added: list[tuple[int, Any]]
-    needed_from: int
+# Seconds that a training's last checkpoint may take after it was killed.
+_LINGERS = 3.0
 
 
 class Checkpoints:
     """Where `fit` keeps what it needs to go on bit for bit, and how often.
 
-    A checkpoint is written by a thread of its own while the next iterations are played, none while
-    another waits. The last iteration has one in any case, and that after which it is to stop.
+    A checkpoint is written by a process of its own while the next iterations are played, and none
+    while another is being written. Giving it to that process takes about a millisecond with a small
+    network, and nothing more. The last iteration has one in any case, and that after which it is to
+    stop.
 
     Args:
         folder: Of the run's checkpoints; made with the first.
         every: Iterations between checkpoints; the last has one whatever this is.
         keep: How many of the newest stay.
-        share: Of the time in which one may be being written: a checkpoint is left out where that
-            would be more, as it would with iterations of a few milliseconds. None: none is.
+        share: Of the training's time that checkpoints may take at most: where it would be more, as
+            with iterations of a few milliseconds, some are left out. None: none is for that.
         allow_version_skew: Go on from what other versions wrote, where it may not be bit for bit.
         stop: Asked after every iteration, whether to stop. It is then called again, when the
             iteration's checkpoint is on disk, and may raise.
@@ -79,18 +78,20 @@ class Checkpoints:
         self.folder = Path(folder)
         self.every = every
         self.share = share
+        self._begun = time.monotonic()
+        self._due: float | None = None  # since when a checkpoint is being made
+        self._spent = self._took = 0.0  # seconds: all checkpoints, and the last one
         self.allow_version_skew = allow_version_skew
-        self._not_before = 0.0
-        self._claim: int | None = None
         self._stop = stop
         self._versions = versions()
+        self._keep = keep
         self._store = Store(folder, keep)
-        self._changed = threading.Condition()
-        self._waiting: _Job | None = None
-        self._busy = self._closing = False
-        self._failed: BaseException | None = None
-        self._owed: list[tuple[int, Any]] = []  # records that could not be written
-        self._thread: threading.Thread | None = None
+        self._claim: int | None = None
+        self._writer: Writer | None = None
+        self._base: int | None = None  # the newest that is known to be whole
+        self._sent = False  # a checkpoint of which nothing is known yet
+        self._owed: list[tuple[int, Any]] = []  # records that are not known to be on disk
+        self._failed: OSError | None = None
 
     def claim(self) -> None:
         """Makes the folder this training's alone, until `close`.
@@ -99,22 +100,26 @@ class Checkpoints:
             BlockingIOError: Another training writes into it.
             OSError: It cannot be made.
         """
+        self._begun, self._spent = time.monotonic(), 0.0
         self.folder.mkdir(parents=True, exist_ok=True)
         if fcntl is None or self._claim is not None:
             return
-        claim = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(claim)
-            raise BlockingIOError(
-                f"Another training is writing into {str(self.folder)!r}: wait for its end, or stop "
-                "it."
-            ) from None
-        except OSError:  # a file system without locks
-            os.close(claim)
-            return
-        self._claim = claim
+        claim, until = os.open(self.folder, os.O_RDONLY), time.monotonic() + _LINGERS
+        while self._claim is None:
+            try:
+                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._claim = claim
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    os.close(claim)
+                    raise BlockingIOError(
+                        f"Another training is writing into {str(self.folder)!r}: wait for its end, "
+                        "or stop it."
+                    ) from None
+                time.sleep(0.02)
+            except OSError:  # a file system without locks
+                os.close(claim)
+                return
 
     def load(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None where there is none.
@@ -123,10 +128,13 @@ class Checkpoints:
             CheckpointCorruptError: There are some, and none is whole.
             VersionSkewError: It was written by newer versions.
         """
+        self._settled()
+        self._end()
         self._failed, self._owed = None, []  # of what is not gone on with
         found = self._store.load()
         if found is not None and not self.allow_version_skew:
             check_versions(str(found.path), found.manifest.get("versions", {}))
+        self._base = None if found is None else int(found.manifest["step"])
         return found
 
     def log(self) -> Iterator[Any]:
@@ -135,10 +143,13 @@ class Checkpoints:
 
     def due(self, iteration: int, last: bool) -> bool:
         """Whether the end of an iteration, counted from 0, is kept."""
+        self._due = time.monotonic()
         if last or self.stopping():
             return True
-        early = self._waiting is not None or time.monotonic() < self._not_before
-        return (iteration + 1) % self.every == 0 and not early
+        if (iteration + 1) % self.every or not self._settled(wait=False):
+            return False
+        spent, passed = self._spent + self._took, self._due - self._begun
+        return self.share is None or spent <= self.share * passed
 
     def stopping(self) -> bool:
         """Whether somebody wants the training to stop."""
@@ -159,92 +170,76 @@ class Checkpoints:
         needed_from: int = 0,
         anew: bool = False,
     ) -> None:
-        """Gives a checkpoint to the thread that writes; see `Store.save`.
+        """Gives a checkpoint to the process that writes, see `Store.save`, when it has time.
 
         What could not be written before is a warning now, and the training goes on.
 
         Args:
             anew: The records begin anew: those before are of something else.
+
+        Raises:
+            TypeError: It holds what cannot be saved.
         """
-        self._warn_of_failure()
+        begun = time.monotonic() if self._due is None else self._due
+        packed, records = pack(state), [(position, pack(record)) for position, record in added]
+        self._settled()
+        if self._failed is not None:
+            warn(f"{self._sentence(self._failed)} The training goes on, and tries again.")
+        owed = [] if anew else [each for each in self._owed if each[0] >= needed_from]
+        self._owed = [*owed, *records]
         told = {**told, "versions": self._versions}
-        job = _Job(step, state, told, list(added), needed_from)
-        with self._changed:
-            if anew:
-                while self._busy:
-                    self._changed.wait()
-                self._waiting, self._owed = None, []
-                self._store.forget_log()
-            if self._waiting is not None:
-                job = job._replace(added=self._waiting.added + job.added)
-            self._waiting = job
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="checkpoints", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+        try:
+            if self._writer is not None and self._writer.ended:  # somebody has killed it
+                self._end()
+            if self._writer is None:
+                self._writer = Writer(self.folder, self._keep, self._base, self._claim)
+            self._writer.send(Job(step, packed, told, self._owed, needed_from, anew))
+            self._sent = True
+        except OSError as error:
+            self._fail(error)
+        self._took, self._due = time.monotonic() - begun, None
+        self._spent += self._took
 
     def flush(self) -> None:
         """Waits until everything is on disk.
 
         Raises:
             OSError: The last checkpoint could not be written.
-            TypeError: It holds what cannot be saved.
         """
-        with self._changed:
-            while self._waiting is not None or self._busy:
-                self._changed.wait()
-            failed = self._failed
-        if isinstance(failed, OSError):
-            raise OSError(self._sentence(failed)) from failed
-        if failed is not None:
-            raise failed
+        self._settled()
+        if self._failed is not None:
+            raise OSError(self._sentence(self._failed)) from self._failed
 
     def close(self) -> None:
-        """Writes what waits, ends the thread, and lets others have the folder."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
-        self._closing = False
+        """Lets what was given be written, ends the process, and lets others have the folder."""
+        self._settled()
+        self._end()
         if self._claim is not None:
             with suppress(OSError):
                 self.folder.rmdir()  # where nothing was written
             os.close(self._claim)
             self._claim = None
 
-    def _write(self) -> None:
-        while True:
-            with self._changed:
-                while self._waiting is None:
-                    if self._closing:
-                        return
-                    self._changed.wait()
-                job, self._waiting, self._busy = self._waiting, None, True
-            failed: BaseException | None = None
-            added = job.added
-            begun = time.monotonic()
+    def _settled(self, wait: bool = True) -> bool:
+        """Whether it is known what became of what was given, for which it may wait."""
+        if self._sent:
+            assert self._writer is not None
             try:
-                added = [each for each in self._owed if each[0] >= job.needed_from] + added
-                self._store.save(*job._replace(added=added))
-            except BaseException as error:  # or whoever waits would wait for ever
-                failed = error
-            with self._changed:
-                self._owed = added if failed else []
-                self._failed, self._busy = failed, False
-                if self.share is not None:
-                    end = time.monotonic()
-                    self._not_before = end + (end - begun) / self.share
-                self._changed.notify_all()
+                step = self._writer.answer(wait)
+            except OSError as error:
+                self._fail(error)
+            else:
+                if step is not None:
+                    self._base, self._sent, self._owed, self._failed = step, False, [], None
+        return not self._sent
 
-    def _warn_of_failure(self) -> None:
-        with self._changed:
-            failed = self._failed
-        if isinstance(failed, OSError):
-            warn(f"{self._sentence(failed)} The training goes on, and tries again.")
-        elif failed is not None:
-            raise failed
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _fail(self, error: OSError) -> None:
+        self._sent, self._failed = False, error
 
     def _sentence(self, error: OSError) -> str:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -69,7 +70,7 @@ def digest(state: Any) -> str:
 
 def _groups(variables: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     taken = dict.fromkeys(variables["values"], 0)
-    for name, group in variables["groups"].items():
+    for name, group in json.loads(variables["groups"]).items():
         values = []
         for _, dtype, shape in group:
             first = taken[dtype]

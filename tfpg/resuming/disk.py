@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,10 @@ def own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def check_hash(path: Path, digest: Any, told: dict[str, Any]) -> None:
-    if digest.hexdigest() != told["sha256"]:
+def check_hash(path: Path, digest: Any, sha256: str) -> None:
+    if digest.hexdigest() != sha256:
         raise CheckpointCorruptError(
-            f"{str(path)!r} has changed since it was written: expected sha256 {told['sha256']}, "
+            f"{str(path)!r} has changed since it was written: expected sha256 {sha256}, "
             f"found {digest.hexdigest()}."
         )
 
@@ -100,7 +100,7 @@ def records_of(path: Path, data: bytes) -> Iterator[Any]:
         yield record
 
 
-def write_synced(path: Path, parts: Sequence[Any]) -> dict[str, Any]:
+def write_synced(path: Path, parts: Iterable[Any]) -> dict[str, Any]:
     """Writes and syncs a new file in few calls; its size and sha256."""
     data = b"".join(parts)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -18,6 +18,7 @@ import numpy as np
 _HEAD = struct.Struct("<QQ")
 _ARRAY = "__array__"
 _ALIGNMENT = 64
+_LARGE = 1 << 16  # bytes, from which on an array is not copied
 _DEPTH = 32
 _DTYPE = re.compile(r"[<>|][biuf]\d{1,2}")
 
@@ -41,35 +42,56 @@ def pack(state: Any) -> list[Any]:
     arrays: list[Any] = []
     size = 0
 
-    def plain(x: Any, path: str, depth: int = 0) -> Any:
+    def plain(x: Any) -> Any:
+        """What JSON has no form for: arrays are put aside."""
         nonlocal size
-        if depth > _DEPTH:
-            raise TypeError(f"The state at {path} is nested more than {_DEPTH} deep.")
-        if x is None or isinstance(x, (bool, int, float, str)):
-            return x
-        if isinstance(x, dict):
-            if not all(isinstance(key, str) for key in x) or _ARRAY in x:
-                raise TypeError(f"The state at {path or '/'} has keys that are not text.")
-            return {key: plain(value, f"{path}/{key}", depth + 1) for key, value in x.items()}
-        if isinstance(x, (list, tuple)):
-            return [plain(value, f"{path}/{i}", depth + 1) for i, value in enumerate(x)]
         if isinstance(x, np.generic) and x.dtype.kind in "biuf":
             return float(x) if x.dtype.kind == "f" else x.item()
-        if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
-            array = np.ascontiguousarray(x)
-            told = {_ARRAY: [array.dtype.str, list(x.shape), size]}
-            padding = -array.nbytes % _ALIGNMENT
-            arrays.extend([array.reshape(-1).view(np.uint8).data, bytes(padding)])
-            size += array.nbytes + padding
-            return told
-        raise TypeError(
-            f"The state at {path or '/'} is a {type(x).__name__}, and numbers, text, arrays, lists "
-            "and dicts of these are what is saved."
-        )
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
+            raise TypeError(
+                f"The state at {_path_to(x, state)} is a {type(x).__name__}, and numbers, text, "
+                "arrays, lists and dicts of these are what is saved."
+            )
+        told = {_ARRAY: [x.dtype.str, x.shape, size]}
+        padding = -x.nbytes % _ALIGNMENT
+        arrays.extend([x.tobytes() if x.nbytes < _LARGE else _bytes_of(x), bytes(padding)])
+        size += x.nbytes + padding
+        return told
 
-    text = json.dumps(plain(state, "")).encode()
+    _check(state, state)
+    text = json.dumps(state, default=plain).encode()
     text += b" " * (-(_HEAD.size + len(text)) % _ALIGNMENT)
     return [_HEAD.pack(len(text), size), text, *arrays]
+
+
+def _check(x: Any, state: Any, depth: int = 0) -> None:
+    """Raises where JSON would read back something else, or not at all."""
+    if isinstance(x, dict):
+        if not all(isinstance(key, str) for key in x) or _ARRAY in x:
+            raise TypeError(f"The state at {_path_to(x, state)} has keys that are not text.")
+        x = x.values()
+    elif not isinstance(x, (list, tuple)):
+        return
+    if depth >= _DEPTH:
+        raise TypeError(f"The state at {_path_to(x, state)} is nested more than {_DEPTH} deep.")
+    for inner in x:
+        _check(inner, state, depth + 1)
+
+
+def _path_to(wanted: Any, x: Any, path: str = "", depth: int = 0) -> str | None:
+    """Where something is in a state: keys and numbers."""
+    if x is wanted:
+        return path or "/"
+    named = (
+        x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, (list, tuple)) else ()
+    )
+    paths = (_path_to(wanted, inner, f"{path}/{key}", depth + 1) for key, inner in named)
+    return next(filter(None, paths), None) if depth <= _DEPTH else None
+
+
+def _bytes_of(x: np.ndarray) -> memoryview:
+    """The numbers of an array, not copied where they lie one after another."""
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
 
 
 def unpack(data: Any, start: int = 0) -> tuple[Any, int]:

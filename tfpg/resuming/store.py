@@ -6,8 +6,9 @@
     folder/latest                 the name of the newest
 
 A checkpoint is written beside its place, synced and renamed. The log grows at its end: a checkpoint
-tells how many bytes of it are its own, so that one before it is as whole as it was. Nothing of this
-imports TensorFlow.
+tells how many bytes of it are its own, so that one before it is as whole as it was. Who goes on
+from a checkpoint begins a file of its own, and so what was written before stays as it is. Nothing
+of this imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,6 @@ from tfpg.resuming.disk import (
     sync_folder,
     write_synced,
 )
-from tfpg.resuming.records import pack
 
 SCHEMA = 1
 MANIFEST, STATE, LATEST, LOG = "manifest.json", "state.bin", "latest", "log"
@@ -57,7 +57,7 @@ class Segment(NamedTuple):
 
     name: str
     size: int
-    sha256: Any  # of hashlib, of what is written so far
+    sha256: str  # of what is written so far
     last: int  # position of its last record
 
 
@@ -70,9 +70,10 @@ class Store:
 
     Example:
         >>> import tempfile
+        >>> from tfpg.resuming.records import pack
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = Store(folder)
-        ...     path = store.save(12, {"weights": [1.5]}, {"iteration": 3})
+        ...     path = store.save(12, pack({"weights": [1.5]}), {"iteration": 3})
         ...     found = Store(folder).load()
         >>> path.name, found.state, found.manifest["iteration"]
         ('step-12', {'weights': [1.5]}, 3)
@@ -82,24 +83,25 @@ class Store:
         self.folder = Path(folder)
         self.keep = keep
         self._segments: list[Segment] = []
+        self._digest: Any = None  # of hashlib, of the last segment where it is this one's own
         self._needed: dict[int, set[str]] = {}  # by each checkpoint, of the log
         self._steps: list[int] | None = None  # that are there
 
     def save(
         self,
         step: int,
-        state: dict[str, Any],
+        state: Iterable[Any],
         told: dict[str, Any] | None = None,
-        added: Sequence[tuple[int, Any]] = (),
+        added: Sequence[tuple[int, Iterable[Any]]] = (),
         needed_from: int = 0,
     ) -> Path:
         """Writes a checkpoint, and then removes those that are too many.
 
         Args:
             step: Its number, larger than those before.
-            state: See `pack`.
+            state: The buffers of `pack`.
             told: More for the manifest.
-            added: Records for the log, each with its position, in their order.
+            added: Records for the log, each its position and its buffers, in their order.
             needed_from: Records before this position are not needed any more.
 
         Raises:
@@ -109,7 +111,7 @@ class Store:
         if self._steps is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._steps = self.steps()
-        segments = self._appended(added)
+        segments, digest = self._appended(added)
         segments = [
             s for i, s in enumerate(segments) if s.last >= needed_from or i + 1 == len(segments)
         ]
@@ -121,19 +123,14 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         try:
-            written = write_synced(temporary / STATE, pack(state))
+            written = write_synced(temporary / STATE, state)
             manifest = {
                 "schema": SCHEMA,
                 "step": step,
                 **(told or {}),
                 "files": {STATE: written},
                 "log": [
-                    {
-                        "file": s.name,
-                        "bytes": s.size,
-                        "sha256": s.sha256.hexdigest(),
-                        "last": s.last,
-                    }
+                    {"file": s.name, "bytes": s.size, "sha256": s.sha256, "last": s.last}
                     for s in segments
                 ],
             }
@@ -150,7 +147,7 @@ class Store:
             if added:
                 self._take_back(segments[-1].name)
             raise
-        self._segments = segments
+        self._segments, self._digest = segments, digest
         self._needed[step] = {segment.name for segment in segments}
         with suppress(OSError):  # it is for people: what is whole is there already
             pointer = self.folder / f"{_TEMPORARY}{LATEST}"
@@ -203,7 +200,16 @@ class Store:
 
     def forget_log(self) -> None:
         """Begins a new log: what was in it is of something else."""
-        self._segments = []
+        self._segments, self._digest = [], None
+
+    def go_on_from(self, step: int) -> None:
+        """What is saved next follows a checkpoint that is known to be whole.
+
+        Raises:
+            CheckpointCorruptError: It is not, any more.
+        """
+        manifest = read_manifest(self.folder / f"step-{step}" / MANIFEST)
+        self._segments, self._digest = _segments_of(manifest), None
 
     def _read(self, path: Path) -> Checkpoint:
         manifest = read_manifest(path / MANIFEST)
@@ -214,17 +220,15 @@ class Store:
             )
         told = manifest["files"][STATE]
         data = read_bytes(path / STATE, told["bytes"])
-        check_hash(path / STATE, hashlib.sha256(data), told)
+        check_hash(path / STATE, hashlib.sha256(data), told["sha256"])
         (state,) = records_of(path / STATE, data)
-        segments = []
-        for told in manifest["log"]:
-            name = str(told["file"])
+        segments = _segments_of(manifest)
+        for name, size, sha256, _ in segments:
             if not _SEGMENT.fullmatch(name):
                 raise CheckpointCorruptError(f"{str(path / MANIFEST)!r} names {name!r}.")
-            digest = hashlib.sha256(read_bytes(self.folder / LOG / name, told["bytes"], more=True))
-            check_hash(self.folder / LOG / name, digest, told)
-            segments.append(Segment(name, told["bytes"], digest, int(told["last"])))
-        self._segments = segments
+            digest = hashlib.sha256(read_bytes(self.folder / LOG / name, size, more=True))
+            check_hash(self.folder / LOG / name, digest, sha256)
+        self._segments, self._digest = segments, None
         return Checkpoint(path, manifest, state)
 
     def log(self) -> Iterator[Any]:
@@ -233,28 +237,27 @@ class Store:
             path = self.folder / LOG / segment.name
             yield from records_of(path, read_bytes(path, segment.size, more=True))
 
-    def _appended(self, added: Sequence[tuple[int, Any]]) -> list[Segment]:
-        """The segments with records added at their end, on disk and synced."""
-        segments = list(self._segments)
+    def _appended(self, added: Sequence[tuple[int, Iterable[Any]]]) -> tuple[list[Segment], Any]:
+        """The segments with records added at their end, on disk and synced, and the last's hash."""
+        segments, digest = list(self._segments), self._digest
         if not added:
-            return segments
+            return segments, digest
         folder = self.folder / LOG
         folder.mkdir(exist_ok=True)
-        if not segments or segments[-1].size >= _SEGMENT_BYTES:
+        if digest is None or segments[-1].size >= _SEGMENT_BYTES:
             taken = [int(p.stem) for p in folder.glob("*.bin") if _SEGMENT.fullmatch(p.name)]
             name = f"{max(taken, default=-1) + 1:06d}.bin"
-            segments.append(Segment(name, 0, hashlib.sha256(), 0))
-        name, size, digest, last = segments.pop()
-        digest = digest.copy()
+            size, last, digest, mode = 0, 0, hashlib.sha256(), "xb"
+        else:
+            name, size, _, last = segments.pop()
+            digest, mode = digest.copy(), "r+b"
+            if not (folder / name).exists() or (folder / name).stat().st_size < size:
+                raise OSError(errno.ENOENT, f"{str(folder / name)!r} was cut or removed")
         try:
-            # What lies behind the size is of a kill, or something somebody went back behind.
-            with (folder / name).open("r+b" if (folder / name).exists() else "x+b") as file:
-                if os.fstat(file.fileno()).st_size < size:
-                    raise OSError(errno.ENOENT, f"{str(folder / name)!r} was cut or removed")
-                file.truncate(size)
+            with (folder / name).open(mode) as file:
                 file.seek(size)
-                for position, record in added:
-                    for part in pack(record):
+                for position, parts in added:
+                    for part in parts:
                         file.write(part)
                         digest.update(part)
                         size += len(part)
@@ -265,7 +268,7 @@ class Store:
             self._take_back(name)
             raise
         sync_folder(folder)
-        return [*segments, Segment(name, size, digest, last)]
+        return [*segments, Segment(name, size, digest.hexdigest(), last)], digest
 
     def _take_back(self, name: str) -> None:
         """Cuts a segment to what was saved of it: the disk may be full."""
@@ -296,6 +299,13 @@ class Store:
                 if path.name not in needed and _SEGMENT.fullmatch(path.name):
                     with suppress(OSError):
                         path.unlink()
+
+
+def _segments_of(manifest: dict[str, Any]) -> list[Segment]:
+    return [
+        Segment(str(told["file"]), told["bytes"], told["sha256"], int(told["last"]))
+        for told in manifest["log"]
+    ]
 
 
 def _remove(path: Path) -> None:
