@@ -205,9 +205,14 @@ class Agent(abc.ABC):
         """Everything that training assigns, in groups by what it is."""
         return agent_variables(self)
 
+    def know_variables(self, now: bool = True) -> None:
+        """Its variables may be others than before: looks at them, now or when it is asked."""
+        self._state = Variables(self.variables()) if now else None
+
     def _kept(self) -> Variables:
         if self._state is None:
-            self._state = Variables(self.variables())
+            self.know_variables()
+        assert self._state is not None
         return self._state
 
     def check_state(self, state: dict[str, Any]) -> None:

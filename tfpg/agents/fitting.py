@@ -58,11 +58,12 @@ def fit(
             stack.callback(checkpoints.close)
             checkpoints.claim()
             found = checkpoints.load()
+            checkpoints.prepare()
         seed = check_seed(seed if found is None else _seed_of(found, seed))
         vector_envs = stack.enter_context(open_vec(envs, agent.num_envs, seedable=agent._seedable))
         policy = agent.policy_for(vector_envs)
         agent.build(policy)
-        agent._state = None  # its variables may be others now
+        agent.know_variables(checkpoints is not None)
         told = _told(agent, vector_envs, seed)
         if found is not None:
             _check_alike(found, told)

@@ -137,6 +137,11 @@ class Checkpoints:
         self._base = None if found is None else int(found.manifest["step"])
         return found
 
+    def prepare(self) -> None:
+        """Starts the process that writes, which takes a moment, before it is needed."""
+        with suppress(OSError):  # which the first checkpoint tells
+            self._start()
+
     def log(self) -> Iterator[Any]:
         """The records that belong to what was loaded."""
         return self._store.log()
@@ -189,11 +194,7 @@ class Checkpoints:
         self._owed = [*owed, *records]
         told = {**told, "versions": self._versions}
         try:
-            if self._writer is not None and self._writer.ended:  # somebody has killed it
-                self._end()
-            if self._writer is None:
-                self._writer = Writer(self.folder, self._keep, self._base, self._claim)
-            self._writer.send(Job(step, packed, told, self._owed, needed_from, anew))
+            self._start().send(Job(step, packed, told, self._owed, needed_from, anew))
             self._sent = True
         except OSError as error:
             self._fail(error)
@@ -232,6 +233,13 @@ class Checkpoints:
                 if step is not None:
                     self._base, self._sent, self._owed, self._failed = step, False, [], None
         return not self._sent
+
+    def _start(self) -> Writer:
+        if self._writer is not None and self._writer.ended:  # somebody has killed it
+            self._end()
+        if self._writer is None:
+            self._writer = Writer(self.folder, self._keep, self._base, self._claim)
+        return self._writer
 
     def _end(self) -> None:
         if self._writer is not None:
