@@ -206,9 +206,12 @@ class Numbers:
     def of(self, lists: Sequence[list[Any]]) -> np.ndarray:
         """The lists, of one length: what they were before is taken to be their beginning."""
         count, known = len(lists[0]), self._count
-        if count > self._array.shape[1] or count < known:
-            known, self._array = 0, np.zeros((len(lists), 2 * count), np.asarray(lists).dtype)
-        self._array[:, known:count] = [values[known:] for values in lists]
+        new = np.asarray([values[known:] for values in lists])
+        fits = count <= self._array.shape[1] and np.can_cast(new.dtype, self._array.dtype)
+        if not fits or count < known or len(lists) != len(self._array):
+            known, new = 0, np.asarray(lists)
+            self._array = np.zeros((len(lists), 2 * count), new.dtype)
+        self._array[:, known:count] = new
         self._count = count
         return self._array[:, :count]
 
@@ -237,7 +240,8 @@ def _history_state(callback: keras.callbacks.History) -> dict[str, Any]:
     lists = {"epoch": callback.epoch, **{f"logs {k}": x for k, x in callback.history.items()}}
     alike: dict[Any, list[str]] = {}
     for name, values in lists.items():
-        alike.setdefault((len(values), type(values[-1]) if values else None), []).append(name)
+        kind = (len(values), type(values[0]) if values else None, name == "epoch")
+        alike.setdefault(kind, []).append(name)
     grown = _grown.setdefault(callback, {})
     arrays = [
         [names, grown.setdefault(tuple(names), Numbers()).of([lists[name] for name in names])]

@@ -14,7 +14,7 @@ from typing import Any
 from tfpg.errors import VersionSkewError, warn
 from tfpg.resuming.disk import room_needed
 from tfpg.resuming.records import pack
-from tfpg.resuming.store import Checkpoint, Store
+from tfpg.resuming.store import Checkpoint, Segment, Store
 from tfpg.resuming.writing import Job, Writer
 
 try:
@@ -85,10 +85,11 @@ class Checkpoints:
         self._stop = stop
         self._versions = versions()
         self._keep = keep
-        self._store = Store(folder, keep)
+        self._path = Path(os.path.abspath(folder))  # wherever this process goes
+        self._store = Store(self._path, keep)
         self._claim: int | None = None
         self._writer: Writer | None = None
-        self._base: int | None = None  # the newest that is known to be whole
+        self._log: list[Segment] = []  # its files, as the newest that is known to be whole has them
         self._sent = False  # a checkpoint of which nothing is known yet
         self._owed: list[tuple[int, Any]] = []  # records that are not known to be on disk
         self._failed: OSError | None = None
@@ -100,26 +101,43 @@ class Checkpoints:
             BlockingIOError: Another training writes into it.
             OSError: It cannot be made.
         """
-        self._begun, self._spent = time.monotonic(), 0.0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if fcntl is None or self._claim is not None:
-            return
-        claim, until = os.open(self.folder, os.O_RDONLY), time.monotonic() + _LINGERS
+        self._begun, self._spent, self._took = time.monotonic(), 0.0, 0.0
         while self._claim is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if fcntl is None:
+                return
+            handle = os.open(self.folder, os.O_RDONLY)
             try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._claim = claim
+                # Not one of those that a process is given as its own input and outputs.
+                claim = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
+            finally:
+                os.close(handle)
+            try:
+                self._lock(claim)
+                # Whoever had it may have taken the folder away at last.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(claim), os.stat(self.folder)):
+                        self._claim = claim
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system without locks
+                return
+            finally:
+                if self._claim is None:
+                    os.close(claim)
+
+    def _lock(self, claim: int) -> None:
+        until = time.monotonic() + _LINGERS
+        while True:
+            try:
+                return fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > until:
-                    os.close(claim)
                     raise BlockingIOError(
                         f"Another training is writing into {str(self.folder)!r}: wait for its end, "
                         "or stop it."
                     ) from None
                 time.sleep(0.02)
-            except OSError:  # a file system without locks
-                os.close(claim)
-                return
 
     def load(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None where there is none.
@@ -128,13 +146,12 @@ class Checkpoints:
             CheckpointCorruptError: There are some, and none is whole.
             VersionSkewError: It was written by newer versions.
         """
-        self._settled()
         self._end()
         self._failed, self._owed = None, []  # of what is not gone on with
         found = self._store.load()
         if found is not None and not self.allow_version_skew:
             check_versions(str(found.path), found.manifest.get("versions", {}))
-        self._base = None if found is None else int(found.manifest["step"])
+        self._log = [] if found is None else self._store.segments
         return found
 
     def prepare(self) -> None:
@@ -190,8 +207,9 @@ class Checkpoints:
         self._settled()
         if self._failed is not None:
             warn(f"{self._sentence(self._failed)} The training goes on, and tries again.")
-        owed = [] if anew else [each for each in self._owed if each[0] >= needed_from]
-        self._owed = [*owed, *records]
+        if anew:
+            self._log, self._owed = [], []
+        self._owed = [each for each in self._owed if each[0] >= needed_from] + records
         told = {**told, "versions": self._versions}
         try:
             self._start().send(Job(step, packed, told, self._owed, needed_from, anew))
@@ -213,37 +231,39 @@ class Checkpoints:
 
     def close(self) -> None:
         """Lets what was given be written, ends the process, and lets others have the folder."""
-        self._settled()
-        self._end()
-        if self._claim is not None:
-            with suppress(OSError):
-                self.folder.rmdir()  # where nothing was written
-            os.close(self._claim)
-            self._claim = None
+        try:
+            self._end()
+        finally:
+            if self._claim is not None:
+                with suppress(OSError):
+                    self.folder.rmdir()  # where nothing was written
+                os.close(self._claim)
+                self._claim = None
 
     def _settled(self, wait: bool = True) -> bool:
         """Whether it is known what became of what was given, for which it may wait."""
         if self._sent:
             assert self._writer is not None
             try:
-                step = self._writer.answer(wait)
+                log = self._writer.answer(wait)
             except OSError as error:
                 self._fail(error)
             else:
-                if step is not None:
-                    self._base, self._sent, self._owed, self._failed = step, False, [], None
+                if log is not None:
+                    self._log, self._sent, self._owed, self._failed = log, False, [], None
         return not self._sent
 
     def _start(self) -> Writer:
         if self._writer is not None and self._writer.ended:  # somebody has killed it
             self._end()
         if self._writer is None:
-            self._writer = Writer(self.folder, self._keep, self._base, self._claim)
+            self._writer = Writer(self._path, self._keep, self._log, self._claim)
         return self._writer
 
     def _end(self) -> None:
         if self._writer is not None:
             self._writer.close()
+            self._settled()
             self._writer = None
 
     def _fail(self, error: OSError) -> None:

@@ -35,7 +35,7 @@ from tfpg.resuming.disk import (
     write_synced,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, STATE, LATEST, LOG = "manifest.json", "state.bin", "latest", "log"
 
 _TEMPORARY = ".tmp-"
@@ -198,25 +198,23 @@ class Store:
         found = (_STEP.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(m[1]) for m in found if m)
 
-    def forget_log(self) -> None:
-        """Begins a new log: what was in it is of something else."""
-        self._segments, self._digest = [], None
+    @property
+    def segments(self) -> list[Segment]:
+        """The log's files that belong to what was saved or loaded last."""
+        return list(self._segments)
 
-    def go_on_from(self, step: int) -> None:
-        """What is saved next follows a checkpoint that is known to be whole.
-
-        Raises:
-            CheckpointCorruptError: It is not, any more.
-        """
-        manifest = read_manifest(self.folder / f"step-{step}" / MANIFEST)
-        self._segments, self._digest = _segments_of(manifest), None
+    def go_on_with(self, segments: Sequence[Segment]) -> None:
+        """What is saved next follows what these files of the log hold; without any, it is new."""
+        self._segments, self._digest = list(segments), None
 
     def _read(self, path: Path) -> Checkpoint:
         manifest = read_manifest(path / MANIFEST)
         if manifest.get("schema") != SCHEMA:
+            schema = manifest.get("schema")
+            older = isinstance(schema, int) and schema < SCHEMA
             raise VersionSkewError(
-                f"{str(path)!r} has the form {manifest.get('schema')} of a newer tfpg, and this "
-                f"one reads {SCHEMA}: pip install -U tfpg."
+                f"{str(path)!r} has the form {schema}, and this tfpg reads {SCHEMA}: "
+                f"{'go on with the tfpg that wrote it' if older else 'pip install -U tfpg'}."
             )
         told = manifest["files"][STATE]
         data = read_bytes(path / STATE, told["bytes"])

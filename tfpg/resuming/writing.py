@@ -5,11 +5,11 @@ and each time whoever computes gives it up and wants it back: a third of an iter
 
 What is to be written goes through a pipe, and what became of it comes back through another:
 
-    length of the header, header (JSON), state, records   ->   {"step": N} or {"error": [...]}
+    length of the header, header (JSON), state, records   ->   [step, the log's files] or an error
 
-The process writes what it was given whole, and ends where the pipe does, or where the process that
-started it has ended: what came only in part is as if it had never been begun. Nothing of this
-imports TensorFlow.
+The process writes what it was given whole, and ends when it is told so, or where the pipe does, or
+where the process that started it has ended: what came only in part is as if it had never been
+begun. Nothing of this imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfpg.resuming.store import Store
+from tfpg.resuming.store import Segment, Store
 
 try:
     import fcntl
@@ -40,6 +40,9 @@ _LENGTH = struct.Struct("<Q")
 _CHUNK = 1 << 20  # bytes; what Linux lets a pipe hold
 # Seconds between looks whether the process that writes into a pipe is still there.
 _LOOK = 1.0
+# Seconds that what is being written at the end is waited for.
+_PATIENCE = 3.0
+_ROOT = str(Path(__file__).absolute().parents[2])
 # Those that a terminal, or who ends a whole group of processes, sends to the training.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 
@@ -61,7 +64,7 @@ class Writer:
     Args:
         folder: See `Store`.
         keep: See `Store`.
-        base: The checkpoint that is gone on from, which is whole, or None.
+        log: The log's files that are gone on with, see `Store.segments`.
         claim: Of a file that it keeps open as long as it is there.
 
     Raises:
@@ -73,32 +76,45 @@ class Writer:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     writer = Writer(Path(folder), keep=2)
         ...     writer.send(Job(12, pack({"weights": [1.5]}), {"iteration": 3}))
-        ...     step = writer.answer()
+        ...     log = writer.answer()
         ...     writer.close()
         ...     found = Store(folder).load()
-        >>> step, found.state
-        (12, {'weights': [1.5]})
+        >>> log, found.state
+        ([], {'weights': [1.5]})
     """
 
-    def __init__(self, folder: Path, keep: int, base: int | None = None, claim: int | None = None):
-        given = json.dumps([os.path.abspath(folder), keep, base, os.getpid()])
-        paths = [path for path in sys.path if isinstance(path, str)]
-        code = f"import sys; sys.path[:] = {paths!r}; from {__name__} import serve; serve()"
-        with _signals_blocked():
-            self._process = subprocess.Popen(
-                [sys.executable or "", "-c", code, given],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=() if claim is None else (claim,),
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        os.set_blocking(self._from, False)
+    def __init__(
+        self, folder: Path, keep: int, log: Sequence[Segment] = (), claim: int | None = None
+    ):
+        # What is printed by accident, by what a Python imports when it starts, is no answer.
+        self._from, answers = os.pipe()
+        given = json.dumps([str(folder), keep, log, os.getpid(), answers])
+        # Its own modules and those of Python come before what this process may have been given.
+        others = [path for path in sys.path if isinstance(path, str)]
+        paths = f"[{_ROOT!r}, *sys.path, *{others!r}]"
+        code = f"import sys; sys.path[:] = {paths}; from {__name__} import serve; serve()"
         self._line = b""
-        with suppress(OSError, AttributeError):
-            fcntl.fcntl(self._to, fcntl.F_SETPIPE_SZ, _CHUNK)
+        self._process: subprocess.Popen | None = None
+        self._code: int | None = None
+        try:
+            with _signals_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable or "", "-P", "-c", code, given],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(answers,) if claim is None else (answers, claim),
+                )
+            assert self._process.stdin is not None
+            self._to = self._process.stdin.fileno()
+            os.set_blocking(self._from, False)
+            with suppress(OSError, AttributeError):
+                fcntl.fcntl(self._to, fcntl.F_SETPIPE_SZ, _CHUNK)
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            os.close(answers)
 
     def send(self, job: Job) -> None:
         """Gives it a checkpoint: waits no longer than it takes to read it.
@@ -117,79 +133,108 @@ class Writer:
         except BrokenPipeError:
             raise self._lost() from None
         except BaseException:
-            self.close()  # it has got a part
+            self._kill()  # it has got a part
             raise
 
-    def answer(self, wait: bool = True) -> int | None:
-        """The step of the checkpoint that was sent, when it is on disk; None if it is not yet.
+    def answer(self, wait: bool = True) -> list[Segment] | None:
+        """The log's files when the checkpoint that was sent is on disk; None if it is not yet.
 
         Raises:
             OSError: It could not be written.
         """
         while not self._line.endswith(b"\n"):
             try:
-                data = os.read(self._from, _CHUNK)
+                data = os.read(self._from, _CHUNK) if self._from >= 0 else b""
             except BlockingIOError:
                 if not wait:
                     return None
-                select.select([self._from], [], [])
+                _readable(self._from)
                 continue
             if not data:
                 raise self._lost()
             self._line += data
         line, self._line = self._line, b""
-        if line[:1].isdigit():
-            return int(line)
-        raise OSError(*json.loads(line))
+        if line == b"[]\n":
+            return []
+        error, *told = json.loads(line)
+        if isinstance(error, list):
+            return [Segment(*each) for each in (error, *told)]
+        raise OSError(error, *told)
 
     @property
     def ended(self) -> bool:
         """Whether it takes nothing more."""
-        return self._process.poll() is not None
+        return self._process is None or self._process.poll() is not None
 
     def close(self) -> None:
-        """Lets it end, and waits for that."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait()
+        """Lets it end, and waits for that; what it answers meanwhile can be asked for still."""
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin is not None
+        try:
+            # Whom this process has forked may hold the pipe open: its end alone says nothing.
+            with suppress(OSError):
+                os.write(self._to, _LENGTH.pack(0))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            with suppress(OSError):
+                while data := os.read(self._from, _CHUNK):
+                    self._line += data
+        finally:
+            self._forget()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._code = self._process.poll()
+        if self._from >= 0:
+            os.close(self._from)
+        self._from, self._process = -1, None
 
     def _lost(self) -> OSError:
-        self.close()
-        code = self._process.returncode
-        return OSError(0, f"the process that writes them has ended with exit code {code}")
+        self._kill()
+        became = "is still busy" if self._code is None else f"has ended with exit code {self._code}"
+        return OSError(0, f"the process that writes them {became}")
 
 
 def serve() -> None:
     """What the process does."""
-    folder, keep, base, parent = json.loads(sys.argv[1])
+    folder, keep, log, parent, answers = json.loads(sys.argv[1])
     store, source = Store(folder, keep), _Source(0, parent)
+    store.go_on_with([Segment(*each) for each in log])
     with suppress(EOFError):
-        while True:
-            (length,) = _LENGTH.unpack(source.read(_LENGTH.size))
+        while length := _LENGTH.unpack(source.read(_LENGTH.size))[0]:
             step, told, sizes, positions, needed_from, anew = json.loads(source.read(length))
             state = source.read(sizes[0])
             records = [source.chunks(size) for size in sizes[1:]]
             added = list(zip(positions, records, strict=True))
             try:
-                if base is not None:
-                    store.go_on_from(base)
-                    base = None
                 if anew:
-                    store.forget_log()
+                    store.go_on_with([])
                 store.save(step, [state], told, added, needed_from)
-                answer: Any = step
+                answer: list[Any] = store.segments
             except OSError as error:
                 answer = [error.errno or 0, error.strerror or str(error)]
-            except EOFError:
-                raise
-            except Exception as error:
-                answer = [0, f"{type(error).__name__}: {error}"]
             for record in records:  # where the disk was full before their end
                 for _ in record:
                     pass
             with suppress(BrokenPipeError):
-                os.write(1, json.dumps(answer).encode() + b"\n")
+                os.write(answers, json.dumps(answer).encode() + b"\n")
+
+
+def _readable(handle: int, seconds: float | None = None) -> bool:
+    """Waits until there is something to read, or the end of it."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else 1e3 * seconds))
 
 
 class _Source:
@@ -212,7 +257,7 @@ class _Source:
     def chunks(self, size: int) -> Iterator[bytes]:
         """So many bytes, as they come."""
         while size:
-            while not select.select([self.handle], [], [], _LOOK)[0]:
+            while not _readable(self.handle, _LOOK):
                 if os.getppid() != self.parent:
                     raise EOFError
             data = os.read(self.handle, min(size, _CHUNK))
