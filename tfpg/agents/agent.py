@@ -210,9 +210,7 @@ class Agent(abc.ABC):
         self._state = Variables(self.variables()) if now else None
 
     def _kept(self) -> Variables:
-        if self._state is None:
-            self.know_variables()
-        assert self._state is not None
+        self._state = self._state or Variables(self.variables())
         return self._state
 
     def check_state(self, state: dict[str, Any]) -> None:
