@@ -14,11 +14,13 @@ import keras  # isort: skip
 
 from tfpg.checkpoint import save_model
 from tfpg.envs import EnvLike, reward_threshold
+from tfpg.errors import warn
 from tfpg.evaluation import check_count, evaluate
 from tfpg.filming import RecordVideo, Snapshots
 from tfpg.plotting import check_figure, diagnostics
 from tfpg.policy import Policy
 from tfpg.progress import ProgressBar, rank, resolve_verbose
+from tfpg.resuming.disk import room_needed
 
 __all__ = [
     "Diagnostics",
@@ -55,7 +57,14 @@ class MetricsLogger(keras.callbacks.CSVLogger):
             if self.params.get("validates"):
                 later |= {"val_episode_return", "val_episode_length"}
             self.keys = sorted({*logs, *later}, key=rank)
-        super().on_epoch_end(epoch, logs)
+        try:
+            super().on_epoch_end(epoch, logs)
+        except OSError as error:
+            path = Path(self.filename)
+            raise OSError(
+                f"A row of {str(path)!r} cannot be written ({room_needed(error, path)}). What is "
+                "kept before it is whole: free some, and go on from there."
+            ) from error
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -109,13 +118,20 @@ class KeepBest(keras.callbacks.Callback):
             self.best = logs["episode_return"]
             self._weights, self._waiting = self._played, True
         if time.monotonic() >= self._not_before:
-            self.write()
+            try:
+                self.write()
+            except OSError as error:
+                warn(f"{error} It is tried again with a later iteration.")
 
     def on_train_end(self, logs: Any = None) -> None:
         self.write()
 
     def write(self) -> None:
-        """Writes what waits to be written, for example when training was interrupted."""
+        """Writes what waits to be written, for example when training was interrupted.
+
+        Raises:
+            OSError: It cannot be written, and still waits.
+        """
         if not self._waiting:
             return
         start = time.monotonic()

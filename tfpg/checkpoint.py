@@ -18,6 +18,7 @@ import tensorflow as tf  # isort: skip
 from tfpg.errors import UnsafeCheckpointError
 from tfpg.files import written_beside
 from tfpg.memory import readable_bytes
+from tfpg.resuming.disk import room_needed
 from tfpg.safety import Unpacked, unpacked
 
 # Layers that models share are counted for each of them.
@@ -37,6 +38,7 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     Raises:
         ValueError: The suffix is another.
         FileNotFoundError, NotADirectoryError, PermissionError: The folder cannot be written.
+        OSError: The disk is full, for example; what was there is as it was.
 
     Example:
         >>> import keras, tempfile
@@ -49,7 +51,11 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     if path.suffix != ".keras":
         raise ValueError(f"A model is saved as a .keras file, and this is {str(path)!r}.")
     with written_beside(path) as temporary:
-        model.save(temporary)
+        try:
+            model.save(temporary)
+        except OSError as error:
+            told = room_needed(error, path)
+            raise OSError(f"{str(path)!r} cannot be written ({told}): free some.") from error
     return path
 
 

@@ -17,6 +17,8 @@ from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 from tfpg.envs import open_vec
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
+_FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
+
 
 def train(args: argparse.Namespace) -> None:
     """``tfpg train ALGORITHM ENV``: makes a run directory with everything about the run."""
@@ -113,9 +115,12 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
     if args.film or args.film_at:
         _check_film(args.env)
 
+    last = "The last checkpoint"
+
     def stop(now: bool) -> bool:
+        nonlocal last
         if now:
-            _tell_how_to_go_on(folder, run.iterations, iterations)
+            last = f"Iteration {run.iterations} of {iterations}"
             signals.check()
         return signals.waiting()
 
@@ -155,7 +160,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         if args.stop_at is not None:
             callbacks.append(StopAtReturn(args.stop_at))
         try:
-            with _envs(args, agent) as envs, signals.deferred():
+            with _envs(args, agent) as envs, signals.deferred(_FINISHING):
                 history = agent.fit(
                     envs,
                     iterations=iterations,
@@ -167,6 +172,11 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
                     validation_episodes=args.validation_episodes,
                     checkpoints=checkpoints,
                 )
+        except (KeyboardInterrupt, SystemExit):
+            if (checkpoints.folder / "latest").exists():
+                told = f"\nStopped. {last} is kept. To go on: tfpg resume {folder}"
+                print(told, file=sys.stderr)
+            raise
         finally:
             keep.write()
         agent.save(folder / runs.LAST)
@@ -200,14 +210,6 @@ def _envs(args: argparse.Namespace, agent: Any) -> Iterator[Any]:
         on_env_error=args.on_env_error,
     ) as envs:
         yield envs
-
-
-def _tell_how_to_go_on(folder: Path, done: int, iterations: int) -> None:
-    print(
-        f"\nStopped after iteration {done} of {iterations}, which is kept. To go on: "
-        f"tfpg resume {folder}",
-        file=sys.stderr,
-    )
 
 
 def _preset(args: argparse.Namespace) -> tuple[Any, str | None]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from tfpg.envs import same_env
 from tfpg.files import written_beside
+from tfpg.resuming.disk import room_needed
 from tfpg.safety import check_model_file, read_json
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
@@ -125,6 +126,8 @@ def going_on(folder: str | os.PathLike) -> Iterator[Any]:
 def new_run(folder: str | os.PathLike) -> Iterator[Any]:
     """Makes a run's folder, and takes it away again if not one iteration was completed.
 
+    It stays where numbers were not finite, with what tells why.
+
     Yields:
         A Keras callback that counts the iterations: give it to `fit`.
 
@@ -144,8 +147,8 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
     counter = _counter()
     try:
         yield counter
-    except BaseException:
-        if not counter.iterations:
+    except BaseException as error:
+        if not counter.iterations and not isinstance(error, FloatingPointError):
             with suppress(OSError):  # another program's file in there, for one
                 for file in folder.iterdir() if folder not in made else ():
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -170,17 +173,22 @@ def write_config(folder: str | os.PathLike, **config: Any) -> None:
     """Writes ``config.json``: the given entries and the versions of what computed the run."""
     names = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
     versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
-    text = json.dumps({**config, "versions": versions}, indent=2)
-    with written_beside(Path(folder) / CONFIG) as temporary:
-        temporary.write_text(text + "\n")
+    _write(Path(folder) / CONFIG, {**config, "versions": versions})
 
 
 def update_config(folder: str | os.PathLike, **config: Any) -> None:
     """Replaces entries of ``config.json``."""
     path = Path(folder) / CONFIG
-    text = json.dumps({**json.loads(path.read_text()), **config}, indent=2)
+    _write(path, {**json.loads(path.read_text()), **config})
+
+
+def _write(path: Path, config: dict[str, Any]) -> None:
     with written_beside(path) as temporary:
-        temporary.write_text(text + "\n")
+        try:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            told = room_needed(error, path)
+            raise OSError(f"{str(path)!r} cannot be written ({told}): free some.") from error
 
 
 def find_model(

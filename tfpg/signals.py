@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Seconds in which a SIGTERM that waits is heeded whatever is going on.
@@ -12,6 +13,7 @@ GRACE = 10.0
 
 _received: list[int] = []
 _grace: float | None = None  # while signals wait
+_said = ""
 
 
 def listen() -> None:
@@ -27,16 +29,17 @@ def listen() -> None:
 
 
 @contextmanager
-def deferred(grace: float = GRACE) -> Iterator[None]:
+def deferred(said: str = "", grace: float = GRACE) -> Iterator[None]:
     """Lets the first signal wait until `check` is called; a second one raises at once.
 
     Args:
+        said: Written to the standard error when a SIGINT waits.
         grace: Seconds that SIGTERM and SIGHUP wait for that at most.
     """
-    global _grace
+    global _grace, _said
     alarm = getattr(signal, "SIGALRM", None)  # not on Windows
     before = signal.signal(alarm, lambda *_: check()) if alarm else None
-    _grace = grace
+    _grace, _said = grace, said
     try:
         yield
     finally:
@@ -66,7 +69,10 @@ def _handle(number: int, _: FrameType | None) -> None:
     _received.append(number)
     if _grace is None or len(_received) > 1:
         _raise(number)
-    elif number != signal.SIGINT and hasattr(signal, "setitimer"):
+    elif number == signal.SIGINT:
+        with suppress(OSError):  # and nothing that this may have interrupted
+            os.write(2, _said.encode())
+    elif hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, _grace)
 
 

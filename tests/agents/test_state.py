@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfpg.agents.state import Numbers, callbacks_state, set_callbacks_state
+from tfpg.agents.state import Numbers, callbacks_state, prepare_callbacks, set_callbacks_state
 from tfpg.resuming.records import pack, unpack
 
 LOGS = {
@@ -66,3 +66,22 @@ def test_numbers_of_lists_that_begin_anew():
     assert numbers.of([[7, 1], [8, 2]]).tolist() == [[7, 1], [8, 2]]
     assert numbers.of([[9, 9]]).tolist() == [[9, 9]]
     assert numbers.of([[9.5, 9]]).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("found", "left"),
+    [
+        (b"epoch,a\n0,1.5\n1,2", b"epoch,a\n0,1.5\n"),
+        (b"epoch,a\n", b"epoch,a\n"),
+        (b"epo", b""),
+        (b"", b""),
+    ],
+)
+def test_a_log_that_was_cut_goes_on_with_a_whole_row(tmp_path, found, left):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"epoch,a\n0,1.5\n1,2.5\n")
+    told = [{"class": "CSVLogger", "state": {"bytes": path.stat().st_size, "keys": ["a"]}}]
+    path.write_bytes(found)
+    with pytest.warns(UserWarning, match=f"had 20 bytes .* has {len(found)}: rows are missing"):
+        prepare_callbacks([keras.callbacks.CSVLogger(str(path))], told)
+    assert path.read_bytes() == left

@@ -36,7 +36,7 @@ ROWS = {
     ],
     "a newer tfpg or Keras": [
         "resuming/test_checkpoints.py::test_newer_ones",
-        "resuming/test_store.py::test_a_form_that_is_newer_is_no_corruption",
+        "resuming/test_store.py::test_another_form_is_no_corruption",
         "faults/test_loading.py::test_a_newer_keras",
     ],
     "a model of other spaces": [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -25,6 +26,8 @@ SMALL = {
 }
 SLOWLY = "reinforce", "slowly:Slow-v0"
 OTHER = ["--seed", "1", "--no-film", "--verbose", "0"]
+
+FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
 
 # Its steps are slow while there is a file of this name.
 SLOW = """
@@ -151,11 +154,11 @@ class TestSignals:
         assert found == code
         done = manifests(tmp_path)[-1]["iteration"]
         if number != signal.SIGKILL:
-            last = "tfpg: interrupted.\n" if number == signal.SIGINT else ""
-            assert err == (
-                f"\nStopped after iteration {done} of 200, which is kept. To go on: "
-                f"tfpg resume run\n{last}"
+            first, last = (
+                (FINISHING, "tfpg: interrupted.\n") if number == signal.SIGINT else ("", "")
             )
+            told = f"\nStopped. Iteration {done} of 200 is kept. To go on: tfpg resume run\n"
+            assert err == first + told + last
             assert rows(tmp_path) == done < 200
         if how == "resume":
             assert resume(tmp_path) == (0, "")
@@ -195,8 +198,9 @@ class TestSignals:
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.3)
-        found, _ = ended(process)
+        found, err = ended(process)
         assert found == code
+        assert "\nStopped. The last checkpoint is kept. To go on: tfpg resume run\n" in err
         assert least <= time.monotonic() - begun <= most
         (tmp_path / "slow").unlink()
         assert manifests(tmp_path)[-1]["iteration"] <= rows(tmp_path) < 200
@@ -215,7 +219,7 @@ class TestSignals:
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.3)
-        assert ended(process) == (130, "tfpg: interrupted.\n")
+        assert ended(process) == (130, f"{FINISHING}tfpg: interrupted.\n")
         assert not (tmp_path / "run").exists()
 
 
@@ -331,7 +335,10 @@ class TestBroken:
         code, err = resume(tmp_path)
         assert code == 1
         assert err.startswith("tfpg: error: ")
-        assert "No such file or directory. No other checkpoint is there.\n" in err
+        assert (
+            "No such file or directory. Nor is any other of the 2: begin anew in another folder.\n"
+            in err
+        )
         assert (tmp_path / "run/metrics.csv").exists()
 
     def test_none_was_written_yet(self, tmp_path, whole, finished):
@@ -366,9 +373,14 @@ class TestFullDisk:
         assert resume(tmp_path) == (0, "")
         assert outcome(tmp_path) == outcome(whole("dqn"))
 
-    @pytest.mark.parametrize("size", [0, 300, 10_000])
+    @pytest.mark.parametrize("size", [0, 300, 3_000, 10_000, 20_000])
     def test_it_is_full_at_once(self, tmp_path, size):
         code, err = ended(train(tmp_path, preexec_fn=self.limited(size)))
         assert code == 1
-        assert err.splitlines()[-1].startswith("tfpg: error: ")
+        last = err.splitlines()[-1]
+        assert last.startswith("tfpg: error: ")
+        if not size:  # Python itself finds no room
+            return
+        assert re.search("'run[^ ]*'.* cannot be written|cannot be written into 'run", last), last
+        assert "File too large" in last
         assert err.count("tfpg: error") == 1

@@ -268,6 +268,8 @@ def _shorten(path: Path, size: int) -> None:
             f"{str(path)!r} had {size:,} bytes at the checkpoint, and has {found:,}: rows are "
             "missing."
         )
+        if found:  # half a row is none
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     elif found > size:
         os.truncate(path, size)
 

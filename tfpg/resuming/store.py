@@ -188,7 +188,8 @@ class Store:
                 warn(f"{errors[0]} Going on from {str(found.path)!r}.")
             return found
         if errors:
-            raise CheckpointCorruptError(f"{errors[0]} No other checkpoint is there.")
+            others = f"Nor is any other of the {len(errors)}: begin" if errors[1:] else "Begin"
+            raise CheckpointCorruptError(f"{errors[0]} {others} anew in another folder.")
         return None
 
     def steps(self) -> list[int]:
