@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -127,7 +128,8 @@ def main() -> None:
                     else:
                         if kills % 4:
                             wait_for_writing(run, process)
-                        os.killpg(process.pid, signal.SIGKILL)
+                        with suppress(ProcessLookupError):  # it has come to its end
+                            os.killpg(process.pid, signal.SIGKILL)
                     process.communicate()
                     if process.returncode == -signal.SIGKILL:
                         kills += 1
