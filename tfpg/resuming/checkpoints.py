@@ -103,10 +103,10 @@ class Checkpoints:
         """
         self._begun, self._spent, self._took = time.monotonic(), 0.0, 0.0
         while self._claim is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._path.mkdir(parents=True, exist_ok=True)
             if fcntl is None:
                 return
-            handle = os.open(self.folder, os.O_RDONLY)
+            handle = os.open(self._path, os.O_RDONLY)
             try:
                 # Not one of those that a process is given as its own input and outputs.
                 claim = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -116,7 +116,7 @@ class Checkpoints:
                 self._lock(claim)
                 # Whoever had it may have taken the folder away at last.
                 with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(claim), os.stat(self.folder)):
+                    if os.path.samestat(os.fstat(claim), os.stat(self._path)):
                         self._claim = claim
             except BlockingIOError:
                 raise
@@ -236,7 +236,7 @@ class Checkpoints:
         finally:
             if self._claim is not None:
                 with suppress(OSError):
-                    self.folder.rmdir()  # where nothing was written
+                    self._path.rmdir()  # where nothing was written
                 os.close(self._claim)
                 self._claim = None
 

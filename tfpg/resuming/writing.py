@@ -5,7 +5,7 @@ and each time whoever computes gives it up and wants it back: a third of an iter
 
 What is to be written goes through a pipe, and what became of it comes back through another:
 
-    length of the header, header (JSON), state, records   ->   [step, the log's files] or an error
+    length of the header, header (JSON), state, records   ->   [the log's files] or [errno, text]
 
 The process writes what it was given whole, and ends when it is told so, or where the pipe does, or
 where the process that started it has ended: what came only in part is as if it had never been
