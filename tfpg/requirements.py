@@ -134,14 +134,20 @@ def baked_constants(model: keras.Model) -> list[int]:
     return [id(x.mean) for x in layers if isinstance(x, keras.layers.Normalization)]
 
 
+def non_finite_weight(model: keras.Model) -> str | None:
+    """The path of the first weight that is not finite all over, or None."""
+    bad = (w.path for w in model.weights if not np.isfinite(np.asarray(w)).all())
+    return next(bad, None)
+
+
 def non_finite_outputs(model: keras.Model, observations: Any, outputs: np.ndarray) -> str:
     """What to say of outputs ``[N, K]`` that are not all finite: of which observation, and why."""
     row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
     values = np.array2string(outputs[row], threshold=6, separator=", ")
     what = f"The model's outputs are not finite: {values} for observation {row}"
-    for weight in model.weights:
-        if not np.isfinite(np.asarray(weight)).all():
-            return f"{what}. Its weight {weight.path!r} is not: load an earlier model."
+    weight = non_finite_weight(model)
+    if weight is not None:
+        return f"{what}. Its weight {weight!r} is not: load an earlier model."
     seen = map_arrays(
         lambda x: np.array2string(np.asarray(x)[row].ravel(), threshold=6, separator=", "),
         observations,

@@ -126,7 +126,7 @@ def going_on(folder: str | os.PathLike) -> Iterator[Any]:
 def new_run(folder: str | os.PathLike) -> Iterator[Any]:
     """Makes a run's folder, and takes it away again if not one iteration was completed.
 
-    It stays where numbers were not finite, with what tells why.
+    It stays where numbers were not finite, if what tells why is in there.
 
     Yields:
         A Keras callback that counts the iterations: give it to `fit`.
@@ -148,7 +148,7 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
     try:
         yield counter
     except BaseException as error:
-        if not counter.iterations and not isinstance(error, FloatingPointError):
+        if not counter.iterations and not hasattr(error, "bundle"):
             with suppress(OSError):  # another program's file in there, for one
                 for file in folder.iterdir() if folder not in made else ():
                     shutil.rmtree(file) if file.is_dir() else file.unlink()

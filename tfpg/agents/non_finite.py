@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.checkpoint import save_model
+from tfpg.requirements import non_finite_weight
 
 if TYPE_CHECKING:
     from tfpg.agents.agent import Agent
@@ -49,12 +50,14 @@ def located(
 
     The bundle is a folder ``non-finite``: ``model.keras`` as it was before the update, ``data.npz``
     with what was learned from (the fields of a `Trajectory` or of `Transitions`), ``about.json``.
+    The error knows it as ``error.bundle``.
 
     Args:
         agent: That is trained.
         iteration: From 0.
         logs: Of the iteration before.
-        folder: In which the bundle is put. None: there is none.
+        folder: In which the bundle is put. None: there is none, and neither is there of a model
+            that was not finite when it was given.
     """
     try:
         yield
@@ -63,16 +66,20 @@ def located(
         if "grad_norm" in logs:
             where += f"; the gradient's norm was {logs['grad_norm']:.4g} in the one before"
         kept = ""
-        if folder is not None:
+        given = agent.env_steps == 0 and non_finite_weight(agent.model) is not None
+        if folder is not None and not given:
+            bundle = Path(folder) / FOLDER
             with suppress(OSError):
-                kept = f" {_bundle(agent, iteration, logs, error, Path(folder) / FOLDER)}"
+                _bundle(agent, iteration, logs, error, bundle)
+                error.bundle = bundle  # type: ignore[attr-defined]
+                kept = f" The model and what it was to learn from are in {str(bundle)!r}."
         error.args = (f"{error} {where}.{kept}", *error.args[1:])
         raise
 
 
 def _bundle(
     agent: Agent, iteration: int, logs: dict[str, float], error: Exception, folder: Path
-) -> str:
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_model(agent.model, folder / "model.keras")
@@ -82,7 +89,6 @@ def _bundle(
     about = {"error": str(error), "iteration": iteration, "env_steps": agent.env_steps}
     about |= {"agent": type(agent).__name__, "options": agent.get_config(), "logs_before": logs}
     (folder / "about.json").write_text(json.dumps(about, indent=2, default=float) + "\n")
-    return f"The model and what it was to learn from are in {str(folder)!r}."
 
 
 def _arrays(name: str, data: Any) -> Iterator[tuple[str, np.ndarray]]:
