@@ -1,6 +1,8 @@
 """Environments that each do one thing wrong; as ids with ``misbehaving:`` before them."""
 
+import ctypes
 import itertools
+import os
 import random
 import sys
 import threading
@@ -144,6 +146,21 @@ class Hanging(Well):
         if self.t == 3:
             time.sleep(60)
         return super().step(action)
+
+
+class Ending(Well):
+    def step(self, action):
+        os._exit(3)
+
+
+class Crashing(Well):
+    def step(self, action):
+        return crash()
+
+
+def crash():
+    """As native code does, given a wrong pointer."""
+    ctypes.string_at(0)
 
 
 class Spinning(Well):

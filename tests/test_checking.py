@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -393,15 +394,17 @@ def test_a_walk_is_the_same_again():
     assert seeds == list(range(4, 4 + walks[0].resets))
 
 
-def run(*args):
+def run(*args, **environ):
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     script = (
-        "import sys\nfrom tfpg.cli import main\ncode = main(sys.argv[1:])\n"
+        "import os, sys\nfrom tfpg.cli import main\n"
+        "if 'inside' in os.environ: del os.fork\n"  # as on Windows, and so that this sees all
+        "code = main(sys.argv[1:])\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'\nsys.exit(code)"
     )
     return subprocess.run(
         [sys.executable, "-c", script, "check", *args],
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "80"},
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "80", **environ},
         capture_output=True,
         text=True,
         timeout=60,
@@ -409,8 +412,9 @@ def run(*args):
 
 
 class TestCommand:
-    def test_prints_a_table(self):
-        done = run("CartPole-v1", "--steps", "200")
+    @pytest.mark.parametrize("environ", [{}, {"inside": "1"}], ids=["forked", "not"])
+    def test_prints_a_table(self, environ):
+        done = run("CartPole-v1", "--steps", "200", **environ)
         assert (done.returncode, done.stderr) == (0, "")
         lines = done.stdout.splitlines()
         assert all(len(line) <= 80 for line in lines)
@@ -432,3 +436,48 @@ class TestCommand:
         done = run("misbehaving:Hanging-v0", "--seconds", "0.5")
         assert (done.returncode, done.stderr) == (1, "")
         assert "problem  has not come back in" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("how", "words"),
+        [("Ending", "died with exit code 3"), ("Crashing", "died of SIGSEGV (-11)")],
+    )
+    def test_an_environment_that_ends_the_process(self, how, words):
+        done = run(f"misbehaving:{how}-v0", "--seconds", "5")
+        assert (done.returncode, done.stdout) == (1, "")
+        name = f"'misbehaving:{how}-v0'"
+        told = f"tfpg: error: The process in which {name} was played {words}, and so would a "
+        assert done.stderr.startswith(told)
+        assert done.stderr.count("\n") == 1
+        shown = run(f"misbehaving:{how}-v0", "--seconds", "5", "--debug").stderr
+        assert ("in crash" in shown) == (how == "Crashing")
+
+    def test_nobody_who_reads_it(self):
+        reads, writes = os.pipe()
+        os.close(reads)
+        done = subprocess.run(
+            [sys.executable, "-m", "tfpg", "check", "CartPole-v1", "--steps", "9"],
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+        os.close(writes)
+        assert (done.returncode, done.stderr) == (1, b"")
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+    )
+    def test_stopped_it_leaves_nothing_running(self, number, code):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tfpg", "check", "misbehaving:Hanging-v0", "--seconds", "60"],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until = time.monotonic() + 30
+        while not children.read_text() and time.monotonic() < until:
+            time.sleep(0.01)
+        (child,) = children.read_text().split()
+        time.sleep(1.0)
+        process.send_signal(number)
+        assert process.wait(20) == code
+        assert not Path(f"/proc/{child}").exists()

@@ -81,6 +81,8 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
             known = algorithms or ALGORITHMS
             if getattr(args, option) is not None and args.algorithm not in known:
                 train.error(f"--{option.replace('_', '-')} is for {' and '.join(known)}")
+        if args.worker_timeout and not args.workers:
+            train.error("--worker-timeout is for --workers: without them nothing can be killed")
         if args.epsilon is not None:
             line = len(args.epsilon) == 3 and args.epsilon[2] >= 1
             if max(args.epsilon[:2]) > 1 or not (line or len(args.epsilon) == 1):

@@ -36,6 +36,12 @@ def add_agent_options(train: argparse.ArgumentParser) -> None:
         "--workers", type=COUNT, metavar="K", help="processes that share the environments out"
     )
     group.add_argument(
+        "--worker-timeout",
+        type=POSITIVE,
+        metavar="SECONDS",
+        help="one that gives no answer for so long is killed",
+    )
+    group.add_argument(
         "--on-env-error",
         choices=("raise", "restart", "drop"),
         default="raise",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tfpg.arguments import parse
 from tfpg.cli_check import check
 from tfpg.cli_train import resume, train
 from tfpg.cli_verify import verify_resume
-from tfpg.startup import check_env, head_options, import_tensorflow, message
+from tfpg.startup import check_env, failed, head_options, import_tensorflow
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,15 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tfpg: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
     except Exception as error:
-        if args.debug:
-            traceback.print_exc()
-        else:
-            print(f"tfpg: error: {message(error)}", file=sys.stderr)
-        return 3 if isinstance(error, FloatingPointError) else 1
+        return failed(error, args.debug)
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -124,6 +124,13 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
             signals.check()
         return signals.waiting()
 
+    def stopped() -> None:
+        if (checkpoints.folder / "latest").exists():
+            told = f"\nStopped. {last} is kept. To go on: tfpg resume {folder}"
+            print(told, file=sys.stderr, flush=True)
+        elif not run.iterations:
+            run.take_away()
+
     with runs.going_on(folder) if going_on else runs.new_run(folder) as run:
         head = agent.head_options()
         if not going_on:
@@ -160,7 +167,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         if args.stop_at is not None:
             callbacks.append(StopAtReturn(args.stop_at))
         try:
-            with _envs(args, agent) as envs, signals.deferred(_FINISHING):
+            with _envs(args, agent) as envs, signals.deferred(_FINISHING, last_words=stopped):
                 history = agent.fit(
                     envs,
                     iterations=iterations,
@@ -173,9 +180,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
                     checkpoints=checkpoints,
                 )
         except (KeyboardInterrupt, SystemExit):
-            if (checkpoints.folder / "latest").exists():
-                told = f"\nStopped. {last} is kept. To go on: tfpg resume {folder}"
-                print(told, file=sys.stderr)
+            stopped()
             raise
         finally:
             keep.write()
@@ -207,6 +212,7 @@ def _envs(args: argparse.Namespace, agent: Any) -> Iterator[Any]:
         agent.num_envs,
         seedable=True,
         workers=args.workers,
+        timeout=args.worker_timeout,
         on_env_error=args.on_env_error,
     ) as envs:
         yield envs

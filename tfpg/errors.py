@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+_MOST = 3  # environments of one process that are told of
+
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
 
@@ -70,7 +72,7 @@ class EnvError(RuntimeError):
         Environment 3 failed in step 17 of its episode (seed 7, action 1): ValueError: no torque.
     """
 
-    _advice = "The exception above is its own: mend the environment"
+    _advice = "Its own traceback (--debug) shows where: mend it"
 
     def __init__(
         self,
@@ -88,7 +90,8 @@ class EnvError(RuntimeError):
     def advise(self, failures: int = 1) -> None:
         """Adds what to do, before it is raised."""
         mend = (
-            f"{self._advice}, or say on_env_error='restart' or 'drop' to go on without its episode."
+            f"{self._advice}, or leave such episodes out by on_env_error='drop' (--on-env-error "
+            "drop); 'restart' plays them again, for what does not happen every time."
         )
         if failures > 1:
             mend = f"It was failure {failures} without the end of an episode between: mend it."
@@ -147,7 +150,7 @@ class EnvWorkerDied(EnvError):
         The process of environment 3 (being reset, seed 7) died of SIGKILL (-9, out of memory?).
     """
 
-    _advice = "Look at what it wrote to stderr, and at the memory"
+    _advice = "What it wrote to stderr, or the memory, tells why: mend it"
 
     def __init__(
         self,
@@ -163,11 +166,13 @@ class EnvWorkerDied(EnvError):
         super().__init__("died", envs[0], None, seeds[0], steps[0], actions[0])
 
     def _text(self) -> str:
-        what = f"died {_exit_words(self.exitcode)}"
+        what = f"died {exit_words(self.exitcode)}"
         if self.timeout is not None:
             what = f"gave no answer within {self.timeout:g} s and was killed"
         plural = "s" * (len(self.envs) > 1)
-        where = "; ".join(_doing(*each) for each in self._each)
+        where = "; ".join(_doing(*each) for each in self._each[:_MOST])
+        if len(self._each) > _MOST:
+            where += f"; and {len(self._each) - _MOST} more,"
         return f"The process of environment{plural} {where} {what}."
 
 
@@ -181,9 +186,15 @@ def _short(thing: Any, length: int = 80) -> str:
     return " ".join(str(thing).split())[:length]
 
 
-def _exit_words(exitcode: int | None) -> str:
+def exit_words(exitcode: int | None) -> str:
+    """What to say of how a process died.
+
+    Example:
+        >>> exit_words(3), exit_words(-11)
+        ('with exit code 3', 'of SIGSEGV (-11)')
+    """
     if exitcode is None or exitcode >= 0:
-        return f"with exitcode {exitcode}"
+        return f"with exit code {exitcode}"
     name = str(exitcode)
     with suppress(ValueError):
         name = signal.Signals(-exitcode).name

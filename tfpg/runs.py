@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -129,7 +129,8 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
     It stays where numbers were not finite, if what tells why is in there.
 
     Yields:
-        A Keras callback that counts the iterations: give it to `fit`.
+        A Keras callback that counts the iterations: give it to `fit`. Its ``take_away`` is for who
+        cannot leave this block.
 
     Raises:
         FileExistsError: Something is there already.
@@ -144,20 +145,24 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         raise OSError(
             f"Cannot make the run folder {str(folder)!r}: {error.strerror}. Choose another."
         ) from error
-    counter = _counter()
+
+    def take_away() -> None:
+        with suppress(OSError):  # another program's file in there, for one
+            for file in folder.iterdir() if folder not in made else ():
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+            for path in made:
+                shutil.rmtree(path) if path == folder else path.rmdir()
+
+    counter = _counter(take_away)
     try:
         yield counter
     except BaseException as error:
         if not counter.iterations and not hasattr(error, "bundle"):
-            with suppress(OSError):  # another program's file in there, for one
-                for file in folder.iterdir() if folder not in made else ():
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()
-                for path in made:
-                    shutil.rmtree(path) if path == folder else path.rmdir()
+            take_away()
         raise
 
 
-def _counter() -> Any:
+def _counter(take_away: Callable[[], None] = lambda: None) -> Any:
     import keras
 
     class Counter(keras.callbacks.Callback):
@@ -166,7 +171,9 @@ def _counter() -> Any:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.iterations = epoch + 1
 
-    return Counter()
+    counter = Counter()
+    counter.take_away = take_away
+    return counter
 
 
 def write_config(folder: str | os.PathLike, **config: Any) -> None:

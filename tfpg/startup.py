@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
+import traceback
 from typing import Any
 
 
@@ -38,6 +39,18 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def failed(error: Exception, debug: bool) -> int:
+    """Tells of an error, and returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # nobody reads what is printed
+        sys.stderr.close()
+        return 1
+    if debug:
+        traceback.print_exception(error)
+    else:
+        print(f"tfpg: error: {message(error)}", file=sys.stderr)
+    return 3 if isinstance(error, FloatingPointError) else 1
 
 
 def message(error: Exception) -> str:

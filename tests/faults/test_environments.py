@@ -82,7 +82,7 @@ class TestRaise:
             envs.step(np.zeros(3, int))
             expected = (
                 rf"Environment 2 failed in step 2 of its episode \(seed {SEEDS[2]}, action 1\): "
-                r"ZeroDivisionError: no torque\.\nThe exception above .* on_env_error='restart'"
+                r"ZeroDivisionError: no torque\.\nIts own traceback .* on_env_error='drop'"
             )
             with pytest.raises(EnvError, match=expected) as caught:
                 envs.step(np.array([0, 0, 1]))
@@ -124,7 +124,7 @@ class TestRaise:
         ("fault", "words", "exitcode"),
         [
             ("killed", r"died of SIGKILL \(-9, out of memory\?\)", -9),
-            ("exits", r"died with exitcode 3", 3),
+            ("exits", r"died with exit code 3", 3),
             pytest.param("hangs", "gave no answer within 1 s and was killed", None),
         ],
     )

@@ -208,6 +208,32 @@ class TestSignals:
         assert outcome(tmp_path) == outcome(whole(*SLOWLY))
 
     @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("numbers", "code", "most"),
+        [([signal.SIGINT, signal.SIGINT], 130, 4.0), ([signal.SIGTERM], 143, 14.0)],
+        ids=["twice", "grace"],
+    )
+    def test_in_one_long_call_of_tensorflow(self, tmp_path, numbers, code, most):
+        """Its updates take minutes."""
+        process = start(
+            *("train", "ppo", "CartPole-v1", "--epochs", "20000", "--num-steps", "1024"),
+            *(*OTHER, "--run", "run"),
+            cwd=tmp_path,
+            preexec_fn=listens,
+        )
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run/config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(8.0)
+        begun = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.3)
+        assert ended(process) == (code, FINISHING if code == 130 else "")
+        assert time.monotonic() - begun <= most
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.slow
     def test_before_the_first_iteration_nothing_is_left(self, tmp_path):
         (tmp_path / "slowly.py").write_text(SLOW)
         (tmp_path / "slow").touch()
