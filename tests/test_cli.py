@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -598,7 +599,7 @@ def test_a_misspelt_option_is_offered_its_likely_meaning(args, meant, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["reinforce", "dqn"])
 def test_verify_resume_shows_that_nothing_differs(algorithm):
-    command = [sys.executable, "-m", "tfpg", "verify-resume", "CartPole-v1", algorithm]
+    command = [sys.executable, "-m", "tfpg", "verify-resume", algorithm, "CartPole-v1"]
     done = subprocess.run(
         [*command, "--iterations", "3", "--kills", "1"], capture_output=True, text=True, check=False
     )
@@ -608,14 +609,34 @@ def test_verify_resume_shows_that_nothing_differs(algorithm):
     names = {line.split("  ")[0] for line in parts}
     assert {"model", "optimizer", "environments", "metrics.csv"} <= names
     assert ("replay" in names) == (algorithm == "dqn")
-    assert "killed 1 times: equal, bit for bit, to one that was not killed." in verdict
+    assert "killed 1 time: equal, bit for bit, to one that was not killed." in verdict
 
 
 def test_verify_resume_of_what_was_never_killed_shows_nothing(monkeypatch, capsys):
     from tfpg import cli_verify
     from tfpg.cli import main
 
-    monkeypatch.setattr(cli_verify, "_run", lambda arguments: "")
+    monkeypatch.setattr(cli_verify, "_run", lambda *_: "")
     monkeypatch.setattr(cli_verify, "_killed", lambda *_: False)
     assert main(["verify-resume", "CartPole-v1", "ppo", "--iterations", "1"]) == 1
     assert "before they could be killed, which shows nothing" in capsys.readouterr().err
+
+
+def test_warnings_are_one_line_each_the_same_one_once(capsys):
+    from tfpg.agents.advice import TrainingWarning
+    from tfpg.startup import plain_warnings
+
+    before = warnings.showwarning
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with plain_warnings(debug=False):
+            for _ in range(2):
+                warnings.warn("\x1b[33mWARN: The wheel\nsqueaks.\x1b[0m", stacklevel=1)
+            warnings.warn("Values diverge.", TrainingWarning, stacklevel=1)
+        expected = "tfpg: warning: The wheel squeaks.\ntfpg: TrainingWarning: Values diverge.\n"
+        assert capsys.readouterr().err == expected
+        assert shown == []
+        with plain_warnings(debug=True):
+            warnings.warn("As usual.", stacklevel=1)
+        assert len(shown) == 1
+    assert warnings.showwarning is before

@@ -76,6 +76,12 @@ def parse(argv: Any, commands: dict[str, Callable]) -> argparse.Namespace:
         parser.error("--rank is of several episodes: --episodes 20")
     if args.command == "record" and "none" in args.overlay and len(args.overlay) > 1:
         parser.error("--overlay none shows nothing: leave out the others")
+    if args.command == "verify-resume":
+        if args.env in ALGORITHMS:  # as tfpg train takes them
+            args.env, args.algorithm = args.algorithm, args.env
+        if args.algorithm not in ALGORITHMS:
+            wanted = f"an environment and one of {', '.join(ALGORITHMS)}"
+            parser.error(f"wanted: {wanted}; got {args.env!r} and {args.algorithm!r}")
     if args.command == "train":
         for option, algorithms in (AGENT_OPTIONS | _OTHER_OPTIONS).items():
             known = algorithms or ALGORITHMS
@@ -186,12 +192,12 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
         "verify-resume",
         parents=[told],
         help="kill a training, go on with it, and compare",
-        description="Trains twice, once killing the process, and compares everything the two have "
-        "come to. The exit code is 0 if nothing differs, else 1.",
+        description="Trains twice, killing the process of one of them, and compares everything "
+        "that the two have come to. The exit code is 0 if nothing differs, else 1.",
     )
     p.set_defaults(run_command=commands["verify-resume"])
     p.add_argument("env", metavar="ENV", help="Gymnasium id")
-    p.add_argument("algorithm", choices=ALGORITHMS)
+    p.add_argument("algorithm", metavar="ALGORITHM", help=f"or before ENV: {', '.join(ALGORITHMS)}")
     p.add_argument("--iterations", type=COUNT, default=8, metavar="N", help="(default: 8)")
     p.add_argument("--kills", type=COUNT, default=2, metavar="N", help="(default: 2)")
     p.add_argument("--seed", type=SEED, metavar="N", help="(default: 0)")

@@ -19,7 +19,13 @@ from tfpg.arguments import parse
 from tfpg.cli_check import check
 from tfpg.cli_train import resume, train
 from tfpg.cli_verify import verify_resume
-from tfpg.startup import check_env, failed, head_options, import_tensorflow
+from tfpg.startup import (
+    check_env,
+    failed,
+    head_options,
+    import_tensorflow,
+    plain_warnings,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv, commands)
     signals.listen()
     try:
-        return args.run_command(args) or 0
+        with plain_warnings(args.debug):
+            return args.run_command(args) or 0
     except KeyboardInterrupt:
         print("tfpg: interrupted.", file=sys.stderr)
         return 130

@@ -133,7 +133,10 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
 
     with runs.going_on(folder) if going_on else runs.new_run(folder) as run:
         head = agent.head_options()
-        if not going_on:
+        arguments = {**arguments_of(args), "model": given}
+        if going_on:
+            runs.update_config(folder, arguments=arguments)
+        else:
             runs.write_config(
                 folder,
                 algorithm=args.algorithm,
@@ -147,7 +150,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
                 optimizer=keras.optimizers.serialize(agent.model.optimizer),
                 options=agent.get_config(),
                 head=head,
-                arguments={**arguments_of(args), "model": given},
+                arguments=arguments,
             )
         checkpoints = Checkpoints(
             folder / runs.CHECKPOINTS,

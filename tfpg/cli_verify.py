@@ -10,10 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tfpg import runs
+from tfpg.errors import exit_words
+from tfpg.resuming import Checkpoints
 from tfpg.resuming.compare import digests
 from tfpg.startup import check_env
 
@@ -25,7 +29,7 @@ def verify_resume(args: argparse.Namespace) -> int:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         train = ["train", args.algorithm, args.env, "--seed", str(args.seed or 0), "--no-film"]
         train += ["--iterations", str(args.iterations), "--verbose", "0", "--run"]
-        said = _run([*train, str(whole)])
+        said = _run([*train, str(whole)], whole)
         kills = 0
         while kills < args.kills and _killed([*train, str(killed)], killed, kills):
             kills += 1
@@ -35,7 +39,7 @@ def verify_resume(args: argparse.Namespace) -> int:
                 "which shows nothing: use more --iterations."
             )
         if not (killed / runs.LAST).exists():
-            said = _run(["resume", str(killed), "--verbose", "0"])
+            said = _run(["resume", str(killed), "--verbose", "0"], killed)
         parts = {name: _parts(run) for name, run in (("whole", whole), ("killed", killed))}
     names = {**parts["whole"], **parts["killed"]}
     rows = [(name, *(parts[run].get(name, "missing") for run in parts)) for name in names]
@@ -48,7 +52,8 @@ def verify_resume(args: argparse.Namespace) -> int:
         print(f"{name:18}{a[:16]}  {'the same' if a == b else b[:16] + '  differs'}")
     outcome = "equal, bit for bit, to" if same else "NOT equal to"
     print(
-        f"{args.algorithm} on {args.env}, {args.iterations} iterations, killed {kills} times: "
+        f"{args.algorithm} on {args.env}, {args.iterations} iterations, killed {kills} "
+        f"time{'s' * (kills > 1)}: "
         f"{outcome} one that was not killed."
     )
     if said.strip():
@@ -56,34 +61,56 @@ def verify_resume(args: argparse.Namespace) -> int:
     return int(not same)
 
 
-def _command(arguments: list[str]) -> list[str]:
-    return [sys.executable, "-m", "tfpg", *arguments]
+@contextmanager
+def _started(arguments: list[str], run: Path) -> Iterator[subprocess.Popen]:
+    """A command in a process that does not outlive the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfpg", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
+        checkpoints = Checkpoints(run / runs.CHECKPOINTS)
+        with suppress(OSError):
+            checkpoints.claim()  # waits for what still writes there
+        checkpoints.close()
+        raise
 
 
-def _run(arguments: list[str]) -> str:
-    done = subprocess.run(_command(arguments), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().removeprefix("tfpg: error: ") or "It failed.")
-    return done.stderr
+def _run(arguments: list[str], run: Path) -> str:
+    """What a command that comes to its end says."""
+    with _started(arguments, run) as process:
+        return _said(process)
+
+
+def _said(process: subprocess.Popen) -> str:
+    errors = process.communicate()[1]
+    if process.returncode:
+        kind = FloatingPointError if process.returncode == 3 else RuntimeError
+        text = errors.strip().removeprefix("tfpg: error: ")
+        raise kind(text or f"The training died {exit_words(process.returncode)}.")
+    return errors
 
 
 def _killed(arguments: list[str], run: Path, kills: int) -> bool:
     """Whether a training was killed after a checkpoint of its own, before it came to its end."""
     pointer = run / runs.CHECKPOINTS / "latest"
     before = pointer.stat().st_mtime_ns if pointer.exists() else 0
-    process = subprocess.Popen(
-        _command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None:
-        if pointer.exists() and pointer.stat().st_mtime_ns > before:
-            time.sleep(0.01 * kills)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return True
-        time.sleep(0.002)
-    errors = process.communicate()[1]
-    if process.returncode:
-        raise RuntimeError(errors.strip().removeprefix("tfpg: error: "))
+    with _started(arguments, run) as process:
+        while process.poll() is None:
+            if pointer.exists() and pointer.stat().st_mtime_ns > before:
+                time.sleep(0.01 * kills)
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                return True
+            time.sleep(0.002)
+        _said(process)
     return False
 
 

@@ -105,7 +105,15 @@ class Position:
         Returns:
             Their observations ``[N, ...]``, and ``[N]`` bool, who observes what those did. Who does
             not is somewhere else: its steps are not the same every time.
+
+        Raises:
+            ValueError: They are not vectorized as those of the state.
         """
+        if ("rng" in state) != self._cartpole:
+            raise ValueError(
+                "The checkpoint is of environments that were vectorized otherwise: give the same "
+                "num_envs, workers and on_env_error."
+            )
         if self._cartpole:
             envs: Any = self.envs
             envs.reset(seed=0)

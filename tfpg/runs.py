@@ -98,6 +98,10 @@ def unfinished(folder: str | os.PathLike) -> dict[str, Any] | None:
     return config["arguments"]
 
 
+# What may be another when a run is gone on with: what comes out is the same.
+_FREE = ("checkpoint_every", "on_env_error", "worker_timeout", "workers")
+
+
 def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str, Any]) -> None:
     """Raises unless a training is the one whose run a folder is.
 
@@ -105,13 +109,32 @@ def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str,
         FileExistsError: It is another; the first difference is told.
     """
     for name in {"algorithm": "", "env": "", **kept, **asked}:  # what is told first of many
-        if asked.get(name) != kept.get(name):
-            option = name if name in ("algorithm", "env") else f"--{name.replace('_', '-')}"
+        if name not in _FREE and asked.get(name) != kept.get(name):
             raise FileExistsError(
-                f"{str(folder)!r} exists already, of a training with {option} {kept.get(name)}, "
-                f"and this one has {asked.get(name)}. Choose another folder for the run, remove "
-                f"it, or go on with it: tfpg resume {folder}"
+                f"{str(folder)!r} exists already, of a training with {_given(name, kept)}, and "
+                f"this one has {_given(name, asked)}. Choose another folder for the run, remove "
+                f"it, or go on with it as it was: tfpg resume {folder}"
             )
+
+
+def _given(name: str, arguments: dict[str, Any]) -> str:
+    """What a command line says for one of its arguments.
+
+    Example:
+        >>> kept = {"env": "CartPole-v1", "epsilon": [1, 0.1, 500], "double": False, "film": True}
+        >>> [_given(name, kept) for name in (*kept, "gamma")]
+        ['env CartPole-v1', '--epsilon 1 0.1 500', '--no-double', 'no --no-film', 'no --gamma']
+    """
+    value, option = arguments.get(name), f"--{name.replace('_', '-')}"
+    if name in ("algorithm", "env"):
+        return f"{name} {value}"
+    if name == "film":
+        return "--no-film" if value is False else "no --no-film"
+    if value is None:
+        return f"no {option}"
+    if isinstance(value, bool):
+        return option if value else f"--no-{option[2:]}"
+    return f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 @contextmanager

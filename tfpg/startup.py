@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+
+_COLORS = re.compile(r"\x1b\[[\d;]*m")
+_KINDS: dict[type[Warning], str] = {UserWarning: "warning"}
 
 
 def import_tensorflow() -> None:
@@ -39,6 +46,29 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+@contextmanager
+def plain_warnings(debug: bool) -> Iterator[None]:
+    """Warnings are one line each, the same one once, unless where they are from is to be shown."""
+    if debug:
+        yield
+        return
+    said = set()
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = _COLORS.sub("", str(message)).removeprefix("WARN: ")
+        line = f"tfpg: {_KINDS.get(category, category.__name__)}: {' '.join(text.split())}\n"
+        if line not in said and sys.stderr is not None:
+            said.add(line)
+            with suppress(OSError, ValueError):
+                sys.stderr.write(line)
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def failed(error: Exception, debug: bool) -> int:

@@ -219,6 +219,45 @@ class Own(keras.callbacks.Callback):
         self.seen.append(epoch)
 
 
+class Forgets(keras.callbacks.Callback):
+    def __init__(self, every=3):
+        super().__init__()
+        self.every, self.path, self.what = every, "somewhere", print
+        self.best, self.seen, self.sums, self.table = 0.0, [], np.zeros(3), {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.best += 1.5
+        self.seen.append(epoch)
+        self.sums += 1
+
+
+class Names(Forgets):
+    """Carries nothing that changes."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        pass
+
+
+def test_who_goes_on_is_told_so_and_what_begins_anew(tmp_path, capsys):
+    callbacks = lambda: [Own(), Forgets(), Names(), keras.callbacks.LambdaCallback()]  # noqa: E731
+    for iterations, verbose in ((2, 2), (3, 0), (4, 2)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            reinforce(Noisy).fit(
+                Noisy, iterations, verbose=verbose, callbacks=callbacks(), checkpoints=tmp_path
+            )
+        texts = [str(each.message) for each in said if each.category is UserWarning]
+        about = [text for text in texts if text.startswith("The callback")]
+        told = (
+            "is not as it was at the checkpoint, in best, seen, sums: give it get_state() and set_"
+        )
+        expected = [f"The callback Forgets {told}state(state)."]
+        assert about == expected * (iterations > 2)
+        told = capsys.readouterr().out
+        assert ("Going on after iteration 3 of 4.\n" in told) == (iterations == 4)
+        assert told == "" or verbose
+
+
 def all_callbacks(folder):
     best = {"monitor": "loss", "mode": "min"}
     return {
@@ -354,6 +393,12 @@ class Fails(keras.callbacks.Callback):
     def __init__(self, at):
         super().__init__()
         self.at = at
+
+    def get_state(self):
+        return None  # another one every time
+
+    def set_state(self, state):
+        pass
 
     def on_train_batch_end(self, batch, logs=None):
         if self.at is not None and len(self.model.history.epoch) == self.at:
@@ -539,3 +584,16 @@ def test_what_never_began_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="learn_period"):
         agent.fit("CartPole-v1", 1, seed=0, verbose=0, checkpoints=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_environments_that_are_vectorized_otherwise(tmp_path, first):
+    """Gymnasium's own vectorized CartPole is not many of one."""
+    for own in (first, not first):
+        with open_vec("CartPole-v1", 3, seedable=not own) as envs:
+            agent = ppo("CartPole-v1")
+            if own == first:
+                agent.fit(envs, 1, seed=5, verbose=0, checkpoints=tmp_path)
+                continue
+            with pytest.raises(ValueError, match="vectorized otherwise: give the same num_envs, w"):
+                agent.fit(envs, 2, seed=5, verbose=0, checkpoints=tmp_path)

@@ -32,6 +32,7 @@ FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once
 # Its steps are slow while there is a file of this name.
 SLOW = """
 import os, time
+from math import nan
 import gymnasium
 from gymnasium.envs.classic_control import CartPoleEnv
 
@@ -45,8 +46,10 @@ gymnasium.register("Slow-v0", Env, max_episode_steps=30)
 """
 
 
-def start(*args, cwd, **options):
+def start(*args, cwd, tmp=None, **options):
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "CI")}
+    if tmp is not None:
+        env["TMPDIR"] = str(tmp)
     return subprocess.Popen(
         [sys.executable, "-m", "tfpg", *map(str, args)],
         cwd=cwd,
@@ -177,6 +180,24 @@ class TestSignals:
             assert ended(process)[0] == -9
         assert resume(tmp_path) == (0, "")
         assert outcome(tmp_path) == outcome(whole("dqn"))
+
+    @pytest.mark.slow
+    def test_what_changes_nothing_may_be_another(self, tmp_path, whole):
+        (tmp_path / "slowly.py").write_text(SLOW)
+        process = train(tmp_path, *SLOWLY)
+        in_training(process, tmp_path, iterations=3)
+        process.kill()
+        assert ended(process)[0] == -9
+        more = ["--workers", "2", "--worker-timeout", "60", "--on-env-error", "drop"]
+        more += ["--checkpoint-every", "3"]
+        process = train(tmp_path, *SLOWLY, more=more)
+        in_training(process, tmp_path, iterations=50)
+        process.kill()
+        assert ended(process)[0] == -9
+        kept = json.loads((tmp_path / "run/config.json").read_text())["arguments"]
+        assert (kept["workers"], kept["on_env_error"], kept["checkpoint_every"]) == (2, "drop", 3)
+        assert resume(tmp_path) == (0, "")
+        assert outcome(tmp_path) == outcome(whole(*SLOWLY))
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -314,8 +335,16 @@ class TestRefused:
                 ["--max-steps", "31"],
                 "of a training with --max-steps 30, and this one has",
             ),
-            ("killed", ["--seed", "2"], "of a training with --seed 1, and this one has 2. Choose"),
-            ("killed", ["--gamma", "0.5"], "of a training with --gamma None, and this one has 0.5"),
+            (
+                "killed",
+                ["--seed", "2"],
+                "of a training with --seed 1, and this one has --seed 2. Choose",
+            ),
+            (
+                "killed",
+                ["--gamma", "0.5"],
+                "of a training with no --gamma, and this one has --gamma 0.5",
+            ),
         ],
     )
     def test_another_training_in_its_place(self, finished, run, more, message):
@@ -329,14 +358,22 @@ class TestRefused:
 
     def test_another_algorithm_or_environment(self, finished):
         for algorithm, env, message in (
-            ("ppo", "CartPole-v1", "of a training with algorithm reinforce, and this one has ppo"),
-            ("reinforce", "Acrobot-v1", "of a training with env CartPole-v1, and this one has Acr"),
+            (
+                "ppo",
+                "CartPole-v1",
+                "of a training with algorithm reinforce, and this one has algorithm ppo",
+            ),
+            (
+                "reinforce",
+                "Acrobot-v1",
+                "of a training with env CartPole-v1, and this one has env Acr",
+            ),
         ):
             process = start("train", algorithm, env, *OTHER, "--run", "killed", cwd=finished)
             code, err = ended(process)
             assert code == 1
             assert message in err
-            assert "or go on with it: tfpg resume killed" in err
+            assert "or go on with it as it was: tfpg resume killed" in err
 
 
 @pytest.mark.slow
@@ -410,3 +447,32 @@ class TestFullDisk:
         assert re.search("'run[^ ]*'.* cannot be written|cannot be written into 'run", last), last
         assert "File too large" in last
         assert err.count("tfpg: error") == 1
+
+
+@pytest.mark.slow
+class TestVerifyResume:
+    def test_stopped_it_leaves_nothing(self, tmp_path):
+        process = start(
+            *("verify-resume", "CartPole-v1", "ppo", "--iterations", "100000"),
+            cwd=tmp_path,
+            tmp=tmp_path,
+        )
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/whole/checkpoints/step-*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, 10.0) == (143, "")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_numbers_that_are_none(self, tmp_path):
+        (tmp_path / "slowly.py").write_text(
+            SLOW.replace("time.sleep(30)", "self.state = [nan] * 4")
+        )
+        (tmp_path / "slow").touch()
+        process = start(
+            *("verify-resume", "slowly:Slow-v0", "ppo", "--iterations", "2"), cwd=tmp_path
+        )
+        code, err = ended(process)
+        assert code == 3
+        assert "tfpg: error: The observation" in err

@@ -15,7 +15,12 @@ import keras  # isort: skip
 from tfpg.agents.advice import Advice
 from tfpg.agents.checks import check_apart
 from tfpg.agents.non_finite import located
-from tfpg.agents.state import callbacks_state, prepare_callbacks, set_callbacks_state
+from tfpg.agents.state import (
+    callbacks_state,
+    forgetful,
+    prepare_callbacks,
+    set_callbacks_state,
+)
 from tfpg.callbacks import ProgressBar
 from tfpg.collector import Collector
 from tfpg.envs import EnvLike, open_vec
@@ -95,7 +100,14 @@ def fit(
         if found is not None:
             assert checkpoints is not None
             set_callbacks_state(callback_list.callbacks, found.state["callbacks"])
+            for name, attributes in forgetful(callback_list.callbacks, found.state["callbacks"]):
+                warn(
+                    f"The callback {name} is not as it was at the checkpoint, in "
+                    f"{', '.join(attributes)}: give it get_state() and set_state(state)."
+                )
             _go_on(agent, collector, found, checkpoints)
+            if verbose:
+                print(f"Going on after iteration {first} of {iterations}.", flush=True)
         else:
             if checkpoints is not None:
                 collector.follow()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,13 @@ _STOCK: dict[type, tuple[str, ...]] = {
         *("_batches_seen_since_last_saving", "_last_batch_seen"),
     ),
 }
+
+
+# Of every callback.
+_USUAL = {*vars(keras.callbacks.Callback()), "params"}
+
+# Bytes up to which an array of a callback is looked at.
+_SMALL = 1 << 16
 
 
 class Variables:
@@ -154,7 +163,11 @@ def callbacks_state(callbacks: Sequence[Any]) -> list[Any]:
         >>> callbacks_state([stop])[0]["state"]["wait"]
         0
     """
-    return [{"class": type(x).__name__, "state": _state_of(x)} for x in _carriers(callbacks)]
+    return [
+        {"class": type(x).__name__, "state": _state_of(x), **({"seen": seen} if seen else {})}
+        for x in _carriers(callbacks)
+        for seen in [_seen(x)]
+    ]
 
 
 def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
@@ -188,6 +201,36 @@ def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None
         else:
             for name, value in (told["state"] or {}).items():
                 setattr(each, name, _copied(value))
+
+
+def forgetful(callbacks: Sequence[Any], states: Sequence[Any]) -> list[tuple[str, list[str]]]:
+    """Who is not as it was at a state, and has no ``get_state``: its class and the attributes."""
+    found = []
+    for each, told in zip(_carriers(callbacks), states, strict=True):
+        here, there = _seen(each), told.get("seen", {})
+        names = [name for name in there if repr(here.get(name)) != repr(there[name])]
+        if names:
+            found.append((type(each).__name__, names))
+    return found
+
+
+def _seen(callback: Any) -> dict[str, Any]:
+    """What shows whether a callback without ``get_state``, and not Keras's or ours, has changed."""
+    if hasattr(callback, "get_state"):
+        return {}
+    if type(callback).__module__.split(".")[0] in ("keras", "tfpg"):
+        return {}
+    seen: dict[str, Any] = {}
+    for name, x in vars(callback).items():
+        if name in _USUAL:
+            continue
+        if isinstance(x, (bool, int, float)):
+            seen[name] = x
+        elif isinstance(x, (list, dict, set, deque)):
+            seen[name] = len(x)
+        elif isinstance(x, (np.ndarray, np.generic)) and x.nbytes <= _SMALL:
+            seen[name] = zlib.crc32(x.tobytes())
+    return seen
 
 
 class Numbers:
