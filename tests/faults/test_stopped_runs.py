@@ -190,8 +190,9 @@ class TestSignals:
         assert ended(process)[0] == -9
         more = ["--workers", "2", "--worker-timeout", "60", "--on-env-error", "drop"]
         more += ["--checkpoint-every", "3"]
+        done = manifests(tmp_path)[-1]["iteration"]
         process = train(tmp_path, *SLOWLY, more=more)
-        in_training(process, tmp_path, iterations=50)
+        in_training(process, tmp_path, iterations=done + 9)
         process.kill()
         assert ended(process)[0] == -9
         kept = json.loads((tmp_path / "run/config.json").read_text())["arguments"]
