@@ -153,6 +153,23 @@ class Ending(Well):
         os._exit(3)
 
 
+class Leaving(Well):
+    def step(self, action):
+        if os.fork() == 0:
+            os.closerange(1, 3)
+            time.sleep(25)
+            os._exit(0)
+        os._exit(3)
+
+
+class Holding(Well):
+    """A step in native code that lets nothing else run, for ten seconds."""
+
+    def step(self, action):
+        ctypes.PyDLL(None).usleep(10_000_000)
+        return super().step(action)
+
+
 class Crashing(Well):
     def step(self, action):
         return crash()

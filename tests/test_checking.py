@@ -14,6 +14,7 @@ import misbehaving
 import numpy as np
 import pytest
 from gymnasium import spaces
+from marks import slow_but
 from misbehaving import Well
 from toys import Bandit, Countdown
 
@@ -397,9 +398,9 @@ def test_a_walk_is_the_same_again():
 def run(*args, **environ):
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     script = (
-        "import os, sys\nfrom tfpg.cli import main\n"
-        "if 'inside' in os.environ: del os.fork\n"  # as on Windows, and so that this sees all
-        "code = main(sys.argv[1:])\n"
+        "import os, sys\nfrom tfpg import cli, cli_check\n"
+        "if 'inside' in os.environ: cli.check = cli_check._check\n"  # so that this sees all
+        "code = cli.main(sys.argv[1:])\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'\nsys.exit(code)"
     )
     return subprocess.run(
@@ -412,7 +413,7 @@ def run(*args, **environ):
 
 
 class TestCommand:
-    @pytest.mark.parametrize("environ", [{}, {"inside": "1"}], ids=["forked", "not"])
+    @pytest.mark.parametrize("environ", [{}, {"inside": "1"}], ids=["outside", "inside"])
     def test_prints_a_table(self, environ):
         done = run("CartPole-v1", "--steps", "200", **environ)
         assert (done.returncode, done.stderr) == (0, "")
@@ -445,7 +446,7 @@ class TestCommand:
         done = run(f"misbehaving:{how}-v0", "--seconds", "5")
         assert (done.returncode, done.stdout) == (1, "")
         name = f"'misbehaving:{how}-v0'"
-        told = f"tfpg: error: The process in which {name} was played {words}, and so would a "
+        told = f"tfpg: error: The process in which {name} was played {words}, and a training would "
         assert done.stderr.startswith(told)
         assert done.stderr.count("\n") == 1
         shown = run(f"misbehaving:{how}-v0", "--seconds", "5", "--debug").stderr
@@ -463,12 +464,26 @@ class TestCommand:
         os.close(writes)
         assert (done.returncode, done.stderr) == (1, b"")
 
+    def test_one_that_leaves_a_process_behind_is_not_waited_for(self):
+        begun = time.monotonic()
+        done = run("misbehaving:Leaving-v0", "--seconds", "5")
+        assert "died with exit code 3, and a training would" in done.stderr
+        assert time.monotonic() - begun < 20
+
     @pytest.mark.parametrize(
-        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+        ("numbers", "code"),
+        [
+            ([signal.SIGINT], 130),
+            ([signal.SIGINT, signal.SIGINT], 130),
+            ([signal.SIGTERM], 143),
+            ([signal.SIGKILL], -9),
+        ],
+        ids=["int", "twice", "term", "kill"],
     )
-    def test_stopped_it_leaves_nothing_running(self, number, code):
+    @pytest.mark.parametrize("env", slow_but(["Hanging"], ["Hanging", "Holding"]))
+    def test_stopped_it_leaves_nothing_running(self, env, numbers, code):
         process = subprocess.Popen(
-            [sys.executable, "-m", "tfpg", "check", "misbehaving:Hanging-v0", "--seconds", "60"],
+            [sys.executable, "-m", "tfpg", "check", f"misbehaving:{env}-v0", "--seconds", "60"],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
@@ -477,7 +492,12 @@ class TestCommand:
         while not children.read_text() and time.monotonic() < until:
             time.sleep(0.01)
         (child,) = children.read_text().split()
-        time.sleep(1.0)
-        process.send_signal(number)
+        time.sleep(1.5)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.3)
         assert process.wait(20) == code
+        until = time.monotonic() + (40 if env == "Holding" else 5)
+        while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+            time.sleep(0.05)
         assert not Path(f"/proc/{child}").exists()

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tfpg"
 
 LAYERS = {
-    0: ["types", "backend", "errors", "files", "memory", "safety", "seeding"],
+    0: ["types", "backend", "errors", "files", "memory", "safety", "seeding", "signals"],
     1: ["ops", "distributions", "schedules", "resuming"],
     2: [
         *("graph", "observations", "statistics", "networks", "mirror", "heads", "requirements"),
@@ -30,7 +30,7 @@ LAYERS = {
         "trial",
     ],
     5: [
-        *("presets", "argument_types", "arguments", "arguments_train", "signals", "startup"),
+        *("presets", "argument_types", "arguments", "arguments_train", "startup"),
         *("cli_check", "cli_train", "cli_verify", "cli", "__main__"),
     ],
 }

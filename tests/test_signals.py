@@ -6,7 +6,7 @@ import time
 import pytest
 
 
-def start(code):
+def start(code, **options):
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -14,6 +14,7 @@ def start(code):
         text=True,
         # Started in the background of a shell, a process is told to ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
     )
 
 
@@ -90,6 +91,7 @@ import hashlib, signal, sys
 from tfpg import signals
 
 signals.listen()
+signals._PATIENCE = {patience}
 with signals.deferred("waits", grace=0.5, last_words=lambda: print("ends", flush=True)):
     print("begins", flush=True)
     try:
@@ -103,13 +105,17 @@ print("forgotten", flush=True)
 
 @pytest.mark.parametrize(
     ("numbers", "code", "err"),
-    [([signal.SIGINT] * 2, 130, "waits"), ([signal.SIGTERM], 143, ""), ([signal.SIGHUP], 129, "")],
+    [
+        ([signal.SIGINT] * 2, 130, "waitstfpg: interrupted.\n"),
+        ([signal.SIGTERM], 143, ""),
+        ([signal.SIGHUP], 129, ""),
+    ],
     ids=["twice", "grace", "hangup"],
 )
 def test_one_long_call_does_not_keep_it(numbers, code, err):
     """In which Python runs no handler."""
     begun = time.monotonic()
-    process = start(LONG.format(rounds=10**9))
+    process = start(LONG.format(rounds=10**9, patience=0.5))
     assert process.stdout.readline() == "begins\n"
     for number in numbers:
         time.sleep(0.2)
@@ -120,7 +126,7 @@ def test_one_long_call_does_not_keep_it(numbers, code, err):
 
 
 def test_what_comes_out_of_its_call_ends_by_itself():
-    process = start(LONG.format(rounds=3_000_000))  # most of a second
+    process = start(LONG.format(rounds=3_000_000, patience=60))  # most of a second
     assert process.stdout.readline() == "begins\n"
     for _ in range(2):
         process.send_signal(signal.SIGINT)
@@ -132,7 +138,7 @@ def test_what_comes_out_of_its_call_ends_by_itself():
 
 
 def test_it_is_told_at_once_that_it_waits():
-    process = start(LONG.format(rounds=10**9))
+    process = start(LONG.format(rounds=10**9, patience=0.5))
     assert process.stdout.readline() == "begins\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.read(5) == "waits"
@@ -158,3 +164,88 @@ def test_nothing_of_it_is_left():
     process = start(AFTER)
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
+
+
+FORKED = """
+import multiprocessing, os, signal, sys, threading, time
+from tfpg import signals
+
+signals.listen()
+fork = multiprocessing.get_context("fork")
+with signals.deferred("waits", grace=1.0):
+    helpers = [fork.Process(target=time.sleep, args=(1000,), daemon=True) for _ in range(2)]
+    for helper in helpers:
+        helper.start()
+    helpers[0].terminate()  # which is its own, and not this process's
+    helpers[0].join(20)
+    print(helpers[0].exitcode, flush=True)
+    os.killpg(0, signal.SIGINT)  # as a terminal does
+    helpers[1].join(20)
+    time.sleep(2.0)
+    print("finished", signals.waiting(), flush=True)
+    try:
+        signals.check()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    signals._received.clear()
+    last = fork.Process(target=time.sleep, args=(1000,), daemon=True)
+    last.start()
+print("left", threading.active_count(), flush=True)
+last.kill()
+"""
+
+
+def test_forked_processes_have_signals_of_their_own():
+    process = start(FORKED, process_group=0)
+    out, err = process.communicate(timeout=60)
+    assert out == "143\nfinished True\ninterrupted\nleft 1\n", err
+    assert process.returncode == 0
+
+
+SWALLOWED = """
+import sys, time
+from tfpg import signals
+
+signals.listen()
+signals._UNWINDING = 0.5
+with signals.deferred(grace=1.0):
+    print("begins", flush=True)
+    for _ in range(2):
+        try:
+            time.sleep(30)
+        except BaseException as error:
+            print("swallowed", type(error).__name__, flush=True)
+"""
+
+
+def test_what_is_swallowed_is_asked_for_again():
+    begun = time.monotonic()
+    process = start(SWALLOWED)
+    assert process.stdout.readline() == "begins\n"
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert out == "swallowed SystemExit\n" * 2
+    assert process.returncode == 143
+    assert time.monotonic() - begun < 15
+
+
+MANY = """
+import os, resource, time
+from tfpg import signals
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+signals.listen()
+with signals.deferred("waits", grace=1.0):
+    print("begins", flush=True)
+    time.sleep(30)
+"""
+
+
+def test_many_open_files():
+    process = start(MANY)
+    assert process.stdout.readline() == "begins\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 143

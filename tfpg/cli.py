@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,7 @@ from tfpg.arguments import parse
 from tfpg.cli_check import check
 from tfpg.cli_train import resume, train
 from tfpg.cli_verify import verify_resume
-from tfpg.startup import (
-    check_env,
-    failed,
-    head_options,
-    import_tensorflow,
-    plain_warnings,
-)
+from tfpg.startup import carried_out, check_env, head_options, import_tensorflow
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,14 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     args = parse(argv, commands)
     signals.listen()
-    try:
-        with plain_warnings(args.debug):
-            return args.run_command(args) or 0
-    except KeyboardInterrupt:
-        print("tfpg: interrupted.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return failed(error, args.debug)
+    return carried_out(args.run_command, args)
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -7,12 +7,15 @@ import faulthandler
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
-import time
-from contextlib import redirect_stdout
+import threading
+from contextlib import redirect_stdout, suppress
 
+from tfpg import signals
 from tfpg.errors import exit_words
-from tfpg.startup import failed
+from tfpg.startup import carried_out
 
 # Seconds that an interrupted look has to take down what it has set up.
 _PATIENCE = 2.0
@@ -23,46 +26,73 @@ def check(args: argparse.Namespace) -> int:
 
     It is played in a process of its own, which it may end or crash.
     """
-    if not hasattr(os, "fork"):
+    if os.name != "posix":
         return _check(args)
-    answers, answer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
-        code = 1
+    ours, theirs = socket.socketpair()
+    given = {name: getattr(args, name) for name in ("env", "steps", "seed", "seconds")}
+    given |= {name: getattr(args, name) for name in ("json", "debug")}
+    serve = f"from tfpg.cli_check import serve; serve({theirs.fileno()})"
+    with ours:
+        with theirs, signals.blocked():
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"),
+                    json.dumps(given),
+                ],
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # a terminal's Ctrl-C is for this process to answer
+            )
         try:
-            try:
-                code = _check(args)
-            except Exception as error:
-                code = failed(error, args.debug)
-            sys.stdout.flush()
-            os.write(answer, b"\n")
-        finally:  # nothing of what called this goes on twice
-            os._exit(code)
-    os.close(answer)
-    try:
-        _, status = os.waitpid(child, 0)
-    except BaseException:
-        _end(child)
-        raise
-    with os.fdopen(answers, "rb") as told:
-        code = os.waitstatus_to_exitcode(status)
-        if told.read(1):
-            return code
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        ours.setblocking(False)  # somebody whom it has forked may hold the other end
+        with suppress(BlockingIOError):
+            if ours.recv(1):
+                return code
     raise RuntimeError(
-        f"The process in which {args.env!r} was played died {exit_words(code)}, and so would a "
-        "training. Look for os._exit in it, and for native code that crashes: --debug shows where."
+        f"The process in which {args.env!r} was played died {exit_words(code)}, and a training "
+        "would have. Look in it for os._exit, for native code that crashes (--debug shows where), "
+        "and at the memory."
     )
 
 
-def _end(child: int) -> None:
+def _end(process: subprocess.Popen) -> None:
     """Ends a process: first it is asked to."""
-    os.kill(child, signal.SIGTERM)
-    until = time.monotonic() + _PATIENCE
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
+    try:
+        process.terminate()
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """What the process does; through the socket it tells that it came to an end of its own."""
+    with signals.blocked():
+        answer = socket.socket(fileno=descriptor)
+        threading.Thread(target=_end_with_parent, args=(answer,), daemon=True).start()
+    signals.listen()
+    args = argparse.Namespace(**json.loads(sys.argv[1]), hangs=False)
+    code = 1
+    try:
+        code = carried_out(_check, args)
+    finally:
+        answer.send(b"\n")
+    if args.hangs:  # so may threads and processes of its own, that are waited for at the end
+        os._exit(code)
+    sys.exit(code)
+
+
+def _end_with_parent(answer: socket.socket) -> None:
+    """The other end is closed when the process that started this one has ended, however."""
+    with suppress(OSError):
+        answer.recv(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -71,8 +101,10 @@ def _check(args: argparse.Namespace) -> int:
     from tfpg.checking import check_env
 
     if args.debug:
-        faulthandler.enable()
+        with suppress(RuntimeError):  # there is no stderr
+            faulthandler.enable()
     with redirect_stdout(sys.stderr):  # of what the environment prints
         report = check_env(args.env, steps=args.steps, seed=args.seed, seconds=args.seconds)
     print(json.dumps(report.as_dict()) if args.json else report, flush=True)
+    args.hangs = report.hangs
     return 0 if report.ok else 1

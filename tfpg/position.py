@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
+from gymnasium.wrappers.utils import RunningMeanStd
 
 from tfpg.types import map_arrays
 
@@ -99,12 +100,17 @@ class Position:
             "seen": [_hash(map_arrays(lambda x, n=n: x[n], observations)) for n in self._all()],
         }
 
-    def set_state(self, state: dict[str, Any]) -> tuple[Any, np.ndarray]:
+    def set_state(
+        self, state: dict[str, Any], returns: np.ndarray | None = None
+    ) -> tuple[Any, np.ndarray]:
         """Brings fresh environments where those of the state were.
 
+        Args:
+            returns: ``[N]``, what the episodes had given; NaN where that is not known.
+
         Returns:
-            Their observations ``[N, ...]``, and ``[N]`` bool, who observes what those did. Who does
-            not is somewhere else: its steps are not the same every time.
+            Their observations ``[N, ...]``, and ``[N]`` bool, who observes what those did and gave
+            as much. Who did not is somewhere else: its steps are not the same every time.
 
         Raises:
             ValueError: They are not vectorized as those of the state.
@@ -128,27 +134,36 @@ class Position:
         self._actions = [np.asarray(row, space.dtype) for row in actions]
         steps = len(self._actions)
         observations = self._again(self._all())
+        given = np.zeros(self.envs.num_envs)
         if type(self.envs) is SyncVectorEnv:  # and no `Workers`, whose steps are elsewhere
-            observations = self._one_by_one(observations)
+            observations = self._one_by_one(observations, given)
             steps = 0
         # Whose episode began later is reset once more when its time has come: a vector environment
         # steps all.
         for t, row in enumerate(self._actions[:steps]):
             late = [n for n in self._all() if t and self._began[n] == t]
             observations = self._put(observations, late)
-            observations = map_arrays(np.array, self.envs.step(row)[0])
+            given[late] = 0.0
+            after, rewards, *_ = self.envs.step(row)
+            observations = map_arrays(np.array, after)
+            given += rewards
         late = [n for n in self._all() if steps and self._began[n] == steps]
         observations = self._put(observations, late)
+        given[late] = 0.0
         seen = [_hash(map_arrays(lambda x, n=n: x[n], observations)) for n in self._all()]
-        return observations, np.array([a == b for a, b in zip(seen, state["seen"], strict=True)])
+        same = np.array([a == b for a, b in zip(seen, state["seen"], strict=True)])
+        if returns is not None:
+            same &= np.isnan(returns) | (given == returns)
+        return observations, same
 
-    def _one_by_one(self, observations: Any) -> Any:
+    def _one_by_one(self, observations: Any, given: np.ndarray) -> Any:
         """Steps environments that were just reset, each by itself and not one step too many."""
         envs: Any = self.envs.unwrapped
         rows = [list(iterate(envs.action_space, row)) for row in self._actions]
         for n in self._all():
             for row in rows[self._began[n] :]:
-                seen = envs.envs[n].step(row[n])[0]
+                seen, reward, *_ = envs.envs[n].step(row[n])
+                given[n] += reward
                 if isinstance(seen, dict):
                     for key, x in seen.items():
                         observations[key][n] = x
@@ -172,6 +187,25 @@ class Position:
             more = mask & (np.array(self._resets) > times)
             observations, _ = self.envs.reset(options={"reset_mask": more})
         return map_arrays(np.array, observations)
+
+
+def running_statistics(envs: VectorEnv) -> list[str]:
+    """Wrappers that carry running statistics, which no seed and no actions bring back.
+
+    Example:
+        >>> from gymnasium.wrappers.vector import NormalizeReward
+        >>> from tfpg.envs import open_vec
+        >>> with open_vec("Acrobot-v1", num_envs=2) as envs:
+        ...     running_statistics(envs), running_statistics(NormalizeReward(envs))
+        ([], ['NormalizeReward'])
+    """
+    found: list[str] = []
+    env: Any = envs
+    while env is not None:
+        if any(isinstance(x, RunningMeanStd) for x in vars(env).values()):
+            found.append(type(env).__name__)
+        env = env.envs[0] if type(env) is SyncVectorEnv else getattr(env, "env", None)
+    return found
 
 
 def _small(actions: np.ndarray) -> np.ndarray:
@@ -282,7 +316,9 @@ class Resumable(abc.ABC):
             self._begin()
         else:
             assert self.position is not None
-            self._observations, same = self.position.set_state(state["position"])
+            running = (self._lengths > 0) & ~self._resetting
+            returns = np.where(running, self._returns, np.nan)
+            self._observations, same = self.position.set_state(state["position"], returns)
             anew = ~same
             if anew.any():
                 kept = self._observations

@@ -1,13 +1,12 @@
 """Signals that ask a process to end raise an exception, at once or when it suits; none is lost.
 
 Python runs a signal's handler between two of its own instructions, and so not while one call of
-TensorFlow goes on, which may take minutes. A thread is told of signals meanwhile.
+TensorFlow goes on, which may take minutes. A thread is told of signals meanwhile, through a socket.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import threading
@@ -17,19 +16,26 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Seconds in which a SIGTERM that waits is heeded whatever is going on.
-GRACE = 10.0
+GRACE = 9.0
 
-# Seconds after which the process ends where an exception that is due has not been raised.
-_PATIENCE = 1.0
+# What is said of a SIGINT in the end.
+INTERRUPTED = "tfpg: interrupted.\n"
 
-_NUMBERS = tuple(
+# Seconds after which an exception that is due is asked for again, and after which it never comes.
+_PATIENCE = 0.7
+# Seconds that what was interrupted has to come to its end.
+_UNWINDING = 10.0
+
+_ASKING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+_ENDING = {*_ASKING, *([signal.SIGQUIT] if hasattr(signal, "SIGQUIT") else [])}
+_LEFT = 0  # is no signal, and tells the thread to end
 
 _received: list[int] = []
 _waits = False  # the first one does
 _urgent = False  # no longer; of several during one call, Python tells one
-_raised = False  # one was, while they wait
+_raised = 0  # exceptions
 
 
 def listen() -> None:
@@ -39,9 +45,22 @@ def listen() -> None:
     is ignored, as ``nohup`` and shells in the background ask, stays ignored.
     """
     _received.clear()
-    for number in _NUMBERS:
+    for number in _ASKING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Holds signals that end a process back; what is started meanwhile never sees them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -50,27 +69,33 @@ def deferred(
 ) -> Iterator[None]:
     """Lets the first signal wait until `check` is called; a second one raises at once.
 
+    Not one inside another.
+
     Args:
         said: Written to the standard error when a SIGINT waits.
         grace: Seconds that SIGTERM and SIGHUP wait for that at most.
         last_words: Called before the process ends without an exception, since it is in one long
             call that none comes out of.
     """
-    global _waits, _urgent, _raised
+    global _waits, _urgent
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     watch = threading.Thread(target=_watch, args=(ours, said, grace, last_words), daemon=True)
-    _waits, _urgent, _raised = True, False, False
-    watch.start()
-    try:
-        yield
-    finally:
-        _waits = False
-        signal.set_wakeup_fd(before)
-        theirs.close()
-        watch.join()
-        ours.close()
+    with ours, theirs:
+        with blocked():
+            before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            _waits, _urgent = True, False
+            watch.start()
+        try:
+            yield
+        finally:
+            with blocked():
+                _waits = False
+                signal.set_wakeup_fd(before)
+                # Not its end: whom this process has forked may hold it open.
+                with suppress(OSError):
+                    theirs.send(bytes([_LEFT]))
+                watch.join(_PATIENCE)
     check()  # what came after the last time
 
 
@@ -97,43 +122,68 @@ def _handle(number: int, _: FrameType | None) -> None:
 
 def _raise(number: int) -> None:
     global _raised
-    _raised = True
+    _raised += 1
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
+def _forked() -> None:
+    """In a process that was forked: its signals are its own, and heeded at once."""
+    global _waits
+    _waits = False
+    _received.clear()
+    with suppress(ValueError):  # of another thread
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def _watch(
     source: socket.socket, said: str, grace: float, last_words: Callable[[], object]
 ) -> None:
-    """Answers the first signal, sends a second one after the grace, and ends what heeds neither."""
+    """Answers the first signal; sees to it that an exception comes of it, or else the end."""
     global _urgent
-    numbers: list[int] = []
-    due: float | None = None  # until when what came is heeded
+    first, count = 0, 0  # signal, and how many
+    due: float | None = None  # when it is looked whether they are heeded
+    raised, asked = _raised, False
     while True:
-        left = None if due is None else max(0.0, due - time.monotonic())
-        if select.select([source], [], [], left)[0]:
+        source.settimeout(None if due is None else max(0.001, due - time.monotonic()))
+        try:
             data = source.recv(64)
-            if not data:
-                return
-            new = [number for number in data if number in _NUMBERS]
-            if new and not numbers and new[0] == signal.SIGINT:
+        except TimeoutError:
+            if _raised > raised:  # or where exceptions are ignored: then once more
+                raised, asked = _raised, False
+                due = time.monotonic() + _UNWINDING
+            elif not asked:
+                asked = _urgent = True
+                os.kill(os.getpid(), first)
+                due = time.monotonic() + _PATIENCE
+            else:
+                _end(first, last_words)
+            continue
+        if _LEFT in data or not data:
+            return
+        new = [number for number in data if number in _ASKING]
+        if new and not count:
+            first = new[0]
+            if first == signal.SIGINT:
                 with suppress(OSError):
                     os.write(2, said.encode())
-            elif new and not numbers:
-                due = time.monotonic() + grace
-            numbers += new
-            if new and len(numbers) > 1:
-                _urgent = True
-                due = time.monotonic() + _PATIENCE
-        elif _raised:
-            due = None
-        elif len(numbers) == 1:
+            else:
+                due = time.monotonic() + max(0.0, grace - _PATIENCE)
+        count += len(new)
+        if new and count > 1:
             _urgent = True
-            os.kill(os.getpid(), numbers[0])
             due = time.monotonic() + _PATIENCE
-        else:
-            try:
-                last_words()
-            finally:
-                os._exit(128 + numbers[-1])
+
+
+def _end(number: int, last_words: Callable[[], object]) -> None:
+    try:
+        last_words()
+        if number == signal.SIGINT:
+            os.write(2, INTERRUPTED.encode())
+    finally:
+        os._exit(128 + number)

@@ -9,9 +9,11 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from tfpg import signals
 
 _COLORS = re.compile(r"\x1b\[[\d;]*m")
 _KINDS: dict[type[Warning], str] = {UserWarning: "warning"}
@@ -71,16 +73,23 @@ def plain_warnings(debug: bool) -> Iterator[None]:
         warnings.showwarning = before
 
 
-def failed(error: Exception, debug: bool) -> int:
-    """Tells of an error, and returns the exit code."""
-    if isinstance(error, BrokenPipeError):  # nobody reads what is printed
+def carried_out(command: Callable[[Any], int | None], args: argparse.Namespace) -> int:
+    """Runs a command, tells of its errors, and returns the exit code."""
+    try:
+        with plain_warnings(args.debug):
+            return command(args) or 0
+    except KeyboardInterrupt:
+        print(signals.INTERRUPTED, end="", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # nobody reads what is printed
         sys.stderr.close()
         return 1
-    if debug:
-        traceback.print_exception(error)
-    else:
-        print(f"tfpg: error: {message(error)}", file=sys.stderr)
-    return 3 if isinstance(error, FloatingPointError) else 1
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"tfpg: error: {message(error)}", file=sys.stderr)
+        return 3 if isinstance(error, FloatingPointError) else 1
 
 
 def message(error: Exception) -> str:

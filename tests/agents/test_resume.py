@@ -73,6 +73,12 @@ class Changing(Noisy):
         return np.array([self.t / 10, next(self.count) % 7], np.float32)
 
 
+class Dearer(Noisy):
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward + 0.125, *rest
+
+
 def mlp(env, **options):
     return tfpg.networks.mlp(env, hidden=(8,), seed=0, **options)
 
@@ -519,6 +525,29 @@ class TestAnew:
         assert "environments begin anew: the same actions did not bring" in str(warning.message)
         assert warning.filename == __file__
         assert len(history.epoch) == 5
+
+    @pytest.mark.parametrize("workers", [None, 2])
+    def test_environments_that_do_not_give_as_much(self, workers):
+        """What they observe is the same, and what they reward has more of a past than that."""
+        policy = Policy(mlp(Noisy), Noisy)
+        with open_vec(Noisy, 3, workers=workers) as envs:
+            collector = Collector(envs, seed=0)
+            collector.follow()
+            collector.collect_steps(policy, 9)
+            state = collector.get_state()
+        assert (state["lengths"] > 0).any()
+        with open_vec(Noisy, 3, workers=workers) as envs:
+            assert not Collector(envs, seed=0).set_state(state).any()
+        with open_vec(Dearer, 3, workers=workers) as envs:
+            anew = Collector(envs, seed=0).set_state(state)
+        np.testing.assert_array_equal(anew, state["lengths"] > 0)
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_running_statistics_of_a_wrapper_are_warned_of(self, tmp_path):
+        wrapped = lambda: gymnasium.wrappers.NormalizeReward(Noisy())  # noqa: E731
+        with pytest.warns(UserWarning, match="NormalizeReward: running statistics of a wrapper"):
+            a2c(Noisy).fit(wrapped, 1, seed=5, verbose=0, checkpoints=tmp_path)
+        a2c(Noisy).fit(wrapped, 1, seed=5, verbose=0)
 
     def test_environments_that_reset_themselves(self, tmp_path):
         for mode, iterations in ((AutoresetMode.NEXT_STEP, 2), (AutoresetMode.NEXT_STEP, 4)):

@@ -25,6 +25,7 @@ from tfpg.callbacks import ProgressBar
 from tfpg.collector import Collector
 from tfpg.envs import EnvLike, open_vec
 from tfpg.errors import warn
+from tfpg.position import running_statistics
 from tfpg.resuming import Checkpoint, Checkpoints
 from tfpg.seeding import check_seed
 
@@ -111,6 +112,7 @@ def fit(
         else:
             if checkpoints is not None:
                 collector.follow()
+                _warn_of_statistics(vector_envs)
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play them
         callback_list.params["env_steps"] = agent.env_steps
@@ -162,6 +164,16 @@ def _go_on(agent: Agent, collector: Collector, found: Checkpoint, checkpoints: C
         )
         agent.begin_anew(anew)
     agent.model.stop_training = found.manifest["stopped"]
+
+
+def _warn_of_statistics(envs: Any) -> None:
+    names = running_statistics(envs)
+    if names:
+        warn(
+            f"{' and '.join(names)}: running statistics of a wrapper are in no checkpoint, so what "
+            "goes on after a stop is another training. A network's normalize=True and an agent's "
+            "reward_scale='auto' are kept."
+        )
 
 
 def _told(agent: Agent, envs: Any, seed: int) -> dict[str, Any]:

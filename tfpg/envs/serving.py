@@ -80,7 +80,7 @@ def serve(descriptor: int) -> None:
                 answer = ForkingPickler.dumps((number, failure, said))
             connection.send_bytes(answer)
             said.clear()
-    except (EOFError, BrokenPipeError):  # the parent is gone
+    except (EOFError, ConnectionError):  # the parent is gone
         pass
     for env in envs:
         env.close()

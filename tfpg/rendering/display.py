@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+
+from tfpg.signals import blocked
 
 INSTALL_XVFB = "apt-get install xvfb"
 INSTALL_GL = "apt-get install libegl1 libgl1-mesa-dri"
@@ -26,8 +27,6 @@ _MESA = [
 # DISPLAY is the process's: who has put it somewhere else keeps other threads waiting.
 _DISPLAY = threading.Lock()
 _holder: int | None = None
-# A terminal sends these to all that was started in it, and a display has to outlive its clients.
-_SIGNALS = {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM}
 
 
 class DisplayError(RuntimeError):
@@ -70,7 +69,8 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
             ) from error
         stack.callback(_stop, display)
         try:
-            with _blocked(_SIGNALS):  # Xvfb inherits that
+            # A terminal sends them to all in it, and a display has to outlive its clients.
+            with blocked():  # Xvfb inherits that
                 display.start()
             connection = connect(os.environ["DISPLAY"])
         except Exception as error:
@@ -184,15 +184,6 @@ def _alone() -> Iterator[None]:
     finally:
         _holder = None
         _DISPLAY.release()
-
-
-@contextmanager
-def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _set(variables: Mapping[str, str | None]) -> None:

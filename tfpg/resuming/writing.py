@@ -17,18 +17,18 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import struct
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfpg.resuming.store import Segment, Store
+from tfpg.signals import blocked
 
 try:
     import fcntl
@@ -43,8 +43,6 @@ _LOOK = 1.0
 # Seconds that what is being written at the end is waited for.
 _PATIENCE = 3.0
 _ROOT = str(Path(__file__).absolute().parents[2])
-# Those that a terminal, or who ends a whole group of processes, sends to the training.
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 
 
 class Job(NamedTuple):
@@ -97,7 +95,7 @@ class Writer:
         self._process: subprocess.Popen | None = None
         self._code: int | None = None
         try:
-            with _signals_blocked():
+            with blocked():
                 self._process = subprocess.Popen(
                     [sys.executable or "", "-P", "-c", code, given],
                     bufsize=0,
@@ -276,16 +274,3 @@ def _write(handle: int, buffers: Iterable[Any]) -> None:
             written -= len(left.popleft())
         if written:
             left[0] = left[0][written:]
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """What is started meanwhile never sees the signals that are the training's to answer."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {getattr(signal, name) for name in _SIGNALS})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
