@@ -14,7 +14,7 @@ from typing import Any
 import tfpg
 from tfpg import runs, signals
 from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
-from tfpg.envs import open_vec
+from tfpg.envs import has_own_vectorization, open_vec
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 _FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
@@ -27,7 +27,9 @@ def train(args: argparse.Namespace) -> None:
     kept = _kept_arguments(folder)
     if kept is not None:
         args.seed = kept["seed"] if args.seed is None else args.seed
-        runs.check_same(folder, _as_json(arguments_of(args)), kept)
+        # Those that Gymnasium vectorizes in its own way are others without it.
+        free = () if has_own_vectorization(args.env) else ("on_env_error", "workers")
+        runs.check_same(folder, _as_json(arguments_of(args)), kept, free)
     _train(args, folder, going_on=kept is not None)
 
 
@@ -115,7 +117,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
     if args.film or args.film_at:
         _check_film(args.env)
 
-    last = "The last checkpoint"
+    last, told = "The last checkpoint", False
 
     def stop(now: bool) -> bool:
         nonlocal last
@@ -125,18 +127,21 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         return signals.waiting()
 
     def stopped() -> None:
+        nonlocal told
+        if told:  # by another thread
+            return
+        told = True
         if (checkpoints.folder / "latest").exists():
-            told = f"\nStopped. {last} is kept. To go on: tfpg resume {folder}"
-            print(told, file=sys.stderr, flush=True)
+            text = f"\nStopped. {last} is kept. To go on: tfpg resume {folder}"
+            print(text, file=sys.stderr, flush=True)
         elif not run.iterations:
             run.take_away()
 
-    with runs.going_on(folder) if going_on else runs.new_run(folder) as run:
+    arguments = {**arguments_of(args), "model": given}
+    goes_on = runs.going_on(folder, arguments=arguments) if going_on else None
+    with goes_on or runs.new_run(folder) as run:
         head = agent.head_options()
-        arguments = {**arguments_of(args), "model": given}
-        if going_on:
-            runs.update_config(folder, arguments=arguments)
-        else:
+        if not going_on:
             runs.write_config(
                 folder,
                 algorithm=args.algorithm,

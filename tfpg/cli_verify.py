@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,56 +59,67 @@ def verify_resume(args: argparse.Namespace) -> int:
     return int(not same)
 
 
-@contextmanager
-def _started(arguments: list[str], run: Path) -> Iterator[subprocess.Popen]:
-    """A command in a process that does not outlive the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tfpg", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    except BaseException:
-        if process.returncode is None:
-            process.kill()
-            process.communicate()
-        checkpoints = Checkpoints(run / runs.CHECKPOINTS)
+class _Training:
+    """A command in a process of its own, and what it says."""
+
+    def __init__(self, arguments: list[str], run: Path):
+        self.run = run
+        # No pipe, which would have to be read meanwhile.
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tfpg", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=self.errors,
+        )
+
+    def __enter__(self) -> _Training:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Ends it, and waits until nothing writes into its run any more."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+        checkpoints = Checkpoints(self.run / runs.CHECKPOINTS)
         with suppress(OSError):
-            checkpoints.claim()  # waits for what still writes there
+            checkpoints.claim()
         checkpoints.close()
-        raise
+
+    def said(self) -> str:
+        """What it has said when it comes to its end.
+
+        Raises:
+            RuntimeError, FloatingPointError: It failed.
+        """
+        code = self.process.wait()
+        self.errors.seek(0)
+        text = self.errors.read()
+        if code:
+            kind = FloatingPointError if code == 3 else RuntimeError
+            told = text.strip().removeprefix("tfpg: error: ")
+            raise kind(told or f"The training died {exit_words(code)}.")
+        return text
 
 
 def _run(arguments: list[str], run: Path) -> str:
     """What a command that comes to its end says."""
-    with _started(arguments, run) as process:
-        return _said(process)
-
-
-def _said(process: subprocess.Popen) -> str:
-    errors = process.communicate()[1]
-    if process.returncode:
-        kind = FloatingPointError if process.returncode == 3 else RuntimeError
-        text = errors.strip().removeprefix("tfpg: error: ")
-        raise kind(text or f"The training died {exit_words(process.returncode)}.")
-    return errors
+    with _Training(arguments, run) as training:
+        return training.said()
 
 
 def _killed(arguments: list[str], run: Path, kills: int) -> bool:
     """Whether a training was killed after a checkpoint of its own, before it came to its end."""
     pointer = run / runs.CHECKPOINTS / "latest"
     before = pointer.stat().st_mtime_ns if pointer.exists() else 0
-    with _started(arguments, run) as process:
-        while process.poll() is None:
+    with _Training(arguments, run) as training:
+        while training.process.poll() is None:
             if pointer.exists() and pointer.stat().st_mtime_ns > before:
                 time.sleep(0.01 * kills)
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+                training.process.kill()
+                training.process.wait()
                 return True
             time.sleep(0.002)
-        _said(process)
+        training.said()
     return False
 
 

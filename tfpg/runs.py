@@ -99,17 +99,27 @@ def unfinished(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 # What may be another when a run is gone on with: what comes out is the same.
-_FREE = ("checkpoint_every", "on_env_error", "worker_timeout", "workers")
+_FREE = ("checkpoint_every", "worker_timeout")
 
 
-def check_same(folder: str | os.PathLike, asked: dict[str, Any], kept: dict[str, Any]) -> None:
+def check_same(
+    folder: str | os.PathLike,
+    asked: dict[str, Any],
+    kept: dict[str, Any],
+    free: Collection[str] = (),
+) -> None:
     """Raises unless a training is the one whose run a folder is.
+
+    Args:
+        asked: The arguments of the training.
+        kept: Those of the run.
+        free: More of them that may be others, since what comes out is the same.
 
     Raises:
         FileExistsError: It is another; the first difference is told.
     """
     for name in {"algorithm": "", "env": "", **kept, **asked}:  # what is told first of many
-        if name not in _FREE and asked.get(name) != kept.get(name):
+        if name not in (*_FREE, *free) and asked.get(name) != kept.get(name):
             raise FileExistsError(
                 f"{str(folder)!r} exists already, of a training with {_given(name, kept)}, and "
                 f"this one has {_given(name, asked)}. Choose another folder for the run, remove "
@@ -138,11 +148,15 @@ def _given(name: str, arguments: dict[str, Any]) -> str:
 
 
 @contextmanager
-def going_on(folder: str | os.PathLike) -> Iterator[Any]:
-    """A run that is there already; yields what `new_run` does."""
+def going_on(folder: str | os.PathLike, **config: Any) -> Iterator[Any]:
+    """A run that is there already; yields what `new_run` does.
+
+    Args:
+        config: Entries of ``config.json``, replaced when the first iteration begins.
+    """
     for path in Path(folder).glob(".*.tmp-*"):  # what a kill left half written
         path.unlink(missing_ok=True)
-    yield _counter()
+    yield _counter(begins=lambda: update_config(folder, **config))
 
 
 @contextmanager
@@ -185,17 +199,25 @@ def new_run(folder: str | os.PathLike) -> Iterator[Any]:
         raise
 
 
-def _counter(take_away: Callable[[], None] = lambda: None) -> Any:
+def _counter(
+    take_away: Callable[[], None] = lambda: None, begins: Callable[[], None] | None = None
+) -> Any:
     import keras
 
     class Counter(keras.callbacks.Callback):
         iterations = 0
+        begins: Callable[[], None] | None = None
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if self.begins is not None:
+                self.begins()
+                self.begins = None
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.iterations = epoch + 1
 
     counter = Counter()
-    counter.take_away = take_away
+    counter.take_away, counter.begins = take_away, begins
     return counter
 
 
@@ -209,7 +231,9 @@ def write_config(folder: str | os.PathLike, **config: Any) -> None:
 def update_config(folder: str | os.PathLike, **config: Any) -> None:
     """Replaces entries of ``config.json``."""
     path = Path(folder) / CONFIG
-    _write(path, {**json.loads(path.read_text()), **config})
+    before = json.loads(path.read_text())
+    if (after := json.loads(json.dumps({**before, **config}))) != before:
+        _write(path, after)
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:

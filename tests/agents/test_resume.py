@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 import warnings
 
 import gymnasium
@@ -228,13 +229,18 @@ class Own(keras.callbacks.Callback):
 class Forgets(keras.callbacks.Callback):
     def __init__(self, every=3):
         super().__init__()
-        self.every, self.path, self.what = every, "somewhere", print
-        self.best, self.seen, self.sums, self.table = 0.0, [], np.zeros(3), {}
+        self.every, self.path, self.threshold = every, "somewhere", np.float64(0.5)
+        self.best, self.last, self.seen, self.sums, self.table = None, "", [0], np.zeros(3), {}
+        self.names, self.long = np.array([str, {}], object), list(range(1000))
+
+    def on_train_begin(self, logs=None):
+        self.started = time.time()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.best += 1.5
-        self.seen.append(epoch)
+        self.best, self.last = epoch + 1.5, f"epoch {epoch}"
+        self.seen[0] += 1
         self.sums += 1
+        self.table["wins"] = epoch + 4
 
 
 class Names(Forgets):
@@ -254,11 +260,11 @@ def test_who_goes_on_is_told_so_and_what_begins_anew(tmp_path, capsys):
             )
         texts = [str(each.message) for each in said if each.category is UserWarning]
         about = [text for text in texts if text.startswith("The callback")]
-        told = (
-            "is not as it was at the checkpoint, in best, seen, sums: give it get_state() and set_"
+        names = "best, last, seen, sums, table"
+        expected = (
+            f"The callback Forgets begins anew in {names}: give it get_state() and set_state("
         )
-        expected = [f"The callback Forgets {told}state(state)."]
-        assert about == expected * (iterations > 2)
+        assert about == [f"{expected}state)."] * (iterations > 2)
         told = capsys.readouterr().out
         assert ("Going on after iteration 3 of 4.\n" in told) == (iterations == 4)
         assert told == "" or verbose

@@ -87,6 +87,14 @@ def test_of_a_replay(tmp_path):
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+def test_there_is_no_bundle_of_a_model_that_was_given_so(tmp_path):
+    model = q_network()
+    model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+    with pytest.raises(FloatingPointError, match=r"Its weight .* is not: load an earlier model"):
+        tfpg.DQN(model, **SMALL).fit("CartPole-v1", 1, seed=0, verbose=0, checkpoints=tmp_path)
+    assert list(tmp_path.glob("*")) == []
+
+
 def test_without_checkpoints_there_is_no_bundle(overflowing, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     agent = tfpg.Reinforce(

@@ -1,5 +1,6 @@
 """The command line interrupted, killed or out of room: what is left, what is said, what goes on."""
 
+import fcntl
 import json
 import os
 import re
@@ -358,6 +359,23 @@ class TestRefused:
         assert err.count("\n") == 1
         assert (finished / run / "metrics.csv").read_bytes() == before
 
+    @pytest.mark.slow
+    def test_the_arguments_are_as_they_were(self, finished):
+        """Also where what may be another in other environments is refused."""
+        config = finished / "killed/config.json"
+        before = config.read_bytes()
+        for more in (["--workers", "2"], ["--on-env-error", "drop"]):
+            code, err = ended(train(finished, run="killed", more=more))
+            assert (code, err.count("\n")) == (1, 1)
+            assert f"and this one has {' '.join(more)}. Choose" in err
+        claimed = os.open(finished / "killed/checkpoints", os.O_RDONLY)
+        fcntl.flock(claimed, fcntl.LOCK_EX)
+        code, err = ended(train(finished, run="killed", more=["--checkpoint-every", "77"]))
+        os.close(claimed)
+        assert (code, err.count("\n")) == (1, 1)
+        assert "Another training is writing into" in err
+        assert config.read_bytes() == before
+
     def test_another_algorithm_or_environment(self, finished):
         for algorithm, env, message in (
             (
@@ -466,6 +484,16 @@ class TestVerifyResume:
         process.send_signal(signal.SIGTERM)
         assert ended(process, 10.0) == (143, "")
         assert list(tmp_path.iterdir()) == []
+
+    def test_what_says_much(self, tmp_path):
+        (tmp_path / "slowly.py").write_text(
+            SLOW.replace("time.sleep(30)", "__import__('sys').stderr.write('x' * 1000 + '\\n')")
+        )
+        (tmp_path / "slow").touch()
+        arguments = ["verify-resume", "slowly:Slow-v0", "ppo", "--iterations", "4", "--json"]
+        process = start(*arguments, cwd=tmp_path)
+        out, _ = process.communicate(timeout=120)
+        assert json.loads(out)["same"]
 
     def test_numbers_that_are_none(self, tmp_path):
         (tmp_path / "slowly.py").write_text(

@@ -16,8 +16,9 @@ from tfpg.agents.advice import Advice
 from tfpg.agents.checks import check_apart
 from tfpg.agents.non_finite import located
 from tfpg.agents.state import (
+    Forgetful,
     callbacks_state,
-    forgetful,
+    carriers,
     prepare_callbacks,
     set_callbacks_state,
 )
@@ -26,6 +27,7 @@ from tfpg.collector import Collector
 from tfpg.envs import EnvLike, open_vec
 from tfpg.errors import warn
 from tfpg.position import running_statistics
+from tfpg.requirements import non_finite_weight
 from tfpg.resuming import Checkpoint, Checkpoints
 from tfpg.seeding import check_seed
 
@@ -90,9 +92,18 @@ def fit(
         agent.model.stop_training = False
         agent.model._initial_epoch = None
         logs: dict[str, float] = {}
+        # Of a model that is not finite as it is given there is nothing to tell.
+        bundles = None
+        if checkpoints is not None and non_finite_weight(agent.model) is None:
+            bundles = checkpoints.folder
         if found is not None:
             prepare_callbacks(callback_list.callbacks, found.state["callbacks"])
         callback_list.on_train_begin()
+        carried = carriers(callback_list.callbacks)
+        forgetful = Forgetful(carried)
+        forgotten: dict[int, list[str]] = {}
+        if found is not None:
+            forgotten.update(found.manifest.get("forgotten", []))
         # Where Keras's BackupAndRestore says to go on.
         first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
         if found is not None:
@@ -101,13 +112,13 @@ def fit(
         if found is not None:
             assert checkpoints is not None
             set_callbacks_state(callback_list.callbacks, found.state["callbacks"])
-            for name, attributes in forgetful(callback_list.callbacks, found.state["callbacks"]):
+            for i, attributes in forgotten.items():
                 warn(
-                    f"The callback {name} is not as it was at the checkpoint, in "
+                    f"The callback {type(carried[i]).__name__} begins anew in "
                     f"{', '.join(attributes)}: give it get_state() and set_state(state)."
                 )
             _go_on(agent, collector, found, checkpoints)
-            if verbose:
+            if verbose and first < iterations:
                 print(f"Going on after iteration {first} of {iterations}.", flush=True)
         else:
             if checkpoints is not None:
@@ -123,7 +134,7 @@ def fit(
                 break
             callback_list.on_epoch_begin(iteration)
             callback_list.on_train_batch_begin(0)
-            with located(agent, iteration, logs, checkpoints.folder if checkpoints else None):
+            with located(agent, iteration, logs, bundles):
                 logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
             advice.look(logs, collector.take_finished())
             last = iteration + 1 == iterations
@@ -143,6 +154,9 @@ def fit(
                 }
                 told |= {"iteration": iteration + 1, "env_steps": agent.env_steps}
                 told["stopped"] = bool(agent.model.stop_training)
+                forgotten |= forgetful.changed(carried)
+                if forgotten:
+                    told["forgotten"] = sorted(forgotten.items())
                 checkpoints.save(agent.env_steps, state, dict(told), *agent.new_records())
                 if checkpoints.stopping():
                     checkpoints.stop()

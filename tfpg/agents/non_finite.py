@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfpg.checkpoint import save_model
-from tfpg.requirements import non_finite_weight
 
 if TYPE_CHECKING:
     from tfpg.agents.agent import Agent
@@ -56,8 +55,7 @@ def located(
         agent: That is trained.
         iteration: From 0.
         logs: Of the iteration before.
-        folder: In which the bundle is put. None: there is none, and neither is there of a model
-            that was not finite when it was given.
+        folder: In which the bundle is put. None: there is none.
     """
     try:
         yield
@@ -66,11 +64,13 @@ def located(
         if "grad_norm" in logs:
             where += f"; the gradient's norm was {logs['grad_norm']:.4g} in the one before"
         kept = ""
-        given = agent.env_steps == 0 and non_finite_weight(agent.model) is not None
-        if folder is not None and not given:
+        if folder is not None:
             bundle = Path(folder) / FOLDER
-            with suppress(OSError):
+            try:
                 _bundle(agent, iteration, logs, error, bundle)
+            except OSError:
+                shutil.rmtree(bundle, ignore_errors=True)
+            else:
                 error.bundle = bundle  # type: ignore[attr-defined]
                 kept = f" The model and what it was to learn from are in {str(bundle)!r}."
         error.args = (f"{error} {where}.{kept}", *error.args[1:])

@@ -36,8 +36,8 @@ _STOCK: dict[type, tuple[str, ...]] = {
 # Of every callback.
 _USUAL = {*vars(keras.callbacks.Callback()), "params"}
 
-# Bytes up to which an array of a callback is looked at.
-_SMALL = 1 << 16
+# Up to which attributes of a callback are looked at: bytes of an array, things, characters.
+_SMALL, _FEW, _LOOK = 1 << 16, 100, 1000
 
 
 class Variables:
@@ -163,11 +163,7 @@ def callbacks_state(callbacks: Sequence[Any]) -> list[Any]:
         >>> callbacks_state([stop])[0]["state"]["wait"]
         0
     """
-    return [
-        {"class": type(x).__name__, "state": _state_of(x), **({"seen": seen} if seen else {})}
-        for x in _carriers(callbacks)
-        for seen in [_seen(x)]
-    ]
+    return [{"class": type(x).__name__, "state": _state_of(x)} for x in carriers(callbacks)]
 
 
 def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
@@ -176,14 +172,14 @@ def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
     Raises:
         ValueError: They are others.
     """
-    carriers = _carriers(callbacks)
-    here, there = [type(x).__name__ for x in carriers], [x["class"] for x in states]
+    carried = carriers(callbacks)
+    here, there = [type(x).__name__ for x in carried], [x["class"] for x in states]
     if here != there:
         raise ValueError(
             f"The checkpoint was written with the callbacks {', '.join(there) or 'none'}, and here "
             f"are {', '.join(here) or 'none'}: give the same ones, in their order."
         )
-    for each, told in zip(carriers, states, strict=True):
+    for each, told in zip(carried, states, strict=True):
         if isinstance(each, keras.callbacks.CSVLogger):
             _shorten(Path(each.filename), told["state"]["bytes"])
             each.append = True
@@ -191,7 +187,7 @@ def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
 
 def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None:
     """Gives callbacks, which have begun, the states they had."""
-    for each, told in zip(_carriers(callbacks), states, strict=True):
+    for each, told in zip(carriers(callbacks), states, strict=True):
         if hasattr(each, "set_state"):
             each.set_state(_copied(told["state"]))
         elif isinstance(each, keras.callbacks.CSVLogger):
@@ -203,34 +199,54 @@ def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None
                 setattr(each, name, _copied(value))
 
 
-def forgetful(callbacks: Sequence[Any], states: Sequence[Any]) -> list[tuple[str, list[str]]]:
-    """Who is not as it was at a state, and has no ``get_state``: its class and the attributes."""
-    found = []
-    for each, told in zip(_carriers(callbacks), states, strict=True):
-        here, there = _seen(each), told.get("seen", {})
-        names = [name for name in there if repr(here.get(name)) != repr(there[name])]
-        if names:
-            found.append((type(each).__name__, names))
-    return found
+class Forgetful:
+    """What has changed in callbacks that have no ``get_state``, and so is in no checkpoint.
+
+    Args:
+        callbacks: As they begin.
+
+    Example:
+        >>> seen = keras.callbacks.Callback()
+        >>> seen.best, seen.path = 0.0, "metrics.csv"
+        >>> forgetful = Forgetful([seen])
+        >>> seen.best = 17.0
+        >>> forgetful.changed([seen])
+        {0: ['best']}
+    """
+
+    def __init__(self, callbacks: Sequence[Any]):
+        self._before = [_looks(x) for x in callbacks]
+
+    def changed(self, callbacks: Sequence[Any]) -> dict[int, list[str]]:
+        """The attributes, by the places of the callbacks."""
+        found: dict[int, list[str]] = {}
+        for i, (each, before) in enumerate(zip(callbacks, self._before, strict=True)):
+            now = _looks(each) if before is not None else None
+            if now:
+                names = [name for name in now if now[name] != (before or {}).get(name)]
+                found |= {i: names} if names else {}
+        return found
 
 
-def _seen(callback: Any) -> dict[str, Any]:
-    """What shows whether a callback without ``get_state``, and not Keras's or ours, has changed."""
+def _looks(callback: Any) -> dict[str, str] | None:
+    """How the attributes of a callback look; None where its state is kept, or it is no user's."""
     if hasattr(callback, "get_state"):
-        return {}
+        return None
     if type(callback).__module__.split(".")[0] in ("keras", "tfpg"):
-        return {}
-    seen: dict[str, Any] = {}
-    for name, x in vars(callback).items():
+        return None
+    found: dict[str, str] = {}
+    for name, x in getattr(callback, "__dict__", {}).items():
         if name in _USUAL:
             continue
-        if isinstance(x, (bool, int, float)):
-            seen[name] = x
-        elif isinstance(x, (list, dict, set, deque)):
-            seen[name] = len(x)
-        elif isinstance(x, (np.ndarray, np.generic)) and x.nbytes <= _SMALL:
-            seen[name] = zlib.crc32(x.tobytes())
-    return seen
+        if isinstance(x, (bool, int, float, str, np.generic, type(None))):
+            found[name] = repr(x)[:_LOOK]
+        elif isinstance(x, (list, tuple, dict, set, deque)):
+            few = list(x.values() if isinstance(x, dict) else x) if len(x) <= _FEW else []
+            plain = all(isinstance(y, (bool, int, float, str, np.generic)) for y in few)
+            found[name] = f"{len(x)} {few if plain else ''}"[:_LOOK]
+        elif isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and x.nbytes <= _SMALL:
+            found[name] = f"{x.shape} {zlib.crc32(x.tobytes())}"
+    return found
 
 
 class Numbers:
@@ -259,7 +275,7 @@ class Numbers:
         return self._array[:, :count]
 
 
-def _carriers(callbacks: Sequence[Any]) -> list[Any]:
+def carriers(callbacks: Sequence[Any]) -> list[Any]:
     """The callbacks but the progress bar, which is as the terminal is."""
     return [x for x in callbacks if not isinstance(x, keras.callbacks.ProgbarLogger)]
 

@@ -2,6 +2,7 @@
 
 from tfpg.envs.make import (
     EnvLike,
+    has_own_vectorization,
     make,
     make_vec,
     open_env,
@@ -14,6 +15,7 @@ from tfpg.envs.make import (
 
 __all__ = [
     "EnvLike",
+    "has_own_vectorization",
     "make",
     "make_vec",
     "open_env",

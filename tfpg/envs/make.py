@@ -114,8 +114,7 @@ def make_vec(
         if atari.is_atari(env_id) and workers is None:
             return _gymnasium_call(atari.AtariGames, env_id, num_envs=num_envs, **kwargs)
         spec = _gymnasium_call(gymnasium.spec, env_id)
-        own = spec.vector_entry_point is not None and not spec.additional_wrappers
-        if own and not seedable and workers is None and on_env_error == "raise":
+        if _vectorized(spec) and not seedable and workers is None and on_env_error == "raise":
             return _gymnasium_call(gymnasium.make_vec, env_id, num_envs=num_envs, **kwargs)
         build = partial(_make_registered, spec, kwargs)
     elif callable(env):
@@ -252,6 +251,21 @@ def same_env(one: str, other: str) -> bool:
         return _registered(one) == _registered(other)
     except (ValueError, ImportError):
         return one == other
+
+
+def has_own_vectorization(env_id: str) -> bool:
+    """Whether many environments of an id are something else than each by itself.
+
+    Example:
+        >>> has_own_vectorization("CartPole-v1"), has_own_vectorization("Acrobot-v1")
+        (True, False)
+    """
+    env_id = _registered(env_id)
+    return atari.is_atari(env_id) or _vectorized(_gymnasium_call(gymnasium.spec, env_id))
+
+
+def _vectorized(spec: EnvSpec) -> bool:
+    return spec.vector_entry_point is not None and not spec.additional_wrappers
 
 
 def _check_supervision(env: Any, workers: int | None, timeout: float | None, on_error: str) -> None:
