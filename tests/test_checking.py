@@ -472,13 +472,15 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("numbers", "code"),
-        [
-            ([signal.SIGINT], 130),
-            ([signal.SIGINT, signal.SIGINT], 130),
-            ([signal.SIGTERM], 143),
-            ([signal.SIGKILL], -9),
-        ],
-        ids=["int", "twice", "term", "kill"],
+        slow_but(
+            [([signal.SIGINT], 130)],
+            [
+                ([signal.SIGINT], 130),
+                ([signal.SIGINT, signal.SIGINT], 130),
+                ([signal.SIGTERM], 143),
+                ([signal.SIGKILL], -9),
+            ],
+        ),
     )
     @pytest.mark.parametrize("env", slow_but(["Hanging"], ["Hanging", "Holding"]))
     def test_stopped_it_leaves_nothing_running(self, env, numbers, code):

@@ -532,7 +532,7 @@ class TestAnew:
         assert warning.filename == __file__
         assert len(history.epoch) == 5
 
-    @pytest.mark.parametrize("workers", [None, 2])
+    @pytest.mark.parametrize("workers", slow_but([None], [None, 2]))
     def test_environments_that_do_not_give_as_much(self, workers):
         """What they observe is the same, and what they reward has more of a past than that."""
         policy = Policy(mlp(Noisy), Noisy)

@@ -204,14 +204,6 @@ class Forgetful:
 
     Args:
         callbacks: As they begin.
-
-    Example:
-        >>> seen = keras.callbacks.Callback()
-        >>> seen.best, seen.path = 0.0, "metrics.csv"
-        >>> forgetful = Forgetful([seen])
-        >>> seen.best = 17.0
-        >>> forgetful.changed([seen])
-        {0: ['best']}
     """
 
     def __init__(self, callbacks: Sequence[Any]):
