@@ -1,9 +1,11 @@
 """Environments that each do one thing wrong; as ids with ``misbehaving:`` before them."""
 
+import atexit
 import ctypes
 import itertools
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -151,6 +153,15 @@ class Hanging(Well):
 class Ending(Well):
     def step(self, action):
         os._exit(3)
+
+
+class Helped(Well):
+    """Has a process of its own, which it ends when Python does."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        helper = subprocess.Popen(["sleep", "321.5"])
+        atexit.register(helper.kill)
 
 
 class Leaving(Well):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import gymnasium
@@ -463,6 +464,20 @@ class TestCommand:
         )
         os.close(writes)
         assert (done.returncode, done.stderr) == (1, b"")
+
+    def test_what_an_environment_ends_with_python_is_ended(self):
+        assert run("misbehaving:Helped-v0", "--steps", "9").returncode == 0
+        running = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                running.append(path.read_bytes())
+        assert b"sleep\x00321.5\x00" not in running
+
+    @pytest.mark.parametrize("closed", [">&-", "2>&-"])
+    def test_closed_outputs_are_no_fault_of_the_environment(self, closed):
+        command = f"{sys.executable} -m tfpg check CartPole-v1 --steps 9 --debug {closed}"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
     def test_one_that_leaves_a_process_behind_is_not_waited_for(self):
         begun = time.monotonic()
