@@ -160,7 +160,7 @@ class Helped(Well):
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
-        helper = subprocess.Popen(["sleep", "321.5"])
+        helper = subprocess.Popen(["sleep", os.environ["HELPER"]])
         atexit.register(helper.kill)
 
 
