@@ -7,6 +7,7 @@ checkpoint and of those after every further 1,024 steps.
 
     python benchmarks/checkpoints.py
     python benchmarks/checkpoints.py --pairs 10 --rows 100000
+    python benchmarks/checkpoints.py --agents ppo --pairs 300
 """
 
 import argparse
@@ -73,7 +74,7 @@ def milliseconds(make, pairs: int):
     return 1e3 * np.diff(times)[FIRST:].reshape(pairs, 2, BLOCK), kept.left_out
 
 
-def cost(pairs: int) -> None:
+def cost(names: list[str], pairs: int) -> None:
     """Prints a row for each agent."""
     import numpy as np
 
@@ -81,6 +82,8 @@ def cost(pairs: int) -> None:
         f"{'agent':12}{'ms an iteration':>17}{'with a checkpoint':>19}  more (quartiles)  left out"
     )
     for name, make in agents():
+        if name not in names:
+            continue
         took, left_out = milliseconds(make, pairs)
         without, with_ = np.median(took, axis=(0, 2))
         sums = took.sum(axis=2)
@@ -146,11 +149,13 @@ def size_of(folder: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = ["reinforce", "ppo", "dqn"]
+    parser.add_argument("--agents", nargs="+", choices=names, default=names)
     parser.add_argument("--pairs", type=int, default=60, help="of ten iterations each")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the replay")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # of how well is learned
-    cost(args.pairs)
+    cost(args.agents, args.pairs)
     replay(args.rows)
 
 
