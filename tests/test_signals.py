@@ -168,17 +168,31 @@ def test_nothing_of_it_is_left():
 
 FORKED = """
 import multiprocessing, os, signal, sys, threading, time
+slow = 0.0
+os.register_at_fork(after_in_child=lambda: time.sleep(slow))  # before that of tfpg
 from tfpg import signals
 
 signals.listen()
 fork = multiprocessing.get_context("fork")
+begun = fork.Semaphore(0)
+def helps():
+    begun.release()
+    time.sleep(1000)
+
 with signals.deferred("waits", grace=1.0):
-    helpers = [fork.Process(target=time.sleep, args=(1000,), daemon=True) for _ in range(2)]
+    helpers = [fork.Process(target=helps, daemon=True) for _ in range(2)]
     for helper in helpers:
         helper.start()
+        begun.acquire()
     helpers[0].terminate()  # which is its own, and not this process's
     helpers[0].join(20)
     print(helpers[0].exitcode, flush=True)
+    slow = 1.0
+    early = fork.Process(target=time.sleep, args=(1000,), daemon=True)
+    early.start()
+    early.terminate()
+    early.join(20)
+    print(early.exitcode, flush=True)
     os.killpg(0, signal.SIGINT)  # as a terminal does
     helpers[1].join(20)
     time.sleep(2.0)
@@ -188,6 +202,7 @@ with signals.deferred("waits", grace=1.0):
     except KeyboardInterrupt:
         print("interrupted", flush=True)
     signals._received.clear()
+    slow = 0.0
     last = fork.Process(target=time.sleep, args=(1000,), daemon=True)
     last.start()
 print("left", threading.active_count(), flush=True)
@@ -198,7 +213,7 @@ last.kill()
 def test_forked_processes_have_signals_of_their_own():
     process = start(FORKED, process_group=0)
     out, err = process.communicate(timeout=60)
-    assert out == "143\nfinished True\ninterrupted\nleft 1\n", err
+    assert out == "143\n-15\nfinished True\ninterrupted\nleft 1\n", err
     assert process.returncode == 0
 
 

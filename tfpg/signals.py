@@ -36,6 +36,7 @@ _received: list[int] = []
 _waits = False  # the first one does
 _urgent = False  # no longer; of several during one call, Python tells one
 _raised = 0  # exceptions
+_forking = threading.local()  # which signals were held back before
 
 
 def listen() -> None:
@@ -128,6 +129,15 @@ def _raise(number: int) -> None:
     raise SystemExit(128 + number)
 
 
+def _forks() -> None:
+    """Holds signals back from a process that is just forked: it shares the wakeup socket."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING if _waits else ())
+
+
+def _has_forked() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
 def _forked() -> None:
     """In a process that was forked: its signals are its own, and heeded at once."""
     global _waits
@@ -135,10 +145,14 @@ def _forked() -> None:
     _received.clear()
     with suppress(ValueError):  # of another thread
         signal.set_wakeup_fd(-1)
+        for number in signal.sigpending() & _ENDING:  # here an exception would be ignored
+            if signal.getsignal(number) is _handle:
+                signal.signal(number, signal.SIG_DFL)
+    _has_forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_forks, after_in_parent=_has_forked, after_in_child=_forked)
 
 
 def _watch(
