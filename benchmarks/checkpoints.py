@@ -1,13 +1,13 @@
 """What checkpoints cost, and what a large replay adds.
 
 Trainings of CartPole with a network of 64-64: ten iterations with a checkpoint after each, ten
-without, in turn, and each ten compared with those before them. None is left out for what it costs
-(``share=None``). Then a full replay of a million steps: megabytes and seconds of its first
-checkpoint and of those after every further 1,024 steps.
+without, in turn, and each ten compared with those before them. None is left out for what it costs,
+but with ``--share``, as `tfpg.Checkpoints` has it. Then a full replay of a million steps: megabytes
+and seconds of its first checkpoint and of those after every further 1,024 steps.
 
     python benchmarks/checkpoints.py
     python benchmarks/checkpoints.py --pairs 10 --rows 100000
-    python benchmarks/checkpoints.py --agents ppo --pairs 300
+    python benchmarks/checkpoints.py --agents ppo --pairs 300 --share 0.05
 """
 
 import argparse
@@ -45,7 +45,7 @@ def agents():
     )
 
 
-def milliseconds(make, pairs: int):
+def milliseconds(make, pairs: int, share: float | None):
     """Of iterations, ``[pairs, without and with, iterations]``, and how many had no checkpoint."""
     import keras
     import numpy as np
@@ -68,13 +68,14 @@ def milliseconds(make, pairs: int):
 
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        kept = InTurn(folder, share=None)
+        # Half of the time there are none anyway.
+        kept = InTurn(folder, share=None if share is None else share / 2)
         iterations = FIRST + 2 * BLOCK * pairs + 1
         make().fit("CartPole-v1", iterations, verbose=0, callbacks=[Clock()], checkpoints=kept)
     return 1e3 * np.diff(times)[FIRST:].reshape(pairs, 2, BLOCK), kept.left_out
 
 
-def cost(names: list[str], pairs: int) -> None:
+def cost(names: list[str], pairs: int, share: float | None) -> None:
     """Prints a row for each agent."""
     import numpy as np
 
@@ -84,7 +85,7 @@ def cost(names: list[str], pairs: int) -> None:
     for name, make in agents():
         if name not in names:
             continue
-        took, left_out = milliseconds(make, pairs)
+        took, left_out = milliseconds(make, pairs, share)
         without, with_ = np.median(took, axis=(0, 2))
         sums = took.sum(axis=2)
         low, more, high = 100 * np.quantile(sums[:, 1] / sums[:, 0], [0.25, 0.5, 0.75]) - 100
@@ -152,10 +153,11 @@ def main() -> None:
     names = ["reinforce", "ppo", "dqn"]
     parser.add_argument("--agents", nargs="+", choices=names, default=names)
     parser.add_argument("--pairs", type=int, default=60, help="of ten iterations each")
+    parser.add_argument("--share", type=float, help="of the time, at most")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the replay")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # of how well is learned
-    cost(args.agents, args.pairs)
+    cost(args.agents, args.pairs, args.share)
     replay(args.rows)
 
 
