@@ -450,6 +450,9 @@ class TestCommand:
         told = f"tfpg: error: The process in which {name} was played {words}, and a training would "
         assert done.stderr.startswith(told)
         assert done.stderr.count("\n") == 1
+        told = json.loads(run(f"misbehaving:{how}-v0", "--seconds", "5", "--json").stdout)
+        assert not told["ok"]
+        assert words in told["rows"][0]["detail"]
         shown = run(f"misbehaving:{how}-v0", "--seconds", "5", "--debug").stderr
         assert ("in crash" in shown) == (how == "Crashing")
 

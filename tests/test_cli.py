@@ -196,6 +196,36 @@ class TestTrain:
             assert "Traceback" not in err
 
 
+EARLY = """
+import sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "tfpg.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from tfpg.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_while_it_starts_is_clean():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "tfpg: interrupted.\n")
+
+
+@pytest.mark.parametrize("workers", slow_but([[]], [[], ["--workers", "1"]]))
+def test_an_environment_that_ends_python_is_told_of(tmp_path, workers):
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    args = ["train", "ppo", "misbehaving:Exiting-v0", "--iterations", "1", "--no-film", *workers]
+    done = run(*args, "--run", tmp_path / "run", PYTHONPATH=path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "misbehaving.py, line" in done.stderr if not workers else "died with" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 class TestAlgorithms:
     """Presets and what is said over them."""
 

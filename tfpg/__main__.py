@@ -1,8 +1,19 @@
-"""``python -m tfpg``: the same as the command ``tfpg``."""
+"""The command ``tfpg``, as ``python -m tfpg``."""
+
+from __future__ import annotations
 
 import sys
 
-from tfpg.cli import main
+
+def main() -> int:
+    """Runs the command line, and returns its exit code; see `tfpg.cli.main`."""
+    try:
+        from tfpg import cli
+    except KeyboardInterrupt:  # what it imports takes a moment
+        print("tfpg: interrupted.", file=sys.stderr)
+        return 130
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

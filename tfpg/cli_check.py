@@ -14,6 +14,8 @@ import threading
 from contextlib import redirect_stdout, suppress
 
 from tfpg import signals
+from tfpg.checking.contracts import PROBLEM
+from tfpg.checking.verdicts import Report, Row
 from tfpg.errors import exit_words
 from tfpg.startup import carried_out
 
@@ -51,11 +53,16 @@ def check(args: argparse.Namespace) -> int:
         with suppress(BlockingIOError):
             if ours.recv(1):
                 return code
-    raise RuntimeError(
+    text = (
         f"The process in which {args.env!r} was played died {exit_words(code)}, and a training "
         "would have. Look in it for os._exit, for native code that crashes (--debug shows where), "
-        "and at the memory."
+        "and at the memory; tfpg train --workers 1 tells the step."
     )
+    if not args.json:
+        raise RuntimeError(text)
+    report = Report(args.env, args.seed or 0, (Row("process", PROBLEM, text),))
+    print(json.dumps(report.as_dict()), flush=True)
+    return 1
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -15,6 +15,8 @@ import tfpg
 from tfpg import runs, signals
 from tfpg.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 from tfpg.envs import has_own_vectorization, open_vec
+from tfpg.errors import warn
+from tfpg.resuming.store import LATEST
 from tfpg.startup import check_env, head_options, import_tensorflow, message
 
 _FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
@@ -37,7 +39,7 @@ def resume(args: argparse.Namespace) -> None:
     """``tfpg resume RUN``: goes on with a run as if it had not been stopped."""
     folder = Path(args.run)
     if not folder.exists():
-        raise FileNotFoundError(f"No run at {args.run!r}.")
+        raise FileNotFoundError(f"No run at {args.run!r}: give the folder of one.")
     kept = runs.unfinished(folder)
     if kept is None:
         raise ValueError(f"{args.run!r} is empty: there is nothing to go on with.")
@@ -131,11 +133,17 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         if told:  # by another thread
             return
         told = True
-        if (checkpoints.folder / "latest").exists():
-            text = f"\nStopped. {last} is kept. To go on: tfpg resume {folder}"
-            print(text, file=sys.stderr, flush=True)
-        elif not run.iterations:
+        if kept():
+            text = f"Stopped. {last} is kept. To go on: tfpg resume {folder}"
+        elif run.iterations:
+            return
+        else:
             run.take_away()
+            text = "Stopped before the end of the first iteration: nothing is kept."
+        print(f"\n{text}", file=sys.stderr, flush=True)
+
+    def kept() -> bool:
+        return (checkpoints.folder / LATEST).exists()
 
     arguments = {**arguments_of(args), "model": given}
     goes_on = runs.going_on(folder, arguments=arguments) if going_on else None
@@ -163,6 +171,10 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
             allow_version_skew=args.allow_version_skew,
             stop=stop,
         )
+        if going_on and not kept():
+            warn(
+                f"There is no checkpoint in {str(checkpoints.folder)!r}: the training begins anew."
+            )
         keep = KeepBest(folder / runs.MODEL)
         callbacks = [run, MetricsLogger(folder / runs.METRICS), keep]
         if args.snapshots:
@@ -189,6 +201,11 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
                 )
         except (KeyboardInterrupt, SystemExit):
             stopped()
+            raise
+        except Exception:
+            if run.iterations and kept():
+                text = f"\n{last} is kept, and tfpg resume {folder} goes on from there."
+                print(text, file=sys.stderr, flush=True)
             raise
         finally:
             keep.write()

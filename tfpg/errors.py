@@ -24,13 +24,13 @@ class EnvDataError(FloatingPointError):
 
     Attributes:
         env: Index of the environment.
-        step: Number of the step in its episode, from 0.
+        step: Number of the step in its episode, from 0: which gave it, or which it was for.
     """
 
-    def __init__(self, what: str, env: int, step: int):
+    def __init__(self, what: str, env: int, step: int, when: str = "in"):
         super().__init__(
-            f"The {what}, of environment {env} in step {step} of its episode. Nothing was learned "
-            "from it; mend the environment (tfpg.check_env looks it over)."
+            f"The {what}, of environment {env} {when} step {step} of its episode. Nothing was "
+            "learned from it; mend the environment (tfpg.check_env looks it over)."
         )
         self.env = env
         self.step = step
@@ -263,4 +263,4 @@ def check_observations(observations: Any, real: np.ndarray, steps: Any) -> None:
             n = int(np.argmax(wrong))
             what = f"observation{f' {name!r}' if name else ''} has {int((~finite[n]).sum())}"
             what += f" non-finite of its {finite.shape[1]} values"
-            raise EnvDataError(what, n, int(np.broadcast_to(steps, wrong.shape)[n]))
+            raise EnvDataError(what, n, int(np.broadcast_to(steps, wrong.shape)[n]), "before")

@@ -94,7 +94,10 @@ def unfinished(folder: str | os.PathLike) -> dict[str, Any] | None:
     if not isinstance(config.get("arguments"), dict):
         raise ValueError(f"{str(folder)!r} exists already, and cannot be gone on with.")
     if config.get("finished"):
-        raise ValueError(f"{str(folder)!r} exists already, and is a run that came to its end.")
+        raise ValueError(
+            f"{str(folder)!r} exists already, and is a run that came to its end: --model {folder} "
+            "trains its model further, in another run."
+        )
     return config["arguments"]
 
 
@@ -261,7 +264,9 @@ def find_model(
     """
     given = Path(given)
     if not given.exists():
-        raise FileNotFoundError(f"No run or model at {str(given)!r}.")
+        raise FileNotFoundError(
+            f"No run or model at {str(given)!r}: give the folder of a run, or a .keras file."
+        )
     config_file = (given if given.is_dir() else given.parent) / CONFIG
     config: dict[str, Any] = {}
     if given.is_dir() and config_file.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 from tfpg import signals
 
 _COLORS = re.compile(r"\x1b\[[\d;]*m")
+# Of a file that is there, or could be.
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _KINDS: dict[type[Warning], str] = {UserWarning: "warning"}
 
 
@@ -39,7 +42,7 @@ def import_tensorflow() -> None:
             import tfpg.backend  # noqa: F401
 
             tf.zeros(())  # the first tensor looks for devices, and says so
-        except ImportError:
+        except (ImportError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
             messages.seek(0)
@@ -85,15 +88,34 @@ def carried_out(command: Callable[[Any], int | None], args: argparse.Namespace) 
         sys.stderr.close()
         return 1
     except Exception as error:
-        if args.debug:
-            traceback.print_exc()
-        else:
-            print(f"tfpg: error: {message(error)}", file=sys.stderr)
-        return 3 if isinstance(error, FloatingPointError) else 1
+        return _told(error, args)
+    except SystemExit as error:
+        if signals.waiting():
+            raise
+        return _told(error, args)  # of somebody whom the command has called
 
 
-def message(error: Exception) -> str:
+def _told(error: BaseException, args: argparse.Namespace) -> int:
+    if args.debug:
+        traceback.print_exception(error)
+    else:
+        print(f"tfpg: error: {message(error)}", file=sys.stderr)
+    return 3 if isinstance(error, FloatingPointError) else 1
+
+
+def message(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SystemExit):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return (
+            f"{last.filename}, line {last.lineno} ({last.name}), ended Python: SystemExit({text}). "
+            "Let it raise another exception instead."
+        )
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN and error.filename:
+        return (
+            f"{str(error.filename)!r} cannot be opened or written ({error.strerror}): change what "
+            "it may be used for, or choose another place."
+        )
     expected = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
     if isinstance(error, (*expected, MemoryError)):
         return text

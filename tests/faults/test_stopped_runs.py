@@ -29,6 +29,7 @@ SLOWLY = "reinforce", "slowly:Slow-v0"
 OTHER = ["--seed", "1", "--no-film", "--verbose", "0"]
 
 FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
+NOTHING = "\nStopped before the end of the first iteration: nothing is kept.\n"
 
 # Its steps are slow while there is a file of this name.
 SLOW = """
@@ -44,6 +45,21 @@ class Env(CartPoleEnv):
         return super().step(action)
 
 gymnasium.register("Slow-v0", Env, max_episode_steps=30)
+"""
+
+BREAKING = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Env(CartPoleEnv):
+    steps = 0
+    def step(self, action):
+        Env.steps += 1
+        if Env.steps == 3000:
+            raise RuntimeError("a wheel is off")
+        return super().step(action)
+
+gymnasium.register("Breaking-v0", Env, max_episode_steps=30)
 """
 
 
@@ -252,7 +268,7 @@ class TestSignals:
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.3)
-        said = f"{FINISHING}tfpg: interrupted.\n" if code == 130 else ""
+        said = f"{FINISHING}{NOTHING}tfpg: interrupted.\n" if code == 130 else NOTHING
         assert ended(process) == (code, said)
         assert time.monotonic() - begun <= most
         assert not (tmp_path / "run").exists()
@@ -269,7 +285,7 @@ class TestSignals:
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.3)
-        assert ended(process) == (130, f"{FINISHING}tfpg: interrupted.\n")
+        assert ended(process) == (130, f"{FINISHING}{NOTHING}tfpg: interrupted.\n")
         assert not (tmp_path / "run").exists()
 
 
@@ -298,20 +314,32 @@ def finished(tmp_path_factory, whole):
     return folder
 
 
+@pytest.mark.slow
+def test_an_error_says_what_is_kept(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    process = train(tmp_path, "reinforce", "breaking:Breaking-v0")
+    code, err = ended(process)
+    assert code == 1
+    kept, error = err.strip().splitlines()
+    assert kept == "The last checkpoint is kept, and tfpg resume run goes on from there."
+    assert "RuntimeError: a wheel is off" in error
+    assert manifests(tmp_path)
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("run", "message"),
         slow_but(
             [("none", "'none' is not a run: it has no config.json.")],
             [
-                ("done", "'done' exists already, and is a run that came to its end."),
+                ("done", "'done' exists already, and is a run that came to its end: --model done "),
                 ("none", "'none' is not a run: it has no config.json."),
                 ("old", "'old' exists already, and cannot be gone on with."),
                 ("cut", "'cut/config.json' is not JSON: "),
                 ("list", "'list/config.json' is a list, and no JSON object."),
                 ("empty", "'empty' is empty: there is nothing to go on with."),
                 ("file", "'file' is not a run: it has no config.json."),
-                ("nowhere", "No run at 'nowhere'."),
+                ("nowhere", "No run at 'nowhere': give the folder of one."),
             ],
         ),
     )
@@ -325,7 +353,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("run", "more", "message"),
         [
-            ("done", [], "'done' exists already, and is a run that came to its end. Choose an"),
+            ("done", [], "'done' exists already, and is a run that came to its end: --model done "),
             ("none", [], "'none' exists already. Choose another folder"),
             ("cut", [], "'cut/config.json' is not JSON: "),
             (
@@ -427,7 +455,8 @@ class TestBroken:
     def test_none_was_written_yet(self, tmp_path, whole, finished):
         shutil.copytree(finished / "killed", tmp_path / "run")
         shutil.rmtree(tmp_path / "run/checkpoints")
-        assert resume(tmp_path) == (0, "")
+        words = "There is no checkpoint in 'run/checkpoints': the training begins anew."
+        assert resume(tmp_path) == (0, f"tfpg: warning: {words}\n")
         assert outcome(tmp_path) == outcome(whole())
 
 
@@ -441,7 +470,7 @@ class TestFullDisk:
 
     def test_it_is_full_after_some_checkpoints(self, tmp_path, whole):
         """The training goes on, and says so in the end; with more room it is as if it had been."""
-        process = train(tmp_path, "dqn", preexec_fn=self.limited(90_000))
+        process = train(tmp_path, "dqn", preexec_fn=self.limited(60_000))
         code, err = ended(process)
         assert code == 1
         warning = "A checkpoint cannot be written into 'run/checkpoints' (File too large, "

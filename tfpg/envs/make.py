@@ -303,7 +303,12 @@ def _registered(env_id: str) -> str:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise ImportError(f"The module {module!r} of {env_id!r} cannot be found.") from error
+            if error.name != module.partition(".")[0]:
+                raise ImportError(f"The module {module!r} of {env_id!r}: {error}.") from error
+            raise ImportError(
+                f"The module {module!r} of {env_id!r} cannot be found: go to its folder, or name "
+                "that in PYTHONPATH."
+            ) from error
     if atari.is_atari(name):
         atari.register()
     if name in gymnasium.registry:
@@ -311,7 +316,7 @@ def _registered(env_id: str) -> str:
     pattern = re.compile(re.escape(name) + r"-v(\d+)")
     versions = {int(m[1]): key for key in gymnasium.registry if (m := pattern.fullmatch(key))}
     if not versions:
-        raise ValueError(unknown_env(name))
+        raise ValueError(unknown_env(env_id))
     return versions[max(versions)]
 
 
@@ -333,9 +338,12 @@ def unknown_env(env_id: str) -> str:
     with suppress(ImportError):
         atari.register()
     known = {name.lower(): name for name in gymnasium.registry}
+    name = env_id.rpartition(":")[2].lower()
     # As games were called before ALE/.
-    game = re.sub(r"(-ram)?(noframeskip|deterministic)?-v\d+$", "-v5", f"ale/{env_id.lower()}")
-    near = [game] if game in known else difflib.get_close_matches(env_id.lower(), known)
+    game = re.sub(r"(-ram)?(noframeskip|deterministic)?-v\d+$", "-v5", f"ale/{name}")
+    near = [game] if game in known else difflib.get_close_matches(name, known)
     offer = ", ".join(known[name] for name in near)
     mend = f"Did you mean {offer}?" if near else "gymnasium.pprint_registry() lists them all."
-    return f"Unknown environment {env_id!r}. {mend}"
+    own = " One of your own is module:id, and the module is imported."
+    own = "" if ":" in env_id or game in known else own
+    return f"Unknown environment {env_id!r}. {mend}{own}"

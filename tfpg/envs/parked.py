@@ -62,6 +62,8 @@ class Parked(gymnasium.Wrapper):
         self._seed: int | None = None
         self._steps = 0
         self._failures = 0
+        space = env.observation_space
+        self._shape = space.shape if isinstance(space, gymnasium.spaces.Box) else None
 
     def reset(self, *, seed=None, options=None):
         if seed is None and self._resting is not None:
@@ -69,7 +71,9 @@ class Parked(gymnasium.Wrapper):
         self._resting, self._seed, self._steps = None, seed, 0
         while True:
             try:
-                return self.env.reset(seed=self._seed, options=options)
+                observation, info = self.env.reset(seed=self._seed, options=options)
+                self._check_shape(observation)
+                return observation, info
             except Exception as error:
                 self._failed(EnvError("could not be reset", self._index, error, seed=self._seed))
                 if self._on_error == "drop" and self._seed is not None:
@@ -80,6 +84,7 @@ class Parked(gymnasium.Wrapper):
             return self._resting[0], 0.0, False, False, self._resting[1]
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
+            self._check_shape(observation)
             if self._on_error != "raise":
                 check_finite(observation, reward)
         except Exception as error:
@@ -97,6 +102,13 @@ class Parked(gymnasium.Wrapper):
         zeros = blank(self.observation_space)
         self._resting = zeros, {}
         return zeros
+
+    def _check_shape(self, observation: Any) -> None:
+        if self._shape is not None and np.shape(observation) != self._shape:
+            raise ValueError(
+                f"its observation is of shape {np.shape(observation)}, and its observation_space "
+                f"of {self._shape}"
+            )
 
     def _failed(self, error: EnvError) -> EnvError:
         """Raises the error; or says it once, makes the environment anew, and gives it back."""
@@ -145,6 +157,26 @@ def told(error: EnvError, on_error: str) -> str:
     )
 
 
+def once(tell: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Says the first of what it is told, whoever tells it.
+
+    Example:
+        >>> say = once(print)
+        >>> say("Environment 3 failed."), say("Environment 4 failed.")
+        Environment 3 failed.
+        (None, None)
+    """
+    said = False
+
+    def first(text: str) -> None:
+        nonlocal said
+        if not said:
+            said = True
+            tell(text)
+
+    return first
+
+
 def blank(space: gymnasium.Space) -> Any:
     """An observation of zeros, for who has none.
 
@@ -183,7 +215,8 @@ def vectorized(
         >>> env = gymnasium.make("CartPole-v1")
         >>> vectorized(env, lambda: gymnasium.make("CartPole-v1"), 3, "raise").close()
     """
-    made = [Parked(first, 0, build, on_error)]
+    tell = once(warn)
+    made = [Parked(first, 0, build, on_error, tell)]
     try:
         for index in range(1, count):
             env = built(build, index)
@@ -192,7 +225,7 @@ def vectorized(
                     "The callable returned the same environment twice: it must make a new one "
                     "each time. Give the environment itself to play in it alone."
                 )
-            made.append(Parked(env, index, build, on_error))
+            made.append(Parked(env, index, build, on_error, tell))
         return vector_of(made, on_error)
     except BaseException:
         for parked in made:

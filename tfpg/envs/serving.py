@@ -54,7 +54,7 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     envs: list[Parked] = []
     indices: list[int] = []
-    said: list[tuple[int, str]] = []
+    said: list[str] = []
     try:
         while True:
             number, name, arguments = connection.recv()
@@ -92,11 +92,7 @@ def _made(
     unpacked = built(lambda: ForkingPickler.loads(build), indices[0])
     envs = []
     for index in indices:
-
-        def tell(text: str, index: int = index) -> None:
-            said.append((index, text))
-
-        envs.append(Parked(built(unpacked, index), index, unpacked, on_error, tell))
+        envs.append(Parked(built(unpacked, index), index, unpacked, on_error, said.append))
         if resting:
             envs[-1].rest()
     return envs

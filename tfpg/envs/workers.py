@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
-from tfpg.envs.parked import MOST_FAILURES, blank, built, told
+from tfpg.envs.parked import MOST_FAILURES, blank, built, once, told
 from tfpg.envs.serving import command_line, packed
 from tfpg.errors import EnvError, EnvWorkerDied, warn
 from tfpg.seeding import reset_seed
@@ -68,6 +68,7 @@ class Workers(SyncVectorEnv):
         self.timeout = timeout
         self.on_env_error = on_env_error
         self._number = 0
+        self._tell = once(warn)
         self._workers: list[_Worker] = []
         if like is None:
             like = built(build, 0)
@@ -196,8 +197,8 @@ class Workers(SyncVectorEnv):
                 if number != self._number:  # it answers what was asked before an interrupt
                     continue
                 del waiting[connection]
-                for index, text in said:
-                    self._columns[index].tell(text)
+                for text in said:
+                    self._tell(text)
                 if isinstance(result, EnvError):
                     errors.append(result)
                 else:
@@ -211,7 +212,7 @@ class Workers(SyncVectorEnv):
         if errors:
             raise min(errors, key=lambda error: error.env)
         for worker, death in dead.items():
-            worker.columns[0].tell(told(death, self.on_env_error))
+            self._tell(told(death, self.on_env_error))
             worker.start()
             if name != "make":
                 self._make_anew(worker)
@@ -230,7 +231,6 @@ class _Column(gymnasium.Env):
         self.steps = 0
         self.action: Any = None
         self.over = False
-        self._told = False
 
     def reset(self, *, seed=None, options=None):
         return self.answer
@@ -248,12 +248,6 @@ class _Column(gymnasium.Env):
         info = {} if self.over else {"env_failed": True, "env_error": error}
         self.answer = blank(self.observation_space), 0.0, False, False, info
         self.over = True
-
-    def tell(self, text: str) -> None:
-        """Warns, once."""
-        if not self._told:
-            self._told = True
-            warn(text)
 
 
 class _Worker:
