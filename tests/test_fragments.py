@@ -1,5 +1,7 @@
 """Collecting a number of steps: fragments that hold what every step led to, in all modes."""
 
+from functools import partial
+
 import gymnasium
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toys import Countdown, Endless
 
 import tfpg.collector
+import tfpg.networks
 from tfpg.collector import Collector
 from tfpg.envs import open_vec, spaces_of
 from tfpg.errors import EnvDataError
@@ -246,3 +249,38 @@ class TestNumbersThatAreNone:
             with pytest.raises(EnvDataError, match=self.message(what, value)) as caught:
                 collector.collect_episodes(policy, 2)
         assert (caught.value.env, caught.value.step) == (1, 1 if what == "reward" else 2)
+
+
+class Counted(gymnasium.Env):
+    """Observes numbers from 2 on, so that 0 is none; has 3 to 6 steps, and fails now and then."""
+
+    observation_space = spaces.Discrete(5, start=2)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fails=10**9):
+        self.fails, self.steps = fails, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(3, 7))
+        return 2, {}
+
+    def step(self, action):
+        self.t, self.steps = self.t + 1, self.steps + 1
+        if self.steps % self.fails == 0:
+            raise ValueError("it fails")
+        return 2 + self.t % 5, 1.0, self.t >= self.length, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:.*What was pl")
+@pytest.mark.parametrize("fails", [10**9, 7])
+def test_what_stands_for_no_observation_is_one(fails):
+    """It is encoded like the others, and 0 may be outside the space."""
+    policy = Policy(tfpg.networks.mlp(Counted), Counted)
+    with open_vec(partial(Counted, fails), 3, on_env_error="drop") as envs:
+        collector = Collector(envs, seed=0)
+        for _ in range(3):
+            data = collector.collect_steps(policy, 11)
+            assert data.observations.min() >= 2
+            assert not data.mask.all()  # some columns are shorter
+            policy.encode(data.observations)

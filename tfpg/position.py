@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 from gymnasium.wrappers.utils import RunningMeanStd
 
@@ -24,6 +24,8 @@ from tfpg.types import map_arrays
 
 _CARTPOLE = ("state", "steps", "prev_done")
 
+# Of Gymnasium's wrappers, in another process.
+_STATISTICS = {"NormalizeObservation": "obs_rms", "NormalizeReward": "return_rms"}
 _STATE = (*("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned", "_seeds"),)
 _STATE_LISTS = ("episode_returns", "episode_lengths")
 _STATE_ARRAYS = ("returns", "lengths", "resetting", "lives", "held")
@@ -144,9 +146,13 @@ class Position:
             late = [n for n in self._all() if t and self._began[n] == t]
             observations = self._put(observations, late)
             given[late] = 0.0
-            after, rewards, *_ = self.envs.step(row)
+            after, rewards, terminated, truncated, _ = self.envs.step(row)
             observations = map_arrays(np.array, after)
             given += rewards
+            # Until its time has come, one is given the actions of episodes that are not played.
+            early = np.array(self._began) > t + 1
+            ended = np.flatnonzero((terminated | truncated) & early).tolist()
+            observations = self._put(observations, ended)
         late = [n for n in self._all() if steps and self._began[n] == steps]
         observations = self._put(observations, late)
         given[late] = 0.0
@@ -204,6 +210,12 @@ def running_statistics(envs: VectorEnv) -> list[str]:
     while env is not None:
         if any(isinstance(x, RunningMeanStd) for x in vars(env).values()):
             found.append(type(env).__name__)
+        elsewhere = isinstance(env, AsyncVectorEnv) or (
+            isinstance(env, SyncVectorEnv) and type(env) is not SyncVectorEnv
+        )
+        for name, attribute in _STATISTICS.items() if elsewhere else ():
+            if any(env.call("has_wrapper_attr", attribute)):
+                found.append(name)
         env = env.envs[0] if type(env) is SyncVectorEnv else getattr(env, "env", None)
     return found
 

@@ -96,8 +96,9 @@ def fragment(
         length = int(row[:-1].max()) + 1
         column = np.arange(count)
 
-        def spread(x: np.ndarray, rows: int = length) -> np.ndarray:
-            out = np.zeros((rows, *x.shape[1:]), x.dtype)
+        def spread(x: np.ndarray, rows: int = length, between: Any = 0) -> np.ndarray:
+            out = np.empty((rows, *x.shape[1:]), x.dtype)
+            out[:] = between
             keep = row[: len(x)] < rows
             out[row[: len(x)][keep], np.broadcast_to(column, keep.shape)[keep]] = x[keep]
             return out
@@ -105,7 +106,8 @@ def fragment(
         actions, rewards, terminated, truncated, real, log_probs = map(
             spread, (actions, rewards, terminated, truncated, real, log_probs)
         )
-        observations = map_arrays(lambda x: spread(x, length + 1), observations)
+        # Zeros may be no observation.
+        observations = map_arrays(lambda x: spread(x, length + 1, x[0]), observations)
         for t, ended, following in finals:
 
             def put(x: np.ndarray, final: np.ndarray, t: int = t, e: np.ndarray = ended) -> None:

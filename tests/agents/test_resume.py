@@ -20,6 +20,7 @@ from tfpg.callbacks import Diagnostics, KeepBest, MetricsLogger, StopAtReturn, S
 from tfpg.collector import Collector
 from tfpg.envs import make_vec, open_vec
 from tfpg.policy import Policy
+from tfpg.position import running_statistics
 from tfpg.resuming import Checkpoints
 from tfpg.resuming.records import pack
 from tfpg.resuming.store import Store
@@ -160,6 +161,28 @@ CASES = {
 }
 
 
+@keras.saving.register_keras_serializable("test_resume")
+class Drawing(keras.layers.Layer):
+    """Adds noise of its own generator, whose seed is among its state and not its weights."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.generator = keras.random.SeedGenerator(7)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), stddev=0.1, seed=self.generator)
+
+
+def drawing(env):
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((4,)), dense(8, "tanh"), Drawing(), dense(2)])
+    return tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
+
+
+CASES["reinforce-drawing"] = drawing, "CartPole-v1"
+
+
 def outcome(agent, history, log=None):
     """Everything that a training has come to, as bytes."""
     state = agent.get_state()
@@ -208,6 +231,58 @@ def test_to_the_bit(tmp_path, name):
         assert (agent.replay.written > 3 * agent.replay.rows).all()
 
 
+@pytest.mark.slow
+def test_swapped_weights(tmp_path):
+    """Averages take the weights' places after every epoch, and give them back before the next."""
+
+    class Interrupts(keras.callbacks.Callback):
+        at = None
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == self.at:
+                raise KeyboardInterrupt
+
+    def trained(folder, **options):
+        model = mlp("CartPole-v1")
+        model.compile(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9))
+        return train(
+            lambda env: tfpg.Reinforce(model, episodes_per_update=4, max_steps=30),
+            *("CartPole-v1", folder, 5),
+            callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True), Interrupts()],
+            **options,
+        )
+
+    whole = outcome(*trained(tmp_path / "whole"))
+    parts = tmp_path / "parts"
+    for Interrupts.at in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            trained(parts, checkpoints=EveryCheckpoint(parts / "kept"))
+    Interrupts.at = None
+    assert outcome(*trained(parts, checkpoints=parts / "kept")) == whole
+
+
+class Logs(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs |= {"large": 2**60 + 1 + epoch, "mixed": epoch + 0.5 if epoch else 0}
+        logs |= {"text": f"epoch {epoch}", "none": None, "array": np.array([epoch, 1.0])}
+
+
+def test_whatever_is_logged(tmp_path):
+    told = []
+    for folder, parts in (("whole", [4]), ("parts", [2, 4])):
+        for iterations in parts:
+            history = reinforce(Noisy).fit(
+                *(Noisy, iterations),
+                seed=0,
+                verbose=0,
+                callbacks=[Logs()],
+                checkpoints=tmp_path / folder,
+            )
+        told.append({name: list(map(repr, x)) for name, x in history.history.items()})
+    assert told[0] == told[1] | {"mixed": told[0]["mixed"]}  # 0 is 0.0
+    assert len(told[0]["text"]) == 4
+
+
 class Own(keras.callbacks.Callback):
     """A callback of somebody else's that carries a sum, in an array that it changes in place."""
 
@@ -232,6 +307,9 @@ class Forgets(keras.callbacks.Callback):
         self.every, self.path, self.threshold = every, "somewhere", np.float64(0.5)
         self.best, self.last, self.seen, self.sums, self.table = None, "", [0], np.zeros(3), {}
         self.names, self.long = np.array([str, {}], object), list(range(1000))
+        self.deep, self.rng = {"returns": []}, np.random.default_rng(0)
+        self.weight, self.inner = keras.Variable(0.0), keras.callbacks.EarlyStopping("loss")
+        self.steady = np.random.default_rng(0)
 
     def on_train_begin(self, logs=None):
         self.started = time.time()
@@ -241,6 +319,10 @@ class Forgets(keras.callbacks.Callback):
         self.seen[0] += 1
         self.sums += 1
         self.table["wins"] = epoch + 4
+        self.deep["returns"].append(epoch)
+        self.rng.normal()
+        self.weight.assign_add(1.0)
+        self.inner.wait = epoch + 1
 
 
 class Names(Forgets):
@@ -260,7 +342,7 @@ def test_who_goes_on_is_told_so_and_what_begins_anew(tmp_path, capsys):
             )
         texts = [str(each.message) for each in said if each.category is UserWarning]
         about = [text for text in texts if text.startswith("The callback")]
-        names = "best, last, seen, sums, table"
+        names = "best, last, seen, sums, table, deep, rng, weight, inner"
         expected = (
             f"The callback Forgets begins anew in {names}: give it get_state() and set_state("
         )
@@ -460,6 +542,14 @@ def deeper(env):
     return tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
 
 
+def compiled(model, **options):
+    optimizer = tfpg.Reinforce.default_optimizer()
+    model.compile(optimizer.from_config({**optimizer.get_config(), **options}))
+    return model
+
+
+FOUR = {"episodes_per_update": 4, "max_steps": 30}
+
 OTHERS = {
     "seed": (reinforce, "CartPole-v1", {"seed": 6}, "is of seed 5, and this is 6"),
     "gamma": (
@@ -489,6 +579,14 @@ OTHERS = {
     "wider": (wider, "CartPole-v1", {}, r"another model: its .* \[4, 8\], .* of shape \[4, 9\]"),
     "deeper": (deeper, "CartPole-v1", {}, "another model"),
     "optimizer": (with_sgd, "CartPole-v1", {}, "another optimizer: it has .* variables, and this"),
+    "activation": (
+        lambda env: tfpg.Reinforce(mlp(env, activation="relu"), **FOUR),
+        *("CartPole-v1", {}, r"has layer 1 Dense \(\w+\), and here it is Dense \("),
+    ),
+    "momentum": (
+        lambda env: tfpg.Reinforce(compiled(mlp(env), beta_1=0.5), **FOUR),
+        *("CartPole-v1", {}, "has optimizer beta_1 0.9, and here it is 0.5"),
+    ),
     "value": (
         lambda env: reinforce(env, value_model=critic(env)),
         *("CartPole-v1", {}, "has baseline None, and here it is value"),
@@ -554,6 +652,31 @@ class TestAnew:
         with pytest.warns(UserWarning, match="NormalizeReward: running statistics of a wrapper"):
             a2c(Noisy).fit(wrapped, 1, seed=5, verbose=0, checkpoints=tmp_path)
         a2c(Noisy).fit(wrapped, 1, seed=5, verbose=0)
+
+    @pytest.mark.slow
+    def test_running_statistics_in_other_processes(self):
+        make = lambda: gymnasium.wrappers.NormalizeObservation(gymnasium.make("Acrobot-v1"))  # noqa: E731
+        for envs in (make_vec(make, 2, workers=2), gymnasium.vector.AsyncVectorEnv([make] * 2)):
+            assert running_statistics(envs) == ["NormalizeObservation"]
+            envs.close()
+        with open_vec("Acrobot-v1", 2, workers=2) as envs:
+            assert running_statistics(envs) == []
+
+    def test_nobody_is_stepped_after_the_end(self):
+        """A vector environment whose members cannot be stepped one by one."""
+
+        def envs():
+            vector = SyncVectorEnv([Noisy] * 4, autoreset_mode=AutoresetMode.DISABLED)
+            return open_vec(gymnasium.wrappers.vector.RecordEpisodeStatistics(vector))
+
+        policy = Policy(mlp(Noisy), Noisy)
+        for steps in range(20, 45, 3):
+            with envs() as first, envs() as second:
+                collector, other = Collector(first, seed=0), Collector(second, seed=0)
+                collector.follow()
+                collector.collect_steps(policy, steps)
+                assert not other.set_state(collector.get_state()).any()
+                np.testing.assert_array_equal(other._observations, collector._observations)
 
     def test_environments_that_reset_themselves(self, tmp_path):
         for mode, iterations in ((AutoresetMode.NEXT_STEP, 2), (AutoresetMode.NEXT_STEP, 4)):

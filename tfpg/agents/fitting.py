@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +16,9 @@ import keras  # isort: skip
 
 from tfpg.agents.advice import Advice
 from tfpg.agents.checks import check_apart
+from tfpg.agents.forgetful import Forgetful
 from tfpg.agents.non_finite import located
 from tfpg.agents.state import (
-    Forgetful,
     callbacks_state,
     carriers,
     prepare_callbacks,
@@ -26,6 +28,7 @@ from tfpg.callbacks import ProgressBar
 from tfpg.collector import Collector
 from tfpg.envs import EnvLike, open_vec
 from tfpg.errors import warn
+from tfpg.graph import all_layers
 from tfpg.position import running_statistics
 from tfpg.requirements import non_finite_weight
 from tfpg.resuming import Checkpoint, Checkpoints
@@ -74,8 +77,9 @@ def fit(
         agent.know_variables(checkpoints is not None)
         told = _told(agent, vector_envs, seed)
         if found is not None:
-            _check_alike(found, told)
+            _check_alike(found, told, "options")
             agent.check_state(found.state["agent"])
+            _check_alike(found, told, "made")
         if validation_envs is not None:
             check_apart(envs, validation_envs)
             validation_envs = stack.enter_context(open_vec(validation_envs, validation_episodes))
@@ -200,21 +204,46 @@ def _told(agent: Agent, envs: Any, seed: int) -> dict[str, Any]:
         "action_space": str(envs.single_action_space),
         "seed": seed,
         "options": {**agent.get_config(), **head, "num_envs": envs.num_envs},
+        "made": _made_of(agent),
     }
 
 
-def _check_alike(found: Checkpoint, told: dict[str, Any]) -> None:
+def _made_of(agent: Agent) -> dict[str, Any]:
+    """What an agent's optimizers and layers are, in few words: no names, and no learning rates."""
+    found: dict[str, Any] = {}
+    value_model = getattr(agent, "value_model", None)
+    for what, model in (("", agent.model), ("value ", value_model)):
+        if model is None:
+            continue
+        config = _plain(model.optimizer.get_config())
+        if not isinstance(config.get("learning_rate"), dict):  # which callbacks change
+            config.pop("learning_rate", None)
+        found[f"{what}optimizer"] = type(model.optimizer).__name__
+        found |= {f"{what}optimizer {key}": x for key, x in config.items()}
+        for i, layer in enumerate(all_layers(model)):
+            # What layers of one's own tell of themselves may be another thing every time.
+            if type(layer).__module__.startswith("keras.") and not hasattr(layer, "layers"):
+                crc = zlib.crc32(json.dumps(_plain(layer.get_config()), sort_keys=True).encode())
+                found[f"{what}layer {i}"] = f"{type(layer).__name__} ({crc:08x})"
+    return found
+
+
+def _plain(config: dict[str, Any]) -> Any:
+    """A config without names, as JSON gives it back; of what JSON has no form for, what it is."""
+    return json.loads(json.dumps(_as_json(config), default=lambda x: type(x).__name__))
+
+
+def _check_alike(found: Checkpoint, told: dict[str, Any], part: str) -> None:
     """Raises where a checkpoint is of another training."""
-    there = {**found.manifest, **found.manifest["options"]}
-    here = {**told, **told["options"]}
-    names = ["agent", "observation_space", "action_space", *told["options"]]
-    for name in names:
+    there, here = ({**x, **x.get(part, {})} for x in (found.manifest, told))
+    for name in ("agent", "observation_space", "action_space", *told[part]):
         # As JSON makes it of what is here: tuples are lists.
         a, b = _as_json(there.get(name)), _as_json(here[name])
         if a != b:
+            words = name if part == "made" else name.replace("_", " ")
             raise ValueError(
-                f"The checkpoint {str(found.path)!r} has {name.replace('_', ' ')} {a}, and here it "
-                f"is {b}: make it alike, or choose another folder."
+                f"The checkpoint {str(found.path)!r} has {words} {a}, and here it is {b}: make it "
+                "alike, or choose another folder."
             )
 
 
@@ -223,7 +252,9 @@ def _as_json(value: Any) -> Any:
         return re.sub(" at 0x[0-9a-f]+", "", value)  # of a function, elsewhere in every process
     if isinstance(value, (list, tuple)):
         return [_as_json(x) for x in value]
-    return {k: _as_json(x) for k, x in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {k: _as_json(x) for k, x in value.items() if k != "name"}
+    return value
 
 
 def _seed_of(found: Checkpoint, seed: int | None) -> int:

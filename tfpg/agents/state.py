@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,10 @@ _grown: WeakKeyDictionary[Any, dict[Any, Numbers]] = WeakKeyDictionary()
 _STOCK: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: (
+        *("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
+    ),
     keras.callbacks.ModelCheckpoint: (
         *("best", "epochs_since_last_save"),
         *("_batches_seen_since_last_saving", "_last_batch_seen"),
@@ -33,11 +35,7 @@ _STOCK: dict[type, tuple[str, ...]] = {
 }
 
 
-# Of every callback.
-_USUAL = {*vars(keras.callbacks.Callback()), "params"}
-
-# Up to which attributes of a callback are looked at: bytes of an array, things, characters.
-_SMALL, _FEW, _LOOK = 1 << 16, 100, 1000
+_NUMBERS = (bool, int, float, np.bool_, np.number, tf.Tensor)
 
 
 class Variables:
@@ -144,11 +142,11 @@ def _dtype(v: Any) -> str:
 def agent_variables(agent: Any) -> dict[str, Sequence[Any]]:
     """All weights of an agent's models, head and optimizers."""
     groups: dict[str, Sequence[Any]] = {
-        "model": list(agent.model.weights),
+        "model": list(agent.model.variables),  # with the seeds of layers that draw
         "head": list(agent.policy.head.variables),
     }
     if getattr(agent, "value_model", None) is not None:
-        groups["value model"] = list(agent.value_model.weights)
+        groups["value model"] = list(agent.value_model.variables)
     for i, (optimizer, _) in enumerate(agent._trainable.groups):
         groups[f"optimizer {i}" if i else "optimizer"] = list(optimizer.variables)
     return groups
@@ -197,48 +195,6 @@ def set_callbacks_state(callbacks: Sequence[Any], states: Sequence[Any]) -> None
         else:
             for name, value in (told["state"] or {}).items():
                 setattr(each, name, _copied(value))
-
-
-class Forgetful:
-    """What has changed in callbacks that have no ``get_state``, and so is in no checkpoint.
-
-    Args:
-        callbacks: As they begin.
-    """
-
-    def __init__(self, callbacks: Sequence[Any]):
-        self._before = [_looks(x) for x in callbacks]
-
-    def changed(self, callbacks: Sequence[Any]) -> dict[int, list[str]]:
-        """The attributes, by the places of the callbacks."""
-        found: dict[int, list[str]] = {}
-        for i, (each, before) in enumerate(zip(callbacks, self._before, strict=True)):
-            now = _looks(each) if before is not None else None
-            if now:
-                names = [name for name in now if now[name] != (before or {}).get(name)]
-                found |= {i: names} if names else {}
-        return found
-
-
-def _looks(callback: Any) -> dict[str, str] | None:
-    """How the attributes of a callback look; None where its state is kept, or it is no user's."""
-    if hasattr(callback, "get_state"):
-        return None
-    if type(callback).__module__.split(".")[0] in ("keras", "tfpg"):
-        return None
-    found: dict[str, str] = {}
-    for name, x in getattr(callback, "__dict__", {}).items():
-        if name in _USUAL:
-            continue
-        if isinstance(x, (bool, int, float, str, np.generic, type(None))):
-            found[name] = repr(x)[:_LOOK]
-        elif isinstance(x, (list, tuple, dict, set, deque)):
-            few = list(x.values() if isinstance(x, dict) else x) if len(x) <= _FEW else []
-            plain = all(isinstance(y, (bool, int, float, str, np.generic)) for y in few)
-            found[name] = f"{len(x)} {few if plain else ''}"[:_LOOK]
-        elif isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and x.nbytes <= _SMALL:
-            found[name] = f"{x.shape} {zlib.crc32(x.tobytes())}"
-    return found
 
 
 class Numbers:
@@ -290,15 +246,19 @@ def _history_state(callback: keras.callbacks.History) -> dict[str, Any]:
     """Few arrays of many numbers: those of a kind, and as many, are together."""
     lists = {"epoch": callback.epoch, **{f"logs {k}": x for k, x in callback.history.items()}}
     alike: dict[Any, list[str]] = {}
+    others: dict[str, list[Any]] = {}
     for name, values in lists.items():
-        kind = (len(values), type(values[0]) if values else None, name == "epoch")
-        alike.setdefault(kind, []).append(name)
+        if values and not isinstance(values[0], _NUMBERS):
+            others[name] = _copied(values)
+            continue
+        ends = (type(values[0]), type(values[-1])) if values else ()
+        alike.setdefault((len(values), ends, name == "epoch"), []).append(name)
     grown = _grown.setdefault(callback, {})
     arrays = [
         [names, grown.setdefault(tuple(names), Numbers()).of([lists[name] for name in names])]
         for names in alike.values()
     ]
-    return {"names": list(callback.history), "arrays": arrays}
+    return {"names": list(callback.history), "arrays": arrays, "others": others}
 
 
 def _set_history_state(callback: keras.callbacks.History, state: dict[str, Any]) -> None:
@@ -307,6 +267,7 @@ def _set_history_state(callback: keras.callbacks.History, state: dict[str, Any])
         for names, array in state["arrays"]
         for name, values in zip(names, array.tolist(), strict=True)
     }
+    lists |= {name: _copied(values) for name, values in state["others"].items()}
     callback.epoch = lists["epoch"]
     callback.history = {name: lists[f"logs {name}"] for name in state["names"]}
 

@@ -184,6 +184,10 @@ def blank(space: gymnasium.Space) -> Any:
         >>> blank(gymnasium.spaces.Box(0, 1, (2,)))
         array([0., 0.], dtype=float32)
     """
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: blank(part) for name, part in space.items()}
+    if isinstance(space, (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)):
+        return space.start  # 0 may be outside
     return next(iter(iterate(batch_space(space, 1), create_empty_array(space, 1))))
 
 
