@@ -314,7 +314,7 @@ class TestFaults:
         with pytest.raises(EnvDataError) as error:
             list(player.shots(0))
         assert str(error.value).startswith(
-            "The observation has 1 non-finite of its 2 values, of environment 0 in step "
+            "The observation has 1 non-finite of its 2 values, of environment 0 before step "
             f"{t} of its episode."
         )
         assert len(str(error.value).splitlines()) == 1
