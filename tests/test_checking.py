@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -479,7 +480,9 @@ class TestCommand:
 
     @pytest.mark.parametrize("closed", [">&-", "2>&-"])
     def test_closed_outputs_are_no_fault_of_the_environment(self, closed):
-        command = f"{sys.executable} -m tfpg check CartPole-v1 --steps 9 --debug {closed}"
+        command = (
+            f"{shlex.quote(sys.executable)} -m tfpg check CartPole-v1 --steps 9 --debug {closed}"
+        )
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 

@@ -96,7 +96,7 @@ class _Training:
         text = self.errors.read()
         if code:
             kind = FloatingPointError if code == 3 else RuntimeError
-            told = text.strip().removeprefix("tfpg: error: ")
+            told = text.rpartition("tfpg: error: ")[2].strip()
             raise kind(told or f"The training died {exit_words(code)}.")
         return text
 
