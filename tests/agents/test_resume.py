@@ -231,6 +231,36 @@ def test_to_the_bit(tmp_path, name):
         assert (agent.replay.written > 3 * agent.replay.rows).all()
 
 
+class Halves(keras.optimizers.schedules.LearningRateSchedule):
+    """As many are written: without a get_config."""
+
+    def __call__(self, step):
+        return 0.01 * 0.5 ** keras.ops.cast(step, "float32")
+
+
+class Plain(keras.layers.Layer):
+    """A layer whose argument Keras cannot tell of."""
+
+    def __init__(self, scale, **options):
+        super().__init__(**options)
+        self.scale = scale
+
+    def call(self, x):
+        return self.scale(x)
+
+
+def test_what_cannot_tell_how_it_was_made_is_not_compared(tmp_path):
+    dense = keras.layers.Dense
+    for checkpoints, iterations in ((None, 1), (tmp_path, 1), (tmp_path, 2)):
+        inner = keras.layers.TimeDistributed(Plain(lambda x: 2.0 * x))
+        layers = [keras.Input((4,)), keras.layers.Reshape((4, 1)), inner]
+        model = keras.Sequential([*layers, keras.layers.Flatten(), dense(2)])
+        model.compile(keras.optimizers.Adam(Halves()))
+        agent = tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
+        history = agent.fit("CartPole-v1", iterations, seed=0, verbose=0, checkpoints=checkpoints)
+        assert len(history.epoch) == iterations
+
+
 @pytest.mark.slow
 def test_swapped_weights(tmp_path):
     """Averages take the weights' places after every epoch, and give them back before the next."""

@@ -215,7 +215,7 @@ def _made_of(agent: Agent) -> dict[str, Any]:
     for what, model in (("", agent.model), ("value ", value_model)):
         if model is None:
             continue
-        config = _plain(model.optimizer.get_config())
+        config = _config_of(model.optimizer)
         if not isinstance(config.get("learning_rate"), dict):  # which callbacks change
             config.pop("learning_rate", None)
         found[f"{what}optimizer"] = type(model.optimizer).__name__
@@ -223,14 +223,22 @@ def _made_of(agent: Agent) -> dict[str, Any]:
         for i, layer in enumerate(all_layers(model)):
             # What layers of one's own tell of themselves may be another thing every time.
             if type(layer).__module__.startswith("keras.") and not hasattr(layer, "layers"):
-                crc = zlib.crc32(json.dumps(_plain(layer.get_config()), sort_keys=True).encode())
+                crc = zlib.crc32(json.dumps(_config_of(layer), sort_keys=True).encode())
                 found[f"{what}layer {i}"] = f"{type(layer).__name__} ({crc:08x})"
     return found
 
 
-def _plain(config: dict[str, Any]) -> Any:
-    """A config without names, as JSON gives it back; of what JSON has no form for, what it is."""
-    return json.loads(json.dumps(_as_json(config), default=lambda x: type(x).__name__))
+def _config_of(made: Any) -> dict[str, Any]:
+    """The config of a layer or an optimizer without names, as JSON gives it back.
+
+    Empty where it has none, as many a schedule or layer of one's own.
+    """
+    try:
+        return json.loads(
+            json.dumps(_as_json(made.get_config()), default=lambda x: type(x).__name__)
+        )
+    except (NotImplementedError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def _check_alike(found: Checkpoint, told: dict[str, Any], part: str) -> None:
