@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from tfpg import signals
+
 
 def main() -> int:
     """Runs the command line, and returns its exit code; see `tfpg.cli.main`."""
     try:
         from tfpg import cli
     except KeyboardInterrupt:  # what it imports takes a moment
-        print("tfpg: interrupted.", file=sys.stderr)
+        print(signals.INTERRUPTED, end="", file=sys.stderr)
         return 130
     return cli.main()
 

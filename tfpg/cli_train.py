@@ -43,9 +43,14 @@ def resume(args: argparse.Namespace) -> None:
     kept = runs.unfinished(folder)
     if kept is None:
         raise ValueError(f"{args.run!r} is empty: there is nothing to go on with.")
-    usual = vars(
-        parse(["train", str(kept["algorithm"]), str(kept["env"])], defaultdict(lambda: print))
-    )
+    command = ["train", str(kept["algorithm"]), str(kept["env"])]
+    try:
+        usual = vars(parse(command, defaultdict(lambda: print)))
+    except SystemExit:  # who knows no such command has said why
+        raise ValueError(
+            f"{args.run}/{runs.CONFIG} is not of a training that this tfpg knows: "
+            f"tfpg {' '.join(command)}"
+        ) from None
     runs.check_known(kept, usual, f"argument in {args.run}/{runs.CONFIG},")
     check_env(kept["env"])
     _train(argparse.Namespace(**{**usual, **kept, **vars(args)}), folder, going_on=True)

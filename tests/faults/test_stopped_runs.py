@@ -314,6 +314,18 @@ def finished(tmp_path_factory, whole):
     return folder
 
 
+def test_a_run_of_an_algorithm_that_is_none(tmp_path, finished):
+    shutil.copytree(finished / "killed", tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["arguments"]["algorithm"] = "sarsa"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    code, err = resume(tmp_path)
+    assert code == 1
+    assert "invalid choice: 'sarsa'" in err
+    known = "is not of a training that this tfpg knows: tfpg train sarsa CartPole-v1"
+    assert err.splitlines()[-1] == f"tfpg: error: run/config.json {known}"
+
+
 @pytest.mark.slow
 def test_an_error_says_what_is_kept(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
