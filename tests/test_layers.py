@@ -73,8 +73,9 @@ WITHOUT_TENSORFLOW += [
 ]
 WITHOUT_TENSORFLOW += [
     f"resuming/{name}"
-    for name in ("__init__", "checkpoints", "compare", "disk", "records", "store", "writing")
+    for name in ("__init__", "checkpoints", "compare", "disk", "later", "records", "store")
 ]
+WITHOUT_TENSORFLOW += ["resuming/versions", "resuming/writing"]
 WITHOUT_TENSORFLOW += ["rendering/stage", "rendering/video", "rendering/window"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))

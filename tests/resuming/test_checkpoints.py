@@ -16,8 +16,7 @@ import pytest
 
 import tfpg
 from tfpg.errors import CheckpointCorruptError, VersionSkewError
-from tfpg.resuming import Checkpoints, checkpoints
-from tfpg.resuming.checkpoints import check_versions, versions
+from tfpg.resuming import Checkpoints, check_versions, checkpoints, versions
 from tfpg.resuming.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +130,7 @@ class TestOrder:
             kept._writer._process.kill()
             with pytest.raises(OSError, match="exit code -9"):
                 within(kept.flush)
-            kept._failed = None  # no warning
+            kept._untold = None  # no warning
         save(kept, 4)
         save(kept, 5)
         within(kept.flush)
@@ -237,6 +236,163 @@ class TestOrder:
         assert Store(kept.folder).load().state["n"].max() == 0
 
 
+def hurry(kept):
+    """Iterations are short: the next update is near."""
+    for _ in range(2):
+        kept.computing()
+    time.sleep(0.02)
+
+
+def give(kept, n):
+    """A checkpoint without records, which can wait for the next update."""
+    kept.save(n, {"n": n}, {"iteration": n})
+
+
+def steps_within(kept, steps, seconds=10.0):
+    """Whether these checkpoints are on disk, in time."""
+    until = time.monotonic() + seconds
+    while Store(kept.folder).steps() != steps and time.monotonic() < until:
+        time.sleep(0.01)
+    return Store(kept.folder).steps() == steps
+
+
+class TestBesideUpdates:
+    """Where iterations are short, a checkpoint is given away while the next update computes."""
+
+    def test_it_waits_for_the_next_update(self, kept):
+        hurry(kept)
+        give(kept, 2)
+        assert not steps_within(kept, [1, 2], 0.3)
+        kept.computing()
+        assert steps_within(kept, [1, 2])
+
+    def test_it_does_not_where_the_next_update_may_be_far(self, kept):
+        kept.computing()
+        time.sleep(0.15)
+        kept.computing()
+        give(kept, 2)
+        assert steps_within(kept, [1, 2])
+        hurry(kept)
+        give(kept, 3)
+        kept.flush()
+        give(kept, 4)  # an iteration without an update
+        assert steps_within(kept, [1, 2, 3, 4])
+
+    def test_records_do_not_wait(self, kept):
+        hurry(kept)
+        save(kept, 2)
+        assert steps_within(kept, [1, 2])
+        assert log_of(kept.folder) == (2, records(1, 2))
+
+    @pytest.mark.parametrize("end", ["flush", "stop", "close"])
+    def test_it_is_on_disk_in_the_end(self, kept, end):
+        hurry(kept)
+        give(kept, 2)
+        within(getattr(kept, end))
+        assert Store(kept.folder).steps() == [1, 2]
+        assert log_of(kept.folder) == (2, records(1, 1))
+
+    def test_a_slow_disk_is_not_waited_for(self, kept):
+        with stopped(kept):
+            for n in (2, 3):  # one that is being written, and one that waits for it
+                hurry(kept)
+                assert kept.due(n, last=False)
+                within(lambda n=n: give(kept, n), 1.0)
+            hurry(kept)
+            time.sleep(0.1)
+            assert not within(lambda: kept.due(4, last=False), 1.0)
+        hurry(kept)
+        assert steps_within(kept, [1, 2, 3])
+        within(kept.flush)
+
+    def test_many(self, kept):
+        for n in range(2, 60):
+            hurry(kept)
+            while not kept.due(n, last=False):
+                time.sleep(0.001)
+            give(kept, n)
+        within(kept.flush)
+        assert Store(kept.folder).steps() == list(range(51, 60))
+        assert log_of(kept.folder)[0] == 59
+
+    def test_what_cannot_be_saved_is_said_after_the_update(self, kept):
+        hurry(kept)
+        kept.save(2, {"callbacks": {1, 2}}, {})
+        kept.computing()
+        with pytest.raises(TypeError, match="The state at /callbacks is a set"):
+            within(kept.flush)
+        hurry(kept)
+        give(kept, 3)
+        within(kept.flush)
+        assert log_of(kept.folder)[0] == 3
+
+    def test_what_cannot_be_saved_does_not_hide_why_a_training_ends(self, kept):
+        hurry(kept)
+        kept.save(2, {"callbacks": {1, 2}}, {})
+        within(kept.close)
+        assert log_of(kept.folder)[0] == 1
+
+    def test_a_failure_is_a_warning_with_the_next_and_an_error_at_the_end(self, kept, tmp_path):
+        kept.folder.rename(tmp_path / "away")
+        kept.folder.write_text("no folder")
+        hurry(kept)
+        give(kept, 2)
+        hurry(kept)
+        give(kept, 3)  # nothing is known yet of the one before
+        hurry(kept)
+        while not kept.due(4, last=False):
+            time.sleep(0.001)
+        with pytest.warns(UserWarning, match="Not a directory.* The training goes on, and tries"):
+            give(kept, 4)
+        with pytest.raises(OSError, match="Not a directory"):
+            within(kept.flush)
+        kept.folder.unlink()
+        (tmp_path / "away").rename(kept.folder)
+        hurry(kept)
+        with pytest.warns(UserWarning, match="The training goes on"):
+            give(kept, 5)
+        hurry(kept)
+        give(kept, 6)
+        within(kept.flush)
+        assert log_of(kept.folder) == (6, records(1, 1))
+
+    def test_a_failure_that_the_next_makes_good_is_told_all_the_same(self, kept):
+        with stopped(kept):
+            hurry(kept)
+            give(kept, 2)
+            kept.computing()
+            while not kept._later.ended:
+                time.sleep(0.001)
+            hurry(kept)
+            give(kept, 3)
+            kept._writer._process.kill()
+        within(kept.flush)
+        hurry(kept)
+        with pytest.warns(UserWarning, match="exit code -9"):
+            give(kept, 4)
+        within(kept.flush)
+        assert log_of(kept.folder) == (4, records(1, 1))
+
+    def test_an_interrupted_training_waits_for_no_process_that_does_not_read(
+        self, kept, monkeypatch
+    ):
+        monkeypatch.setattr(checkpoints, "_PATIENCE", 0.3)
+        process = kept._writer._process
+        process.send_signal(signal.SIGSTOP)
+        hurry(kept)
+        kept.save(2, {"n": np.zeros(10**6)}, {})
+        kept.computing()
+        within(kept.close)
+        assert process.returncode == -signal.SIGKILL
+        kept.load()
+        assert kept.load().state == {"n": 1}
+
+    def test_a_folder_that_is_gone_on_with_meanwhile(self, kept):
+        hurry(kept)
+        give(kept, 2)
+        assert kept.load().state == {"n": 2}
+
+
 class TestFailures:
     def test_is_a_warning_and_its_records_come_with_the_next(self, kept, tmp_path):
         kept.folder.rename(tmp_path / "away")
@@ -333,7 +489,7 @@ class TestFailures:
             kept.save(n, {"n": n}, {}, [(n, f"record {n}")])
             with pytest.raises(OSError, match="Not a directory"):
                 within(kept.flush)
-            kept._failed = None  # no warning
+            kept._untold = None  # no warning
         kept.folder.unlink()
         (tmp_path / "away").rename(kept.folder)
         kept.save(4, {"n": 4}, {}, [(4, "record 4")], 3)

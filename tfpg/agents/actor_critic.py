@@ -228,9 +228,9 @@ class ActorCritic(Agent):
         capacity = max(data.rewards.shape[1] * self.num_steps, real)
         order, valid = minibatch_order(real, capacity, self.epochs, self.minibatches, self._shuffle)
         limit = np.inf if self.target_kl is None else 1.5 * self.target_kl
-        sums, done, finite = self._updates(
-            padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
-        )
+        given = padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
+        self._computing()
+        sums, done, finite = self._updates(*given)
         logs = {name: float(x) for name, x in sums.items()}
         self._trainable.check(finite.numpy(), logs["loss"])
         count, applied = done.numpy()

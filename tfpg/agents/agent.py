@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ class Agent(abc.ABC):
         self._policies: list[Policy] = []
         self._verbose = 0
         self._state: Variables | None = None
+        # Called by `update` before a long call, beside which other threads can work.
+        self._computing: Callable[[], object] = lambda: None
         # Made by `build`.
         self._trainable: Trainable
         self._statistics: list[ObservationStatistics]
@@ -194,7 +196,10 @@ class Agent(abc.ABC):
         )
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: all that training changes, but what `new_records` tells."""
+        """What `set_state` takes: all that training changes, but what `new_records` tells.
+
+        It is written while the training goes on: nothing in it is what training changes in place.
+        """
         return {
             "env_steps": self.env_steps,
             "variables": self._kept().get_state(),
@@ -314,14 +319,9 @@ class Agent(abc.ABC):
 
     def head_options(self) -> dict[str, Any]:
         """What a `Policy` of this agent's model has to be told beside its environment."""
-        names = ("from_logits", "positive_action", "squash")
-        defaults = (None, 1, False)
-        given = [(name, self._policy_options[name]) for name in names]
-        options = {
-            name: value
-            for (name, value), default in zip(given, defaults, strict=True)
-            if value != default
-        }
+        defaults = {"from_logits": None, "positive_action": 1, "squash": False}
+        given = self._policy_options
+        options = {name: given[name] for name, x in defaults.items() if given[name] != x}
         for policy in self._policies[:1]:
             for variable in policy.head.variables:
                 options["log_std"] = variable.numpy().tolist()

@@ -70,6 +70,8 @@ def fit(
             checkpoints.claim()
             found = checkpoints.load()
             checkpoints.prepare()
+            stack.callback(setattr, agent, "_computing", agent._computing)
+            agent._computing = checkpoints.computing
         seed = check_seed(seed if found is None else _seed_of(found, seed))
         vector_envs = stack.enter_context(open_vec(envs, agent.num_envs, seedable=agent._seedable))
         policy = agent.policy_for(vector_envs)

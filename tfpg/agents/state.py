@@ -233,7 +233,7 @@ def _state_of(callback: Any) -> Any:
         return _copied(callback.get_state())
     if isinstance(callback, keras.callbacks.CSVLogger):
         size = Path(callback.filename).stat().st_size  # flushed with every row
-        return {"bytes": size, "keys": callback.keys}
+        return {"bytes": size, "keys": _copied(callback.keys)}
     if isinstance(callback, keras.callbacks.History):
         return _history_state(callback)
     for kind, names in _STOCK.items():
@@ -292,4 +292,4 @@ def _copied(value: Any) -> Any:
         return value.copy()
     if isinstance(value, dict):
         return {key: _copied(x) for key, x in value.items()}
-    return [_copied(x) for x in value] if isinstance(value, list) else value
+    return [_copied(x) for x in value] if isinstance(value, (list, tuple)) else value

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tfpg.errors import VersionSkewError, warn
+from tfpg.errors import warn
 from tfpg.resuming.disk import room_needed
+from tfpg.resuming.later import Later
 from tfpg.resuming.records import pack
 from tfpg.resuming.store import Checkpoint, Segment, Store
+from tfpg.resuming.versions import check_versions, versions
 from tfpg.resuming.writing import Job, Writer
 
 try:
@@ -22,22 +22,21 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-_PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
-# Of these a newer one may have written what an older one reads otherwise.
-_STRICT = ("tfpg", "keras")
-
-
 # Seconds that a training's last checkpoint may take after it was killed.
 _LINGERS = 3.0
+# Seconds that a checkpoint may wait for a moment at which giving it away costs nothing.
+_SOON = 0.1
+# Seconds that giving one away is waited for at the end.
+_PATIENCE = 3.0
 
 
 class Checkpoints:
     """Where `fit` keeps what it needs to go on bit for bit, and how often.
 
-    A checkpoint is written by a process of its own while the next iterations are played, and none
-    while another is being written. Giving it to that process takes about a millisecond with a small
-    network, and nothing more. The last iteration has one in any case, and that after which it is to
-    stop.
+    A checkpoint is written by a process of its own while the next iterations are played. Giving it
+    to that process takes about a millisecond with a small network; where iterations take less than
+    a tenth of a second, the half of that beside the next update. None is begun while another waits
+    to be written. The last iteration has one in any case, and that after which it is to stop.
 
     Args:
         folder: Of the run's checkpoints; made with the first.
@@ -81,6 +80,9 @@ class Checkpoints:
         self._begun = time.monotonic()
         self._due: float | None = None  # since when a checkpoint is being made
         self._spent = self._took = 0.0  # seconds: all checkpoints, and the last one
+        self._later = Later()
+        self._computed = 0.0  # when an update last began that others can work beside
+        self._soon = False  # the next one is likely to
         self.allow_version_skew = allow_version_skew
         self._stop = stop
         self._versions = versions()
@@ -92,7 +94,8 @@ class Checkpoints:
         self._log: list[Segment] = []  # its files, as the newest that is known to be whole has them
         self._sent = False  # a checkpoint of which nothing is known yet
         self._owed: list[tuple[int, Any]] = []  # records that are not known to be on disk
-        self._failed: OSError | None = None
+        self._failed: OSError | None = None  # of the last one
+        self._untold: OSError | None = None
 
     def claim(self) -> None:
         """Makes the folder this training's alone, until `close`.
@@ -146,8 +149,9 @@ class Checkpoints:
             CheckpointCorruptError: There are some, and none is whole.
             VersionSkewError: It was written by newer versions.
         """
+        self._later.wait()
         self._end()
-        self._failed, self._owed = None, []  # of what is not gone on with
+        self._failed, self._untold, self._owed = None, None, []  # of what is not gone on with
         found = self._store.load()
         if found is not None and not self.allow_version_skew:
             check_versions(str(found.path), found.manifest.get("versions", {}))
@@ -168,10 +172,19 @@ class Checkpoints:
         self._due = time.monotonic()
         if last or self.stopping():
             return True
-        if (iteration + 1) % self.every or not self._settled(wait=False):
+        if (iteration + 1) % self.every or not self._later.ended:
+            return False
+        # What is given beside the next update waits there for what is being written.
+        if not self._settled(wait=False) and not self._soon:
             return False
         spent, passed = self._spent + self._took, self._due - self._begun
         return self.share is None or spent <= self.share * passed
+
+    def computing(self) -> None:
+        """A long call of TensorFlow begins, beside which a checkpoint can be given away."""
+        self._later.now()
+        before, self._computed = self._computed, time.monotonic()
+        self._soon = self._computed - before < _SOON
 
     def stopping(self) -> bool:
         """Whether somebody wants the training to stop."""
@@ -200,24 +213,46 @@ class Checkpoints:
             anew: The records begin anew: those before are of something else.
 
         Raises:
-            TypeError: It holds what cannot be saved.
+            TypeError: It holds what cannot be saved. Of one that waits for the next update, it is
+                raised by what comes after that.
         """
         begun = time.monotonic() if self._due is None else self._due
-        packed, records = pack(state), [(position, pack(record)) for position, record in added]
-        self._settled()
-        if self._failed is not None:
-            warn(f"{self._sentence(self._failed)} The training goes on, and tries again.")
+        records = [(position, pack(record)) for position, record in added]
+        later = self._soon and not records and not self._owed and not anew
+        packed = [] if later else pack(state)
+        if later:
+            self._later.wait()
+        else:
+            self._settled()
+        if self._untold is not None:
+            warn(f"{self._sentence(self._untold)} The training goes on, and tries again.")
+            self._untold = None
         if anew:
             self._log, self._owed = [], []
         self._owed = [each for each in self._owed if each[0] >= needed_from] + records
         told = {**told, "versions": self._versions}
+        job = Job(step, packed, told, self._owed, needed_from, anew)
+        if later:
+            self._later.give(lambda: self._give(job, state))
+        else:
+            self._send(job)
+        self._soon = False
+        self._took, self._due = time.monotonic() - begun, None
+        self._spent += self._took
+
+    def _give(self, job: Job, state: dict[str, Any]) -> None:
+        self._answered()
+        begun = time.monotonic()
+        self._send(job._replace(state=pack(state)))
+        took = time.monotonic() - begun
+        self._took, self._spent = self._took + took, self._spent + took
+
+    def _send(self, job: Job) -> None:
         try:
-            self._start().send(Job(step, packed, told, self._owed, needed_from, anew))
+            self._start().send(job)
             self._sent = True
         except OSError as error:
             self._fail(error)
-        self._took, self._due = time.monotonic() - begun, None
-        self._spent += self._took
 
     def flush(self) -> None:
         """Waits until everything is on disk.
@@ -232,6 +267,12 @@ class Checkpoints:
     def close(self) -> None:
         """Lets what was given be written, ends the process, and lets others have the folder."""
         try:
+            with suppress(TypeError):  # which `flush` has told, or something else is raised
+                if not self._later.wait(_PATIENCE):
+                    assert self._writer is not None
+                    self._writer.stop()
+                    self._later.wait()
+            self._later.close()
             self._end()
         finally:
             if self._claim is not None:
@@ -242,6 +283,10 @@ class Checkpoints:
 
     def _settled(self, wait: bool = True) -> bool:
         """Whether it is known what became of what was given, for which it may wait."""
+        self._later.wait()
+        return self._answered(wait)
+
+    def _answered(self, wait: bool = True) -> bool:
         if self._sent:
             assert self._writer is not None
             try:
@@ -263,64 +308,14 @@ class Checkpoints:
     def _end(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._settled()
+            self._answered()
             self._writer = None
 
     def _fail(self, error: OSError) -> None:
-        self._sent, self._failed = False, error
+        self._sent, self._failed, self._untold = False, error, error
 
     def _sentence(self, error: OSError) -> str:
         return (
             f"A checkpoint cannot be written into {str(self.folder)!r} "
             f"({room_needed(error, self.folder)}). The one before it is as it was."
         )
-
-
-def versions() -> dict[str, str]:
-    """The versions of what computes a training."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def check_versions(what: str, written: dict[str, str]) -> None:
-    """Raises where newer versions wrote a file, and warns where others did.
-
-    Raises:
-        VersionSkewError: A newer tfpg or Keras wrote it.
-
-    Example:
-        >>> check_versions("a checkpoint", {"keras": "99.1.0"})  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        tfpg.errors.VersionSkewError: a checkpoint was written with keras 99.1.0, and here is ...
-    """
-    here = versions()
-    for name in _STRICT:
-        if _numbers(written.get(name, "0")) > _numbers(here[name]):
-            raise VersionSkewError(
-                f"{what} was written with {name} {written[name]}, and here is {here[name]}: "
-                f"pip install -U {name}, or try it with allow_version_skew=True "
-                "(--allow-version-skew)."
-            )
-    other = [
-        f"{n} {written[n]} (here {here[n]})" for n in here if written.get(n, here[n]) != here[n]
-    ]
-    if other:
-        warn(f"{what} was written with {', '.join(other)}: it may not go on bit for bit.")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """The first numbers of a version, by which versions are newer.
-
-    Example:
-        >>> _numbers("3.15.1rc0")
-        (3, 15)
-    """
-    parts = text.split(".")[:2]
-    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in parts)

@@ -182,6 +182,11 @@ class Writer:
         finally:
             self._forget()
 
+    def stop(self) -> None:
+        """Ends it at once, also from another thread: what it is being given is lost."""
+        if self._process is not None:
+            self._process.kill()
+
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
