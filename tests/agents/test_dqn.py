@@ -174,16 +174,20 @@ class TestUpdates:
             np.testing.assert_array_equal(a, b)
         assert agent.updates == 3
 
-    def test_mixed_precision_by_keras_own_policy(self):
+    @pytest.mark.parametrize(
+        ("policy", "computed", "kept"),
+        [("mixed_bfloat16", "bfloat16", "float32"), ("float64", "float64", "float64")],
+    )
+    def test_precision_by_keras_own_policy(self, policy, computed, kept):
         before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("mixed_bfloat16")
+        keras.config.set_dtype_policy(policy)
         try:
             model = q_network()
         finally:
             keras.config.set_dtype_policy(before)
         agent, history = train(model=model, iterations=2)
-        assert agent.model.layers[0].compute_dtype == "bfloat16"
-        assert agent.model.trainable_variables[0].dtype == "float32"
+        assert agent.model.layers[0].compute_dtype == computed
+        assert agent.model.trainable_variables[0].dtype == kept
         assert np.isfinite(history["loss"]).all()
 
     def test_any_keras_model_is_a_q_network(self):

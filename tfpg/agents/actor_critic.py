@@ -284,7 +284,7 @@ class ActorCritic(Agent):
 
         def update(index: Any, _: Any, sums: Any, done: Any, __: Any) -> Any:
             grads, logs = losses_of(index)
-            logs["grad_norm"] = tf.linalg.global_norm(grads)
+            logs["grad_norm"] = tf.cast(tf.linalg.global_norm(grads), tf.float32)
             finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
             near = logs.get("approx_kl", tf.constant(0.0)) <= kl_limit
             going = tf.reduce_all(finite) & near

@@ -175,7 +175,7 @@ class QUpdates:
             grads, logs = fused(self.step_losses, variables, batch, keep=("errors",))
             errors = errors.write(index, logs.pop("errors"))
             squares = tf.stack([sum_of_squares(g) for g in grads])
-            logs["grad_norm"] = tf.sqrt(tf.reduce_sum(squares))
+            logs["grad_norm"] = tf.cast(tf.sqrt(tf.reduce_sum(squares)), tf.float32)
             self.trainable.step(grads)
             self._follow(before + index + 1)
             sums = {name: x + logs[name] for name, x in sums.items()}

@@ -35,10 +35,9 @@ class Later:
         >>> done, later = [], Later()
         >>> later.give(lambda: done.append("packed"))
         >>> later.now()  # before a call that leaves Python to others
-        >>> later.wait()
+        >>> later.wait(), done
+        (True, ['packed'])
         >>> later.close()
-        >>> done
-        ['packed']
     """
 
     def __init__(self) -> None:
