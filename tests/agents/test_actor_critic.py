@@ -1,6 +1,7 @@
 """A2C and PPO: what they compute, that they learn with every head, and what they refuse."""
 
 import csv
+import pickle
 
 import gymnasium
 import keras
@@ -680,3 +681,11 @@ def test_an_image_reaches_a_convolution_as_uint8():
     data = _collected(Camera, agent)
     assert data.observations.dtype == np.uint8
     assert agent.to_batch(data).inputs.dtype == np.uint8
+
+
+def test_an_agent_that_is_not_fitted_goes_to_another_process():
+    agent = tfpg.PPO(tfpg.networks.actor_critic("CartPole-v1", seed=0))
+    again = pickle.loads(pickle.dumps(agent))
+    for a, b in zip(agent.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert again.get_config() == agent.get_config()

@@ -237,9 +237,9 @@ class TestOrder:
 
 
 def hurry(kept):
-    """Iterations are short: the next update is near."""
-    for _ in range(2):
-        kept.computing()
+    """A short iteration: the last one has just ended, and an update begins."""
+    kept._passed = time.monotonic()
+    kept.computing()
     time.sleep(0.02)
 
 
@@ -267,16 +267,27 @@ class TestBesideUpdates:
         assert steps_within(kept, [1, 2])
 
     def test_it_does_not_where_the_next_update_may_be_far(self, kept):
-        kept.computing()
-        time.sleep(0.15)
-        kept.computing()
+        kept.computing()  # the first iteration
         give(kept, 2)
         assert steps_within(kept, [1, 2])
-        hurry(kept)
+        kept.due(2, last=False)
+        time.sleep(0.15)  # is played
+        for _ in range(2):  # updates follow each other
+            kept.computing()
         give(kept, 3)
+        assert steps_within(kept, [1, 2, 3])
+        hurry(kept)
+        give(kept, 4)
         kept.flush()
-        give(kept, 4)  # an iteration without an update
-        assert steps_within(kept, [1, 2, 3, 4])
+        give(kept, 5)  # an iteration without an update
+        assert steps_within(kept, [1, 2, 3, 4, 5])
+
+    def test_an_iteration_without_an_update_does_not_keep_it(self, kept):
+        hurry(kept)
+        give(kept, 2)
+        assert not kept.due(2, last=False)
+        assert steps_within(kept, [1, 2])
+        assert kept.due(3, last=False)
 
     def test_records_do_not_wait(self, kept):
         hurry(kept)
@@ -326,11 +337,66 @@ class TestBesideUpdates:
         within(kept.flush)
         assert log_of(kept.folder)[0] == 3
 
-    def test_what_cannot_be_saved_does_not_hide_why_a_training_ends(self, kept):
+    def test_what_cannot_be_saved_is_said_however_seldom_one_is_due(self, tmp_path):
+        kept = Checkpoints(tmp_path, every=1000)
         hurry(kept)
         kept.save(2, {"callbacks": {1, 2}}, {})
+        hurry(kept)
+        with pytest.raises(TypeError, match="is a set"):
+            kept.due(3, last=False)
+        within(kept.close)
+
+    @pytest.mark.parametrize("error", [TypeError, MemoryError])
+    def test_what_cannot_be_saved_does_not_hide_why_a_training_ends(self, kept, error, monkeypatch):
+        def fail(state):
+            raise error("no")
+
+        hurry(kept)
+        monkeypatch.setattr(checkpoints, "pack", fail)
+        kept.save(2, {}, {})
         within(kept.close)
         assert log_of(kept.folder)[0] == 1
+        assert kept._writer is None
+
+    @pytest.mark.parametrize("stops", [True, False])
+    def test_interrupted_at_its_end_it_leaves_nothing(self, kept, stops, monkeypatch):
+        """Also where not even SIGKILL ends the process at once, as one that waits for a disk."""
+        monkeypatch.setattr(checkpoints, "_LINGERS", 0.1)
+        within(kept.close)
+        before = threading.active_count()
+        kept.claim()
+        save(kept, 2)
+        kept.flush()
+        process = kept._writer._process
+        process.send_signal(signal.SIGSTOP)
+        if not stops:
+            monkeypatch.setattr(process, "kill", lambda: None)
+        hurry(kept)
+        kept.save(3, {"n": np.zeros(10**6)}, {})
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            kept.close()
+        monkeypatch.undo()
+        process.kill()
+        until = time.monotonic() + 10
+        while threading.active_count() > before and time.monotonic() < until:
+            time.sleep(0.01)
+        assert threading.active_count() <= before
+        kept.claim()
+        assert kept.load().state == {"n": 2}
+        within(kept.close)
+
+    def test_the_end_does_not_wait_for_ever(self, kept, monkeypatch):
+        monkeypatch.setattr(checkpoints, "_PATIENCE", 0.3)
+        process = kept._writer._process
+        process.send_signal(signal.SIGSTOP)
+        with monkeypatch.context() as patched:
+            patched.setattr(process, "kill", lambda: None)
+            hurry(kept)
+            kept.save(2, {"n": np.zeros(10**6)}, {})
+            within(kept.close, 5)
+        process.kill()
+        assert ends(process.pid)
 
     def test_a_failure_is_a_warning_with_the_next_and_an_error_at_the_end(self, kept, tmp_path):
         kept.folder.rename(tmp_path / "away")
@@ -356,7 +422,8 @@ class TestBesideUpdates:
         within(kept.flush)
         assert log_of(kept.folder) == (6, records(1, 1))
 
-    def test_a_failure_that_the_next_makes_good_is_told_all_the_same(self, kept):
+    @pytest.mark.parametrize("last", [True, False])
+    def test_a_failure_that_the_next_makes_good_is_told_all_the_same(self, kept, last):
         with stopped(kept):
             hurry(kept)
             give(kept, 2)
@@ -366,12 +433,16 @@ class TestBesideUpdates:
             hurry(kept)
             give(kept, 3)
             kept._writer._process.kill()
-        within(kept.flush)
         hurry(kept)
-        with pytest.warns(UserWarning, match="exit code -9"):
-            give(kept, 4)
-        within(kept.flush)
-        assert log_of(kept.folder) == (4, records(1, 1))
+        if not last:
+            with pytest.warns(UserWarning, match="exit code -9.* The training goes on"):
+                give(kept, 4)
+            within(kept.flush)
+            assert log_of(kept.folder) == (4, records(1, 1))
+        else:
+            with pytest.warns(UserWarning, match="exit code -9.* That after it is written"):
+                kept.flush()
+            assert log_of(kept.folder) == (3, records(1, 1))
 
     def test_an_interrupted_training_waits_for_no_process_that_does_not_read(
         self, kept, monkeypatch

@@ -1,9 +1,11 @@
 """Work that waits for a long call: done once, by another thread, and never lost."""
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -121,3 +123,45 @@ def test_a_forked_process_does_not_wait_for_a_thread_it_has_not(later):
         os._exit(0 if within(later.wait, 8) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert later.wait()
+
+
+def test_without_a_thread_it_is_done_at_once(later, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    done = []
+    monkeypatch.setattr(threading.Thread, "start", start)
+    later.give(lambda: done.append(1))
+    assert done == [1]
+    assert later.ended
+    later.now()
+    assert later.wait()
+    later.close()
+    monkeypatch.undo()
+    later.give(lambda: done.append(2))
+    later.wait()
+    assert done == [1, 2]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_who_is_forgotten_leaves_no_thread(begun):
+    class Owner:
+        def __init__(self):
+            self.later = Later()
+            self.later.give(self.work)
+
+        def work(self):
+            pass
+
+    before = threading.active_count()
+    owner = Owner()
+    if begun:
+        owner.later.wait()
+    seen = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert seen() is None
+    until = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -94,7 +94,7 @@ class Agent(abc.ABC):
         self._verbose = 0
         self._state: Variables | None = None
         # Called by `update` before a long call, beside which other threads can work.
-        self._computing: Callable[[], object] = lambda: None
+        self._computing: Callable[[], object] = _nothing
         # Made by `build`.
         self._trainable: Trainable
         self._statistics: list[ObservationStatistics]
@@ -196,10 +196,7 @@ class Agent(abc.ABC):
         )
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: all that training changes, but what `new_records` tells.
-
-        It is written while the training goes on: nothing in it is what training changes in place.
-        """
+        """What `set_state` takes: all but `new_records`, and nothing that is changed in place."""
         return {
             "env_steps": self.env_steps,
             "variables": self._kept().get_state(),
@@ -347,3 +344,7 @@ class Agent(abc.ABC):
             "episode_return": float(np.mean(collector.episode_returns)),
             "episode_length": float(np.mean(collector.episode_lengths)),
         }
+
+
+def _nothing() -> None:
+    """What need not be done."""

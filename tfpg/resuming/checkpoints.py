@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +82,9 @@ class Checkpoints:
         self._due: float | None = None  # since when a checkpoint is being made
         self._spent = self._took = 0.0  # seconds: all checkpoints, and the last one
         self._later = Later()
-        self._computed = 0.0  # when an update last began that others can work beside
-        self._soon = False  # the next one is likely to
+        self._passed = -math.inf  # when an iteration last came to its end
+        self._soon = False  # an update that others can work beside begins
+        self._given_up = False
         self.allow_version_skew = allow_version_skew
         self._stop = stop
         self._versions = versions()
@@ -105,6 +107,7 @@ class Checkpoints:
             OSError: It cannot be made.
         """
         self._begun, self._spent, self._took = time.monotonic(), 0.0, 0.0
+        self._due, self._passed, self._soon, self._given_up = None, -math.inf, False, False
         while self._claim is None:
             self._path.mkdir(parents=True, exist_ok=True)
             if fcntl is None:
@@ -169,13 +172,15 @@ class Checkpoints:
 
     def due(self, iteration: int, last: bool) -> bool:
         """Whether the end of an iteration, counted from 0, is kept."""
-        self._due = time.monotonic()
+        self._due = self._passed = time.monotonic()
         if last or self.stopping():
             return True
-        if (iteration + 1) % self.every or not self._later.ended:
+        if not self._later.ended:
+            self._later.now()  # there may be no update that it waits for
             return False
+        self._later.wait()  # for what it may raise
         # What is given beside the next update waits there for what is being written.
-        if not self._settled(wait=False) and not self._soon:
+        if (iteration + 1) % self.every or not (self._settled(wait=False) or self._soon):
             return False
         spent, passed = self._spent + self._took, self._due - self._begun
         return self.share is None or spent <= self.share * passed
@@ -183,8 +188,8 @@ class Checkpoints:
     def computing(self) -> None:
         """A long call of TensorFlow begins, beside which a checkpoint can be given away."""
         self._later.now()
-        before, self._computed = self._computed, time.monotonic()
-        self._soon = self._computed - before < _SOON
+        # The next one is as near as this one was.
+        self._soon = time.monotonic() - self._passed < _SOON
 
     def stopping(self) -> bool:
         """Whether somebody wants the training to stop."""
@@ -242,6 +247,8 @@ class Checkpoints:
 
     def _give(self, job: Job, state: dict[str, Any]) -> None:
         self._answered()
+        if self._given_up:
+            return
         begun = time.monotonic()
         self._send(job._replace(state=pack(state)))
         took = time.monotonic() - begun
@@ -263,23 +270,37 @@ class Checkpoints:
         self._settled()
         if self._failed is not None:
             raise OSError(self._sentence(self._failed)) from self._failed
+        if self._untold is not None:
+            warn(f"{self._sentence(self._untold)} That after it is written.")
+            self._untold = None
 
     def close(self) -> None:
         """Lets what was given be written, ends the process, and lets others have the folder."""
         try:
-            with suppress(TypeError):  # which `flush` has told, or something else is raised
+            # What it raises, `flush` has told, or something else is raised already.
+            with suppress(Exception):
                 if not self._later.wait(_PATIENCE):
-                    assert self._writer is not None
-                    self._writer.stop()
-                    self._later.wait()
-            self._later.close()
-            self._end()
+                    self._stop_writing()
+                    self._later.wait(_PATIENCE)
         finally:
-            if self._claim is not None:
-                with suppress(OSError):
-                    self._path.rmdir()  # where nothing was written
-                os.close(self._claim)
-                self._claim = None
+            try:
+                self._given_up = not self._later.ended
+                if self._given_up:  # interrupted, or there is no end of it
+                    self._stop_writing()
+                    self._writer, self._sent = None, False
+                self._later.close()
+                self._end()
+            finally:
+                if self._claim is not None:
+                    with suppress(OSError):
+                        self._path.rmdir()  # where nothing was written
+                    os.close(self._claim)
+                    self._claim = None
+
+    def _stop_writing(self) -> None:
+        writer = self._writer
+        if writer is not None:
+            writer.stop()
 
     def _settled(self, wait: bool = True) -> bool:
         """Whether it is known what became of what was given, for which it may wait."""

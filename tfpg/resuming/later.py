@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -44,13 +45,19 @@ class Later:
         self._works: SimpleQueue[_Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._work: _Work | None = None
+        weakref.finalize(self, self._works.put, None)
 
     def give(self, function: Callable[[], object]) -> None:
         """Something to do; what was given before was waited for."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, daemon=True)
-            self._thread.start()
         self._work = _Work(function)
+        if self._thread is None:
+            thread = threading.Thread(target=_serve, args=(self._works,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many
+                self._work.do()
+            else:
+                self._thread = thread
 
     def now(self) -> None:
         """Python's lock is going to be free: what was given, if anything, is begun."""
@@ -88,12 +95,15 @@ class Later:
         return True
 
     def close(self) -> None:
-        """Ends the thread. What was given was waited for."""
-        if self._thread is not None:
+        """Ends the thread when what it does has ended, and forgets what was given."""
+        thread, self._thread, self._work = self._thread, None, None
+        if thread is not None:
             self._works.put(None)
-            self._thread.join(_LOOK)
-            self._thread = None
+            thread.join(_LOOK)
 
-    def _serve(self) -> None:
-        while (work := self._works.get()) is not None:
-            work.do()
+
+def _serve(works: SimpleQueue[_Work | None]) -> None:
+    """What the thread does; it knows nothing of whom it is for, who can be forgotten."""
+    while (work := works.get()) is not None:
+        work.do()
+        del work

@@ -184,8 +184,9 @@ class Writer:
 
     def stop(self) -> None:
         """Ends it at once, also from another thread: what it is being given is lost."""
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _kill(self) -> None:
         if self._process is not None:
