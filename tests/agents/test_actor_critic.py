@@ -313,6 +313,7 @@ class TestBoth:
         assert history["episode_return"][-1] == 3.0
         assert np.isfinite(history["loss"]).all()
 
+    @pytest.mark.slow
     def test_returns_are_told_when_a_tenth_of_the_window_has_ended(self, kind):
         env = Countdown(length=4)
         agent = kind(tfpg.networks.actor_critic(env), num_envs=1, num_steps=8, minibatches=1)

@@ -107,6 +107,7 @@ def test_without_checkpoints_there_is_no_bundle(overflowing, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_line_exits_with_3(tmp_path):
     (tmp_path / "poisoned.py").write_text(
         "import gymnasium\n"

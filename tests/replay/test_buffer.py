@@ -476,6 +476,7 @@ class TestDevice:
         with pytest.raises(ValueError, match="replay_device='GPU:7' is none of .*CPU:0"):
             replay_device("GPU:7", self.IMAGES)
 
+    @pytest.mark.slow
     def test_a_device_that_has_not_as_much(self):
         from tfpg.replay.device import DeviceRows
 
