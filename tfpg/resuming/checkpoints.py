@@ -35,9 +35,10 @@ class Checkpoints:
     """Where `fit` keeps what it needs to go on bit for bit, and how often.
 
     A checkpoint is written by a process of its own while the next iterations are played. Giving it
-    to that process takes about a millisecond with a small network; where iterations take less than
-    a tenth of a second, the half of that beside the next update. None is begun while another waits
-    to be written. The last iteration has one in any case, and that after which it is to stop.
+    to that process takes about a millisecond with a small network; where an iteration plays for
+    less than a tenth of a second, half of that is beside the next update. None is begun while
+    another waits to be written. The last iteration has one in any case, and that after which it is
+    to stop.
 
     Args:
         folder: Of the run's checkpoints; made with the first.
