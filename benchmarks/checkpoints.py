@@ -100,10 +100,11 @@ def replay(rows: int) -> None:
     import numpy as np
     from gymnasium import spaces
 
-    from tfpg.replay import ReplayBuffer, saving
-    from tfpg.resuming import Store
-    from tfpg.resuming.records import pack
-    from tfpg.types import Trajectory
+    from tfpg.checkpoints import Store
+    from tfpg.checkpoints.serialization import pack
+    from tfpg.rollouts import replay_saving as saving
+    from tfpg.rollouts.replay import ReplayBuffer
+    from tfpg.rollouts.trajectory import Trajectory
 
     steps, count = 128, 8
     buffer = ReplayBuffer(spaces.Box(-1, 1, (4,)), rows, count)

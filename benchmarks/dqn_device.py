@@ -49,8 +49,8 @@ class OnlySpaces(gymnasium.Env):
 
 def make_replay(env: gymnasium.Env, rows: int, rng: np.random.Generator, device: str | None):
     """A replay that is full of steps nobody played."""
-    from tfpg.replay import ReplayBuffer
-    from tfpg.types import Trajectory
+    from tfpg.rollouts.replay import ReplayBuffer
+    from tfpg.rollouts.trajectory import Trajectory
 
     space, steps = env.observation_space, 500
     images = space.dtype == np.uint8

@@ -57,7 +57,7 @@ def film_of_peer(episodes: int, folder: str) -> tuple[int, float]:
 
 def film_of_tfpg(episodes: int, folder: str, suffixes: str, overlay: bool) -> tuple[int, float]:
     """Frames and seconds of tfpg.record."""
-    from tfpg.rendering.episode import record
+    from tfpg.video.record import record
 
     paths = [f"{folder}/film{suffix}" for suffix in suffixes.split()]
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def ready(peer: str | None) -> bool:
 
 def memory(frames: int) -> None:
     """Films so many frames and prints the highest memory on the way."""
-    from tfpg.rendering.episode import record
+    from tfpg.video.record import record
 
     episodes = -(-frames // (STEPS + 1))
     steps = 0

@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 from gymnasium import spaces
 
-from tfpg.memory import readable_bytes
-from tfpg.replay import ReplayBuffer
-from tfpg.replay.rows import bytes_needed
-from tfpg.types import Trajectory
+from tfpg.core.memory import readable_bytes
+from tfpg.rollouts.replay import ReplayBuffer
+from tfpg.rollouts.replay_storage import bytes_needed
+from tfpg.rollouts.trajectory import Trajectory
 
 SIZE, STACK, GAMES, STEPS, EPISODE = 84, 4, 8, 128, 1024
 

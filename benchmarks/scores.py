@@ -27,8 +27,9 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
     import tfpg
-    from tfpg import presets
-    from tfpg.callbacks import KeepBest, StopAtSteps
+    from tfpg.agents import presets
+    from tfpg.callbacks.best import KeepBest
+    from tfpg.callbacks.stopping import StopAtSteps
 
     algorithm, env = name.partition("@")[0].split("/", 1)
     preset = presets.find(algorithm, env)
@@ -88,7 +89,7 @@ def table(rows: list[dict], names: list[str]) -> None:
 
 
 def main() -> None:
-    from tfpg import presets
+    from tfpg.agents import presets
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="ALGORITHM/ENV (default: all)")

@@ -21,7 +21,7 @@ TRAINING = {f"tfpg.{name}" for name in ["agents.a2c", "agents.dqn", "agents.ppo"
 
 @pytest.mark.parametrize("name", slow_but([m for m in MODULES if m not in TRAINING], MODULES))
 def test_docstring_examples(name, request):
-    if name == "tfpg.rendering.display":
+    if name == "tfpg.video.display":
         request.getfixturevalue("xvfb")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0

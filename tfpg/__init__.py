@@ -14,21 +14,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfpg import callbacks, networks, presets, schedules
+    from tfpg import callbacks, schedules
+    from tfpg.agents import presets
     from tfpg.agents.a2c import A2C
     from tfpg.agents.actor_critic import ActorCritic
     from tfpg.agents.agent import Agent
     from tfpg.agents.dqn import DQN
     from tfpg.agents.ppo import PPO
     from tfpg.agents.reinforce import Reinforce
-    from tfpg.checking import check_env
-    from tfpg.checkpoint import load_model, save_model
+    from tfpg.checkpoints.manager import Checkpoints
+    from tfpg.checks.env_checks import check_env
     from tfpg.errors import EnvError, EnvWorkerDied
-    from tfpg.evaluation import evaluate
-    from tfpg.policy import Policy
-    from tfpg.rendering.episode import frames, record
-    from tfpg.rendering.notebook import show
-    from tfpg.resuming import Checkpoints
+    from tfpg.models import networks
+    from tfpg.models.policy import Policy
+    from tfpg.models.saving import load_model, save_model
+    from tfpg.rollouts.evaluation import evaluate
+    from tfpg.video.notebook import show
+    from tfpg.video.record import frames, record
 
 __version__ = "0.1.0"
 
@@ -37,24 +39,24 @@ _HOME = {
     "A2C": "tfpg.agents.a2c",
     "ActorCritic": "tfpg.agents.actor_critic",
     "Agent": "tfpg.agents.agent",
-    "Checkpoints": "tfpg.resuming",
+    "Checkpoints": "tfpg.checkpoints.manager",
     "DQN": "tfpg.agents.dqn",
     "EnvError": "tfpg.errors",
     "EnvWorkerDied": "tfpg.errors",
     "PPO": "tfpg.agents.ppo",
-    "Policy": "tfpg.policy",
+    "Policy": "tfpg.models.policy",
     "Reinforce": "tfpg.agents.reinforce",
     "callbacks": "tfpg.callbacks",
-    "check_env": "tfpg.checking",
-    "evaluate": "tfpg.evaluation",
-    "frames": "tfpg.rendering.episode",
-    "load_model": "tfpg.checkpoint",
-    "networks": "tfpg.networks",
-    "presets": "tfpg.presets",
-    "record": "tfpg.rendering.episode",
-    "save_model": "tfpg.checkpoint",
+    "check_env": "tfpg.checks.env_checks",
+    "evaluate": "tfpg.rollouts.evaluation",
+    "frames": "tfpg.video.record",
+    "load_model": "tfpg.models.saving",
+    "networks": "tfpg.models.networks",
+    "presets": "tfpg.agents.presets",
+    "record": "tfpg.video.record",
+    "save_model": "tfpg.models.saving",
     "schedules": "tfpg.schedules",
-    "show": "tfpg.rendering.notebook",
+    "show": "tfpg.video.notebook",
 }
 
 __all__ = [
@@ -87,7 +89,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tfpg' has no attribute {name!r}")
     module = importlib.import_module(_HOME[name])
-    value = module if _HOME[name] == f"tfpg.{name}" else getattr(module, name)
+    is_module = name in ("callbacks", "networks", "presets", "schedules")
+    value = module if is_module else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from tfpg import signals
+from tfpg.core import signals
 
 
 def main() -> int:
-    """Runs the command line, and returns its exit code; see `tfpg.cli.main`."""
+    """Runs the command line, and returns its exit code; see `tfpg.cli.main.main`."""
     try:
-        from tfpg import cli
+        from tfpg.cli import main as cli
     except KeyboardInterrupt:  # what it imports takes a moment
         print(signals.INTERRUPTED, end="", file=sys.stderr)
         return 130

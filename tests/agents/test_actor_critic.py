@@ -16,10 +16,10 @@ from test_estimators import HEADS, Walk
 from toys import Countdown
 
 import tfpg
-from tfpg.agents.batches import minibatch_order
+from tfpg.agents.minibatches import minibatch_order
+from tfpg.agents.reward_scale import ReturnScale
 from tfpg.envs.probes import ObservedAction
-from tfpg.statistics import ReturnScale
-from tfpg.types import Trajectory
+from tfpg.rollouts.trajectory import Trajectory
 
 AGENTS = [tfpg.A2C, tfpg.PPO]
 FAST = {"num_envs": 4, "num_steps": 8, "jit_compile": False}
@@ -113,8 +113,8 @@ class TestEquivalence:
 
 
 def _collected(env, agent):
-    from tfpg.collector import Collector
     from tfpg.envs import open_vec
+    from tfpg.rollouts.collector import Collector
 
     with open_vec(env, 4) as envs:
         return Collector(envs, 5).collect_steps(agent.policy, 8)
@@ -633,7 +633,7 @@ class TestValidation:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_ppo_solves_cartpole_within_a_hundred_thousand_steps(seed):
-    from tfpg import presets
+    from tfpg.agents import presets
 
     preset = presets.find("ppo", "CartPole-v1")
     agent = presets.make_agent("ppo", "CartPole-v1", preset, seed)

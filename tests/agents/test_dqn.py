@@ -16,7 +16,7 @@ from toys import Bandit, Countdown, Endless
 
 import tfpg
 from tfpg.envs.probes import ObservedAction
-from tfpg.replay import ReplayBuffer, Transitions
+from tfpg.rollouts.replay import ReplayBuffer, Transitions
 from tfpg.schedules import exponential, linear
 
 

@@ -261,10 +261,10 @@ class TestNoise:
         agent = agent_for("categorical", "accumulated", standardize=None)
         env = lambda: Walk(HEADS["categorical"][0], lengths=(1,))  # noqa: E731
         agent.build(agent.policy_for(env))
-        from tfpg.collector import Collector
         from tfpg.envs import open_vec
         from tfpg.ops.gradients import gradient_of
         from tfpg.ops.per_step import flat
+        from tfpg.rollouts.collector import Collector
 
         import tensorflow as tf  # isort: skip
 

@@ -9,9 +9,9 @@ from marks import slow_but
 
 import tfpg
 import tfpg.ops.returns
-from tfpg.critic import Critic
 from tfpg.envs.probes import PROBES, ObservedAction, OneAction, RealEnd, TimeLimit
-from tfpg.policy import Policy
+from tfpg.models.critic import Critic
+from tfpg.models.policy import Policy
 
 GAMMA = 0.7
 

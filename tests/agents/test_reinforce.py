@@ -13,8 +13,8 @@ from marks import slow_but
 from toys import Bandit, Countdown
 
 import tfpg
-from tfpg.agents.batches import make_batch
-from tfpg.types import Trajectory
+from tfpg.agents.minibatches import make_batch
+from tfpg.rollouts.trajectory import Trajectory
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -16,14 +16,17 @@ from marks import slow_but
 from small import SMALL, EveryCheckpoint, q_network
 
 import tfpg
-from tfpg.callbacks import Diagnostics, KeepBest, MetricsLogger, StopAtReturn, StopAtSteps
-from tfpg.collector import Collector
+from tfpg.callbacks.best import KeepBest
+from tfpg.callbacks.diagnostics import Diagnostics
+from tfpg.callbacks.metrics import MetricsLogger
+from tfpg.callbacks.stopping import StopAtReturn, StopAtSteps
+from tfpg.checkpoints.manager import Checkpoints
+from tfpg.checkpoints.serialization import pack
+from tfpg.checkpoints.store import Store
 from tfpg.envs import make_vec, open_vec
-from tfpg.policy import Policy
-from tfpg.position import running_statistics
-from tfpg.resuming import Checkpoints
-from tfpg.resuming.records import pack
-from tfpg.resuming.store import Store
+from tfpg.models.policy import Policy
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.env_state import running_statistics
 
 
 class Noisy(gymnasium.Env):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfpg.agents.state import Numbers, callbacks_state, prepare_callbacks, set_callbacks_state
-from tfpg.resuming.records import pack, unpack
+from tfpg.checkpoints.serialization import pack, unpack
 
 LOGS = {
     "floats": [{"a": 1.5, "b": 2.5}, {"a": 2.0, "b": -1.0}, {"a": 0.1, "b": 0.2}],

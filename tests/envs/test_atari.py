@@ -8,9 +8,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import tfpg
-from tfpg.collector import Collector
 from tfpg.envs import make, make_vec, open_env, open_vec, same_env, spaces_of
-from tfpg.playing import autoreset_mode, takes_seeds, time_limit
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.loop import autoreset_mode, takes_seeds, time_limit
 
 IMAGES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
 NOOP = 0

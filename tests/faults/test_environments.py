@@ -19,16 +19,16 @@ from faulty import Faulty, Slow
 from gymnasium import spaces
 from marks import slow_but
 
-import tfpg.envs.parked
-import tfpg.envs.workers
-import tfpg.playing
-from tfpg.collector import Collector
+import tfpg.envs.supervised
+import tfpg.envs.worker_pool
+import tfpg.rollouts.loop
+from tfpg.core.seeding import reset_seed, training_rng
 from tfpg.envs import make_vec, open_vec, spaces_of
 from tfpg.errors import EnvError, EnvWorkerDied
-from tfpg.policy import Policy
-from tfpg.replay import ReplayBuffer
-from tfpg.seeding import reset_seed, training_rng
-from tfpg.types import flatten
+from tfpg.models.policy import Policy
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.replay import ReplayBuffer
+from tfpg.rollouts.trajectory import flatten
 
 ROOT = Path(__file__).parents[2]
 SEEDS = [reset_seed(training_rng(0, episode)) for episode in range(40)]
@@ -298,7 +298,7 @@ class TestSupervision:
         most = 10
         if fault == "killed":  # processes take a moment to start
             most = 2
-            monkeypatch.setattr(tfpg.envs.workers, "MOST_FAILURES", most)
+            monkeypatch.setattr(tfpg.envs.worker_pool, "MOST_FAILURES", most)
         with supervised(tmp_path, fault, workers, on_env_error, at=at, times=1000) as envs:
             words = f"failure {most + 1} without the end of an episode"
             with pytest.raises(EnvError, match=words):
@@ -309,7 +309,7 @@ class TestSupervision:
     def test_failures_between_which_an_episode_ends_are_not(
         self, tmp_path, monkeypatch, fault, workers
     ):
-        for module in (tfpg.envs.parked, tfpg.envs.workers):
+        for module in (tfpg.envs.supervised, tfpg.envs.worker_pool):
             monkeypatch.setattr(module, "MOST_FAILURES", 2)
         build = partial(Faulty, str(tmp_path), fault, seed=SEEDS[:2] + SEEDS[3:5], times=1)
         with open_vec(build, 1, workers=workers, on_env_error="restart") as envs:
@@ -453,7 +453,7 @@ def test_an_id_that_only_this_process_knows():
     if "Faulty-v0" not in gymnasium.registry:
         gymnasium.register("Faulty-v0", entry_point=lambda: Faulty(), max_episode_steps=4)
     with open_vec("Faulty-v0", 2, workers=2) as envs:
-        assert tfpg.playing.time_limit(envs) == 4
+        assert tfpg.rollouts.loop.time_limit(envs) == 4
         assert envs.reset(seed=0)[0].shape == (2, 3)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import tfpg
-from tfpg.cli import main
+from tfpg.cli.main import main
+from tfpg.core.files import read_json
 from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError
-from tfpg.safety import read_json
 
 PARTS = ("metadata.json", "config.json", "model.weights.h5")
 
@@ -319,7 +319,7 @@ class TestArchive:
         refused(tmp_path / "a.keras", "its index is larger than three parts")
 
     def test_more_than_there_is_memory(self, write, monkeypatch):
-        monkeypatch.setattr("tfpg.memory.available_memory", lambda: 1000)
+        monkeypatch.setattr("tfpg.core.memory.available_memory", lambda: 1000)
         refused(write(), "needs .* kB, and 1.0 kB are free", MemoryError)
 
     def test_a_disk_without_room(self, write, monkeypatch, tmp_path):
@@ -768,7 +768,7 @@ def test_optimizers_that_load(name, tmp_path):
 
 
 def test_every_loss_metric_and_initializer_that_is_allowed_is_one():
-    from tfpg.safety.allowed import CLASSES, FUNCTIONS, LOOPS, REFUSED
+    from tfpg.models.safety.allowed import CLASSES, FUNCTIONS, LOOPS, REFUSED
 
     for module, names in CLASSES.items():
         if "src" not in module:

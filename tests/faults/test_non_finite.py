@@ -138,8 +138,8 @@ def test_the_command_line_exits_with_3(tmp_path):
 
 
 def test_what_an_environment_gives_can_be_left_out():
-    from tfpg.collector import Collector
     from tfpg.envs import open_vec
+    from tfpg.rollouts.collector import Collector
 
     class Sometimes(Overflowing):
         def step(self, action):

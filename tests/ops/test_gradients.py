@@ -5,12 +5,12 @@ import tensorflow as tf
 from gymnasium import spaces
 from marks import slow_but
 
-from tfpg.agents.trainable import apply
-from tfpg.heads import head_for
+from tfpg.agents.minibatches import Batch
+from tfpg.agents.optimization import apply
+from tfpg.models.heads import head_for
 from tfpg.ops import gradients
 from tfpg.ops.gradients import clip_by_global_norm, sum_of_squares
-from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
-from tfpg.types import Batch
+from tfpg.ops.policy_losses import entropy_loss, policy_gradient_loss
 
 
 def slices(size):
@@ -120,7 +120,7 @@ def test_known_formula_of_a_linear_bernoulli(estimate):
 
     def step_losses(batch):
         logits = tf.matmul(batch[0], w.value)[:, 0]
-        from tfpg.distributions import Bernoulli
+        from tfpg.ops.distributions import Bernoulli
 
         return {"loss": policy_gradient_loss(Bernoulli(logits).log_prob(batch[1]), batch[2])}
 

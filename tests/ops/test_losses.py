@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
-from tfpg.ops.value_learning import huber
+from tfpg.ops.policy_losses import entropy_loss, policy_gradient_loss
+from tfpg.ops.value_losses import huber
 from tfpg.schedules import exponential
 
 

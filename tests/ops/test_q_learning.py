@@ -8,12 +8,7 @@ from hypothesis import strategies as st
 
 from tfpg.ops.returns import n_step_returns
 from tfpg.ops.transitions import n_step_transitions
-from tfpg.ops.value_learning import (
-    double_q_learning_targets,
-    huber,
-    q_learning_targets,
-    td_errors,
-)
+from tfpg.ops.value_losses import double_q_learning_targets, huber, q_learning_targets, td_errors
 
 REWARDS = [1.0, 2.0, -1.0]
 DISCOUNTS = [0.9, 0.0, 0.81]

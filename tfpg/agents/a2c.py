@@ -11,15 +11,11 @@ https://arxiv.org/abs/1602.01783; its synchronous form.
 
 from __future__ import annotations
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
-
 from tfpg.agents.actor_critic import ActorCritic
-from tfpg.ops.policy_gradients import policy_gradient_loss
-from tfpg.ops.value_learning import value_loss
-from tfpg.types import Batch
+from tfpg.agents.minibatches import Batch
+from tfpg.core.backend import keras, tf
+from tfpg.ops.policy_losses import policy_gradient_loss
+from tfpg.ops.value_losses import value_loss
 
 
 class A2C(ActorCritic):

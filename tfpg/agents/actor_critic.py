@@ -19,32 +19,29 @@ from typing import Any
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
-
 from tfpg.agents.agent import Agent
-from tfpg.agents.batches import explained_variance, make_batch, minibatch_order, padded
-from tfpg.agents.checks import check_coef, check_jit, check_positive, one_of
-from tfpg.agents.trainable import Trainable, apply_where, compiled, compiled_for, suits_xla
-from tfpg.collector import Collector
-from tfpg.critic import Critic
-from tfpg.evaluation import check_count
+from tfpg.agents.minibatches import Batch, explained_variance, make_batch, minibatch_order, padded
+from tfpg.agents.optimization import Trainable, apply_where, compiled, compiled_for, suits_xla
+from tfpg.agents.option_checks import check_coef, check_jit, check_positive, one_of
+from tfpg.agents.reward_scale import ReturnScale
+from tfpg.core.backend import keras, tf
+from tfpg.core.seeding import shuffle_rng
+from tfpg.models.critic import Critic
+from tfpg.models.normalization import ObservationStatistics
+from tfpg.models.policy import Policy
 from tfpg.ops.gradients import fused
-from tfpg.ops.policy_gradients import entropy_loss
+from tfpg.ops.policy_losses import entropy_loss
 from tfpg.ops.returns import check_fraction
-from tfpg.policy import Policy
-from tfpg.seeding import shuffle_rng
-from tfpg.statistics import ObservationStatistics, ReturnScale
-from tfpg.types import Batch, Trajectory
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.evaluation import check_count
+from tfpg.rollouts.trajectory import Trajectory
 
 
 class ActorCritic(Agent):
     """A policy and a value trained on fragments of steps. See `tfpg.A2C` and `tfpg.PPO`.
 
     Args:
-        model: The policy; see `tfpg.heads`. With a second output it gives the value too.
+        model: The policy; see `tfpg.models.heads`. With a second output it gives the value too.
         value_model: The value network, ``inputs -> [B, 1]``, where it is not the second output.
         gamma: Discount factor, in [0, 1].
         gae_lambda: Of the advantages, in [0, 1]: 1 for all rewards of a fragment, 0 for one.
@@ -61,10 +58,10 @@ class ActorCritic(Agent):
         max_steps: Where an episode is cut. None: the environment's own limit.
         jit_compile: Compile the updates with XLA; Keras's own word. ``"auto"`` does, but for
             convolutions on a CPU, where XLA's are slow.
-        from_logits: See `tfpg.heads.head_for`.
-        positive_action: See `tfpg.heads.head_for`.
-        squash: See `tfpg.heads.head_for`.
-        log_std: See `tfpg.heads.head_for`.
+        from_logits: See `tfpg.models.heads.head_for`.
+        positive_action: See `tfpg.models.heads.head_for`.
+        squash: See `tfpg.models.heads.head_for`.
+        log_std: See `tfpg.models.heads.head_for`.
         acting: See `tfpg.Policy`.
     """
 

@@ -10,26 +10,23 @@ from typing import Any
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-
-from tfpg.agents.checks import plain
-from tfpg.agents.fitting import Records, fit
 from tfpg.agents.non_finite import blaming
+from tfpg.agents.optimization import Trainable
+from tfpg.agents.option_checks import plain
 from tfpg.agents.state import Variables, agent_variables
-from tfpg.agents.trainable import Trainable
-from tfpg.callbacks import resolve_verbose
-from tfpg.checkpoint import load_model, save_model
-from tfpg.collector import Collector
+from tfpg.agents.training import Records, fit
+from tfpg.callbacks.progress_bar import resolve_verbose
+from tfpg.checkpoints.manager import Checkpoints
+from tfpg.core.backend import keras
 from tfpg.envs import EnvLike, spaces_of
-from tfpg.evaluation import check_count, evaluate
+from tfpg.models.normalization import ObservationStatistics
+from tfpg.models.policy import Policy
+from tfpg.models.requirements import check_layers, warn_of_losses
+from tfpg.models.saving import load_model, save_model
 from tfpg.ops.returns import check_gamma
-from tfpg.policy import Policy
-from tfpg.requirements import check_layers, warn_of_losses
-from tfpg.resuming import Checkpoints
-from tfpg.statistics import ObservationStatistics
-from tfpg.types import Trajectory
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.evaluation import check_count, evaluate
+from tfpg.rollouts.trajectory import Trajectory, played_observations
 
 
 class Agent(abc.ABC):
@@ -40,21 +37,21 @@ class Agent(abc.ABC):
     optimizer; a model that is not gets `default_optimizer`.
 
     Args:
-        model: The policy, ``inputs [B, ...] -> [B, K]``; see `tfpg.heads` for what K may be and
-            `tfpg.observations` for the inputs.
+        model: The policy, ``inputs [B, ...] -> [B, K]``; see `tfpg.models.heads` for what K may be
+            and `tfpg.models.observations` for the inputs.
         gamma: Discount factor, in [0, 1].
         num_envs: How many environments play side by side, at least 1.
         max_steps: Where an episode is cut. None: the environment's own limit.
-        from_logits: See `tfpg.heads.head_for`.
-        positive_action: See `tfpg.heads.head_for`.
-        squash: See `tfpg.heads.head_for`.
-        log_std: See `tfpg.heads.head_for`.
+        from_logits: See `tfpg.models.heads.head_for`.
+        positive_action: See `tfpg.models.heads.head_for`.
+        squash: See `tfpg.models.heads.head_for`.
+        log_std: See `tfpg.models.heads.head_for`.
         acting: See `tfpg.Policy`.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
         ValueError: A number is out of its range, or a layer does not suit (see
-            `tfpg.requirements.check_layers`).
+            `tfpg.models.requirements.check_layers`).
     """
 
     # The options that `get_config` tells.
@@ -257,7 +254,8 @@ class Agent(abc.ABC):
             logs = {"env_steps": self.env_steps, **self.update(data)}
         if isinstance(data, Trajectory):
             for statistics in self._statistics:
-                statistics.update_from([data], policy.encode)
+                if statistics.layers:
+                    statistics.update(policy.encode(played_observations([data])))
         return logs
 
     def collector(self, envs: Any, seed: int, iteration: int) -> Collector:
@@ -325,7 +323,7 @@ class Agent(abc.ABC):
         return options
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Saves the Keras model with its optimizer's state; see `tfpg.checkpoint.save_model`.
+        """Saves the Keras model with its optimizer's state; see `tfpg.save_model`.
 
         A value model of its own is saved by itself (``value_model.save(path)``), and the log
         standard deviations that a head keeps beside the model are not: only sampling needs them.

@@ -22,22 +22,19 @@ from typing import Any
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-
-from tfpg.agents.checks import check_jit, check_positive, one_of
 from tfpg.agents.off_policy import OffPolicy
+from tfpg.agents.optimization import Trainable, compiled_for, suits_xla
+from tfpg.agents.option_checks import check_jit, check_positive, one_of
 from tfpg.agents.q_updates import QUpdates
-from tfpg.agents.trainable import Trainable, compiled_for, suits_xla
-from tfpg.collector import Collector
-from tfpg.evaluation import check_count
-from tfpg.heads import EpsilonGreedyHead
+from tfpg.core.backend import keras
+from tfpg.models.heads import EpsilonGreedyHead
+from tfpg.models.normalization import ObservationStatistics
+from tfpg.models.policy import Policy
 from tfpg.ops.returns import check_fraction
-from tfpg.policy import Policy
-from tfpg.replay import Transitions
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.evaluation import check_count
+from tfpg.rollouts.replay import Transitions
 from tfpg.schedules import IN_THE_END, check_schedule, linear
-from tfpg.statistics import ObservationStatistics
 
 _EPSILON = linear(1.0, 0.05, 10_000)
 
@@ -58,7 +55,7 @@ class DQN(OffPolicy):
         priority_alpha: How much errors count, from 0 (not at all) to 1.
         priority_beta: How far weights make up for that, from 0 to 1: a number, or a schedule of
             environment steps.
-        capacity: Rows of the replay; see `tfpg.replay.ReplayBuffer`.
+        capacity: Rows of the replay; see `tfpg.rollouts.replay.ReplayBuffer`.
         batch_size: Transitions of an update.
         learn_period: Environment steps between updates, those in which environments reset
             themselves included.

@@ -6,21 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import tensorflow as tf  # isort: skip
-
-from tfpg.agents.trainable import Trainable, apply_where, compiled
-from tfpg.collector import Collector
-from tfpg.critic import Critic
+from tfpg.agents.minibatches import Batch
+from tfpg.agents.optimization import Trainable, apply_where, compiled
+from tfpg.core.arrays import map_arrays
+from tfpg.core.backend import tf
 from tfpg.errors import check_observations, check_rewards
+from tfpg.models.critic import Critic
+from tfpg.models.policy import Decision, Policy
 from tfpg.ops import per_step
 from tfpg.ops.gradients import fused, gradient_of, weight_penalty
-from tfpg.ops.policy_gradients import entropy_loss, policy_gradient_loss
-from tfpg.ops.value_learning import value_loss
-from tfpg.playing import Step, play
-from tfpg.policy import Decision, Policy
-from tfpg.types import Batch, map_arrays
+from tfpg.ops.policy_losses import entropy_loss, policy_gradient_loss
+from tfpg.ops.value_losses import value_loss
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.loop import Step, play
 
 _PER_STEP = ("log_prob", "rest")
 _NOISE = ("grad_snr", "baseline_saving", "zscore_saving")

@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
+from tfpg.core.backend import keras, tf
 
 # Of every callback.
 _USUAL = {*vars(keras.callbacks.Callback()), "params"}

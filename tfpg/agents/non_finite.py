@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfpg.checkpoint import save_model
+from tfpg.models.saving import save_model
 
 if TYPE_CHECKING:
     from tfpg.agents.agent import Agent

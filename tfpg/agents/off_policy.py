@@ -15,27 +15,25 @@ from typing import Any
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-
 from tfpg.agents.agent import Agent
-from tfpg.agents.checks import check_positive
-from tfpg.agents.fitting import Records
 from tfpg.agents.non_finite import blaming
-from tfpg.agents.q_advice import QAdvice
-from tfpg.collector import Collector
+from tfpg.agents.option_checks import check_positive
+from tfpg.agents.q_warnings import QAdvice
+from tfpg.agents.training import Records
+from tfpg.core.backend import keras
+from tfpg.core.memory import available_memory, readable_bytes
+from tfpg.core.seeding import shuffle_rng
 from tfpg.errors import warn
-from tfpg.evaluation import check_count
-from tfpg.memory import available_memory, readable_bytes
+from tfpg.models.policy import Policy
 from tfpg.ops.returns import check_fraction, check_gamma
-from tfpg.policy import Policy
-from tfpg.replay import ReplayBuffer, Transitions, saving
-from tfpg.replay.device import replay_device
-from tfpg.replay.rows import bytes_needed, check_stacked
+from tfpg.rollouts import replay_saving as saving
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.evaluation import check_count
+from tfpg.rollouts.replay import ReplayBuffer, Transitions
+from tfpg.rollouts.replay_device import replay_device
+from tfpg.rollouts.replay_storage import bytes_needed, check_stacked
+from tfpg.rollouts.trajectory import Trajectory, played_observations
 from tfpg.schedules import check_schedule
-from tfpg.seeding import shuffle_rng
-from tfpg.types import Trajectory
 
 # Steps of each environment that are played at a time before the first update.
 _CHUNK = 128
@@ -257,7 +255,8 @@ class OffPolicy(Agent):
                 fragments.append(data)
             self._add(data)
             self.env_steps = before + collector.steps
-        self._statistics[0].update_from(fragments, policy.encode)
+        if fragments:
+            self._statistics[0].update(policy.encode(played_observations(fragments)))
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         """Steps and updates in turn, or at the same time, and returns the means of the logs."""
@@ -284,7 +283,8 @@ class OffPolicy(Agent):
                     logs.append(self._learn(rng, beta))
             if learning is not None:
                 logs.append(learning.result())
-        self._statistics[0].update_from(fragments, policy.encode)
+        if fragments:
+            self._statistics[0].update(policy.encode(played_observations(fragments)))
         means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
         self._advice.look(means | self.episode_logs(collector))
         counts = {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}

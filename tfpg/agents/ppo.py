@@ -16,15 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
-
 from tfpg.agents.actor_critic import ActorCritic
-from tfpg.ops.policy_gradients import clipped_surrogate_loss
-from tfpg.ops.value_learning import clipped_value_loss, value_loss
-from tfpg.types import Batch
+from tfpg.agents.minibatches import Batch
+from tfpg.core.backend import keras, tf
+from tfpg.ops.policy_losses import clipped_surrogate_loss
+from tfpg.ops.value_losses import clipped_value_loss, value_loss
 
 
 class PPO(ActorCritic):

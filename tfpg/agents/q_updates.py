@@ -7,22 +7,13 @@ from typing import Any
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
-
-from tfpg.agents.trainable import Trainable, compiled
-from tfpg.observations import select
+from tfpg.agents.optimization import Trainable, compiled
+from tfpg.core.backend import keras, tf
+from tfpg.models.observations import select
+from tfpg.models.policy import Policy
 from tfpg.ops.gradients import fused, sum_of_squares
-from tfpg.ops.value_learning import (
-    double_q_learning_targets,
-    huber,
-    q_learning_targets,
-    td_errors,
-)
-from tfpg.policy import Policy
-from tfpg.replay import Transitions
+from tfpg.ops.value_losses import double_q_learning_targets, huber, q_learning_targets, td_errors
+from tfpg.rollouts.replay import Transitions
 
 LOGS = ("loss", "mean_q", "td_error", "grad_norm")
 

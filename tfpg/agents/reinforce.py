@@ -21,22 +21,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-
 from tfpg.agents.agent import Agent
-from tfpg.agents.batches import STANDARDIZE, episode_ends, explained_variance, make_batch
-from tfpg.agents.checks import check_coef, one_of
 from tfpg.agents.estimators import Estimator, Streamed
-from tfpg.agents.trainable import Trainable, compiled_for
-from tfpg.collector import Collector
-from tfpg.critic import Critic
-from tfpg.evaluation import check_count
+from tfpg.agents.minibatches import STANDARDIZE, Batch, episode_ends, explained_variance, make_batch
+from tfpg.agents.optimization import Trainable, compiled_for
+from tfpg.agents.option_checks import check_coef, one_of
+from tfpg.core.backend import keras
+from tfpg.models.critic import Critic
+from tfpg.models.normalization import ObservationStatistics
+from tfpg.models.policy import Policy
 from tfpg.ops.returns import check_fraction
-from tfpg.policy import Policy
-from tfpg.statistics import ObservationStatistics
-from tfpg.types import Batch, Trajectory
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.evaluation import check_count
+from tfpg.rollouts.trajectory import Trajectory
 
 ESTIMATORS = ("fused", "accumulated", "streaming")
 BASELINES = (None, "mean", "value")
@@ -46,8 +43,8 @@ class Reinforce(Agent):
     """REINFORCE with advantages standardized over the batch.
 
     Args:
-        model: The policy; see `tfpg.heads` for what its outputs may be. With a second output it
-            gives the value for ``baseline="value"``.
+        model: The policy; see `tfpg.models.heads` for what its outputs may be. With a second output
+            it gives the value for ``baseline="value"``.
         gamma: Discount factor, in [0, 1].
         episodes_per_update: Episodes played before every update.
         max_steps: Where an episode is cut. None: the environment's own limit.
@@ -69,10 +66,10 @@ class Reinforce(Agent):
         batch_size: With ``"fused"``: steps in a slice, so that a large batch fits into memory.
         num_envs: How many environments play side by side. None: ``episodes_per_update``, or 1
             when streaming.
-        from_logits: See `tfpg.heads.head_for`.
-        positive_action: See `tfpg.heads.head_for`.
-        squash: See `tfpg.heads.head_for`.
-        log_std: See `tfpg.heads.head_for`.
+        from_logits: See `tfpg.models.heads.head_for`.
+        positive_action: See `tfpg.models.heads.head_for`.
+        squash: See `tfpg.models.heads.head_for`.
+        log_std: See `tfpg.models.heads.head_for`.
         acting: See `tfpg.Policy`.
 
     Raises:

@@ -11,11 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
-
+from tfpg.core.backend import keras, tf
 from tfpg.errors import warn
 
 _grown: WeakKeyDictionary[Any, dict[Any, Numbers]] = WeakKeyDictionary()

@@ -19,8 +19,8 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
 from tfpg.envs import atari
-from tfpg.envs.parked import ON_ENV_ERROR, Parked, built, vector_of, vectorized
-from tfpg.envs.workers import Workers
+from tfpg.envs.supervised import ON_ENV_ERROR, Parked, built, vector_of, vectorized
+from tfpg.envs.worker_pool import Workers
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -79,7 +79,7 @@ def make_vec(
         num_envs: How many copies to make, at least 1.
         seedable: Never Gymnasium's own vectorization, which resets by itself.
         workers: Share the environments out among so many processes; see
-            `tfpg.envs.workers.Workers`. For an id or a callable whose steps are slow.
+            `tfpg.envs.worker_pool.Workers`. For an id or a callable whose steps are slow.
         timeout: Seconds after which a process that does not answer is killed. None: never.
         on_env_error: Where an environment raises an exception, or its process dies:
             ``"raise"`` an `tfpg.errors.EnvError`; ``"restart"``: make it anew and play the

@@ -13,9 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import tensorflow as tf  # isort: skip
+from tfpg.core.backend import tf
 
 StepLosses = Callable[[Any], dict[str, tf.Tensor]]
 Gradients = list[tf.Tensor]

@@ -30,10 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import tfpg.backend  # noqa: F401  (says so when Keras runs on another backend)
-
-import tensorflow as tf  # isort: skip
-
+from tfpg.core.backend import tf
 from tfpg.ops.gradients import Gradients, gradient_of
 
 # log_prob, rest and value of one step, each [1], and what else is to be averaged.

@@ -1,0 +1,161 @@
+"""Presets: they fit their environments, and say what they were measured at."""
+
+import numpy as np
+import pytest
+from marks import slow_but
+
+import tfpg
+from tfpg.agents import presets
+
+NAMES = list(presets.PRESETS)
+
+
+@pytest.mark.parametrize(("algorithm", "env"), slow_but([("reinforce", "Acrobot-v1")], NAMES))
+def test_an_agent_is_made_and_trains(algorithm, env):
+    preset = presets.find(algorithm, env)
+    agent = presets.make_agent(algorithm, env, preset, seed=0)
+    assert type(agent).__name__.lower() == algorithm
+    cap = {"max_steps": 20} if algorithm == "reinforce" else {}
+    agent.max_steps = cap.get("max_steps", agent.max_steps)
+    history = agent.fit(env, 1, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize(("algorithm", "env"), NAMES)
+def test_every_preset_has_a_score(algorithm, env):
+    score = presets.find(algorithm, env).score
+    assert score.low <= score.mean <= score.high
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    slow_but(
+        [("a2c", "Pendulum-v1")],
+        [
+            (algorithm, env)
+            for algorithm in presets.DEFAULTS
+            for env in ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
+            if (algorithm, env) != ("dqn", "Pendulum-v1")
+        ],
+    ),
+)
+def test_defaults_fit_other_environments(algorithm, env):
+    preset = presets.DEFAULTS[algorithm]
+    small = {"episodes_per_update": 2} if algorithm == "reinforce" else {"num_envs": 2}
+    if algorithm == "dqn":
+        small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
+    agent = presets.make_agent(algorithm, env, preset, seed=0, **small)
+    assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.slow
+def test_the_learning_rate_falls_to_nothing_over_the_budget():
+    preset = presets.find("ppo", "CartPole-v1")
+    agent = presets.make_agent("ppo", "CartPole-v1", preset, iterations=3)
+    assert float(agent.model.optimizer.learning_rate) == pytest.approx(preset.learning_rate)
+    agent.fit("CartPole-v1", 3, seed=0, verbose=0)
+    assert float(agent.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_same_seed_makes_the_same_networks():
+    preset = presets.find("reinforce", "LunarLander-v3")
+    one, same, other = (
+        presets.make_agent("reinforce", "LunarLander-v3", preset, seed) for seed in (0, 0, 1)
+    )
+    for a, b, c in zip(
+        one.value_model.get_weights(),
+        same.value_model.get_weights(),
+        other.value_model.get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+        assert a.ndim == 1 or not np.array_equal(a, c)
+
+
+def test_a_model_of_ones_own_goes_on_with_its_optimizer():
+    model = tfpg.networks.mlp("CartPole-v1")
+    preset = presets.find("reinforce", "CartPole-v1")
+    first = presets.make_agent("reinforce", "CartPole-v1", preset, model=model)
+    optimizer = model.optimizer
+    again = presets.make_agent("reinforce", "CartPole-v1", preset, model=model, learning_rate=0.002)
+    assert first.model is again.model is model
+    assert model.optimizer is optimizer
+    assert float(optimizer.learning_rate) == pytest.approx(0.002)
+
+
+@pytest.mark.slow
+def test_a_model_whose_learning_rate_has_fallen_to_nothing_learns_again():
+    preset = presets.find("ppo", "CartPole-v1")
+    model = presets.make_agent("ppo", "CartPole-v1", preset, iterations=1).model
+    presets.make_agent("ppo", "CartPole-v1", preset, model=model).fit("CartPole-v1", 1, verbose=0)
+    for rate in (None, 0.005):
+        model.optimizer.iterations.assign(10**6)
+        agent = presets.make_agent(
+            "ppo", "CartPole-v1", preset._replace(learning_rate=rate or 1e-3), model=model
+        )
+        assert float(agent.model.optimizer.learning_rate) == pytest.approx(rate or 1e-3)
+
+
+def test_a_baseline_that_is_said_drops_the_presets_critic():
+    preset = presets.find("reinforce", "Acrobot-v1")
+    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, baseline="mean")
+    assert (agent.baseline, agent.value_model) == ("mean", None)
+    two = tfpg.networks.actor_critic("Acrobot-v1")
+    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, model=two)
+    assert (agent.baseline, agent.value_model, agent.model) == ("value", None, two)
+    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, gradient="streaming")
+    assert agent.value_updates == 1
+
+
+def test_any_spelling_of_an_id_finds_its_preset():
+    assert presets.find("ppo", "CartPole") is presets.find("ppo", "CartPole-v1")
+    large = presets.find("reinforce", "LunarLander-v3")
+    large = large._replace(options={**large.options, "episodes_per_update": 5000})
+    assert presets.iterations_of(large) == 1
+
+
+def test_an_unknown_algorithm():
+    with pytest.raises(
+        ValueError, match=r"algorithm must be one of \['reinforce', 'a2c', 'ppo', 'dqn'\]"
+    ):
+        presets.find("dqm", "CartPole-v1")
+
+
+def test_a_small_budget_is_not_used_up_before_the_first_update():
+    small = presets.with_budget(presets.find("dqn", "ALE/Pong-v5"), 600)
+    assert small.options["learning_starts"] == 296  # whole steps of 8 environments
+    assert small.options["steps_per_iteration"] == 288  # whole periods of 32
+    tiny = presets.with_budget(presets.find("dqn", "CartPole-v1"), 100).options
+    assert tiny["learning_starts"] + tiny["steps_per_iteration"] <= 100
+    assert presets.with_budget(presets.find("ppo", "CartPole-v1"), 600).env_steps == 600
+
+
+def test_iterations_fill_a_budget():
+    preset = presets.with_budget(presets.find("dqn", "CartPole-v1"), 12_000)
+    options = preset.options  # 11,000 steps are left: 11 iterations, where 10 of 1024 would fit
+    assert (presets.iterations_of(preset), options["steps_per_iteration"]) == (11, 960)
+    assert 11_000 - 11 * options["steps_per_iteration"] < 11 * options["learn_period"]
+
+
+@pytest.mark.parametrize("env_steps", [1, 64, 127, 128, 200, 1000, 1025, 3000])
+@pytest.mark.parametrize("as_asked", [1, 64, 100, 128])
+def test_any_budget_is_whole_periods(env_steps, as_asked):
+    preset = presets.find("dqn", "CartPole-v1")
+    preset = preset._replace(options={**preset.options, "steps_per_iteration": as_asked})
+    preset = presets.with_budget(preset, env_steps)
+    steps, period = (preset.options[x] for x in ("steps_per_iteration", "learn_period"))
+    assert steps % period == 0 < steps <= max(as_asked, period)
+    left = max(env_steps - preset.options["learning_starts"], period)
+    assert presets.iterations_of(preset) * steps <= left
+
+
+def test_an_atari_game_by_its_module():
+    assert presets.find("dqn", "ale_py:ALE/Pong-v5") is presets.ATARI["dqn"]
+
+
+def test_iterations_hold_the_budget():
+    preset = presets.find("ppo", "CartPole-v1")
+    assert presets.iterations_of(preset) * 8 * 32 <= preset.env_steps
+    dqn = presets.find("dqn", "CartPole-v1")
+    assert presets.iterations_of(dqn) == (50_000 - 1000) // 1024
+    assert presets.iterations_of(presets.find("reinforce", "LunarLander-v3")) * 16 == 3200

@@ -1,0 +1,269 @@
+"""Records: what is packed comes back, what cannot is refused, and broken bytes are said to be."""
+
+import json
+import math
+import re
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from tfpg.checkpoints.serialization import pack, unpack
+
+KINDS = (
+    *("bool", "int8", "uint8", "int32", "int64", "uint64", "float16", "float32", "float64"),
+    ">i4",
+)
+TEXT = st.text(max_size=8).filter(lambda key: key != "__array__")
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+ARRAYS = st.sampled_from(KINDS).flatmap(
+    lambda kind: npst.arrays(
+        np.dtype(kind), npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+    )
+)
+STATES = st.recursive(
+    PLAIN | ARRAYS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+EXAMPLE = {
+    "weights": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "done": np.array([True, False]),
+    "rng": {"state": 2**127 + 5, "name": "PCG64"},
+    "history": [1.5, -2, None, True, "ä"],
+    "nothing": np.zeros((0, 3)),
+}
+
+
+def packed(state):
+    return b"".join(pack(state))
+
+
+def same(a, b):
+    if isinstance(a, np.ndarray):
+        return (
+            isinstance(b, np.ndarray)
+            and (a.dtype, a.shape) == (b.dtype, b.shape)
+            and a.tobytes() == b.tobytes()
+        )
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def crafted(told, arrays=b""):
+    """A record whose JSON and arrays are as given."""
+    text = told if isinstance(told, bytes) else json.dumps(told).encode()
+    return struct.pack("<QQ", len(text), len(arrays)) + text + arrays
+
+
+class TestRoundTrip:
+    @given(STATES)
+    @settings(max_examples=150, deadline=None)
+    def test_everything_comes_back(self, state):
+        data = packed(state)
+        found, end = unpack(data)
+        assert end == len(data)
+        assert same(state, found)
+
+    @given(st.lists(STATES, max_size=4))
+    @settings(max_examples=30, deadline=None)
+    def test_one_after_another(self, states):
+        data, start, found = b"".join(map(packed, states)), 0, []
+        while start < len(data):
+            state, start = unpack(data, start)
+            found.append(state)
+        assert same(states, found)
+
+    def test_numbers_that_are_none_and_those_of_numpy(self):
+        state = {"a": float("nan"), "b": [-math.inf, np.float32(0.1)], "c": np.int8(3)}
+        state |= {"d": np.bool_(True), "e": np.float64(0.1), "f": np.longdouble(2)}
+        found, _ = unpack(packed(state))
+        assert math.isnan(found["a"])
+        assert found["b"] == [-math.inf, float(np.float32(0.1))]
+        assert (found["c"], found["d"], found["e"], found["f"]) == (3, True, 0.1, 2.0)
+
+    def test_tuples_are_lists_and_arrays_of_any_layout_are_rows(self):
+        columns = np.arange(12).reshape(3, 4).T[::2]
+        found, _ = unpack(packed({"x": (1, columns)}))
+        assert found["x"][0] == 1
+        np.testing.assert_array_equal(found["x"][1], columns)
+
+    @pytest.mark.parametrize("length", [0, 1, 15, 16, 47, 48, 49, 200])
+    def test_arrays_are_aligned_in_the_file(self, length):
+        head, text, *arrays = pack({"t": "t" * length, "x": np.ones(3), "y": np.ones(5, np.int8)})
+        places = np.cumsum([len(head) + len(text), *map(len, arrays)])
+        assert not (places[[0, 2]] % 64).any()  # each has its padding behind it
+        assert not places[-1] % 64
+
+    def test_arrays_are_views_and_nothing_is_copied(self):
+        data = packed({"x": np.zeros(1_000_000)})
+        tracemalloc.start()
+        found, _ = unpack(data)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 100_000
+        assert not found["x"].flags.owndata
+        assert not found["x"].flags.writeable
+
+
+class TestWhatIsNotPacked:
+    @pytest.mark.parametrize(
+        ("state", "message"),
+        [
+            ({"a": [0, {1, 2}]}, "The state at /a/1 is a set"),
+            ({"x": np.array([None])}, "The state at /x is a ndarray"),
+            ({"x": np.array(["a"])}, "The state at /x is a ndarray"),
+            ({"x": np.array([1j])}, "The state at /x is a ndarray"),
+            ({"x": np.complex64(1j)}, "The state at /x is a complex64"),
+            ({"x": np.datetime64("2020-01-01")}, "The state at /x is a datetime64"),
+            ({"x": np.zeros(2, [("a", "f4")])}, "The state at /x is a ndarray"),
+            ({"x": b"bytes"}, "The state at /x is a bytes"),
+            ({"x": len}, "The state at /x is a builtin_function_or_method"),
+            ({"x": {1: 2}}, "The state at /x has keys that are not text"),
+            ({"__array__": ["<f8", [2], 0]}, "The state at / has keys that are not text"),
+        ],
+    )
+    def test_what_it_is_and_where(self, state, message):
+        with pytest.raises(TypeError, match=message):
+            pack(state)
+
+    def test_what_could_not_be_read_back_for_its_depth(self):
+        deep = 1
+        for _ in range(32):
+            deep = [deep]
+        assert unpack(packed(deep))[0] == deep
+        with pytest.raises(TypeError, match="nested more than 32 deep"):
+            pack({"x": deep})
+        circle = []
+        circle.append(circle)
+        with pytest.raises(TypeError, match="nested more than 32 deep"):
+            pack(circle)
+
+
+class TestWhatIsNotUnpacked:
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            (["|O", [1], 0], "an array of '|O' at 0"),
+            (["O", [1], 0], "an array of 'O'"),
+            (["<c8", [1], 0], "an array of '<c8'"),
+            (["f8,f8", [1], 0], "an array of 'f8,f8'"),
+            (["(2,", [1], 0], "an array of"),
+            (["a5", [1], 0], "an array of 'a5'"),
+            (["<f7", [1], 0], "data type"),
+            (["float64", [1], 0], "an array of 'float64'"),
+            ([None, [1], 0], "an array of 'None'"),
+            (["<f8", [1], -8], "an array of '<f8' at -8"),
+            (["<f8", [1], 1.5], "an array of '<f8' at 1.5"),
+            (["<f8", [1], None], "an array of '<f8' at None"),
+            (["<f8", [9], 0], "9 numbers is larger than the record"),
+            (["<f8", [8], 1], "8 numbers is larger than the record"),
+            (["<f8", [1], 10**30], "1 numbers is larger than the record"),
+            (["<f8", [10**30], 0], "is larger than the record"),
+            (["<f8", [2**40, 2**40], 0], "is larger than the record"),
+            (["<f8", [0, 10**30], 0], "Maximum allowed dimension"),
+            (["<f8", [0] * 70, 0], "maximum"),
+            (["<f8", [-1], 0], "of shape"),
+            (["<f8", [-1, -8], 0], "of shape"),
+            (["<f8", [2.0], 0], "of shape"),
+            (["<f8", "8", 0], "of shape"),
+            (["<f8", None, 0], "NoneType"),
+            (["<f8", {}, 0], "sequence of integers"),
+            (["<f8", [1]], "unpack"),
+            ([], "unpack"),
+            (7, "unpack"),
+            (None, "unpack"),
+        ],
+    )
+    def test_arrays_that_are_none(self, array, message):
+        with pytest.raises(ValueError, match=f"^Not a whole record: .*{re.escape(message)}"):
+            unpack(crafted({"x": {"__array__": array}}, bytes(64)))
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"short",
+            struct.pack("<QQ", 2**63, 0),
+            struct.pack("<QQ", 2**64 - 1, 2**64 - 1) + bytes(100),
+            struct.pack("<QQ", 2, 2**62) + b"{}",
+            crafted(b"{"),
+            crafted(b"\xff\xfe\x00"),
+            crafted(b"[" * 100_000),
+            crafted(b"9" * 10_000),
+            crafted(b"[" * 34 + b"]" * 34),
+        ],
+        ids=range(10),
+    )
+    def test_what_is_no_record(self, data):
+        with pytest.raises(ValueError, match="Not a whole record"):
+            unpack(data)
+
+    @pytest.mark.parametrize("start", [-1, 10**6])
+    def test_a_place_where_none_begins(self, start):
+        with pytest.raises(ValueError, match="Not a whole record"):
+            unpack(packed(EXAMPLE), start)
+
+
+def attempt(data):
+    """A state, or a ValueError; and little memory."""
+    tracemalloc.start()
+    try:
+        unpack(data)
+    except ValueError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 50 * len(data) + 100_000
+
+
+@pytest.mark.filterwarnings("error")
+class TestBrokenBytes:
+    def test_every_truncation_is_told(self):
+        data = packed(EXAMPLE)
+        for length in range(len(data)):
+            with pytest.raises(ValueError, match="Not a whole record"):
+                unpack(data[:length])
+
+    def test_every_bit_of_what_describes_the_arrays(self):
+        data = packed(EXAMPLE)
+        for place in range(16 + struct.unpack_from("<Q", data)[0]):
+            for bit in range(8):
+                changed = bytearray(data)
+                changed[place] ^= 1 << bit
+                attempt(bytes(changed))
+
+    @given(st.data())
+    @settings(max_examples=150, deadline=None)
+    def test_random_edits(self, data):
+        changed = bytearray(packed(EXAMPLE))
+        for _ in range(data.draw(st.integers(1, 8))):
+            place = data.draw(st.integers(0, len(changed) - 1))
+            with_what = data.draw(st.binary(max_size=6))
+            changed[place : place + data.draw(st.integers(0, 6))] = with_what
+        attempt(bytes(changed))
+
+    @given(st.binary(max_size=200), st.binary(max_size=100))
+    @settings(max_examples=100, deadline=None)
+    def test_random_text_between_right_sizes(self, text, arrays):
+        attempt(crafted(text, arrays))
+
+    json_values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+        lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=3),
+        max_leaves=6,
+    )
+
+    @given(st.sampled_from(["<f8", "|b1", ">u2", "O", "<M8[s]"]) | json_values, json_values,
+           json_values)  # fmt: skip
+    @settings(max_examples=150, deadline=None)
+    def test_random_descriptions_of_arrays(self, dtype, shape, offset):
+        attempt(crafted([{"__array__": [dtype, shape, offset]}], bytes(64)))

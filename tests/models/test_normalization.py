@@ -1,0 +1,103 @@
+"""Running statistics of observations, inside the model, and of anything."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfpg
+from tfpg.models.normalization import ObservationStatistics, RunningMoments
+from tfpg.models.policy import Policy
+
+RNG = np.random.default_rng(0)
+
+
+class TestMoments:
+    def test_equal_batches_give_the_moments_of_all_of_them(self):
+        data = RNG.normal(5, 3, (40, 25, 2))
+        moments = RunningMoments((2,))
+        for batch in data:
+            moments.update(batch)
+        everything = data.reshape(-1, 2)
+        np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(moments.variance, everything.var(0), rtol=1e-12)
+
+    def test_what_is_old_is_forgotten(self):
+        moments = RunningMoments()
+        for _ in range(500):
+            moments.update(np.array([0.0]))
+        for _ in range(1000):
+            moments.update(np.array([9.0, 11.0]))
+        assert moments.mean == pytest.approx(10, abs=0.01)
+        assert moments.variance == pytest.approx(1, abs=0.1)
+
+    def test_a_state_goes_on_where_it_was(self):
+        one, other = RunningMoments((2,)), RunningMoments((2,))
+        for moments in (one, one):
+            moments.update(RNG.normal(size=(5, 2)))
+        other.set_state(one.get_state())
+        batch = RNG.normal(size=(5, 2))
+        one.update(batch)
+        other.update(batch)
+        np.testing.assert_array_equal(one.variance, other.variance)
+
+
+class TestInTheModel:
+    def test_the_layer_standardizes_by_what_was_seen(self):
+        model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
+        x = RNG.normal([5, -3, 0, 100], [1, 2, 1e-3, 50], (1000, 4)).astype("float32")
+        ObservationStatistics(model).update(x)
+        layer = model.get_layer("observation_statistics")
+        z = keras.Model(model.input, layer.output)(x).numpy()
+        np.testing.assert_allclose(z.mean(0), 0, atol=1e-2)
+        np.testing.assert_allclose(z.std(0), 1, rtol=1e-2)
+
+    def test_a_compiled_actor_sees_the_new_statistics(self):
+        model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
+        x = RNG.normal(5, 3, (100, 4)).astype("float32")
+        policies = [Policy(model, "CartPole-v1", acting=a) for a in ("numpy", "tensorflow")]
+        before = [policy.actor()(x).outputs for policy in policies]
+        ObservationStatistics(model).update(x)
+        after = [policy.actor()(x).outputs for policy in policies]
+        assert np.abs(after[1] - before[1]).max() > 1e-4
+        np.testing.assert_allclose(after[0], after[1], atol=1e-5)
+
+    def test_far_observations_are_clipped(self):
+        model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
+        ObservationStatistics(model).update(np.zeros((10, 4), "float32"))
+        outputs = model(np.array([[1e3] * 4, [1e6] * 4], "float32")).numpy()
+        np.testing.assert_array_equal(outputs[0], outputs[1])
+
+    def test_the_statistics_are_saved_and_gone_on_with(self, tmp_path):
+        model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
+        ObservationStatistics(model).update(np.full((10, 4), 7.0, "float32"))
+        model.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras")
+        layer = again.get_layer("observation_statistics")
+        assert not layer.trainable
+        np.testing.assert_array_equal(layer.moving_mean, [7] * 4)
+        # Not thrown away by the first batch of another training.
+        ObservationStatistics(again).update(np.full((10, 4), 17.0, "float32"))
+        np.testing.assert_allclose(layer.moving_mean, [7.1] * 4, rtol=1e-5)
+
+    def test_what_was_loaded_since_is_gone_on_with(self):
+        model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
+        statistics = ObservationStatistics(model)
+        statistics.update(np.full((10, 4), 7.0, "float32"))
+        layer = model.get_layer("observation_statistics")
+        layer.moving_mean.assign([1.0] * 4)
+        layer.moving_variance.assign([4.0] * 4)
+        statistics.update(np.full((10, 4), 11.0, "float32"))
+        np.testing.assert_allclose(layer.moving_mean, [1.1] * 4, rtol=1e-5)
+
+    def test_statistics_in_an_inner_model_are_refused(self):
+        inner = tfpg.networks.mlp("CartPole-v1", normalize=True)
+        x = keras.Input((4,))
+        with pytest.raises(ValueError, match="'observation_statistics' is inside a model"):
+            ObservationStatistics(keras.Model(x, inner(x)))
+
+    def test_a_model_without_such_a_layer_is_left_alone(self):
+        x = keras.Input((4,))
+        frozen = keras.layers.BatchNormalization(trainable=False, name="mine_statistics")
+        model = keras.Model(x, keras.layers.Dense(2)(frozen(x)))
+        ObservationStatistics(model).update(np.full((10, 4), 7.0, "float32"))
+        np.testing.assert_array_equal(frozen.moving_mean, [0] * 4)

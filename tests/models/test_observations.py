@@ -1,0 +1,152 @@
+"""Observations of every kind reach a model, act, and are told apart when they do not fit."""
+
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from test_heads import Place
+
+import tfpg
+from tfpg.models.observations import encode, input_dtype, input_shape
+from tfpg.models.policy import Policy
+
+layers = keras.layers
+CAMERA = spaces.Box(0, 255, (6, 5, 3), np.uint8)
+MIXED = spaces.Dict(
+    {
+        "speed": spaces.Box(-9, 9, (2,), np.float64),
+        "room": spaces.Discrete(4, start=1),
+        "keys": spaces.MultiBinary(3),
+        "dials": spaces.MultiDiscrete([2, 3]),
+        "camera": CAMERA,
+    }
+)
+SPACES = {
+    "box": spaces.Box(-1, 1, (3,), np.float32),
+    "box-2d": spaces.Box(-1, 1, (3, 2), np.float64),
+    "integers": spaces.Box(-5, 5, (2,), np.int32),
+    "camera": CAMERA,
+    "discrete": spaces.Discrete(5, start=-2),
+    "multi-discrete": spaces.MultiDiscrete([3, 2], start=[1, 0]),
+    "multi-discrete-2d": spaces.MultiDiscrete([[3, 2], [2, 2]]),
+    "multi-binary": spaces.MultiBinary([2, 3]),
+    "dict": MIXED,
+}
+
+
+def sample(space, count, seed=0):
+    space.seed(seed)
+    rows = [space.sample() for _ in range(count)]
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([row[key] for row in rows]) for key in space}
+    return np.stack(rows)
+
+
+class TestEncode:
+    def test_discrete_is_one_hot_from_its_start(self):
+        out = encode(spaces.Discrete(3, start=4), np.array([[4, 6], [5, 5]]))
+        assert out.dtype == np.float32
+        assert out.tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 0]]]
+
+    def test_multi_discrete_is_one_hots_side_by_side(self):
+        out = encode(spaces.MultiDiscrete([3, 2]), np.array([[2, 0]]))
+        assert out.tolist() == [[0, 0, 1, 1, 0]]
+
+    def test_images_stay_as_they_are(self):
+        image = sample(CAMERA, 2)
+        assert encode(CAMERA, image) is image
+        assert input_dtype(CAMERA) == np.uint8
+
+    def test_a_dict_gives_the_keys_that_are_asked_for(self):
+        out = encode(MIXED, sample(MIXED, 4), ["room", "keys"])
+        assert {key: x.shape for key, x in out.items()} == {"room": (4, 4), "keys": (4, 3)}
+
+    @pytest.mark.parametrize("value", [-1, 3])
+    def test_what_is_outside_its_space_is_said(self, value):
+        with pytest.raises(ValueError, match=f"expected 3 values from 0, and got {value}"):
+            encode(spaces.Discrete(3), np.array([value]))
+
+    @pytest.mark.parametrize("name", [name for name in SPACES if name != "dict"])
+    def test_shapes(self, name):
+        space = SPACES[name]
+        assert encode(space, sample(space, 7)).shape == (7, *input_shape(space))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("name", SPACES)
+def test_networks_act_on_every_kind_alike_both_ways(name, normalize, tmp_path):
+    env = Place(spaces.Discrete(3), SPACES[name])
+    pair = (env.observation_space, env.action_space)
+    model = tfpg.networks.mlp(pair, hidden=(8,), normalize=normalize, seed=1)
+    x = sample(SPACES[name], 9)
+    chosen = [Policy(model, env, acting=acting).actor()(x) for acting in ("numpy", "tensorflow")]
+    np.testing.assert_allclose(chosen[0].outputs, chosen[1].outputs, atol=1e-5)
+    assert Policy(model, env).act(x).shape == (9,)
+    model.save(tmp_path / "model.keras")
+    again = Policy(keras.saving.load_model(tmp_path / "model.keras"), env)
+    assert again.acting == "numpy"
+    np.testing.assert_array_equal(again.actor()(x).outputs, chosen[0].outputs)
+
+
+class TestDict:
+    def env(self):
+        return Place(spaces.Discrete(2), spaces.Dict({"a": SPACES["box"], "b": SPACES["box"]}))
+
+    def model(self, names=("a", "b"), shape=(3,), as_dict=False):
+        inputs = {name: keras.Input(shape, name=name) for name in names}
+        x = layers.Concatenate()([layers.Flatten()(x) for x in inputs.values()])
+        return keras.Model(inputs if as_dict else list(inputs.values()), layers.Dense(2)(x))
+
+    @pytest.mark.parametrize("as_dict", [False, True])
+    def test_inputs_go_by_their_names_in_whatever_order(self, as_dict):
+        model = self.model(("b", "a"), as_dict=as_dict)
+        kernel, bias = model.get_weights()
+        a, b = np.ones((1, 3), "float32"), np.full((1, 3), 2, "float32")
+        expected = np.concatenate([b, a], -1) @ kernel + bias
+        for acting in ("numpy", "tensorflow"):
+            policy = Policy(model, self.env(), acting=acting)
+            outputs = policy.actor()({"a": a, "b": b}).outputs
+            np.testing.assert_allclose(outputs, expected, rtol=1e-5)
+
+    def test_a_model_may_leave_a_key_out(self):
+        x = keras.Input((3,), name="b")
+        policy = Policy(keras.Model({"b": x}, layers.Dense(2)(x)), self.env())
+        assert policy.act(sample(self.env().observation_space, 4)).shape == (4,)
+
+    def test_names_that_do_not_fit(self):
+        with pytest.raises(
+            ValueError, match=r"called \['a', 'c'\], and the observations \['a', 'b"
+        ):
+            Policy(self.model(("a", "c")), self.env())
+
+    def test_shapes_that_do_not_fit(self):
+        with pytest.raises(ValueError, match=r"input 'a' has shape \(None, 4\).*give \(3,\)"):
+            Policy(self.model(shape=(4,)), self.env())
+
+    def test_observations_that_do_not_fit(self):
+        policy = Policy(self.model(), self.env())
+        with pytest.raises(ValueError, match="in a dict with the keys"):
+            policy.act(np.zeros((1, 3)))
+        with pytest.raises(ValueError, match=r"observations 'b' of shape \(N, 3\).*\(1, 2\)"):
+            policy.act({"a": np.zeros((1, 3)), "b": np.zeros((1, 2))})
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Tuple([spaces.Discrete(2)]),
+        spaces.Text(4),
+        spaces.Dict({"inner": spaces.Dict({"x": spaces.Discrete(2)})}),
+        spaces.Dict({}),
+    ],
+)
+def test_other_kinds_are_refused_with_a_way_out(space):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    with pytest.raises(ValueError, match="FlattenObservation"):
+        Policy(model, Place(spaces.Discrete(2), space))
+
+
+def test_discrete_observations_say_the_input_they_need():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"Discrete\(16\), give \(16,\): build it with"):
+        Policy(model, "FrozenLake-v1")

@@ -1,0 +1,42 @@
+"""A log of every iteration as a CSV file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfpg.callbacks.progress_bar import rank
+from tfpg.checkpoints.disk import room_needed
+from tfpg.core.backend import keras
+
+
+class MetricsLogger(keras.callbacks.CSVLogger):
+    """Keras's `CSVLogger` with a column for what is logged, and none for what might be.
+
+    Example:
+        >>> import tempfile, tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1")
+        >>> with tempfile.NamedTemporaryFile("r") as file:
+        ...     log = MetricsLogger(file.name)
+        ...     _ = tfpg.Reinforce(model).fit("CartPole-v1", 1, callbacks=[log], verbose=0)
+        ...     file.readline()
+        'epoch,episode_return,episode_length,env_steps,loss,policy_loss,entropy,grad_norm\\n'
+    """
+
+    keys: Any
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.keys is None:
+            # What is not known yet, or not measured every time, has its column too.
+            later = {"episode_return", "episode_length"}
+            if self.params.get("validates"):
+                later |= {"val_episode_return", "val_episode_length"}
+            self.keys = sorted({*logs, *later}, key=rank)
+        try:
+            super().on_epoch_end(epoch, logs)
+        except OSError as error:
+            path = Path(self.filename)
+            raise OSError(
+                f"A row of {str(path)!r} cannot be written ({room_needed(error, path)}). What is "
+                "kept before it is whole: free some, and go on from there."
+            ) from error

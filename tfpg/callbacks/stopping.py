@@ -1,0 +1,80 @@
+"""When a training has reached its goal or its budget."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tfpg.core.backend import keras
+
+
+class StopAtReturn(keras.callbacks.Callback):
+    """Stops training when the mean return has reached a target.
+
+    Args:
+        target: To be reached.
+        monitor: ``"episode_return"``, or ``"val_episode_return"`` for the greedy policy's.
+
+    Example:
+        >>> import tfpg
+        >>> agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"))
+        >>> stop = StopAtReturn(5.0)
+        >>> history = agent.fit("CartPole-v1", 10, callbacks=[stop], seed=0, verbose=0)
+        >>> len(history.epoch)
+        1
+    """
+
+    def __init__(self, target: float, monitor: str = "episode_return"):
+        super().__init__()
+        self.target = float(target)
+        self.monitor = monitor
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if (logs or {}).get(self.monitor, -math.inf) >= self.target:
+            self.model.stop_training = True
+
+
+class StopAtSteps(keras.callbacks.Callback):
+    """Stops training before the environment steps exceed a budget.
+
+    It stops when another iteration as long as the longest so far would.
+
+    Args:
+        env_steps: The budget.
+
+    Example:
+        >>> import tfpg
+        >>> agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"), max_steps=10)
+        >>> history = agent.fit("CartPole-v1", 99, callbacks=[StopAtSteps(1000)], verbose=0)
+        >>> 600 < history.history["env_steps"][-1] <= 1000
+        True
+    """
+
+    def __init__(self, env_steps: int):
+        super().__init__()
+        self.env_steps = env_steps
+        self._before: float | None = None
+        self._longest = 0.0
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes."""
+        return {"before": self._before, "longest": self._longest}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        self._before, self._longest = state["before"], state["longest"]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._before = None
+        self._longest = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._before is None:
+            self._before = float(self.params.get("env_steps", 0))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        now = (logs or {})["env_steps"]
+        self._longest = max(self._longest, now - self._before)
+        self._before = now
+        if now + self._longest > self.env_steps:
+            self.model.stop_training = True

@@ -1,0 +1,1 @@
+"""What everything else stands on: arrays, files, memory, random numbers, TensorFlow."""

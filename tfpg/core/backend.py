@@ -1,0 +1,73 @@
+"""TensorFlow and Keras, imported when they are first used.
+
+Importing TensorFlow takes seconds. `tf` and `keras` stand for the modules and import them at the
+first attribute that is asked for, after a check that Keras runs on TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+
+def require_tensorflow() -> None:
+    """Raises unless Keras runs, or is going to run, on TensorFlow.
+
+    Looks for the backend where Keras does, before Keras is imported: importing it for a backend
+    that is not installed fails with that backend's own error.
+
+    Raises:
+        ImportError: Keras is set to another backend, or TensorFlow is missing.
+
+    Example:
+        >>> require_tensorflow()
+    """
+    wanted, source = _configured_backend()
+    mend = "Set KERAS_BACKEND=tensorflow before Keras is imported."
+    if wanted != "tensorflow":
+        raise ImportError(f"tfpg runs on TensorFlow, and {source} is {wanted!r}. {mend}")
+    try:
+        import keras
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"tfpg needs TensorFlow and Keras, and {error.name!r} is not installed: "
+            "pip install 'tensorflow>=2.21,<2.22' 'keras>=3.15.1'"
+        ) from error
+    if keras.config.backend() != "tensorflow":  # somebody imported it before
+        raise ImportError(
+            f"tfpg runs on TensorFlow, and Keras runs on {keras.config.backend()!r}. {mend}"
+        )
+
+
+def _configured_backend() -> tuple[str, str]:
+    if os.environ.get("KERAS_BACKEND"):
+        return os.environ["KERAS_BACKEND"], "KERAS_BACKEND"
+    path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(path.read_text())["backend"]), f'"backend" in {path}'
+    return "tensorflow", ""
+
+
+class _Lazy(ModuleType):
+    """A module that is imported when one of its attributes is first used."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # asked for by inspection, not by code that uses the module
+            raise AttributeError(attribute)
+        require_tensorflow()
+        value = getattr(importlib.import_module(self.__name__), attribute)
+        setattr(self, attribute, value)
+        return value
+
+
+if TYPE_CHECKING:
+    import keras as keras
+    import tensorflow as tf
+else:
+    keras, tf = _Lazy("keras"), _Lazy("tensorflow")

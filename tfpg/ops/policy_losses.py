@@ -1,0 +1,84 @@
+"""Losses of the policy, one number per step: ``[B]`` in, ``[B]`` out, never reduced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfpg.core.backend import tf
+
+
+def policy_gradient_loss(log_probs: Any, advantages: Any) -> tf.Tensor:
+    """Minus advantage times log-probability: its gradient is the REINFORCE estimator.
+
+    ``-A_t * log pi(a_t | s_t)``. No gradient flows into the advantages.
+
+    Args:
+        log_probs: ``[B]``, log-probability of the action taken, differentiable.
+        advantages: ``[B]``, the weight of each step: a return, standardized or not.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Williams, 1992, https://doi.org/10.1007/BF00992696.
+
+    Example:
+        >>> policy_gradient_loss([-0.5, -2.0], [1.0, -3.0]).numpy().tolist()
+        [0.5, -6.0]
+    """
+    log_probs = tf.convert_to_tensor(log_probs)
+    advantages = tf.stop_gradient(tf.cast(advantages, log_probs.dtype))
+    return -advantages * log_probs
+
+
+def clipped_surrogate_loss(
+    log_probs: Any, old_log_probs: Any, advantages: Any, clip_ratio: float
+) -> tf.Tensor:
+    """PPO's loss: minus advantage times probability ratio, without reward for large steps.
+
+    ``-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A)`` with ``r = pi / pi_old``.
+
+    Args:
+        log_probs: ``[B]``, log-probability of the action taken, differentiable.
+        old_log_probs: ``[B]``, under the policy that acted.
+        advantages: ``[B]``.
+        clip_ratio: How far the ratio is rewarded to leave 1, above 0.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
+        https://arxiv.org/abs/1707.06347, equation 7.
+
+    Example:
+        >>> import numpy as np
+        >>> clipped_surrogate_loss(np.log([2.0, 0.5]), [0.0, 0.0], [1.0, 1.0], 0.2).numpy().round(2)
+        array([-1.2, -0.5])
+    """
+    log_probs = tf.convert_to_tensor(log_probs)
+    old = tf.stop_gradient(tf.cast(old_log_probs, log_probs.dtype))
+    advantages = tf.stop_gradient(tf.cast(advantages, log_probs.dtype))
+    ratio = tf.exp(log_probs - old)
+    clipped = tf.clip_by_value(ratio, 1 - clip_ratio, 1 + clip_ratio)
+    return -tf.minimum(ratio * advantages, clipped * advantages)
+
+
+def entropy_loss(entropies: Any) -> tf.Tensor:
+    """Minus the entropy: adding it to a loss, times a positive coefficient, keeps a policy broad.
+
+    Args:
+        entropies: ``[B]``, in nats.
+
+    Returns:
+        ``[B]`` tensor.
+
+    Source:
+        Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
+        https://arxiv.org/abs/1602.01783.
+
+    Example:
+        >>> entropy_loss([0.5, 0.25]).numpy().tolist()
+        [-0.5, -0.25]
+    """
+    return -tf.convert_to_tensor(entropies)
