@@ -102,7 +102,6 @@ def replay(rows: int) -> None:
 
     from tfpg.checkpoints import Store
     from tfpg.checkpoints.serialization import pack
-    from tfpg.rollouts import replay_saving as saving
     from tfpg.rollouts.replay import ReplayBuffer
     from tfpg.rollouts.trajectory import Trajectory
 
@@ -130,11 +129,11 @@ def replay(rows: int) -> None:
         store, before, sizes, times = Store(folder), None, [], []
         for i in range(12):
             start = time.perf_counter()
-            record = saving.rows_since(buffer, before)
+            record = buffer.rows_since(before)
             before = buffer.written
             needed = int(before.min()) + 1 - buffer.rows
             known = size_of(folder)
-            state = {"replay": saving.told(buffer)}
+            state = {"replay": buffer.get_state()}
             store.save(i, pack(state), {}, [(int(before.max()), pack(record))], needed)
             times.append(time.perf_counter() - start)
             sizes.append((size_of(folder) - known) / 1e6)

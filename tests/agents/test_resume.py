@@ -191,7 +191,7 @@ def outcome(agent, history, log=None):
     state = agent.get_state()
     state["variables"] = state["variables"]["values"]  # names are others in every process
     if getattr(agent, "replay", None) is not None:
-        state["rows"] = agent.replay.get_state()
+        state["rows"] = agent.replay.rows_since()
     told = {"state": state, "history": history.history, "epoch": history.epoch}
     return b"".join(pack(told)), log and log.read_bytes()
 
@@ -490,7 +490,7 @@ class TestAgain:
         shutil.rmtree(tmp_path / "a")
         other = dqn(Noisy)
         other.fit(Noisy, 4, seed=5, verbose=0, checkpoints=tmp_path / "b")
-        states = (pack(each.replay.get_state()) for each in (agent, other))
+        states = (pack(each.replay.rows_since()) for each in (agent, other))
         assert b"".join(next(states)) == b"".join(next(states))
 
     @pytest.mark.filterwarnings("error::UserWarning")

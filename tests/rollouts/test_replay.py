@@ -395,7 +395,7 @@ def test_a_state_brings_it_back(mode, prioritized, steps):
         drawn = replay.sample(np.random.default_rng(0), 5).indices
         replay.update_priorities(drawn, np.arange(5.0))
     other, _ = filled(mode, [13] * 3, 120, **options)  # what it held is forgotten
-    other.set_state(replay.get_state())
+    other.set_state(replay.get_state(), [replay.rows_since()])
     data = player.collect_steps(Player(), 9)
     for each in (replay, other):
         each.add(data)
@@ -409,16 +409,16 @@ def test_a_state_of_another_replay_is_refused():
     replay, _ = filled(AutoresetMode.DISABLED, [5], 60)
     state = replay.get_state()
     with pytest.raises(ValueError, match="of 3 environments, and this replay of 2"):
-        filled(AutoresetMode.DISABLED, [5], 60, count=2)[0].set_state(state)
+        filled(AutoresetMode.DISABLED, [5], 60, count=2)[0].set_state(state, [])
     full, _ = filled(AutoresetMode.DISABLED, [9] * 9, 60)
     with pytest.raises(ValueError, match="a replay of another capacity"):
-        filled(AutoresetMode.DISABLED, [5], 90)[0].set_state(full.get_state())
+        filled(AutoresetMode.DISABLED, [5], 90)[0].set_state(full.get_state(), [])
     for options, message in (
         ({"n_step": 3}, "n_step=1 and prioritized=False, and this replay n_step=3 and"),
         ({"prioritized": True}, "prioritized=False, and this replay n_step=1 and prioritized=True"),
     ):
         with pytest.raises(ValueError, match=message):
-            filled(AutoresetMode.DISABLED, [5], 60, **options)[0].set_state(state)
+            filled(AutoresetMode.DISABLED, [5], 60, **options)[0].set_state(state, [])
 
 
 @pytest.mark.parametrize("options", [{"stack": 4}, {"stack": 4, "kind": "dict"}])
@@ -436,13 +436,13 @@ def test_a_device_holds_and_gives_what_the_machine_does(options, monkeypatch):
         if "kind" not in options:
             check(replay, drawn._replace(**seen(drawn)), **options)
         if place is None:
-            arrays, kept = drawn, replay.get_state()
+            arrays, kept = drawn, replay.rows_since()
     for name, x in seen(drawn).items():
         same(x, getattr(arrays, name))
-    same(replay.get_state()["records"][0], kept["records"][0])
-    before = replay.get_state()
+    same(replay.rows_since(), kept)
+    before = replay.get_state(), [replay.rows_since()]
     replay.add(filled(AutoresetMode.NEXT_STEP, [], 150, **options)[1].collect_steps(Player(), 9))
-    replay.set_state(before)
+    replay.set_state(*before)
     same(seen(replay.sample(np.random.default_rng(0), 64)), seen(drawn))
 
 

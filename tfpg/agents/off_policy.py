@@ -26,7 +26,6 @@ from tfpg.core.seeding import shuffle_rng
 from tfpg.errors import warn
 from tfpg.models.policy import Policy
 from tfpg.ops.returns import check_fraction, check_gamma
-from tfpg.rollouts import replay_saving as saving
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.evaluation import check_count
 from tfpg.rollouts.replay import ReplayBuffer, Transitions
@@ -209,12 +208,12 @@ class OffPolicy(Agent):
     def get_state(self) -> dict[str, Any]:
         state = super().get_state() | {name: getattr(self, name) for name in _COUNTS}
         assert self.replay is not None
-        return {**state, "replay": saving.told(self.replay)}
+        return {**state, "replay": self.replay.get_state()}
 
     def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
         super().set_state(state, records)
         assert self.replay is not None
-        saving.restore(self.replay, state["replay"], records)
+        self.replay.set_state(state["replay"], records)
         for name in _COUNTS:
             setattr(self, name, state[name])
         self._told = self.replay, self.replay.written
@@ -225,7 +224,7 @@ class OffPolicy(Agent):
         before = self._told[1] if self._told and self._told[0] is replay else None
         self._told = replay, replay.written
         written = replay.written
-        record = saving.rows_since(replay, before)
+        record = replay.rows_since(before)
         oldest = int(written.min()) + 1 - replay.rows
         return Records([(int(written.max()), record)], oldest, before is None)
 

@@ -11,6 +11,7 @@ stack takes k rows. A stack is then k successive rows, whatever they belong to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -19,8 +20,14 @@ import numpy as np
 from tfpg.core.arrays import map_arrays
 from tfpg.core.memory import check_memory
 from tfpg.ops.transitions import n_step_transitions
-from tfpg.rollouts import replay_saving as saving
-from tfpg.rollouts.replay_storage import bytes_needed, make_rings, row_of, stacked
+from tfpg.rollouts.replay_storage import (
+    COLUMNS,
+    as_numpy,
+    bytes_needed,
+    make_rings,
+    row_of,
+    stacked,
+)
 from tfpg.rollouts.sum_tree import SumTree
 from tfpg.rollouts.trajectory import Trajectory
 
@@ -245,16 +252,82 @@ class ReplayBuffer:
         return self._written.copy()
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: numbers, and arrays of the rows that are written."""
-        return {**saving.told(self), "records": [saving.rows_since(self, None)]}
+        """Return everything except the rows, which `rows_since` returns."""
+        state: dict[str, Any] = {
+            "n_step": self.n_step,
+            "rows": self.rows,
+            "written": self._written.copy(),
+            "going": self._going.copy(),
+            "highest": self._highest,
+        }
+        if self.tree is not None:
+            state["priorities"] = self.tree.get(self._used())
+        return state
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of a buffer made with the same arguments.
+    def rows_since(self, written: np.ndarray | None = None) -> dict[str, Any]:
+        """Return the rows that were added or changed since ``written`` was the value of `written`.
+
+        Rows hardly change once they are written: the last step of each ring may turn out to be
+        truncated, and the row after it becomes the next step's. So those two are returned again.
+
+        Args:
+            written: ``[N]``, an earlier value of `written`. None: return all rows.
+
+        Returns:
+            A record of arrays for `set_state`.
+        """
+        oldest = np.maximum(self._written + 1 - self.rows, 0)
+        first = oldest if written is None else np.maximum(written - 1, oldest)
+        used = self._between(first, self._written + 1)
+        record: dict[str, Any] = {name: getattr(self, f"_{name}")[used] for name in COLUMNS}
+        record["observations"] = map_arrays(lambda x: as_numpy(x, used), self._observations)
+        return {**record, "first": first, "written": self._written.copy()}
+
+    def set_state(self, state: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
+        """Restore a buffer that was made with the same arguments.
+
+        Args:
+            state: From `get_state`.
+            records: From `rows_since`, in order: they must cover all rows of the state.
 
         Raises:
-            ValueError: It is of another.
+            ValueError: The state belongs to a buffer made with other arguments.
         """
-        saving.restore(self, state, state["records"])
+        written = np.asarray(state["written"], np.int64)
+        if len(written) != self.num_envs:
+            raise ValueError(
+                f"The state is of {len(written)} environments, and this replay of {self.num_envs}."
+            )
+        if state["rows"] != self.rows:
+            raise ValueError(
+                f"The state has {state['rows']} rows for each environment, and {self.rows} were "
+                "expected: it is of a replay of another capacity."
+            )
+        kind, own = (state["n_step"], "priorities" in state), (self.n_step, self.tree is not None)
+        if kind != own:
+            raise ValueError(
+                f"The state has n_step={kind[0]} and prioritized={kind[1]}, and this replay "
+                f"n_step={own[0]} and prioritized={own[1]}."
+            )
+        self._real[:] = False
+        for record in records:
+            rows = self._between(np.asarray(record["first"]), np.asarray(record["written"]) + 1)
+
+            def put(x: Any, values: np.ndarray, rows: np.ndarray = rows) -> None:
+                x[rows] = values
+
+            for name in COLUMNS:
+                put(getattr(self, f"_{name}"), record[name])
+            map_arrays(put, self._observations, record["observations"])
+        self._written, self._going = written.copy(), np.array(state["going"], bool)
+        used = self._used()
+        unused = np.ones(len(self._real), bool)
+        unused[used] = False
+        self._real[unused] = False
+        self._size, self._highest = int(self._real.sum()), float(state["highest"])
+        if self.tree is not None:
+            self.tree = SumTree(self.rows * self.num_envs)
+            self.tree.set(used, state["priorities"])
 
     def _rows(self, positions: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Where a position of a column's ring is stored."""
