@@ -24,6 +24,7 @@ TIERS = [
 TIER = {name: tier for tier, names in enumerate(TIERS) for name in names}
 SIDEWAYS = {
     ("core", "errors"),
+    ("errors", "core"),
     ("callbacks", "video"),
     ("agents", "callbacks"),  # the progress bar
 }

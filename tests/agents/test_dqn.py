@@ -523,7 +523,7 @@ class TestBadInput:
                 x, _, *rest = super().step(action)
                 return x, np.nan if self.t == 2 else 1.0, *rest
 
-        with pytest.raises(tfpg.errors.EnvDataError, match="reward is nan, of environment 0"):
+        with pytest.raises(tfpg.errors.EnvDataError, match="Environment 0 returned .* nan"):
             train(Broken, model=q_network(inputs=2))
 
 

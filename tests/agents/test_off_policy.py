@@ -18,9 +18,9 @@ from small import q_network
 from toys import Countdown, Endless
 
 import tfpg
-from tfpg.agents.warnings import TrainingWarning
 from tfpg.envs import open_vec
 from tfpg.envs.make import Parked
+from tfpg.errors import TrainingWarning
 from tfpg.schedules import exponential, linear
 
 SMALL = {**QUICK, "target_update_period": 1000}
@@ -127,7 +127,7 @@ class TestWhatIsGiven:
         agent = spied(epsilon=lambda n: 1 - n / 100, iterations=3)
         assert agent.explore() == 0.0
 
-    @pytest.mark.filterwarnings("ignore::tfpg.agents.warnings.TrainingWarning")
+    @pytest.mark.filterwarnings("ignore::tfpg.errors.TrainingWarning")
     def test_the_warm_up_and_every_iteration_are_a_batch_of_the_statistics(self):
         class Clock(Endless):
             observation_space = spaces.Box(-1000, 1000, (1,), np.float32)

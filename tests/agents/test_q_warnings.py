@@ -11,7 +11,7 @@ from toys import Countdown
 
 import tfpg
 from tfpg.agents.q_warnings import QAdvice
-from tfpg.agents.warnings import TrainingWarning
+from tfpg.errors import TrainingWarning
 from tfpg.rollouts.trajectory import Trajectory
 
 

@@ -10,7 +10,8 @@ from test_estimators import Walk
 from toys import Countdown
 
 import tfpg
-from tfpg.agents.warnings import Advice, TrainingWarning
+from tfpg.agents.warnings import Advice
+from tfpg.errors import TrainingWarning
 from tfpg.models.heads import (
     BernoulliHead,
     CategoricalHead,

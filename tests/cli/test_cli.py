@@ -653,8 +653,8 @@ def test_verify_resume_of_what_was_never_killed_shows_nothing(monkeypatch, capsy
 
 
 def test_warnings_are_one_line_each_the_same_one_once(capsys):
-    from tfpg.agents.warnings import TrainingWarning
     from tfpg.cli.startup import plain_warnings
+    from tfpg.errors import TrainingWarning
 
     before = warnings.showwarning
     with warnings.catch_warnings(record=True) as shown:

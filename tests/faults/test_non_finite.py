@@ -131,7 +131,7 @@ def test_the_command_line_exits_with_3(tmp_path):
             env={**os.environ, "PYTHONPATH": path},
         )
         assert done.returncode == 3, done.stderr
-        assert "tfpg: error: The reward is nan, of environment 0 in step 0" in done.stderr
+        assert "tfpg: error: Environment 0 returned a reward of nan in step 0" in done.stderr
         assert f"are in {str(bundle)!r}." in done.stderr
         assert "Traceback" not in done.stderr
         assert {x.name for x in bundle.iterdir()} >= {"model.keras", "about.json"}

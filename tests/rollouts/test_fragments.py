@@ -216,7 +216,7 @@ class TestNumbersThatAreNone:
         return make
 
     def message(self, what, value):
-        return f"reward is {value}" if what == "reward" else "observation has 1 non-finite of its 2"
+        return f"reward of {value}" if what == "reward" else "NaN or infinity in 1 of 2 values"
 
     def test_are_named_by_environment_and_step(self, what, value):
         with open_vec(self.broken(what, value), 2) as envs:

@@ -299,7 +299,7 @@ class TestFaults:
         with pytest.raises(EnvDataError) as error:
             list(player.shots(0))
         assert str(error.value).startswith(
-            f"The reward is {number}, of environment 0 in step {t - 1} of its episode."
+            f"Environment 0 returned a reward of {number} in step {t - 1} of its episode."
         )
         assert len(str(error.value).splitlines()) == 1
         assert (error.value.env, error.value.step) == (0, t - 1)
@@ -314,8 +314,8 @@ class TestFaults:
         with pytest.raises(EnvDataError) as error:
             list(player.shots(0))
         assert str(error.value).startswith(
-            "The observation has 1 non-finite of its 2 values, of environment 0 before step "
-            f"{t} of its episode."
+            "Environment 0 returned an observation with NaN or infinity in 1 of 2 values before "
+            f"step {t} of its episode."
         )
         assert len(str(error.value).splitlines()) == 1
         assert (error.value.env, error.value.step) == (0, t)

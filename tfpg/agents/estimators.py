@@ -10,7 +10,6 @@ from tfpg.agents.minibatches import Batch
 from tfpg.agents.optimization import Trainable, apply_where, compiled
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import tf
-from tfpg.errors import check_observations, check_rewards
 from tfpg.models.critic import Critic
 from tfpg.models.policy import Decision, Policy
 from tfpg.ops import per_step
@@ -18,6 +17,7 @@ from tfpg.ops.gradients import fused, gradient_of, weight_penalty
 from tfpg.ops.policy_losses import entropy_loss, policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
 from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import Step, play
 
 _PER_STEP = ("log_prob", "rest")

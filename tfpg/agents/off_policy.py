@@ -22,8 +22,8 @@ from tfpg.agents.q_warnings import QAdvice
 from tfpg.agents.training import Records
 from tfpg.core.backend import keras
 from tfpg.core.memory import available_memory, readable_bytes
+from tfpg.core.messages import warn
 from tfpg.core.seeding import shuffle_rng
-from tfpg.errors import warn
 from tfpg.models.policy import Policy
 from tfpg.ops.returns import check_fraction, check_gamma
 from tfpg.rollouts.collector import Collector

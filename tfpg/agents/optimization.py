@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.backend import keras, tf
-from tfpg.errors import warn
+from tfpg.core.messages import warn
 from tfpg.models.graph import all_layers
 from tfpg.models.policy import Policy
 from tfpg.models.requirements import baked_constants

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tfpg.core.backend import keras, tf
-from tfpg.errors import warn
+from tfpg.core.messages import warn
 
 _grown: WeakKeyDictionary[Any, dict[Any, Numbers]] = WeakKeyDictionary()
 

@@ -19,9 +19,9 @@ from tfpg.callbacks.progress_bar import ProgressBar
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.checkpoints.store import Checkpoint
 from tfpg.core.backend import keras
+from tfpg.core.messages import warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import EnvLike, open_vec
-from tfpg.errors import warn
 from tfpg.models.graph import all_layers
 from tfpg.models.requirements import non_finite_weight
 from tfpg.rollouts.collector import Collector

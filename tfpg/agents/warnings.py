@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfpg.errors import warn
+from tfpg.core.messages import warn
+from tfpg.errors import TrainingWarning
 from tfpg.models.heads import Head
 from tfpg.ops.distributions import (
     Bernoulli,
@@ -18,10 +19,6 @@ from tfpg.ops.distributions import (
 )
 
 _PATIENCE = 5
-
-
-class TrainingWarning(UserWarning):
-    """Training goes on, but probably not where you want it."""
 
 
 class Judge:

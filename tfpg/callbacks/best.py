@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfpg.core.backend import keras
-from tfpg.errors import warn
+from tfpg.core.messages import warn
 from tfpg.models.saving import save_model
 
 

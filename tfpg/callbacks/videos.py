@@ -13,8 +13,8 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import keras
+from tfpg.core.messages import warn
 from tfpg.envs import EnvLike, render_modes
-from tfpg.errors import warn
 from tfpg.models.policy import Policy
 from tfpg.models.saving import save_model
 from tfpg.rollouts.evaluation import check_count

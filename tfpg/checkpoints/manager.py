@@ -16,7 +16,7 @@ from tfpg.checkpoints.serialization import pack
 from tfpg.checkpoints.store import Checkpoint, Segment, Store
 from tfpg.checkpoints.versions import check_versions, versions
 from tfpg.checkpoints.writing import Job, Writer
-from tfpg.errors import warn
+from tfpg.core.messages import warn
 
 try:
     import fcntl

@@ -33,7 +33,8 @@ from tfpg.checkpoints.disk import (
     sync_folder,
     write_synced,
 )
-from tfpg.errors import CheckpointCorruptError, VersionSkewError, warn
+from tfpg.core.messages import warn
+from tfpg.errors import CheckpointCorruptError, VersionSkewError
 
 SCHEMA = 2
 MANIFEST, STATE, LATEST, LOG = "manifest.json", "state.bin", "latest", "log"

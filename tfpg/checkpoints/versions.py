@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from tfpg.errors import VersionSkewError, warn
+from tfpg.core.messages import warn
+from tfpg.errors import VersionSkewError
 
 _PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
 # Of these a newer one may have written what an older one reads otherwise.

@@ -17,7 +17,7 @@ from tfpg.checks.contracts import PROBLEM
 from tfpg.checks.verdicts import Report, Row
 from tfpg.cli.startup import carried_out
 from tfpg.core import signals
-from tfpg.errors import exit_words
+from tfpg.core.messages import describe_exit
 
 # Seconds that an interrupted look has to take down what it has set up.
 _PATIENCE = 2.0
@@ -54,7 +54,7 @@ def check(args: argparse.Namespace) -> int:
             if ours.recv(1):
                 return code
     text = (
-        f"The process in which {args.env!r} was played died {exit_words(code)}, and a training "
+        f"The process in which {args.env!r} was played died {describe_exit(code)}, and a training "
         "would have. Look in it for os._exit, for native code that crashes (--debug shows where), "
         "and at the memory; tfpg train --workers 1 tells the step."
     )

@@ -17,8 +17,8 @@ from tfpg.cli import runs
 from tfpg.cli.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 from tfpg.cli.startup import check_env, head_options, import_tensorflow, message
 from tfpg.core import signals
+from tfpg.core.messages import warn
 from tfpg.envs import has_own_vectorization, open_vec
-from tfpg.errors import warn
 
 _FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
 

@@ -17,7 +17,7 @@ from tfpg.checkpoints.compare import digests
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.cli import runs
 from tfpg.cli.startup import check_env
-from tfpg.errors import exit_words
+from tfpg.core.messages import describe_exit
 
 
 def verify_resume(args: argparse.Namespace) -> int:
@@ -97,7 +97,7 @@ class _Training:
         if code:
             kind = FloatingPointError if code == 3 else RuntimeError
             told = text.rpartition("tfpg: error: ")[2].strip()
-            raise kind(told or f"The training died {exit_words(code)}.")
+            raise kind(told or f"The training died {describe_exit(code)}.")
         return text
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
+from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
-from tfpg.errors import EnvError, warn
+from tfpg.errors import EnvError
 
 ON_ENV_ERROR = ("raise", "restart", "drop")
 

@@ -17,10 +17,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
+from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
 from tfpg.envs.supervised import MOST_FAILURES, blank, built, once, told
 from tfpg.envs.worker_process import command_line, packed
-from tfpg.errors import EnvError, EnvWorkerDied, warn
+from tfpg.errors import EnvError, EnvWorkerDied
 
 # What a process may take to start and to make its environments, whatever its steps may take.
 _START = 60.0  # seconds

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras
-from tfpg.errors import warn
+from tfpg.core.messages import warn
 from tfpg.models.graph import all_layers, has_graph, last_activation
 from tfpg.models.heads import (
     BernoulliHead,

@@ -10,11 +10,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg.core.arrays import map_arrays
+from tfpg.core.messages import warn
 from tfpg.core.seeding import fragment_rng, reset_seed, training_rng
-from tfpg.errors import check_observations, check_rewards, warn
 from tfpg.models.heads import Head
 from tfpg.models.policy import Policy
 from tfpg.rollouts.env_state import Resumable
+from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import autoreset_mode, play, seeded_reset, takes_seeds, with_final
 from tfpg.rollouts.recorder import fragment, record, side_by_side, some_of
 from tfpg.rollouts.trajectory import Trajectory

@@ -10,9 +10,9 @@ import numpy as np
 from tfpg.core.arrays import batch_size
 from tfpg.core.seeding import check_seed, evaluation_rng
 from tfpg.envs import EnvLike, open_vec
-from tfpg.errors import check_rewards
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision, as_policy, is_policy_like
+from tfpg.rollouts.finite import check_rewards
 from tfpg.rollouts.loop import play
 
 _MOST_ENVS = 32

@@ -10,10 +10,11 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from tfpg.core.arrays import map_arrays
+from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
-from tfpg.errors import check_observations, warn
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision
+from tfpg.rollouts.finite import check_observations
 
 # An episode of an environment without a time limit, played without max_steps, is cut here.
 NO_LIMIT_STEPS = 10_000

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.arrays import map_arrays
-from tfpg.errors import check_observations, check_rewards
 from tfpg.models.policy import Policy
+from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import Step
 from tfpg.rollouts.trajectory import Trajectory
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.seeding import evaluation_rng, reset_seed
-from tfpg.errors import check_observations, check_rewards
 from tfpg.models.policy import Decision, as_policy, is_policy_like
 from tfpg.rollouts.evaluation import actor_for
+from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import NO_LIMIT_STEPS, Noise, warn_of_the_cut
 from tfpg.video.render_env import pictures
 

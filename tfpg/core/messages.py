@@ -1,0 +1,55 @@
+"""Warnings and pieces of messages that several packages share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning that points at the line outside tfpg that led to it.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     warn("The lander hovers.")
+        >>> str(caught[0].message)
+        'The lander hovers.'
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Return a value or an error as one line of text without a final period.
+
+    Example:
+        >>> one_line(ValueError("No such\\n  option."))
+        'No such option'
+    """
+    line = " ".join(str(text).split())[:limit].rstrip(".: ")
+    return line or type(text).__name__
+
+
+def describe_exit(exitcode: int | None) -> str:
+    """Return how a process ended, to follow "It ended" or "It died".
+
+    Example:
+        >>> describe_exit(3), describe_exit(-11)
+        ('with exit code 3', 'of SIGSEGV (-11)')
+    """
+    if exitcode is None or exitcode >= 0:
+        return f"with exit code {exitcode}"
+    name = str(exitcode)
+    with suppress(ValueError):
+        name = signal.Signals(-exitcode).name
+    hint = ", out of memory?" if exitcode == -signal.SIGKILL else ""
+    return f"of {name} ({exitcode}{hint})"
