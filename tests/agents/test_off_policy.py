@@ -19,7 +19,7 @@ from toys import Countdown, Endless
 
 import tfpg
 from tfpg.envs import open_vec
-from tfpg.envs.make import Parked
+from tfpg.envs.supervised import SupervisedEnv
 from tfpg.errors import TrainingWarning
 from tfpg.schedules import exponential, linear
 
@@ -400,7 +400,7 @@ class TestLives:
                 *rest, info = super().step(action)
                 return *rest, {**info, "lives": 4 - self.t // 2}
 
-        make = (lambda: Parked(Lives(length=7))) if mode is AutoresetMode.DISABLED else None
+        make = (lambda: SupervisedEnv(Lives(length=7))) if mode is AutoresetMode.DISABLED else None
         envs = SyncVectorEnv([make or (lambda: Lives(length=7))] * 4, autoreset_mode=mode)
         agent = tfpg.DQN(q_network(2), end_on_life_loss=True, **SMALL)
         agent.fit(envs, 3, seed=0, verbose=0)

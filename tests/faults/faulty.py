@@ -1,4 +1,4 @@
-"""Environments that fail as they are told to. Worker processes import this: no TensorFlow here."""
+"""Environments that fail on purpose. Worker processes import this file: no TensorFlow here."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 
-def boom():
+def raises():
     raise ZeroDivisionError("no torque")
 
 
@@ -26,31 +26,31 @@ def hangs():
     time.sleep(60)
 
 
-FAULTS = {"boom": boom, "killed": killed, "exits": exits, "hangs": hangs}
+FAULTS = {"raises": raises, "killed": killed, "exits": exits, "hangs": hangs}
 
 
 class Faulty(gymnasium.Env):
-    """Observes the step, the seed of its episode and noise; has 3 to 6 steps, by its seed.
+    """Observes the step, its episode's seed and noise. An episode has 3 to 6 steps, by its seed.
 
-    In step ``at`` of the episode of seed ``seed``, or in its reset with ``at=None``, it fails
-    ``times`` times, whichever process it is in: a file in ``folder`` is left for each. With
-    several seeds it fails so often in each of their episodes, with ``seed=None`` in any episode,
-    and with ``at="made"`` when it is made.
+    It fails in step ``at`` of the episode with seed ``seed``, or in the reset with ``at=None``,
+    or when it is made with ``at="made"``; ``times`` times in all processes together, which is
+    counted by files in ``folder``. With a list of seeds it fails ``times`` times for each of them,
+    and with ``seed=None`` in any episode.
     """
 
     action_space = spaces.Discrete(2)
 
-    def __init__(self, folder=None, fault="boom", seed=None, at=2, times=1, named=False):
+    def __init__(self, folder=None, fault="raises", seed=None, at=2, times=1, named=False):
         box = spaces.Box(-np.inf, np.inf, (3,), np.float32)
         self.observation_space = spaces.Dict({"x": box}) if named else box
         self.folder, self.fault, self.seed, self.at, self.times = folder, fault, seed, at, times
         self.named = named
-        self._maybe("made", None)
+        self._maybe_fail("made", None)
 
-    def _maybe(self, at, seed):
+    def _maybe_fail(self, at, seed):
         several = isinstance(self.seed, list)
-        meant = seed in self.seed if several else self.seed in (None, seed)
-        if self.folder is None or at != self.at or not meant:
+        due = seed in self.seed if several else self.seed in (None, seed)
+        if self.folder is None or at != self.at or not due:
             return
         for count in range(self.times):
             name = f"{seed}-{count}" if several else str(count)
@@ -60,24 +60,24 @@ class Faulty(gymnasium.Env):
                 continue
             FAULTS[self.fault]()
 
-    def _observe(self):
+    def observe(self):
         x = np.array([self.t, self.began % 997, self.np_random.random()], np.float32)
         return {"x": x} if self.named else x
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self._maybe(None, seed)
+        self._maybe_fail(None, seed)
         self.began, self.t = seed, 0
-        return self._observe(), {"seed": seed}
+        return self.observe(), {"seed": seed}
 
     def step(self, action):
-        self._maybe(self.t, self.began)
+        self._maybe_fail(self.t, self.began)
         self.t += 1
-        return self._observe(), float(action), self.t >= 3 + self.began % 4, False, {"t": self.t}
+        return self.observe(), float(action), self.t >= 3 + self.began % 4, False, {"t": self.t}
 
 
 class Slow(Faulty):
-    """Takes so many seconds for a step."""
+    """Takes some seconds for a step."""
 
     def __init__(self, seconds):
         super().__init__()
@@ -86,3 +86,20 @@ class Slow(Faulty):
     def step(self, action):
         time.sleep(self.seconds)
         return super().step(action)
+
+
+class WrongShape(gymnasium.Env):
+    """Observes three numbers where its space says two: from a step on, or from the reset."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, late=False):
+        self.late = late
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2 if self.late else 3, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 1.0, False, False, {}

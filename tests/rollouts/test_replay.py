@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpg.core.arrays import map_arrays
-from tfpg.envs.make import Parked
+from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.heads import EpsilonGreedyHead
 from tfpg.ops.distributions.discrete import EpsilonGreedy
 from tfpg.rollouts.collector import Collector
@@ -99,7 +99,7 @@ class Player:
 def collector(mode, count=3, **options):
     makers = [lambda n=n: Telling(n, **options) for n in range(count)]
     if mode is AutoresetMode.DISABLED:
-        makers = [lambda m=m: Parked(m()) for m in makers]
+        makers = [lambda m=m: SupervisedEnv(m()) for m in makers]
     return Collector(SyncVectorEnv(makers, autoreset_mode=mode), seed=0)
 
 

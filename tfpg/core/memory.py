@@ -1,7 +1,6 @@
-"""How much memory this process can still take, known before it is taken.
+"""Available memory, so that large allocations are refused before they are made.
 
-Linux promises more memory than there is, and ends the process that uses it without a word. What
-is going to be large is therefore checked before it is made.
+Linux grants more memory than there is and later kills the process that uses it, without a message.
 """
 
 from __future__ import annotations
@@ -14,42 +13,41 @@ from pathlib import Path, PurePosixPath
 
 try:
     import resource
-except ImportError:  # not on Windows
+except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
-def available_memory() -> int:
-    """The bytes that this process can still take.
+def available_memory(root: str | os.PathLike = "/") -> int:
+    """Return the number of bytes that this process can still allocate.
 
-    The least of three: what the machine has available, what the process's control group and those
-    around it (a container's limit) leave, and what ``ulimit -v`` leaves. Page cache that the system
-    gives back when it is asked counts as free.
+    This is the smallest of what the machine has available, what the process's control groups
+    (container limits) leave, and what ``ulimit -v`` leaves. Reclaimable page cache counts as free.
+
+    Args:
+        root: Folder that holds ``proc`` and ``sys``.
 
     Returns:
-        At least 0; ``sys.maxsize`` where nothing is known.
+        Bytes, at least 0. ``sys.maxsize`` if nothing is known.
 
     Example:
         >>> available_memory() > 0
         True
     """
-    limit = None
-    if resource is not None:
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit == resource.RLIM_INFINITY:
-            limit = None
-    return _available(Path("/"), limit)
+    path = Path(root)
+    free = [*_machine(path), *_control_groups(path), *_address_space(path)]
+    return max(0, min(free, default=sys.maxsize))
 
 
-def check_memory(needed: int, what: str, mend: str) -> None:
-    """Raises if something would take more memory than there is.
+def check_memory(needed: int, what: str, hint: str) -> None:
+    """Raise an error if an allocation would not fit into the available memory.
 
     Args:
-        needed: Bytes that it takes.
-        what: Its name, which begins the error's sentence.
-        mend: What to do, which ends it.
+        needed: Size of the allocation, in bytes.
+        what: Name of the thing to allocate, which starts the error message.
+        hint: What the user can do about it, which ends the error message.
 
     Raises:
-        MemoryError: It does not fit into `available_memory`.
+        MemoryError: ``needed`` is more than `available_memory`.
 
     Example:
         >>> check_memory(640_000, "The replay of 10,000 steps", "use a smaller capacity")
@@ -58,18 +56,16 @@ def check_memory(needed: int, what: str, mend: str) -> None:
         ... )  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        MemoryError: The replay of 10,000 steps needs 1.0 EB, and ... free: use a smaller capacity.
+        MemoryError: The replay of 10,000 steps needs 1.0 EB, and ... are free: use a smaller...
     """
     available = available_memory()
     if needed > available:
-        raise MemoryError(
-            f"{what} needs {readable_bytes(needed)}, and {readable_bytes(available)} are free: "
-            f"{mend}."
-        )
+        needs, free = readable_bytes(needed), readable_bytes(available)
+        raise MemoryError(f"{what} needs {needs}, and {free} are free: {hint}.")
 
 
 def readable_bytes(n: int) -> str:
-    """A number of bytes as people write it, in decimal units.
+    """Format a number of bytes in decimal units.
 
     Example:
         >>> readable_bytes(7_056_000_000), readable_bytes(640_000), readable_bytes(12)
@@ -77,68 +73,60 @@ def readable_bytes(n: int) -> str:
     """
     if n < 1000:
         return f"{n} bytes"
-    units = ("kB", "MB", "GB", "TB", "PB", "EB")
-    thousands = 1
-    while round(n / 1000**thousands) >= 1000 and thousands < len(units):
-        thousands += 1
-    x = n / 1000**thousands
-    return f"{x:.1f} {units[thousands - 1]}" if x < 99.95 else f"{x:.0f} {units[thousands - 1]}"
-
-
-def _available(root: Path, address_space: int | None) -> int:
-    room = [*_machine(root), *_control_groups(root)]
-    if address_space is not None:
-        room += [address_space - size for size in _address_space_used(root)]
-    return max(0, min(room, default=sys.maxsize))
+    x, units = n / 1000, ["kB", "MB", "GB", "TB", "PB", "EB"]
+    while x >= 999.5 and len(units) > 1:
+        x /= 1000
+        del units[0]
+    return f"{x:.1f} {units[0]}" if x < 99.95 else f"{x:.0f} {units[0]}"
 
 
 def _machine(root: Path) -> Iterator[int]:
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, KeyError):
         yield _table(root / "proc/meminfo")["MemAvailable"] * 1024
         return
-    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):  # macOS tells only the second
+    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):  # macOS only knows the second
         with suppress(OSError, ValueError, AttributeError):
             yield os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
             return
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """What each control group that holds the process and has a limit leaves."""
+    """Yield the bytes left by each control group, of version 1 or 2, that contains the process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
-    mount = root / "sys/fs/cgroup"
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            base, names = mount, ("memory.max", "memory.current", "inactive_file")
+            mount = root / "sys/fs/cgroup"
+            names = ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            base = mount / "memory"
+            mount = root / "sys/fs/cgroup/memory"
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # A container sees its own group as the root, whatever its path is called outside.
+        limit, used, cache = names
+        # Inside a container the group is mounted as the root, whatever its path is outside.
         group = PurePosixPath(*(part for part in path.split("/") if part not in ("", "..")))
-        for folder in {base / group, *(base / parent for parent in group.parents)}:
-            yield from _room(folder, *names)
+        for folder in {mount / group, *(mount / parent for parent in group.parents)}:
+            # Without a limit the file is missing or contains "max".
+            with suppress(OSError, ValueError):
+                free = int((folder / limit).read_text()) - int((folder / used).read_text())
+                with suppress(OSError, KeyError):
+                    free += _table(folder / "memory.stat")[cache]
+                yield free
 
 
-def _room(folder: Path, limit: str, used: str, cache: str) -> Iterator[int]:
-    # A group without a limit has no such file, or "max" in it.
-    with suppress(OSError, ValueError):
-        room = int((folder / limit).read_text()) - int((folder / used).read_text())
-        with suppress(OSError, ValueError, KeyError):
-            room += _table(folder / "memory.stat")[cache]
-        yield room
-
-
-def _address_space_used(root: Path) -> Iterator[int]:
-    with suppress(OSError, ValueError, KeyError):
-        yield _table(root / "proc/self/status")["VmSize"] * 1024
+def _address_space(root: Path) -> Iterator[int]:
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            with suppress(OSError, KeyError):
+                yield limit - _table(root / "proc/self/status")["VmSize"] * 1024
 
 
 def _table(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines like ``MemAvailable:   1234 kB``."""
+    """Read the numbers of a file with lines like ``MemAvailable:   1234 kB``."""
     words = (line.replace(":", " ").split() for line in path.read_text().splitlines())
     return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdigit()}

@@ -1,7 +1,6 @@
-"""Gymnasium environments from an id, an environment, a vector environment or a callable.
+"""Make Gymnasium environments from ids, environments, vector environments and callables.
 
-Whoever makes an environment closes it: `open_env` and `open_vec` are context managers that
-close what they made and leave alone what they were given.
+`open_env` and `open_vec` close what they make, and leave open what they are given.
 """
 
 from __future__ import annotations
@@ -19,30 +18,26 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
 from tfpg.envs import atari
-from tfpg.envs.supervised import ON_ENV_ERROR, Parked, built, vector_of, vectorized
-from tfpg.envs.worker_pool import Workers
+from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
+from tfpg.envs.worker_pool import WorkerPool
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
-_EXPECTED = (
-    'an environment id such as "CartPole-v1", a Gymnasium environment, '
-    "a vector environment or a callable that makes one"
-)
-
 
 def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
-    """A Gymnasium environment, or a `ValueError` that offers the nearest ids.
+    """Make a single environment from its id.
 
     Args:
-        env_id: An id of Gymnasium's registry, or ``"module:id"``. One of ``ALE/`` is an Atari
-            game by the protocol of the DQN papers; see `tfpg.envs.atari`.
+        env_id: An id of Gymnasium's registry, or ``"module:id"``. Without a version, the newest one
+            is made. An id that starts with ``ALE/`` is an Atari game under the protocol of the DQN
+            papers; see `tfpg.envs.atari`.
         **kwargs: Passed to `gymnasium.make`, for example ``render_mode="rgb_array"``.
 
     Returns:
         The environment.
 
     Raises:
-        ValueError: No environment has this id.
+        ValueError: No environment has this id. The message suggests similar ids.
         ImportError: The environment needs a package that is not installed.
 
     Example:
@@ -51,9 +46,10 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
         Discrete(2)
         >>> env.close()
     """
-    env_id = _registered(env_id)
-    build = atari.make_game if atari.is_atari(env_id) else gymnasium.make
-    return _gymnasium_call(build, env_id, **kwargs)
+    env_id = _full_id(env_id)
+    function = atari.make_game if atari.is_atari(env_id) else gymnasium.make
+    with _gymnasium_errors(env_id):
+        return function(env_id, **kwargs)
 
 
 def make_vec(
@@ -66,33 +62,34 @@ def make_vec(
     on_env_error: str = "raise",
     **kwargs: Any,
 ) -> VectorEnv:
-    """A vector environment for collecting episodes; see `open_vec` for one that closes itself.
+    """Make a vector environment; see `open_vec` for one that is closed automatically.
 
-    An id that Gymnasium can vectorize itself (``CartPole-v1``) is made that way, and Atari games
-    are `tfpg.envs.atari.AtariGames`. Other ids and callables become a
-    `gymnasium.vector.SyncVectorEnv` of `Parked` environments. Both of these are reset by whoever
-    plays in them (autoreset mode DISABLED). A single environment becomes a vector of one, whatever
-    ``num_envs`` says, and a vector environment is returned as it is.
+    An id that Gymnasium can vectorize itself, such as ``CartPole-v1``, is vectorized by Gymnasium.
+    Atari games become `tfpg.envs.atari.AtariGames`. Other ids and callables become a
+    `gymnasium.vector.SyncVectorEnv` of `tfpg.envs.supervised.SupervisedEnv`, or a
+    `tfpg.envs.worker_pool.WorkerPool`. None of these but Gymnasium's own resets itself (autoreset
+    mode DISABLED). A single environment becomes a vector of one, whatever ``num_envs`` is. A vector
+    environment is returned unchanged.
 
     Args:
-        env: An environment id, environment, vector environment, or a callable making one.
-        num_envs: How many copies to make, at least 1.
-        seedable: Never Gymnasium's own vectorization, which resets by itself.
-        workers: Share the environments out among so many processes; see
-            `tfpg.envs.worker_pool.Workers`. For an id or a callable whose steps are slow.
-        timeout: Seconds after which a process that does not answer is killed. None: never.
-        on_env_error: Where an environment raises an exception, or its process dies:
-            ``"raise"`` an `tfpg.errors.EnvError`; ``"restart"``: make it anew and play the
-            episode again; ``"drop"``: leave the episode out. More than ten failures of an
-            environment without the end of an episode are raised.
-        **kwargs: Passed to Gymnasium when ``env`` is an id.
+        env: An environment id, environment, vector environment, or a callable that makes one.
+        num_envs: Number of copies to make, at least 1.
+        seedable: Do not use Gymnasium's own vectorization, which takes no seed for each episode.
+        workers: Number of processes to distribute the environments over, for an id or a callable
+            with slow steps. None: step them in this process.
+        timeout: Seconds after which a worker that has not answered is killed. None: never.
+        on_env_error: What happens if an environment raises an exception or its worker dies.
+            ``"raise"``: raise a `tfpg.errors.EnvError`. ``"restart"``: make the environment again
+            and play the same episode again. ``"drop"``: leave the episode out. More than ten
+            failures of an environment without a finished episode raise an error in any case.
+        **kwargs: Passed to Gymnasium if ``env`` is an id.
 
     Returns:
         The vector environment.
 
     Raises:
-        ValueError: The id is unknown, or an option does not suit.
-        TypeError: ``env`` is none of the four.
+        ValueError: The id is unknown, or an option is invalid for this environment.
+        TypeError: ``env`` is none of the four kinds.
         tfpg.errors.EnvError: An environment could not be made.
 
     Example:
@@ -101,49 +98,56 @@ def make_vec(
         (3, Discrete(2))
         >>> envs.close()
     """
-    if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, and it is {num_envs}.")
-    _check_supervision(env, workers, timeout, on_env_error)
+    _check_options(num_envs, workers, timeout, on_env_error)
+    in_process = workers is None and on_env_error == "raise"
     if isinstance(env, VectorEnv):
-        return env
+        return _ready_made(env, in_process)
     if isinstance(env, gymnasium.Env):
-        return vector_of([Parked(env, on_error=on_env_error)], on_env_error)
-    build: Any
+        if workers is not None:
+            raise ValueError(
+                "Workers make their environments themselves: give an id or a callable instead of "
+                "an environment."
+            )
+        return vectorize(env, on_error=on_env_error)
     if isinstance(env, str):
-        env_id = _registered(env)
-        if atari.is_atari(env_id) and workers is None:
-            return _gymnasium_call(atari.AtariGames, env_id, num_envs=num_envs, **kwargs)
-        spec = _gymnasium_call(gymnasium.spec, env_id)
-        if _vectorized(spec) and not seedable and workers is None and on_env_error == "raise":
-            return _gymnasium_call(gymnasium.make_vec, env_id, num_envs=num_envs, **kwargs)
-        build = partial(_make_registered, spec, kwargs)
+        env_id = _full_id(env)
+        with _gymnasium_errors(env_id):
+            if atari.is_atari(env_id) and workers is None:
+                return atari.AtariGames(env_id, num_envs=num_envs, **kwargs)
+            spec = gymnasium.spec(env_id)
+            if _has_vector_class(spec) and not seedable and in_process:
+                return gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
+        build: Callable[[], Any] = partial(_make_registered, spec, kwargs)
+        first = build()  # whose errors are clearer than an EnvError
     elif callable(env):
         build = env
+        first = build_env(build, 0)
     else:
-        raise TypeError(f"Expected {_EXPECTED}, and got {type(env).__name__}.")
-    # What an id's environment needs is said by `make`.
-    first = build() if isinstance(env, str) else built(build, 0)
-    if not isinstance(first, (gymnasium.Env, VectorEnv)):
         raise TypeError(
-            f"The callable {env!r} returned {type(first).__name__}, "
-            "and a Gymnasium environment was expected."
+            'Expected an environment id such as "CartPole-v1", a Gymnasium environment, a vector '
+            f"environment or a callable that makes one, and got {type(env).__name__}."
         )
     if isinstance(first, VectorEnv):
-        try:
-            _check_supervision(first, workers, timeout, on_env_error)
-        except ValueError:
-            first.close()
-            raise
-        return first
+        return _ready_made(first, in_process, close=True)
+    if not isinstance(first, gymnasium.Env):
+        raise TypeError(
+            f"Expected a callable that returns a Gymnasium environment, and {env!r} returned "
+            f"{type(first).__name__}."
+        )
     if workers is None:
-        return vectorized(first, build, num_envs, on_env_error)
+        return vectorize(first, build, num_envs, on_env_error)
     first.close()
-    return Workers(build, num_envs, workers, like=first, timeout=timeout, on_env_error=on_env_error)
+    return WorkerPool(build, first, num_envs, workers, timeout=timeout, on_env_error=on_env_error)
 
 
 @contextmanager
 def open_vec(env: EnvLike, num_envs: int = 1, **options: Any) -> Iterator[VectorEnv]:
-    """`make_vec` for a ``with`` statement: closes what it made, never what it was given.
+    """Open a vector environment for a ``with`` statement.
+
+    Args:
+        env: As for `make_vec`. An environment that is passed in is left open.
+        num_envs: Number of copies to make.
+        **options: The options of `make_vec`.
 
     Example:
         >>> with open_vec("CartPole-v1", num_envs=2) as envs:
@@ -161,15 +165,15 @@ def open_vec(env: EnvLike, num_envs: int = 1, **options: Any) -> Iterator[Vector
 
 @contextmanager
 def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
-    """A single environment for a ``with`` statement: closes what it made.
+    """Open a single environment for a ``with`` statement.
 
     Args:
-        env: An environment id, an environment, or a callable making one.
-        **kwargs: Passed to Gymnasium when ``env`` is an id.
+        env: An environment id, an environment, which is left open, or a callable that makes one.
+        **kwargs: Passed to Gymnasium if ``env`` is an id.
 
     Raises:
         ValueError: The id is unknown.
-        TypeError: ``env`` is something else, a vector environment included.
+        TypeError: ``env`` is something else, for example a vector environment.
 
     Example:
         >>> with open_env("CartPole-v1", render_mode="rgb_array") as env:
@@ -184,21 +188,20 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
         made = make(env, **kwargs)
     elif callable(env) and not isinstance(env, VectorEnv):
         made = env()
-    if not isinstance(made, gymnasium.Env):
-        if made is not env and isinstance(made, VectorEnv):
-            made.close()
-        raise TypeError(
-            "Expected a single environment (an id, a Gymnasium environment or a callable that "
-            f"makes one), and got {type(made).__name__}."
-        )
     try:
+        if not isinstance(made, gymnasium.Env):
+            raise TypeError(
+                "Expected a single environment (an id, a Gymnasium environment or a callable that "
+                f"makes one), and got {type(made).__name__}."
+            )
         yield made
     finally:
-        made.close()
+        if made is not env and isinstance(made, (gymnasium.Env, VectorEnv)):
+            made.close()
 
 
 def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
-    """Observation and action space of one environment.
+    """Return the observation and action space of one environment.
 
     Example:
         >>> observation_space, action_space = spaces_of("CartPole-v1")
@@ -212,7 +215,7 @@ def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
 
 
 def reward_threshold(env: EnvLike) -> float | None:
-    """The return at which an environment counts as solved, where its registration says so.
+    """Return the return at which an environment counts as solved, if it is registered with one.
 
     Example:
         >>> reward_threshold("CartPole-v1"), reward_threshold("Pendulum-v1")
@@ -223,7 +226,7 @@ def reward_threshold(env: EnvLike) -> float | None:
 
 
 def render_modes(env_id: str) -> tuple[str, ...]:
-    """The render modes that an environment says it has; empty where it says nothing.
+    """Return the render modes in an environment's metadata.
 
     Raises:
         ValueError: The id is unknown.
@@ -233,81 +236,89 @@ def render_modes(env_id: str) -> tuple[str, ...]:
         >>> render_modes("CartPole-v1")
         ('human', 'rgb_array')
     """
-    spec = _gymnasium_call(gymnasium.spec, _registered(env_id))
-    build = spec.entry_point
-    if isinstance(build, str):
-        build = _gymnasium_call(lambda _: load_env_creator(spec.entry_point), env_id)
-    return tuple((getattr(build, "metadata", None) or {}).get("render_modes", ()))
+    env_id = _full_id(env_id)
+    with _gymnasium_errors(env_id):
+        entry_point: Any = gymnasium.spec(env_id).entry_point
+        if isinstance(entry_point, str):
+            entry_point = load_env_creator(entry_point)
+    return tuple((getattr(entry_point, "metadata", None) or {}).get("render_modes", ()))
 
 
 def same_env(one: str, other: str) -> bool:
-    """Whether two ids name the same environment, in whatever spelling.
+    """Return whether two ids name the same environment.
 
     Example:
         >>> same_env("CartPole", "CartPole-v1")
         True
     """
     try:
-        return _registered(one) == _registered(other)
+        return _full_id(one) == _full_id(other)
     except (ValueError, ImportError):
         return one == other
 
 
 def has_own_vectorization(env_id: str) -> bool:
-    """Whether many environments of an id are something else than each by itself.
+    """Return whether an id has a vector environment of its own, instead of copies of a single one.
 
     Example:
         >>> has_own_vectorization("CartPole-v1"), has_own_vectorization("Acrobot-v1")
         (True, False)
     """
-    env_id = _registered(env_id)
-    return atari.is_atari(env_id) or _vectorized(_gymnasium_call(gymnasium.spec, env_id))
+    env_id = _full_id(env_id)
+    with _gymnasium_errors(env_id):
+        return atari.is_atari(env_id) or _has_vector_class(gymnasium.spec(env_id))
 
 
-def _vectorized(spec: EnvSpec) -> bool:
+def _has_vector_class(spec: EnvSpec) -> bool:
     return spec.vector_entry_point is not None and not spec.additional_wrappers
 
 
-def _check_supervision(env: Any, workers: int | None, timeout: float | None, on_error: str) -> None:
-    if on_error not in ON_ENV_ERROR:
-        raise ValueError(f"on_env_error is one of {ON_ENV_ERROR}, and it is {on_error!r}.")
+def _check_options(
+    num_envs: int, workers: int | None, timeout: float | None, on_env_error: str
+) -> None:
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, and it is {num_envs}.")
+    if on_env_error not in ON_ENV_ERROR:
+        raise ValueError(f"on_env_error must be one of {ON_ENV_ERROR}, and it is {on_env_error!r}.")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise ValueError(f"workers must be an integer of at least 1, and it is {workers!r}.")
     if timeout is not None and (workers is None or not timeout > 0):
         raise ValueError(
-            f"timeout is the seconds, above 0, that workers have to answer, and it is {timeout} "
-            f"with workers={workers}."
+            "timeout is the number of seconds, above 0, that workers have to answer, and it is "
+            f"{timeout} with workers={workers}."
         )
-    if isinstance(env, gymnasium.Env) and workers is not None:
-        raise ValueError(
-            "workers make their environments themselves: give an id or a callable, not one that "
-            "is made already."
-        )
-    if isinstance(env, VectorEnv) and (workers is not None or on_error != "raise"):
-        raise ValueError(
-            "workers and on_env_error are for environments that are vectorized here, and this is "
-            "a vector environment already: give an id or a callable."
-        )
+
+
+def _ready_made(envs: VectorEnv, in_process: bool, close: bool = False) -> VectorEnv:
+    """Return a vector environment, unless the options were for one that is made here."""
+    if in_process:
+        return envs
+    if close:
+        envs.close()
+    raise ValueError(
+        "workers and on_env_error are for environments that tfpg vectorizes, and this is a vector "
+        "environment already: give an id, or a callable that makes a single environment."
+    )
 
 
 def _make_registered(spec: EnvSpec, kwargs: dict[str, Any]) -> gymnasium.Env:
-    """An environment of this registration, which another process may not know."""
+    """Make an environment, also in a worker process, where its id may not be registered."""
     gymnasium.registry.setdefault(spec.id, spec)
     return make(spec.id, **kwargs)
 
 
-def _registered(env_id: str) -> str:
-    """The full id: modules are imported, and an id without a version becomes the newest one."""
+def _full_id(env_id: str) -> str:
+    """Import the module of an id, and add the newest version if it has none."""
     module, _, name = env_id.rpartition(":")
     if module:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name != module.partition(".")[0]:
-                raise ImportError(f"The module {module!r} of {env_id!r}: {error}.") from error
+                raise ImportError(f"Cannot import the module of {env_id!r}: {error}.") from error
             raise ImportError(
-                f"The module {module!r} of {env_id!r} cannot be found: go to its folder, or name "
-                "that in PYTHONPATH."
+                f"Cannot find the module {module!r} of {env_id!r}: run in its folder, or add that "
+                "to PYTHONPATH."
             ) from error
     if atari.is_atari(name):
         atari.register()
@@ -316,34 +327,34 @@ def _registered(env_id: str) -> str:
     pattern = re.compile(re.escape(name) + r"-v(\d+)")
     versions = {int(m[1]): key for key in gymnasium.registry if (m := pattern.fullmatch(key))}
     if not versions:
-        raise ValueError(unknown_env(env_id))
+        raise _unknown_env(env_id)
     return versions[max(versions)]
 
 
-def _gymnasium_call(function: Callable, env_id: str, **kwargs: Any) -> Any:
+@contextmanager
+def _gymnasium_errors(env_id: str) -> Iterator[None]:
+    """Turn Gymnasium's errors into ValueError and ImportError."""
     try:
-        return function(env_id, **kwargs)
-    except gymnasium.error.DependencyNotInstalled as error:
+        yield
+    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise ImportError(f"{env_id} needs a package that is not installed: {error}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
-        raise ValueError(unknown_env(env_id)) from error
+        raise _unknown_env(env_id) from error
     except gymnasium.error.Error as error:
-        raise ValueError(f"Environment {env_id!r} cannot be made: {error}") from error
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{env_id} needs a package that is not installed: {error}") from error
+        raise ValueError(f"Cannot make the environment {env_id!r}: {error}") from error
 
 
-def unknown_env(env_id: str) -> str:
-    """The sentence that says an id is unknown and offers the nearest ones."""
+def _unknown_env(env_id: str) -> ValueError:
     with suppress(ImportError):
         atari.register()
     known = {name.lower(): name for name in gymnasium.registry}
     name = env_id.rpartition(":")[2].lower()
-    # As games were called before ALE/.
+    # Atari games had other names before ALE/.
     game = re.sub(r"(-ram)?(noframeskip|deterministic)?-v\d+$", "-v5", f"ale/{name}")
-    near = [game] if game in known else difflib.get_close_matches(name, known)
-    offer = ", ".join(known[name] for name in near)
-    mend = f"Did you mean {offer}?" if near else "gymnasium.pprint_registry() lists them all."
-    own = " One of your own is module:id, and the module is imported."
-    own = "" if ":" in env_id or game in known else own
-    return f"Unknown environment {env_id!r}. {mend}{own}"
+    similar = [game] if game in known else difflib.get_close_matches(name, known)
+    hint = "gymnasium.pprint_registry() lists all ids."
+    if similar:
+        hint = f"Did you mean {', '.join(known[name] for name in similar)}?"
+    if ":" not in env_id and game not in known:
+        hint += " For an environment of your own, write module:id to import its module."
+    return ValueError(f"Unknown environment {env_id!r}. {hint}")

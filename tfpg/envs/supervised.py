@@ -1,4 +1,4 @@
-"""Environments that rest after their episode, and under supervision do not break a training."""
+"""Environments that wait for a seed after each episode, and whose failures need not end a run."""
 
 from __future__ import annotations
 
@@ -12,36 +12,84 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from tfpg.core.messages import warn
-from tfpg.core.seeding import reset_seed
 from tfpg.errors import EnvError
 
 ON_ENV_ERROR = ("raise", "restart", "drop")
 
-# Failures of an environment in a row, without an episode that ended between them.
-MOST_FAILURES = 10
+# Failures of an environment, or of a worker process, without a finished episode in between.
+MAX_FAILURES = 10
 
 
-class Parked(gymnasium.Wrapper):
-    """An environment that rests after its episode until it is reset with a seed.
+class Failures:
+    """Counts failures between finished episodes, and decides whether to raise or to warn.
 
-    A vector environment goes on stepping, and resetting, the environments whose episode is
-    over while the others finish theirs. Here that costs nothing, and every episode that counts
-    begins with a seed of its own.
+    Args:
+        on_error: ``"raise"``, ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
+        show: Called with the text of each warning.
 
-    What the environment raises becomes an `EnvError`. Unless that is to be raised, the
-    environment rests, and the infos of the step hold ``env_failed=True``: what was played of the
-    episode, this step included, is void. ``env_error`` is the error. An episode that cannot begin
-    is tried again, with ``"drop"`` from a seed derived from its own.
+    Attributes:
+        count: Failures since the last finished episode.
+
+    Example:
+        >>> failures = Failures("drop", print)
+        >>> failures.handle(EnvError("failed", 0, ValueError("no torque")))
+        Environment 0 failed: ValueError: no torque. Its episode is left out. This warning is \
+shown once; more than 10 failures without a finished episode raise an error.
+    """
+
+    def __init__(self, on_error: str, show: Callable[[str], Any]):
+        self._on_error, self._show = on_error, show
+        self.count = 0
+
+    def handle(self, error: EnvError) -> None:
+        """Raise the error, or warn about it.
+
+        Raises:
+            EnvError: ``on_error`` is ``"raise"``, or there were too many failures.
+        """
+        self.count += 1
+        if self._on_error == "raise" or self.count > MAX_FAILURES:
+            error.advise(self.count)
+            raise error
+        outcome = "played again" if self._on_error == "restart" else "left out"
+        self._show(
+            f"{error} Its episode is {outcome}. This warning is shown once; more than "
+            f"{MAX_FAILURES} failures without a finished episode raise an error."
+        )
+
+
+def warn_once() -> Callable[[str], None]:
+    """Return a function that shows the first warning that it is given, and no later one."""
+    unused = [warn]
+
+    def show(text: str) -> None:
+        if unused:
+            unused.pop()(text)
+
+    return show
+
+
+class SupervisedEnv(gymnasium.Wrapper):
+    """An environment that idles after its episode until it is reset with a seed.
+
+    A vector environment keeps stepping and resetting all its environments, including those that
+    have finished while others still play. Here this costs nothing, and every episode that counts
+    starts from its own seed.
+
+    Exceptions become an `EnvError`. With ``on_error="raise"`` it is raised. Otherwise the
+    environment idles, and the infos of the step contain ``env_failed=True`` and the error as
+    ``env_error``: all steps of the episode, including this one, are void. If a reset fails, the
+    first step of the episode reports it.
 
     Args:
         env: The environment.
-        index: Of it in the vector environment.
-        build: Makes it anew. None: it can only be reset.
+        index: Index of the environment in the vector environment.
+        build: Callable that makes the environment again for ``"restart"``. None: it is only reset.
         on_error: ``"raise"``, ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
-        tell: Is told of the first failure.
+        show: Called with the text of each warning.
 
     Example:
-        >>> env = Parked(gymnasium.make("CartPole-v1"))
+        >>> env = SupervisedEnv(gymnasium.make("CartPole-v1"))
         >>> observation, _ = env.reset(seed=7)
         >>> env.close()
     """
@@ -52,154 +100,104 @@ class Parked(gymnasium.Wrapper):
         index: int = 0,
         build: Callable[[], gymnasium.Env] | None = None,
         on_error: str = "raise",
-        tell: Callable[[str], Any] = warn,
+        show: Callable[[str], Any] = warn,
     ):
         super().__init__(env)
-        self._index = index
+        self.index = index
         self._build = build
         self._on_error = on_error
-        self._tell: Callable[[str], Any] | None = tell
-        self._resting: tuple[Any, dict] | None = None
+        self._failures = Failures(on_error, show)
+        self._idle = False
+        self._observation: Any = None  # while it idles
+        self._error: EnvError | None = None  # of the last reset
         self._seed: int | None = None
         self._steps = 0
-        self._failures = 0
-        space = env.observation_space
-        self._shape = space.shape if isinstance(space, gymnasium.spaces.Box) else None
 
     def reset(self, *, seed=None, options=None):
-        if seed is None and self._resting is not None:
-            return self._resting
-        self._resting, self._seed, self._steps = None, seed, 0
-        while True:
-            try:
-                observation, info = self.env.reset(seed=self._seed, options=options)
-                self._check_shape(observation)
-                return observation, info
-            except Exception as error:
-                self._failed(EnvError("could not be reset", self._index, error, seed=self._seed))
-                if self._on_error == "drop" and self._seed is not None:
-                    self._seed = reset_seed(np.random.default_rng(self._seed))
+        if seed is None and self._idle:
+            return self._observation, {}
+        self._idle, self._error, self._seed, self._steps = False, None, seed, 0
+        try:
+            observation, info = self.env.reset(seed=seed, options=options)
+            self._check_shape(observation)
+        except Exception as error:
+            self._error = self._fail("could not be reset", error)
+            return self._observation, {}
+        return observation, info
 
     def step(self, action):
-        if self._resting is not None:
-            return self._resting[0], 0.0, False, False, self._resting[1]
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            self._check_shape(observation)
-            if self._on_error != "raise":
-                check_finite(observation, reward)
-        except Exception as error:
-            what = self._index, error, self._seed, self._steps, action
-            info = {"env_failed": True, "env_error": self._failed(EnvError("failed", *what))}
-            return self.rest(), 0.0, False, False, info
-        self._steps += 1
-        if terminated or truncated:
-            self._resting = observation, {}
-            self._failures = 0
-        return observation, reward, terminated, truncated, info
+        error, self._error = self._error, None
+        if not self._idle:
+            try:
+                observation, reward, terminated, truncated, info = self.env.step(action)
+                self._check_shape(observation)
+                if self._on_error != "raise":
+                    _check_finite(observation, reward)
+                self._steps += 1
+                if terminated or truncated:
+                    self._idle, self._observation = True, observation
+                    self._failures.count = 0
+                return observation, reward, terminated, truncated, info
+            except Exception as cause:
+                error = self._fail("failed", cause, self._steps, action)
+        info = {} if error is None else {"env_failed": True, "env_error": error}
+        return self._observation, 0.0, False, False, info
 
-    def rest(self) -> Any:
-        """Rests without an episode, and observes zeros, which are returned."""
-        zeros = blank(self.observation_space)
-        self._resting = zeros, {}
-        return zeros
+    def idle(self) -> None:
+        """Stop playing, and observe zeros, until the next reset with a seed."""
+        self._idle, self._observation = True, zero_observation(self.observation_space)
 
     def _check_shape(self, observation: Any) -> None:
-        if self._shape is not None and np.shape(observation) != self._shape:
+        space = self.env.observation_space
+        if isinstance(space, gymnasium.spaces.Box) and np.shape(observation) != space.shape:
             raise ValueError(
-                f"its observation is of shape {np.shape(observation)}, and its observation_space "
-                f"of {self._shape}"
+                f"its observation has shape {np.shape(observation)}, but its observation_space "
+                f"has {space.shape}"
             )
 
-    def _failed(self, error: EnvError) -> EnvError:
-        """Raises the error; or says it once, makes the environment anew, and gives it back."""
-        self._failures += 1
-        if self._on_error == "raise" or self._failures > MOST_FAILURES:
-            error.advise(self._failures)
-            raise error
-        if self._tell:
-            self._tell(told(error, self._on_error))
-            self._tell = None
-        if self._on_error == "restart" and self._build:
+    def _fail(self, what: str, cause: Exception, *where: Any) -> EnvError:
+        """Raise the failure; or warn about it, prepare the next episode, and return the error."""
+        error = EnvError(what, self.index, cause, self._seed, *where)
+        self._failures.handle(error)
+        if self._on_error == "restart" and self._build is not None:
             with suppress(Exception):
                 self.env.close()
-            try:
-                self.env = self._build()
-            except Exception as cause:
-                self._failed(EnvError("could not be made anew", self._index, cause))
+            self.env = rebuild_env(self._build, self.index, self._failures)
+        self.idle()
         return error
 
 
-def check_finite(observation: Any, reward: Any) -> None:
-    """Raises where a number of a step is none.
-
-    Raises:
-        FloatingPointError: One is NaN or infinite.
-
-    Example:
-        >>> check_finite({"speed": np.array([1.0, 2.0])}, 0.5)
-    """
+def _check_finite(observation: Any, reward: Any) -> None:
     named = observation if isinstance(observation, dict) else {"observation": observation}
-    for name, x in {**named, "reward": reward}.items():
-        x = np.asarray(x)
+    for name, value in {**named, "reward": reward}.items():
+        x = np.asarray(value)
         if x.dtype.kind == "f" and not np.isfinite(x).all():
-            wrong = int((~np.isfinite(x)).sum())
-            raise FloatingPointError(
-                f"{wrong} of the {x.size} numbers of its {name} are not finite"
-            )
+            count = int((~np.isfinite(x)).sum())
+            raise FloatingPointError(f"{count} of {x.size} numbers of its {name} are not finite")
 
 
-def told(error: EnvError, on_error: str) -> str:
-    """What is said of a failure that does not end the training."""
-    then = "played anew" if on_error == "restart" else "left out"
-    return (
-        f"{error} What was played of the episode is dropped and the episode {then}; this is said "
-        f"once, and more than {MOST_FAILURES} failures without the end of an episode are raised."
-    )
-
-
-def once(tell: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Says the first of what it is told, whoever tells it.
+def zero_observation(space: gymnasium.Space) -> Any:
+    """Return an observation of zeros, or of a space's lowest values if zero is outside.
 
     Example:
-        >>> say = once(print)
-        >>> say("Environment 3 failed."), say("Environment 4 failed.")
-        Environment 3 failed.
-        (None, None)
-    """
-    said = False
-
-    def first(text: str) -> None:
-        nonlocal said
-        if not said:
-            said = True
-            tell(text)
-
-    return first
-
-
-def blank(space: gymnasium.Space) -> Any:
-    """An observation of zeros, for who has none.
-
-    Example:
-        >>> blank(gymnasium.spaces.Box(0, 1, (2,)))
+        >>> zero_observation(gymnasium.spaces.Box(0, 1, (2,)))
         array([0., 0.], dtype=float32)
     """
     if isinstance(space, gymnasium.spaces.Dict):
-        return {name: blank(part) for name, part in space.items()}
+        return {name: zero_observation(part) for name, part in space.items()}
     if isinstance(space, (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)):
-        return space.start  # 0 may be outside
+        return space.start
     return next(iter(iterate(batch_space(space, 1), create_empty_array(space, 1))))
 
 
-def built(build: Callable[[], Any], index: int) -> Any:
-    """What ``build`` makes.
+def build_env(build: Callable[[], Any], index: int) -> Any:
+    """Call ``build``, and turn an exception into an `EnvError`.
 
     Raises:
-        EnvError: It raised something.
+        EnvError: ``build`` raised an exception.
 
     Example:
-        >>> built(lambda: gymnasium.make("CartPole-v1"), 0).close()
+        >>> build_env(lambda: gymnasium.make("CartPole-v1"), 0).close()
     """
     try:
         return build()
@@ -207,45 +205,66 @@ def built(build: Callable[[], Any], index: int) -> Any:
         raise EnvError("could not be made", index, error) from error
 
 
-def vectorized(
-    first: gymnasium.Env, build: Callable[[], gymnasium.Env], count: int, on_error: str
-) -> SyncVectorEnv:
-    """Vectorizes ``count`` parked environments, and closes them if not all can be made.
+def rebuild_env(build: Callable[[], Any], index: int, failures: Failures) -> Any:
+    """Call ``build`` until it succeeds.
 
     Raises:
-        EnvError: One could not be made.
-        ValueError: ``build`` made the same one twice.
+        EnvError: It failed too often.
 
     Example:
-        >>> env = gymnasium.make("CartPole-v1")
-        >>> vectorized(env, lambda: gymnasium.make("CartPole-v1"), 3, "raise").close()
+        >>> failures = Failures("restart", print)
+        >>> rebuild_env(lambda: gymnasium.make("CartPole-v1"), 0, failures).close()
     """
-    tell = once(warn)
-    made = [Parked(first, 0, build, on_error, tell)]
+    while True:
+        try:
+            return build()
+        except Exception as cause:
+            failures.handle(EnvError("could not be rebuilt", index, cause))
+
+
+def vectorize(
+    first: gymnasium.Env,
+    build: Callable[[], gymnasium.Env] | None = None,
+    num_envs: int = 1,
+    on_error: str = "raise",
+) -> SyncVectorEnv:
+    """Make a vector environment of supervised environments.
+
+    Args:
+        first: The first environment.
+        build: Makes the others, and the first one again after a failure.
+        num_envs: Number of environments.
+        on_error: ``"raise"``, ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
+
+    Returns:
+        The vector environment, which does not reset itself (autoreset mode DISABLED).
+
+    Raises:
+        EnvError: An environment could not be made. Those made before it are closed.
+        ValueError: ``build`` returned the same environment twice.
+
+    Example:
+        >>> def build():
+        ...     return gymnasium.make("CartPole-v1")
+        >>> vectorize(build(), build, num_envs=3).close()
+    """
+    show = warn_once()
+    made = [SupervisedEnv(first, 0, build, on_error, show)]
     try:
-        for index in range(1, count):
-            env = built(build, index)
+        for index in range(1, num_envs):
+            assert build is not None
+            env = build_env(build, index)
             if any(env is other.env for other in made):
                 raise ValueError(
-                    "The callable returned the same environment twice: it must make a new one "
-                    "each time. Give the environment itself to play in it alone."
+                    "The callable returned the same environment twice. It must make a new one "
+                    "each time; to play in a single environment, pass the environment itself."
                 )
-            made.append(Parked(env, index, build, on_error, tell))
-        return vector_of(made, on_error)
+            made.append(SupervisedEnv(env, index, build, on_error, show))
+        builders = [lambda env=env: env for env in made]
+        envs = SyncVectorEnv(builders, autoreset_mode=AutoresetMode.DISABLED)
     except BaseException:
-        for parked in made:
-            parked.close()
+        for env in made:
+            env.close()
         raise
-
-
-def vector_of(made: list[Parked], on_error: str) -> SyncVectorEnv:
-    """A vector environment of these, that knows what comes of their errors.
-
-    Example:
-        >>> vector_of([Parked(gymnasium.make("CartPole-v1"))], "drop").on_env_error
-        'drop'
-    """
-    makers = [lambda parked=parked: parked for parked in made]
-    envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
     envs.on_env_error = on_error  # type: ignore[attr-defined]
     return envs

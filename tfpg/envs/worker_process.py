@@ -1,7 +1,7 @@
-"""What a worker process does: it plays in its share of the environments as it is told.
+"""The program that a worker process runs: it plays in its share of the environments.
 
-The process is started with ``python -c``, not forked, because TensorFlow hangs in a forked process,
-and not by `multiprocessing`, which would run the user's script a second time.
+Workers are started with ``python -c``. They are not forked, because TensorFlow hangs in a forked
+process, and not started by `multiprocessing`, which would run the user's script a second time.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import gymnasium
 
-from tfpg.envs.supervised import Parked, built
+from tfpg.envs.supervised import Failures, SupervisedEnv, build_env, rebuild_env
 from tfpg.errors import EnvError
+
+# The name of a method or attribute, and its arguments.
+Call = tuple[str, tuple, dict[str, Any]]
 
 
 def command_line(connection: Connection) -> list[str]:
-    """What starts a process that serves at the other end of this connection."""
+    """Return the command that starts a worker at the other end of a connection."""
     serve = f"from tfpg.envs.worker_process import serve; serve({connection.fileno()})"
     return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"]
 
 
-def packed(build: Callable[[], gymnasium.Env]) -> bytes:
-    """A callable as it travels to a worker.
+def serialize(build: Callable[[], gymnasium.Env]) -> bytes:
+    """Serialize a callable for a worker process.
 
     Raises:
-        TypeError: It cannot.
+        TypeError: It cannot be serialized.
     """
     from gymnasium.vector.utils import CloudpickleWrapper
 
@@ -39,85 +43,75 @@ def packed(build: Callable[[], gymnasium.Env]) -> bytes:
         return bytes(ForkingPickler.dumps(CloudpickleWrapper(build)))
     except Exception as error:
         raise TypeError(
-            f"{build!r} cannot be sent to a worker process: {error}. What it refers to must be "
-            "picklable: open files, windows and connections inside it."
+            f"{build!r} cannot be sent to a worker process: {error}. Open files, windows and "
+            "connections inside the callable instead of referring to them."
         ) from error
 
 
 def serve(descriptor: int) -> None:
-    """Answers commands ``(number, name, one argument for each environment)`` until the end.
+    """Answer requests until the connection is closed.
 
-    An answer is ``(number, results, what is to be said)``, with an `EnvError` in place of the
-    result of each environment where one raised it.
+    A request is ``(number, kind, payload)``. The payload of ``"make"`` is the arguments of
+    `_make_envs`; the payload of ``"call"`` is a `Call` or None for each environment. An answer is
+    ``(number, result, warnings)``; its result is an `EnvError` if an environment raised one.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
-    envs: list[Parked] = []
-    indices: list[int] = []
-    said: list[str] = []
-    try:
+    envs: list[SupervisedEnv] = []
+    warnings: list[str] = []
+    with suppress(EOFError, ConnectionError):  # the parent closed the connection or ended
         while True:
-            number, name, arguments = connection.recv()
-            if name == "close":
-                break
-            results: Any = []
+            number, kind, payload = connection.recv()
+            result: Any
             try:
-                if name == "make":
-                    indices = arguments[0]
-                    envs = _made(said, *arguments)
-                    results = [(env.observation_space, env.action_space) for env in envs]
+                if kind == "make":
+                    envs = _make_envs(warnings, *payload)
+                    result = [(env.observation_space, env.action_space) for env in envs]
                 else:
-                    for env, argument in zip(envs, arguments, strict=True):
-                        results.append(_COMMANDS[name](env, argument))
+                    result = [_call(*pair) for pair in zip(envs, payload, strict=True)]
             except EnvError as error:
-                results = error
-            except Exception as error:
-                results = EnvError(f"could not {name}", indices[len(results)], error)
+                result = error
             try:
-                answer = ForkingPickler.dumps((number, results, said))
+                answer = ForkingPickler.dumps((number, result, warnings))
             except Exception as error:
-                failure = EnvError("gave what cannot be sent", indices[0], error)
-                answer = ForkingPickler.dumps((number, failure, said))
+                failure = EnvError("returned what cannot be sent", envs[0].index, error)
+                answer = ForkingPickler.dumps((number, failure, warnings))
             connection.send_bytes(answer)
-            said.clear()
-    except (EOFError, ConnectionError):  # the parent is gone
-        pass
+            warnings.clear()
     for env in envs:
         env.close()
 
 
-def _made(
-    said: list, indices: list[int], build: bytes, on_error: str, resting: bool
-) -> list[Parked]:
-    unpacked = built(lambda: ForkingPickler.loads(build), indices[0])
-    envs = []
-    for index in indices:
-        envs.append(Parked(built(unpacked, index), index, unpacked, on_error, said.append))
-        if resting:
-            envs[-1].rest()
-    return envs
-
-
-def _reset(env: Parked, how: tuple | None) -> Any:
-    return None if how is None else env.reset(seed=how[0], options=how[1])
-
-
-def _call(env: Parked, how: tuple) -> Any:
-    name, args, kwargs = how
-    attribute = env.get_wrapper_attr(name)
-    return attribute(*args, **kwargs) if callable(attribute) else attribute
-
-
-_COMMANDS: dict[str, Callable[[Parked, Any], Any]] = {
-    "step": Parked.step,
-    "reset": _reset,
-    "call": _call,
-    "set": lambda env, pair: env.set_wrapper_attr(*pair),
-}
-
-
-def _end_with_parent() -> None:
-    """Standard input ends with the process that started this one, however that ended."""
+def end_with_parent() -> None:
+    """Kill this process group when standard input ends, which is when the parent process has."""
     while os.read(0, 1):
         pass
     os.killpg(0, signal.SIGKILL)
+
+
+def _make_envs(
+    warnings: list[str], indices: list[int], serialized: bytes, on_error: str, again: bool
+) -> list[SupervisedEnv]:
+    """Make the environments; ``again`` if an earlier process has died while it played in them."""
+    build = build_env(lambda: ForkingPickler.loads(serialized), indices[0])
+    failures = Failures(on_error, warnings.append)
+    envs = []
+    for index in indices:
+        env = rebuild_env(build, index, failures) if again else build_env(build, index)
+        envs.append(SupervisedEnv(env, index, build, on_error, warnings.append))
+        if again:
+            envs[-1].idle()
+    return envs
+
+
+def _call(env: SupervisedEnv, call: Call | None) -> Any:
+    if call is None:
+        return None
+    name, args, kwargs = call
+    try:
+        attribute = env.get_wrapper_attr(name)
+        return attribute(*args, **kwargs) if callable(attribute) else attribute
+    except EnvError:
+        raise
+    except Exception as error:
+        raise EnvError(f"could not call {name!r}", env.index, error) from error

@@ -137,7 +137,7 @@ class Position:
         steps = len(self._actions)
         observations = self._again(self._all())
         given = np.zeros(self.envs.num_envs)
-        if type(self.envs) is SyncVectorEnv:  # and no `Workers`, whose steps are elsewhere
+        if type(self.envs) is SyncVectorEnv:  # not a `WorkerPool`
             observations = self._one_by_one(observations, given)
             steps = 0
         # Whose episode began later is reset once more when its time has come: a vector environment
