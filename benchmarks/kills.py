@@ -32,7 +32,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tfpg.checkpoints.compare import digests
+from tfpg.agents.digests import digests
 
 RUNS = {
     "reinforce": ["--iterations", "60", "--episodes-per-update", "16", "--hidden", "64", "64"],

@@ -27,12 +27,6 @@ def q_network(inputs=4, outputs=2, seed=0, optimizer=None):
     return model
 
 
-class EveryCheckpoint(tfpg.Checkpoints):
-    """Waits for each, so that none is left out."""
-
-    def __init__(self, folder):
-        super().__init__(folder, share=None)
-
-    def due(self, iteration, last):
-        self.flush()
-        return super().due(iteration, last)
+def every_checkpoint(folder):
+    """Checkpoints after each iteration."""
+    return tfpg.Checkpoints(folder, every_seconds=0)

@@ -1,4 +1,4 @@
-"""Records: what is packed comes back, what cannot is refused, and broken bytes are said to be."""
+"""Records: what is packed comes back, and what is not a record is refused."""
 
 import json
 import math
@@ -66,54 +66,45 @@ def crafted(told, arrays=b""):
 class TestRoundTrip:
     @given(STATES)
     @settings(max_examples=150, deadline=None)
-    def test_everything_comes_back(self, state):
-        data = packed(state)
-        found, end = unpack(data)
-        assert end == len(data)
-        assert same(state, found)
+    def test_a_state_comes_back(self, state):
+        assert same(state, unpack(packed(state)))
 
-    @given(st.lists(STATES, max_size=4))
-    @settings(max_examples=30, deadline=None)
-    def test_one_after_another(self, states):
-        data, start, found = b"".join(map(packed, states)), 0, []
-        while start < len(data):
-            state, start = unpack(data, start)
-            found.append(state)
-        assert same(states, found)
-
-    def test_numbers_that_are_none_and_those_of_numpy(self):
+    def test_nan_infinity_and_numpy_scalars(self):
         state = {"a": float("nan"), "b": [-math.inf, np.float32(0.1)], "c": np.int8(3)}
         state |= {"d": np.bool_(True), "e": np.float64(0.1), "f": np.longdouble(2)}
-        found, _ = unpack(packed(state))
+        found = unpack(packed(state))
         assert math.isnan(found["a"])
         assert found["b"] == [-math.inf, float(np.float32(0.1))]
         assert (found["c"], found["d"], found["e"], found["f"]) == (3, True, 0.1, 2.0)
 
-    def test_tuples_are_lists_and_arrays_of_any_layout_are_rows(self):
+    def test_tuples_become_lists_and_strided_arrays_contiguous_ones(self):
         columns = np.arange(12).reshape(3, 4).T[::2]
-        found, _ = unpack(packed({"x": (1, columns)}))
+        found = unpack(packed({"x": (1, columns)}))
         assert found["x"][0] == 1
         np.testing.assert_array_equal(found["x"][1], columns)
 
     @pytest.mark.parametrize("length", [0, 1, 15, 16, 47, 48, 49, 200])
-    def test_arrays_are_aligned_in_the_file(self, length):
+    def test_arrays_are_aligned_in_the_record(self, length):
         head, text, *arrays = pack({"t": "t" * length, "x": np.ones(3), "y": np.ones(5, np.int8)})
         places = np.cumsum([len(head) + len(text), *map(len, arrays)])
         assert not (places[[0, 2]] % 64).any()  # each has its padding behind it
         assert not places[-1] % 64
 
-    def test_arrays_are_views_and_nothing_is_copied(self):
-        data = packed({"x": np.zeros(1_000_000)})
+    def test_arrays_are_not_copied(self):
+        x = np.zeros(1_000_000)
         tracemalloc.start()
-        found, _ = unpack(data)
+        buffers = pack({"x": x})
+        data = bytearray().join(buffers)
+        _, joined = tracemalloc.get_traced_memory()
+        found = unpack(data)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 100_000
-        assert not found["x"].flags.owndata
-        assert not found["x"].flags.writeable
+        assert joined < 1.1 * x.nbytes
+        assert peak - joined < 100_000
+        found["x"][0] = 1.0  # a view of the data, which can be written to
 
 
-class TestWhatIsNotPacked:
+class TestRefusedStates:
     @pytest.mark.parametrize(
         ("state", "message"),
         [
@@ -126,28 +117,28 @@ class TestWhatIsNotPacked:
             ({"x": np.zeros(2, [("a", "f4")])}, "The state at /x is a ndarray"),
             ({"x": b"bytes"}, "The state at /x is a bytes"),
             ({"x": len}, "The state at /x is a builtin_function_or_method"),
-            ({"x": {1: 2}}, "The state at /x has keys that are not text"),
-            ({"__array__": ["<f8", [2], 0]}, "The state at / has keys that are not text"),
+            ({"x": {1: 2}}, "The state at /x has keys that are not strings"),
+            ({"__array__": ["<f8", [2], 0]}, "The state at / has keys that are not strings"),
         ],
     )
-    def test_what_it_is_and_where(self, state, message):
+    def test_the_error_says_what_and_where_it_is(self, state, message):
         with pytest.raises(TypeError, match=message):
             pack(state)
 
-    def test_what_could_not_be_read_back_for_its_depth(self):
+    def test_deeply_nested_states_are_refused(self):
         deep = 1
         for _ in range(32):
             deep = [deep]
-        assert unpack(packed(deep))[0] == deep
-        with pytest.raises(TypeError, match="nested more than 32 deep"):
+        assert unpack(packed(deep)) == deep
+        with pytest.raises(TypeError, match="nested more than 32 levels deep"):
             pack({"x": deep})
         circle = []
         circle.append(circle)
-        with pytest.raises(TypeError, match="nested more than 32 deep"):
+        with pytest.raises(TypeError, match="nested more than 32 levels deep"):
             pack(circle)
 
 
-class TestWhatIsNotUnpacked:
+class TestRefusedRecords:
     @pytest.mark.parametrize(
         ("array", "message"),
         [
@@ -182,7 +173,7 @@ class TestWhatIsNotUnpacked:
             (None, "unpack"),
         ],
     )
-    def test_arrays_that_are_none(self, array, message):
+    def test_descriptions_of_impossible_arrays(self, array, message):
         with pytest.raises(ValueError, match=f"^Not a whole record: .*{re.escape(message)}"):
             unpack(crafted({"x": {"__array__": array}}, bytes(64)))
 
@@ -202,18 +193,17 @@ class TestWhatIsNotUnpacked:
         ],
         ids=range(10),
     )
-    def test_what_is_no_record(self, data):
+    def test_bytes_that_are_not_a_record(self, data):
         with pytest.raises(ValueError, match="Not a whole record"):
             unpack(data)
 
-    @pytest.mark.parametrize("start", [-1, 10**6])
-    def test_a_place_where_none_begins(self, start):
-        with pytest.raises(ValueError, match="Not a whole record"):
-            unpack(packed(EXAMPLE), start)
+    def test_bytes_after_the_record(self):
+        with pytest.raises(ValueError, match=r"Not a whole record: expected [\d,]+ bytes, found"):
+            unpack(packed(EXAMPLE) + b"0")
 
 
 def attempt(data):
-    """A state, or a ValueError; and little memory."""
+    """Unpack the data, or fail with a ValueError, in little memory."""
     tracemalloc.start()
     try:
         unpack(data)
@@ -227,13 +217,13 @@ def attempt(data):
 
 @pytest.mark.filterwarnings("error")
 class TestBrokenBytes:
-    def test_every_truncation_is_told(self):
+    def test_every_truncation_is_refused(self):
         data = packed(EXAMPLE)
         for length in range(len(data)):
             with pytest.raises(ValueError, match="Not a whole record"):
                 unpack(data[:length])
 
-    def test_every_bit_of_what_describes_the_arrays(self):
+    def test_every_changed_bit_of_the_sizes_and_the_json(self):
         data = packed(EXAMPLE)
         for place in range(16 + struct.unpack_from("<Q", data)[0]):
             for bit in range(8):

@@ -14,7 +14,7 @@ An algorithm is a subclass with `step_losses`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ class ActorCritic(Agent):
         }
 
     @property
-    def _seedable(self) -> bool:  # type: ignore[override]
+    def seedable(self) -> bool:  # type: ignore[override]
         return self.max_steps is not None
 
     def build(self, policy: Policy) -> None:
@@ -185,12 +185,12 @@ class ActorCritic(Agent):
         scale = None if self._scale is None else self._scale.get_state()
         return {**super().get_state(), "scale": scale}
 
-    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
-        super().set_state(state, records)
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
         if self._scale is not None:
             self._scale.set_state(state["scale"])
 
-    def begin_anew(self, which: np.ndarray) -> None:
+    def restart_episodes(self, which: np.ndarray) -> None:
         if self._scale is not None:
             self._scale.forget(which)
 
@@ -226,7 +226,6 @@ class ActorCritic(Agent):
         order, valid = minibatch_order(real, capacity, self.epochs, self.minibatches, self._shuffle)
         limit = np.inf if self.target_kl is None else 1.5 * self.target_kl
         given = padded(batch, capacity), order, valid, tf.constant(limit, tf.float32)
-        self._computing()
         sums, done, finite = self._updates(*given)
         logs = {name: float(x) for name, x in sums.items()}
         self._trainable.check(finite.numpy(), logs["loss"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfpg.agents.non_finite import blaming
+from tfpg.agents.non_finite import attach_data
 from tfpg.agents.optimization import Trainable
 from tfpg.agents.option_checks import plain
-from tfpg.agents.state import Variables, agent_variables
-from tfpg.agents.training import Records, fit
+from tfpg.agents.state import assign_variables, check_variables, variables_state
+from tfpg.agents.training import fit
 from tfpg.callbacks.progress_bar import resolve_verbose
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.core.backend import keras
@@ -26,6 +26,7 @@ from tfpg.models.saving import load_model, save_model
 from tfpg.ops.returns import check_gamma
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.evaluation import check_count, evaluate
+from tfpg.rollouts.replay import ReplayBuffer
 from tfpg.rollouts.trajectory import Trajectory, played_observations
 
 
@@ -59,7 +60,9 @@ class Agent(abc.ABC):
     # Of how many last episodes at least episode_return is the mean, once a tenth ended.
     window = 100
     # Whether every reset of an environment must be ours to seed.
-    _seedable = False
+    seedable = False
+    # What an agent that learns from a replay keeps its steps in.
+    replay: ReplayBuffer | None = None
 
     def __init__(
         self,
@@ -89,9 +92,6 @@ class Agent(abc.ABC):
         self.policy: Policy | None = None
         self._policies: list[Policy] = []
         self._verbose = 0
-        self._state: Variables | None = None
-        # Called by `update` before a long call, beside which other threads can work.
-        self._computing: Callable[[], object] = _nothing
         # Made by `build`.
         self._trainable: Trainable
         self._statistics: list[ObservationStatistics]
@@ -155,8 +155,10 @@ class Agent(abc.ABC):
                 environments it trains in. None: nowhere.
             validation_freq: Measure after every so many iterations, and after the last.
             validation_episodes: Episodes of each measurement, others every time.
-            checkpoints: A folder, or `tfpg.Checkpoints`: everything is kept there after every
-                iteration, and where something is kept already, it is gone on with, bit for bit.
+            checkpoints: A folder, or `tfpg.Checkpoints`, where all that a training needs to
+                resume is saved every ten seconds and at the end. If the folder has a checkpoint,
+                the training resumes from it, bit for bit. Ctrl-C and SIGTERM then wait for the end
+                of the iteration, and save one.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
@@ -178,69 +180,66 @@ class Agent(abc.ABC):
             CheckpointCorruptError: No checkpoint in the folder is whole.
             OSError: The last checkpoint could not be written.
         """
+        self._verbose = resolve_verbose(verbose)
         return fit(
             self,
             envs,
             check_count("iterations", iterations),
-            callbacks,
-            seed,
-            initial_iteration,
-            resolve_verbose(verbose),
-            validation_envs,
-            check_count("validation_freq", validation_freq),
-            check_count("validation_episodes", validation_episodes),
-            checkpoints,
+            callbacks=callbacks,
+            seed=seed,
+            initial_iteration=initial_iteration,
+            verbose=self._verbose,
+            validation_envs=validation_envs,
+            validation_freq=check_count("validation_freq", validation_freq),
+            validation_episodes=check_count("validation_episodes", validation_episodes),
+            checkpoints=checkpoints,
         )
 
+    def variables(self) -> dict[str, Sequence[Any]]:
+        """Return everything that training assigns, in groups by what it belongs to."""
+        groups: dict[str, Sequence[Any]] = {
+            "model": list(self.model.variables),  # the seeds of random layers included
+            "head": list(self.policy.head.variables) if self.policy else [],
+        }
+        if getattr(self, "value_model", None) is not None:
+            groups["value model"] = list(self.value_model.variables)  # type: ignore[attr-defined]
+        for i, (optimizer, _) in enumerate(self._trainable.groups):
+            groups[f"optimizer {i}" if i else "optimizer"] = list(optimizer.variables)
+        return groups
+
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes: all but `new_records`, and nothing that is changed in place."""
+        """Return all that changes in training, as plain values and arrays, except the replay."""
         return {
             "env_steps": self.env_steps,
-            "variables": self._kept().get_state(),
+            "variables": variables_state(self.variables()),
             "statistics": [each.get_state() for each in self._statistics],
         }
 
-    def variables(self) -> dict[str, Sequence[Any]]:
-        """Everything that training assigns, in groups by what it is."""
-        return agent_variables(self)
-
-    def know_variables(self, now: bool = True) -> None:
-        """Its variables may be others than before: looks at them, now or when it is asked."""
-        self._state = Variables(self.variables()) if now else None
-
-    def _kept(self) -> Variables:
-        self._state = self._state or Variables(self.variables())
-        return self._state
-
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raises unless a state is of an agent like this one.
+        """Raise an error unless a state is one of an agent like this one.
 
         Raises:
-            ValueError: Its variables are others.
+            ValueError: The variables differ.
         """
-        self._kept().check(state["variables"])
+        check_variables(self.variables(), state["variables"])
 
-    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
-        """Goes on from the state of an agent like this one, in `fit`.
-
-        Args:
-            state: See `get_state`.
-            records: All that `new_records` told until then, in their order.
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore a state of an agent like this one, in `fit`.
 
         Raises:
-            ValueError: It is of another.
+            ValueError: The variables differ.
         """
-        self._kept().set_state(state["variables"])
-        for each, told in zip(self._statistics, state["statistics"], strict=True):
-            each.set_state(told)
+        assign_variables(self.variables(), state["variables"])
+        for each, saved in zip(self._statistics, state["statistics"], strict=True):
+            each.set_state(saved)
         self.env_steps = state["env_steps"]
 
-    def new_records(self) -> Records:
-        """What is large and only grows, and was not told before; most agents have none."""
-        return Records()
+    def restart_episodes(self, which: np.ndarray) -> None:  # noqa: B027
+        """The episodes of environments ``[N]`` bool could not be restored, and start over."""
 
-    def begin_anew(self, which: np.ndarray) -> None:  # noqa: B027
-        """Environments ``[N]`` bool could not be brought back, and their episodes begin anew."""
+    def finalize(self) -> None:
+        """End a training as Keras does: averaged weights take their places."""
+        self._trainable.finalize()
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:  # noqa: B027
         """What an algorithm does before its first iteration; most do nothing."""
@@ -250,7 +249,7 @@ class Agent(abc.ABC):
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
         self.env_steps = before + collector.steps
-        with blaming(data):
+        with attach_data(data):
             logs = {"env_steps": self.env_steps, **self.update(data)}
         if isinstance(data, Trajectory):
             for statistics in self._statistics:
@@ -342,7 +341,3 @@ class Agent(abc.ABC):
             "episode_return": float(np.mean(collector.episode_returns)),
             "episode_length": float(np.mean(collector.episode_lengths)),
         }
-
-
-def _nothing() -> None:
-    """What need not be done."""

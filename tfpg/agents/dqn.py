@@ -17,7 +17,7 @@ https://arxiv.org/abs/1710.02298.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -239,9 +239,9 @@ class DQN(OffPolicy):
     def get_state(self) -> dict[str, Any]:
         return {**super().get_state(), "updates": self.updates}
 
-    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         assert self._updates is not None
-        super().set_state(state, records)
+        super().set_state(state)
         self._updates.count = state["updates"]
         self._updates.leave()
 

@@ -1,4 +1,4 @@
-"""NaN and infinity in a training: where they were met, and what is kept to meet them again."""
+"""NaN and infinity in a training: where they appeared, and what is saved to reproduce them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tfpg.models.saving import save_model
 
-if TYPE_CHECKING:
-    from tfpg.agents.agent import Agent
-
 FOLDER = "non-finite"
 
-# Of a bundle's data; what is larger is left out.
-_LARGEST = 200_000_000  # bytes
+_LARGEST_DATA = 200_000_000  # bytes
 
 
 @contextmanager
-def blaming(data: Any) -> Iterator[None]:
-    """Gives a `FloatingPointError` the data that were learned from, as ``error.data``.
+def attach_data(data: Any) -> Iterator[None]:
+    """Attach the data of an update to a `FloatingPointError`, as ``error.data``.
 
     Example:
         >>> try:
-        ...     with blaming("steps"):
+        ...     with attach_data("steps"):
         ...         raise FloatingPointError("nan")
         ... except FloatingPointError as error:
         ...     error.data
@@ -42,57 +38,63 @@ def blaming(data: Any) -> Iterator[None]:
 
 
 @contextmanager
-def located(
-    agent: Agent, iteration: int, logs: dict[str, float], folder: Path | None
+def report_non_finite(
+    agent: Any, iteration: int, logs: dict[str, float], folder: Path | None
 ) -> Iterator[None]:
-    """Says of a `FloatingPointError` where in the training it was, and keeps a bundle of it.
+    """Add to a `FloatingPointError` where it happened, and save what reproduces it.
 
-    The bundle is a folder ``non-finite``: ``model.keras`` as it was before the update, ``data.npz``
-    with what was learned from (the fields of a `Trajectory` or of `Transitions`), ``about.json``.
-    The error knows it as ``error.bundle``.
+    That is a folder ``non-finite`` with ``model.keras`` as it was before the update, ``data.npz``
+    with the data of the update (the fields of a `Trajectory` or of `Transitions`) and
+    ``about.json``. The error has its path as ``error.bundle``.
 
     Args:
-        agent: That is trained.
-        iteration: From 0.
-        logs: Of the iteration before.
-        folder: In which the bundle is put. None: there is none.
+        agent: The agent that is trained.
+        iteration: The iteration, counted from 0.
+        logs: Logs of the iteration before.
+        folder: Folder for the ``non-finite`` folder. None: save nothing.
     """
     try:
         yield
     except FloatingPointError as error:
-        where = f"It was in iteration {iteration + 1}, after {agent.env_steps:,} environment steps"
+        where = f"This happened in iteration {iteration + 1}, after {agent.env_steps:,} steps"
         if "grad_norm" in logs:
-            where += f"; the gradient's norm was {logs['grad_norm']:.4g} in the one before"
-        kept = ""
+            where += f"; the gradient norm of the iteration before was {logs['grad_norm']:.4g}"
+        saved = ""
         if folder is not None:
             bundle = Path(folder) / FOLDER
             try:
-                _bundle(agent, iteration, logs, error, bundle)
+                _save(agent, iteration, logs, error, bundle)
             except OSError:
                 shutil.rmtree(bundle, ignore_errors=True)
             else:
                 error.bundle = bundle  # type: ignore[attr-defined]
-                kept = f" The model and what it was to learn from are in {str(bundle)!r}."
-        error.args = (f"{error} {where}.{kept}", *error.args[1:])
+                saved = f"\nThe model and the data of the update are in {str(bundle)!r}."
+        error.args = (f"{error} {where}.{saved}", *error.args[1:])
         raise
 
 
-def _bundle(
-    agent: Agent, iteration: int, logs: dict[str, float], error: Exception, folder: Path
+def _save(
+    agent: Any, iteration: int, logs: dict[str, float], error: Exception, folder: Path
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_model(agent.model, folder / "model.keras")
     arrays = dict(_arrays("", getattr(error, "data", None)))
-    if sum(x.nbytes for x in arrays.values()) <= _LARGEST:
+    if sum(x.nbytes for x in arrays.values()) <= _LARGEST_DATA:
         np.savez_compressed(folder / "data.npz", **arrays)  # type: ignore[arg-type]
-    about = {"error": str(error), "iteration": iteration, "env_steps": agent.env_steps}
-    about |= {"agent": type(agent).__name__, "options": agent.get_config(), "logs_before": logs}
+    about = {
+        "error": str(error),
+        "iteration": iteration,
+        "env_steps": agent.env_steps,
+        "agent": type(agent).__name__,
+        "options": agent.get_config(),
+        "logs_before": logs,
+    }
     (folder / "about.json").write_text(json.dumps(about, indent=2, default=float) + "\n")
 
 
 def _arrays(name: str, data: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a named tuple or a dict, by their names."""
+    """Yield the arrays of nested named tuples and dicts, with their names."""
     named = data._asdict() if hasattr(data, "_asdict") else data
     if isinstance(named, dict):
         for key, value in named.items():

@@ -8,7 +8,7 @@ call, each from ``batch_size`` transitions of the replay.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from tfpg.agents.agent import Agent
-from tfpg.agents.non_finite import blaming
+from tfpg.agents.non_finite import attach_data
 from tfpg.agents.option_checks import check_positive
 from tfpg.agents.q_warnings import QAdvice
-from tfpg.agents.training import Records
 from tfpg.core.backend import keras
 from tfpg.core.memory import available_memory, readable_bytes
 from tfpg.core.messages import warn
@@ -97,13 +96,11 @@ class OffPolicy(Agent):
         self.steps_per_iteration = steps_per_iteration
         self.window = window
         self.overlap = bool(overlap)
-        self.replay: ReplayBuffer | None = None
         self.episodes = 0
         self._episodes_before = 0
         self._met = 0  # steps that the replay was given
         self._stored_by: tuple = ()
         self._stack_seen = False
-        self._told: tuple[ReplayBuffer, np.ndarray] | None = None  # of whose rows, how many
         self._advice: QAdvice
 
     def check_options(self) -> None:
@@ -131,7 +128,7 @@ class OffPolicy(Agent):
             self.frame_stack = check_count("frame_stack", self.frame_stack)
 
     @property
-    def _seedable(self) -> bool:  # type: ignore[override]
+    def seedable(self) -> bool:  # type: ignore[override]
         return self.max_steps is not None
 
     @property
@@ -158,7 +155,6 @@ class OffPolicy(Agent):
         replay.gamma = self.gamma
         replay.cut()
         self._advice.cut()
-        self._told = None  # what was told is in another fit's checkpoints
         self._episodes_before = self.episodes
         first = iteration * self.steps_per_iteration
         return Collector(envs, seed, episode=first, fragment=first, window=self.window)
@@ -206,29 +202,14 @@ class OffPolicy(Agent):
         return self.replay
 
     def get_state(self) -> dict[str, Any]:
-        state = super().get_state() | {name: getattr(self, name) for name in _COUNTS}
-        assert self.replay is not None
-        return {**state, "replay": self.replay.get_state()}
+        return super().get_state() | {name: getattr(self, name) for name in _COUNTS}
 
-    def set_state(self, state: dict[str, Any], records: Iterable[Any]) -> None:
-        super().set_state(state, records)
-        assert self.replay is not None
-        self.replay.set_state(state["replay"], records)
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
         for name in _COUNTS:
             setattr(self, name, state[name])
-        self._told = self.replay, self.replay.written
 
-    def new_records(self) -> Records:
-        replay = self.replay
-        assert replay is not None
-        before = self._told[1] if self._told and self._told[0] is replay else None
-        self._told = replay, replay.written
-        written = replay.written
-        record = replay.rows_since(before)
-        oldest = int(written.min()) + 1 - replay.rows
-        return Records([(int(written.max()), record)], oldest, before is None)
-
-    def begin_anew(self, which: np.ndarray) -> None:
+    def restart_episodes(self, which: np.ndarray) -> None:
         assert self.replay is not None
         self.replay.cut(which)
 
@@ -335,7 +316,7 @@ class OffPolicy(Agent):
         assert self.replay is not None
         count = self.updates_per_learn * self.batch_size
         transitions = self.replay.sample(rng, count, self.batch_size, beta)
-        with blaming(transitions):
+        with attach_data(transitions):
             logs, errors = self.learn_from(transitions)
         if self.prioritized:
             known = np.isfinite(errors)

@@ -229,7 +229,6 @@ class Reinforce(Agent):
             logs = self._estimator.apply_streamed(data)
         else:
             batch = self.to_batch(data)
-            self._computing()
             if self.gradient == "accumulated":
                 logs = self._estimator.apply_accumulated(batch, episode_ends(data))
             else:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tfpg.callbacks.progress_bar import rank
-from tfpg.checkpoints.disk import room_needed
 from tfpg.core.backend import keras
+from tfpg.core.files import describe_write_error
 
 
 class MetricsLogger(keras.callbacks.CSVLogger):
@@ -36,7 +36,8 @@ class MetricsLogger(keras.callbacks.CSVLogger):
             super().on_epoch_end(epoch, logs)
         except OSError as error:
             path = Path(self.filename)
+            reason = describe_write_error(error, path)
             raise OSError(
-                f"A row of {str(path)!r} cannot be written ({room_needed(error, path)}). What is "
-                "kept before it is whole: free some, and go on from there."
+                f"A row of {str(path)!r} cannot be written ({reason}). The rows before it are "
+                "whole: free some space, and resume the run."
             ) from error

@@ -1,8 +1,8 @@
 """State as bytes: nested dicts and lists of plain values and arrays, and nothing that can run.
 
-A record is its length and that of its arrays (8 bytes each, little-endian), JSON, and the arrays'
-bytes. In the JSON an array is ``{"__array__": [dtype, shape, offset]}``. Only numbers and booleans
-are arrays. What is read is checked against the bytes there are before anything is allocated.
+A record is the sizes of its two parts (8 bytes each, little-endian), JSON, and the bytes of the
+arrays. In the JSON an array is ``{"__array__": [dtype, shape, offset]}``. Only numbers and booleans
+can be arrays. Reading checks every size against the bytes that exist before it allocates anything.
 """
 
 from __future__ import annotations
@@ -15,117 +15,92 @@ from typing import Any
 
 import numpy as np
 
-_HEAD = struct.Struct("<QQ")
+_SIZES = struct.Struct("<QQ")
 _ARRAY = "__array__"
 _ALIGNMENT = 64
-_LARGE = 1 << 16  # bytes, from which on an array is not copied
-_DEPTH = 32
+_MAX_DEPTH = 32
 _DTYPE = re.compile(r"[<>|][biuf]\d{1,2}")
 
 
 def pack(state: Any) -> list[Any]:
-    """A record of a state, as buffers to write one after another.
+    """Return the record of a state as buffers to write one after another.
 
     Args:
-        state: Dicts with keys of text, lists, tuples (read back as lists), text, numbers, booleans,
-            None, and arrays of numbers or booleans.
+        state: Dicts with string keys, lists, tuples (which come back as lists), strings, numbers,
+            booleans, None, and arrays of numbers or booleans.
 
     Raises:
-        TypeError: It holds something else, or is nested too deeply.
+        TypeError: The state holds something else, or is nested too deeply.
 
     Example:
-        >>> data = b"".join(pack({"weights": np.ones((2, 3)), "step": 7}))
-        >>> state, end = unpack(data)
-        >>> state["weights"].shape, state["step"], end == len(data)
-        ((2, 3), 7, True)
+        >>> data = bytearray().join(pack({"weights": np.ones((2, 3)), "step": 7}))
+        >>> state = unpack(data)
+        >>> state["weights"].shape, state["step"]
+        ((2, 3), 7)
     """
     arrays: list[Any] = []
     size = 0
 
-    def plain(x: Any) -> Any:
-        """What JSON has no form for: arrays are put aside."""
+    def encode(x: Any, path: str, depth: int) -> Any:
         nonlocal size
-        if isinstance(x, np.generic) and x.dtype.kind in "biuf":
-            return float(x) if x.dtype.kind == "f" else x.item()
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
+        where = f"The state at {path or '/'}"
+        if depth > _MAX_DEPTH:
+            raise TypeError(f"{where} is nested more than {_MAX_DEPTH} levels deep.")
+        if x is None or isinstance(x, (bool, int, float, str)):
+            return x
+        if isinstance(x, dict):
+            if _ARRAY in x or not all(isinstance(key, str) for key in x):
+                raise TypeError(f"{where} has keys that are not strings, or is named {_ARRAY!r}.")
+            return {key: encode(value, f"{path}/{key}", depth + 1) for key, value in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [encode(value, f"{path}/{i}", depth + 1) for i, value in enumerate(x)]
+        if getattr(x, "dtype", None) is None or x.dtype.kind not in "biuf":
             raise TypeError(
-                f"The state at {_path_to(x, state)} is a {type(x).__name__}, and numbers, text, "
-                "arrays, lists and dicts of these are what is saved."
+                f"{where} is a {type(x).__name__}. Only numbers, strings, None, arrays of numbers, "
+                "and lists and dicts of these can be saved."
             )
-        told = {_ARRAY: [x.dtype.str, x.shape, size]}
+        if isinstance(x, np.generic):
+            return float(x) if x.dtype.kind == "f" else x.item()
         padding = -x.nbytes % _ALIGNMENT
-        arrays.extend([x.tobytes() if x.nbytes < _LARGE else _bytes_of(x), bytes(padding)])
+        arrays.extend([np.ascontiguousarray(x).reshape(-1).view(np.uint8).data, bytes(padding)])
         size += x.nbytes + padding
-        return told
+        return {_ARRAY: [x.dtype.str, x.shape, size - x.nbytes - padding]}
 
-    _check(state, state)
-    text = json.dumps(state, default=plain).encode()
-    text += b" " * (-(_HEAD.size + len(text)) % _ALIGNMENT)
-    return [_HEAD.pack(len(text), size), text, *arrays]
-
-
-def _check(x: Any, state: Any, depth: int = 0) -> None:
-    """Raises where JSON would read back something else, or not at all."""
-    if isinstance(x, dict):
-        if not all(isinstance(key, str) for key in x) or _ARRAY in x:
-            raise TypeError(f"The state at {_path_to(x, state)} has keys that are not text.")
-        x = x.values()
-    elif not isinstance(x, (list, tuple)):
-        return
-    if depth >= _DEPTH:
-        raise TypeError(f"The state at {_path_to(x, state)} is nested more than {_DEPTH} deep.")
-    for inner in x:
-        _check(inner, state, depth + 1)
+    text = json.dumps(encode(state, "", 0)).encode()
+    text += b" " * (-(_SIZES.size + len(text)) % _ALIGNMENT)
+    return [_SIZES.pack(len(text), size), text, *arrays]
 
 
-def _path_to(wanted: Any, x: Any, path: str = "", depth: int = 0) -> str | None:
-    """Where something is in a state: keys and numbers."""
-    if x is wanted:
-        return path or "/"
-    named = (
-        x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, (list, tuple)) else ()
-    )
-    paths = (_path_to(wanted, inner, f"{path}/{key}", depth + 1) for key, inner in named)
-    return next(filter(None, paths), None) if depth <= _DEPTH else None
+def unpack(data: Any) -> Any:
+    """Return the state of a record.
 
-
-def _bytes_of(x: np.ndarray) -> memoryview:
-    """The numbers of an array, not copied where they lie one after another."""
-    return np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
-
-
-def unpack(data: Any, start: int = 0) -> tuple[Any, int]:
-    """The state that begins at an offset of the data, and where it ends.
-
-    Arrays are views of the data.
+    Arrays are views of the data: they can be written to if the data can, as a ``bytearray``.
 
     Raises:
-        ValueError: It is not a whole record.
+        ValueError: The data are not one whole record.
     """
     view = memoryview(data)
     try:
-        length, size = _HEAD.unpack_from(view, start)
-        first = start + _HEAD.size + length
-        if first + size > len(view):
-            raise ValueError(f"it ends after {len(view):,} of {first + size:,} bytes")
-        return _restored(
-            json.loads(bytes(view[start + _HEAD.size : first])), view[first:][:size], 0
-        ), (first + size)
+        length, size = _SIZES.unpack_from(view)
+        first = _SIZES.size + length
+        if first + size != len(view):
+            raise ValueError(f"expected {first + size:,} bytes, found {len(view):,}")
+        return _decode(json.loads(bytes(view[_SIZES.size : first])), view[first:], 0)
     except (struct.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ValueError(f"Not a whole record: {error}") from None
 
 
-def _restored(x: Any, arrays: memoryview, depth: int) -> Any:
-    if depth > _DEPTH:
+def _decode(x: Any, arrays: memoryview, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
         raise ValueError("it is nested too deeply")
     if isinstance(x, list):
-        return [_restored(value, arrays, depth + 1) for value in x]
+        return [_decode(value, arrays, depth + 1) for value in x]
     if not isinstance(x, dict):
         return x
     if _ARRAY not in x:
-        return {key: _restored(value, arrays, depth + 1) for key, value in x.items()}
+        return {key: _decode(value, arrays, depth + 1) for key, value in x.items()}
     name, shape, offset = x[_ARRAY]
-    # NumPy's own names of dtypes are a language, with objects and warnings in it.
+    # NumPy's own dtype strings are a language that includes objects.
     if not _DTYPE.fullmatch(str(name)) or not isinstance(offset, int) or offset < 0:
         raise ValueError(f"it holds an array of {str(name)[:20]!r} at {str(offset)[:20]}")
     dtype, count = np.dtype(name), _count(shape)

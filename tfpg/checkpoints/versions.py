@@ -1,4 +1,4 @@
-"""The versions of what computes a training, and whether one goes on from what others wrote."""
+"""The versions of the packages that compute a training, and whether they match a checkpoint's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tfpg.core.messages import warn
 from tfpg.errors import VersionSkewError
 
 _PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
-# Of these a newer one may have written what an older one reads otherwise.
+# A newer version of one of these may write what an older one reads differently.
 _STRICT = ("tfpg", "keras")
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computes a training."""
+    """Return the versions of Python and of the packages that compute a training."""
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 
@@ -26,7 +26,11 @@ def _version(name: str) -> str:
 
 
 def check_versions(what: str, written: dict[str, str]) -> None:
-    """Raises where newer versions wrote a file, and warns where others did.
+    """Raise an error if newer versions wrote a file, and warn if other versions did.
+
+    Args:
+        what: Name of the file, which begins the message.
+        written: Versions that wrote it, by package.
 
     Raises:
         VersionSkewError: A newer tfpg or Keras wrote it.
@@ -35,25 +39,28 @@ def check_versions(what: str, written: dict[str, str]) -> None:
         >>> check_versions("a checkpoint", {"keras": "99.1.0"})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        tfpg.errors.VersionSkewError: a checkpoint was written with keras 99.1.0, and here is ...
+        tfpg.errors.VersionSkewError: a checkpoint was written with keras 99.1.0, but ... installed.
+        Run pip install -U keras, or try it anyway with allow_version_skew=True ...
     """
     here = versions()
     for name in _STRICT:
         if _numbers(written.get(name, "0")) > _numbers(here[name]):
             raise VersionSkewError(
-                f"{what} was written with {name} {written[name]}, and here is {here[name]}: "
-                f"pip install -U {name}, or try it with allow_version_skew=True "
+                f"{what} was written with {name} {written[name]}, but {here[name]} is installed.\n"
+                f"Run pip install -U {name}, or try it anyway with allow_version_skew=True "
                 "(--allow-version-skew)."
             )
-    other = [
-        f"{n} {written[n]} (here {here[n]})" for n in here if written.get(n, here[n]) != here[n]
+    others = [
+        f"{name} {written[name]} (here {here[name]})"
+        for name in here
+        if written.get(name, here[name]) != here[name]
     ]
-    if other:
-        warn(f"{what} was written with {', '.join(other)}: it may not go on bit for bit.")
+    if others:
+        warn(f"{what} was written with {', '.join(others)}: it may not resume bit for bit.")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """The first numbers of a version, by which versions are newer.
+    """Return the major and minor number of a version.
 
     Example:
         >>> _numbers("3.15.1rc0")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tfpg
-from tfpg.cli.argument_types import COUNT, EITHER, FRACTION, FROM_ZERO, POSITIVE, SEED, Parser
+from tfpg.cli.argument_types import COEF, COUNT, EITHER, FRACTION, FROM_ZERO, POSITIVE, SEED, Parser
 from tfpg.cli.train_arguments import (
     add_agent_options,
     add_budget,
@@ -161,10 +161,10 @@ def _parser(commands: dict[str, Callable]) -> tuple[argparse.ArgumentParser, Any
     )
     train.add_argument(
         "--checkpoint-every",
-        type=COUNT,
-        default=1,
-        metavar="N",
-        help="iterations between checkpoints, to be gone on from (default: 1)",
+        type=COEF,
+        default=10.0,
+        metavar="SECONDS",
+        help="seconds from one checkpoint to the next; 0: after each iteration (default: 10)",
     )
     train.add_argument("--verbose", type=int, choices=(0, 1, 2), help="as in Keras")
     train.set_defaults(allow_version_skew=False)

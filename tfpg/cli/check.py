@@ -83,7 +83,7 @@ def serve(descriptor: int) -> None:
     with signals.blocked():
         answer = socket.socket(fileno=descriptor)
         threading.Thread(target=_end_with_parent, args=(answer,), daemon=True).start()
-    signals.listen()
+    signals.raise_on_signals()
     args = argparse.Namespace(**json.loads(sys.argv[1]), hangs=False)
     code = 1
     try:

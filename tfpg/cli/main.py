@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "doctor": doctor,
     }
     args = parse(argv, commands)
-    signals.listen()
+    signals.raise_on_signals()
     return carried_out(args.run_command, args)
 
 

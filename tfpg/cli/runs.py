@@ -20,8 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfpg.checkpoints.disk import room_needed
-from tfpg.core.files import read_json, written_beside
+from tfpg.core.files import describe_write_error, read_json, written_beside
 from tfpg.envs import same_env
 from tfpg.models.safety import check_model_file
 
@@ -244,7 +243,7 @@ def _write(path: Path, config: dict[str, Any]) -> None:
         try:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
         except OSError as error:
-            told = room_needed(error, path)
+            told = describe_write_error(error, path)
             raise OSError(f"{str(path)!r} cannot be written ({told}): free some.") from error
 
 

@@ -87,12 +87,10 @@ def carried_out(command: Callable[[Any], int | None], args: argparse.Namespace) 
     except BrokenPipeError:  # nobody reads what is printed
         sys.stderr.close()
         return 1
-    except Exception as error:
+    except signals.Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # an environment may call sys.exit
         return _told(error, args)
-    except SystemExit as error:
-        if signals.waiting():
-            raise
-        return _told(error, args)  # of somebody whom the command has called
 
 
 def _told(error: BaseException, args: argparse.Namespace) -> int:

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import tfpg
-from tfpg.checkpoints.store import LATEST
+from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
 from tfpg.cli.arguments import AGENT_OPTIONS, NETWORK_OPTIONS, parse
 from tfpg.cli.startup import check_env, head_options, import_tensorflow, message
 from tfpg.core import signals
 from tfpg.core.messages import warn
 from tfpg.envs import has_own_vectorization, open_vec
-
-_FINISHING = "\nFinishing the iteration, which is kept. Ctrl-C again ends at once.\n"
 
 
 def train(args: argparse.Namespace) -> None:
@@ -120,31 +118,8 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
     if args.film or args.film_at:
         _check_film(args.env)
 
-    last, told = "The last checkpoint", False
-
-    def stop(now: bool) -> bool:
-        nonlocal last
-        if now:
-            last = f"Iteration {run.iterations} of {iterations}"
-            signals.check()
-        return signals.waiting()
-
-    def stopped() -> None:
-        nonlocal told
-        if told:  # by another thread
-            return
-        told = True
-        if kept():
-            text = f"Stopped. {last} is kept. To go on: tfpg resume {folder}"
-        elif run.iterations:
-            return
-        else:
-            run.take_away()
-            text = "Stopped before the end of the first iteration: nothing is kept."
-        print(f"\n{text}", file=sys.stderr, flush=True)
-
-    def kept() -> bool:
-        return (checkpoints.folder / LATEST).exists()
+    def saved() -> bool:
+        return bool(Store(folder / runs.CHECKPOINTS).steps())
 
     arguments = {**arguments_of(args), "model": given}
     goes_on = runs.going_on(folder, arguments=arguments) if going_on else None
@@ -170,11 +145,11 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
             folder / runs.CHECKPOINTS,
             args.checkpoint_every,
             allow_version_skew=args.allow_version_skew,
-            stop=stop,
         )
-        if going_on and not kept():
+        if going_on and not saved():
             warn(
-                f"There is no checkpoint in {str(checkpoints.folder)!r}: the training begins anew."
+                f"There is no checkpoint in {str(checkpoints.folder)!r}: training starts from "
+                "scratch."
             )
         keep = KeepBest(folder / runs.MODEL)
         callbacks = [run, MetricsLogger(folder / runs.METRICS), keep]
@@ -188,7 +163,7 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
         if args.stop_at is not None:
             callbacks.append(StopAtReturn(args.stop_at))
         try:
-            with _envs(args, agent) as envs, signals.deferred(_FINISHING, last_words=stopped):
+            with _envs(args, agent) as envs:
                 history = agent.fit(
                     envs,
                     iterations=iterations,
@@ -200,12 +175,14 @@ def _train(args: argparse.Namespace, folder: Path, going_on: bool) -> None:
                     validation_episodes=args.validation_episodes,
                     checkpoints=checkpoints,
                 )
-        except (KeyboardInterrupt, SystemExit):
-            stopped()
+        except (KeyboardInterrupt, signals.Terminated):
+            if saved():
+                text = f"\nStopped after iteration {run.iterations} of {iterations}."
+                print(f"{text} To resume: tfpg resume {folder}", file=sys.stderr, flush=True)
             raise
         except Exception:
-            if run.iterations and kept():
-                text = f"\n{last} is kept, and tfpg resume {folder} goes on from there."
+            if run.iterations and saved():
+                text = f"\nThe last checkpoint is saved. To resume from it: tfpg resume {folder}"
                 print(text, file=sys.stderr, flush=True)
             raise
         finally:

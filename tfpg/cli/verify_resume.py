@@ -9,12 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tfpg.checkpoints.compare import digests
-from tfpg.checkpoints.manager import Checkpoints
+from tfpg.agents.digests import digests
+from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
 from tfpg.cli.startup import check_env
 from tfpg.core.messages import describe_exit
@@ -26,7 +25,8 @@ def verify_resume(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         train = ["train", args.algorithm, args.env, "--seed", str(args.seed or 0), "--no-film"]
-        train += ["--iterations", str(args.iterations), "--verbose", "0", "--run"]
+        train += ["--iterations", str(args.iterations), "--checkpoint-every", "0"]
+        train += ["--verbose", "0", "--run"]
         said = _run([*train, str(whole)], whole)
         kills = 0
         while kills < args.kills and _killed([*train, str(killed)], killed, kills):
@@ -76,14 +76,10 @@ class _Training:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Ends it, and waits until nothing writes into its run any more."""
+        """End it, and wait for that."""
         self.process.kill()
         self.process.wait()
         self.errors.close()
-        checkpoints = Checkpoints(self.run / runs.CHECKPOINTS)
-        with suppress(OSError):
-            checkpoints.claim()
-        checkpoints.close()
 
     def said(self) -> str:
         """What it has said when it comes to its end.
@@ -109,11 +105,11 @@ def _run(arguments: list[str], run: Path) -> str:
 
 def _killed(arguments: list[str], run: Path, kills: int) -> bool:
     """Whether a training was killed after a checkpoint of its own, before it came to its end."""
-    pointer = run / runs.CHECKPOINTS / "latest"
-    before = pointer.stat().st_mtime_ns if pointer.exists() else 0
+    store = Store(run / runs.CHECKPOINTS)
+    before = store.steps()
     with _Training(arguments, run) as training:
         while training.process.poll() is None:
-            if pointer.exists() and pointer.stat().st_mtime_ns > before:
+            if store.steps()[-1:] > before[-1:]:
                 time.sleep(0.01 * kills)
                 training.process.kill()
                 training.process.wait()

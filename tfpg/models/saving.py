@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tfpg.checkpoints.disk import room_needed
 from tfpg.core.backend import keras, tf
-from tfpg.core.files import written_beside
+from tfpg.core.files import describe_write_error, written_beside
 from tfpg.core.memory import readable_bytes
 from tfpg.errors import UnsafeCheckpointError
 from tfpg.models.safety import Unpacked, unpacked
@@ -50,7 +49,7 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
         try:
             model.save(temporary)
         except OSError as error:
-            told = room_needed(error, path)
+            told = describe_write_error(error, path)
             raise OSError(f"{str(path)!r} cannot be written ({told}): free some.") from error
     return path
 
