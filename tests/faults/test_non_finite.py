@@ -148,9 +148,7 @@ def test_episodes_with_non_finite_observations_can_be_dropped():
     Sometimes.episodes = -1000
     with open_vec(Sometimes, num_envs=3, on_env_error="drop") as envs:
         policy = tfpg.Policy(tfpg.networks.mlp(Sometimes, hidden=(4,), seed=0), envs)
-        with pytest.warns(
-            UserWarning, match="1 of the 4 numbers of its observation are not finite"
-        ):
+        with pytest.warns(UserWarning, match="1 of 4 numbers of its observation are not finite"):
             data = Collector(envs, seed=0).collect_episodes(policy, 9)
     assert np.isfinite(data.observations).all()
     assert data.rewards.shape[1] == 9
