@@ -688,7 +688,9 @@ class TestAnew:
                 collector.follow()
                 collector.collect_steps(policy, steps)
                 assert not other.set_state(collector.get_state()).any()
-                np.testing.assert_array_equal(other._observations, collector._observations)
+                np.testing.assert_array_equal(
+                    other.progress.observations, collector.progress.observations
+                )
 
     def test_environments_that_reset_themselves(self, tmp_path):
         for mode, iterations in ((AutoresetMode.NEXT_STEP, 2), (AutoresetMode.NEXT_STEP, 4)):
@@ -715,11 +717,11 @@ class TestAnew:
             collector.follow()
             collector.collect_steps(policy, 4)
             state = collector.get_state()
-            seen = collector._observations
+            seen = collector.progress.observations
             assert other.set_state(state).tolist() == [False, True, False]
-            np.testing.assert_array_equal(other._observations[::2], seen[::2])
-            assert other._observations[1, 0] == 0.0  # a reset
-            assert (other._lengths == [4, 0, 4]).all()
+            np.testing.assert_array_equal(other.progress.observations[::2], seen[::2])
+            assert other.progress.observations[1, 0] == 0.0  # a reset
+            assert (other.progress.lengths == [4, 0, 4]).all()
             one, two = (each.collect_steps(policy, 3) for each in (collector, other))
             for column in (0, 2):
                 np.testing.assert_array_equal(

@@ -71,7 +71,7 @@ class TestAutoresetModes:
 
     def test_a_cap_truncates_and_an_end_at_the_cap_terminates(self, mode):
         data = collect(vector([2, 4, 1], mode), 3, max_steps=2)
-        np.testing.assert_array_equal(data.truncated, [[0, 0, 0], [0, 1, 0]])
+        np.testing.assert_array_equal(data.truncated, [[0, 0, 0], [1, 1, 0]])
         np.testing.assert_array_equal(data.terminated, [[0, 0, 1], [1, 0, 0]])
         np.testing.assert_array_equal(data.observations[2, 1], [2, 0])
 
@@ -155,7 +155,7 @@ def test_an_environments_own_limit_truncates():
 
 def test_an_environment_that_never_ends_is_cut_and_the_cap_says_so(monkeypatch):
     monkeypatch.setattr(tfpg.rollouts.loop, "NO_LIMIT_STEPS", 20)
-    with pytest.warns(UserWarning, match="went on for 20 steps and was cut.*max_steps"):
+    with pytest.warns(UserWarning, match="was cut after 20 steps.*max_steps"):
         data = collect(Endless, 2)
     assert data.mask.sum() == 40
     assert data.truncated[-1].all()

@@ -138,7 +138,7 @@ def test_a_cap_and_an_end_at_once_are_both_said():
 @pytest.mark.parametrize("mode", MODES[:2])
 def test_a_cap_needs_an_environment_that_waits_to_be_reset(mode):
     mode = AutoresetMode.NEXT_STEP if mode is AutoresetMode.DISABLED else mode
-    with pytest.raises(ValueError, match="resets by itself: make it with autoreset_mode=DISABLED"):
+    with pytest.raises(ValueError, match="resets itself: make it with autoreset_mode=DISABLED"):
         collect(vector([3], mode), 2, max_steps=2)
 
 
@@ -170,7 +170,7 @@ def test_log_probs_are_those_of_the_policy_that_acted():
 
 
 def test_an_endless_environment_is_said_once(monkeypatch):
-    monkeypatch.setattr(tfpg.rollouts.collector, "_PATIENCE", 20)
+    monkeypatch.setattr(tfpg.rollouts.collector, "PATIENCE", 20)
     with open_vec(Endless, 2) as envs, pytest.warns(UserWarning, match="No episode has en") as seen:
         collect(envs, 10, 10, 10, 10)
     assert len([w for w in seen if "max_steps cuts episodes" in str(w.message)]) == 1

@@ -18,7 +18,7 @@ from tfpg.ops.policy_losses import entropy_loss, policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.finite import check_observations, check_rewards
-from tfpg.rollouts.loop import Step, play
+from tfpg.rollouts.loop import Step, play_episodes
 
 _PER_STEP = ("log_prob", "rest")
 _NOISE = ("grad_snr", "baseline_saving", "zscore_saving")
@@ -122,13 +122,15 @@ class Estimator:
         for _, rngs in collector.rounds(episodes):
             actor = _TracingActor(self, data)
             total = 0.0
-            steps = play(collector.envs, actor, rngs, max_steps=max_steps, head=self.policy.head)
+            steps = play_episodes(
+                collector.envs, actor, rngs, max_steps=max_steps, head=self.policy.head
+            )
             for step in steps:
-                check_rewards(step.rewards, step.running, actor.steps - 1)
+                check_rewards(step.rewards, step.real, actor.steps - 1)
                 actor.reward = float(step.rewards[0])
                 total += actor.reward
                 last = step
-            check_observations(last.following, last.running, actor.steps)
+            check_observations(last.following, last.real, actor.steps)
             data = actor.finish(last)
             collector.finish(np.array([total]), np.array([actor.steps]))
             collector.steps += actor.steps

@@ -1,13 +1,17 @@
-"""Functions on arrays and on dicts of arrays, which observations may be."""
+"""Functions on observations, which are arrays or dicts of arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 
 def map_arrays(function: Callable[..., Any], *observations: Any) -> Any:
-    """The function of an array, or of every array of a dict; several trees go side by side.
+    """Apply a function to an array, or to each array of a dict.
+
+    Several dicts with the same keys are mapped together.
 
     Example:
         >>> map_arrays(len, {"position": [1, 2], "image": [3, 4]})
@@ -19,8 +23,24 @@ def map_arrays(function: Callable[..., Any], *observations: Any) -> Any:
     return function(*observations)
 
 
+def assign(target: Any, index: Any, values: Any) -> None:
+    """Set ``target[index] = values``, for an array or for each array of a dict.
+
+    Example:
+        >>> x = {"position": [0, 0], "image": [0, 0]}
+        >>> assign(x, 1, {"position": 5, "image": 7})
+        >>> x
+        {'position': [0, 5], 'image': [0, 7]}
+    """
+    if isinstance(target, dict):
+        for key, array in target.items():
+            array[index] = values[key]
+    else:
+        target[index] = values
+
+
 def batch_size(observations: Any) -> int:
-    """How many observations ``[N, ...]``, or a dict of such arrays, holds.
+    """Return the number of observations in an array ``[N, ...]`` or a dict of such arrays.
 
     Example:
         >>> batch_size({"position": [1, 2], "image": [3, 4]})
@@ -29,3 +49,13 @@ def batch_size(observations: Any) -> int:
     return len(
         next(iter(observations.values())) if isinstance(observations, dict) else observations
     )
+
+
+def any_of(x: np.ndarray) -> bool:
+    """Return whether a bool array holds a True, several times as fast as ``x.any()`` if small.
+
+    Example:
+        >>> any_of(np.array([False, True]))
+        True
+    """
+    return bool(np.count_nonzero(x))

@@ -1,48 +1,59 @@
-"""Recording experience as trajectories: whole episodes, or a number of steps."""
+"""Collecting experience as trajectories: whole episodes, or a number of steps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tfpg.core.arrays import map_arrays
+from tfpg.core.arrays import any_of, assign, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.models.heads import Head
 from tfpg.models.policy import Policy
-from tfpg.rollouts.env_state import Resumable
-from tfpg.rollouts.finite import check_observations, check_rewards
-from tfpg.rollouts.loop import autoreset_mode, play, seeded_reset, takes_seeds, with_final
-from tfpg.rollouts.recorder import fragment, record, side_by_side, some_of
-from tfpg.rollouts.trajectory import Trajectory
+from tfpg.rollouts.env_state import EnvTracker
+from tfpg.rollouts.loop import (
+    Progress,
+    autoreset_mode,
+    play,
+    play_episodes,
+    reset_some,
+    seeded_reset,
+    takes_seeds,
+)
+from tfpg.rollouts.trajectory import Trajectory, concatenate, record
 
-# After so many steps without the end of an episode a word is due.
-_PATIENCE = 10_000
+# Steps without the end of an episode after which there is a warning.
+PATIENCE = 10_000
+
+# The attributes that make up a collector's state, by type.
+_PLAIN = ("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned", "_seeds")
+_LISTS = ("episode_returns", "episode_lengths")
+_ARRAYS = ("_returns", "_lives", "_held")
 
 
-class Collector(Resumable):
-    """Owns the environments and the count of what was played in them.
+class Collector:
+    """Plays in a vector environment, and counts what was played.
 
     Args:
         envs: A vector environment, N environments.
-        seed: Of the run.
-        episode: Number of the first episode, to go on with an earlier run.
-        fragment: Number of the first fragment of steps, likewise.
-        window: Of how many last episodes the returns and lengths are kept at least.
+        seed: The run's seed.
+        episode: The number of the first episode, to resume an earlier run.
+        fragment: The number of the first fragment of steps, to resume an earlier run.
+        window: Number of most recent episodes whose returns and lengths are kept.
 
     Attributes:
-        episode: Episodes begun by `collect_episodes` or `collect_steps` so far.
-        episode_returns: Of the last ``window`` episodes that ended, or of all since
-            `take_finished` where those are more; oldest first.
-        episode_lengths: Their steps.
-        fragment: Fragments collected by `collect_steps` so far.
-        steps: Environment steps so far, all episodes.
+        episode: Episodes begun so far.
+        fragment: Fragments collected so far by `collect_steps`.
+        steps: Environment steps so far, over all episodes.
         ended: Episodes that ended so far.
-        position: Follows the environments where somebody will ask for `get_state`, else None.
+        episode_returns: Returns of the last ``window`` episodes that ended, or of all since
+            `take_finished` was called where those are more; oldest first.
+        episode_lengths: Lengths of the same episodes, in steps.
+        progress: Where the environments are between two calls of `collect_steps`; None before.
 
     Example:
         >>> import keras
@@ -62,87 +73,70 @@ class Collector(Resumable):
         self.seed = seed
         self.episode = episode
         self.fragment = fragment
-        super().__init__(envs.num_envs, window)
+        self.window = window
+        self.steps = 0
+        self.ended = 0
+        self.episode_returns: list[float] = []
+        self.episode_lengths: list[int] = []
+        self.progress: Progress | None = None
+        self._tracker: EnvTracker | None = None
+        self._seeds: list[int] = []  # of the current episodes
+        self._returns = np.zeros(envs.num_envs)
+        self._lives = np.full(envs.num_envs, np.nan)
+        self._held, self._held_for = np.zeros(0), 0  # noise that is used for several steps
+        self._taken = 0
+        self._warned = False
 
     def collect_episodes(
         self, policy: Policy, num_episodes: int, max_steps: int | None = None
     ) -> Trajectory:
-        """Plays whole episodes: an equal share in each environment, fixed in advance.
+        """Play whole episodes: an equal share in each environment, fixed in advance.
+
+        An episode whose environment failed is played again, or with ``on_env_error="drop"``
+        replaced by another one. What was played of it is discarded.
 
         Args:
-            policy: Acts, by sampling.
+            policy: The policy that acts, by sampling.
             num_episodes: N of the trajectory.
-            max_steps: Where an episode is cut; see `tfpg.rollouts.loop.play`.
+            max_steps: Length at which an episode is truncated; see
+                `tfpg.rollouts.loop.play_episodes`.
 
         Returns:
-            A `Trajectory`, a column an episode, padded to the longest.
+            A `Trajectory` with an episode in each column, padded to the longest.
 
         Raises:
-            tfpg.errors.EnvDataError: A reward or an observation is not finite.
-            tfpg.errors.EnvError: An environment failed, and this is to be raised.
-
-        An episode whose environment failed is played again, or with ``on_env_error="drop"`` another
-        one in its place; what was played of it is in no trajectory.
+            tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+            tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
         act = policy.actor()
-        rounds = [
-            self._round(policy, act, columns, rngs, max_steps)
-            for columns, rngs in self.rounds(num_episodes)
-        ]
-        data = rounds[0] if len(rounds) == 1 else side_by_side(rounds)
+        rounds = []
+        for count, rngs in self.rounds(num_episodes):
+            steps = play_episodes(
+                self.envs,
+                act,
+                rngs,
+                head=policy.head,
+                num_episodes=count,
+                max_steps=max_steps,
+                replacement=self._replacement(self.episode - count),
+            )
+            rounds.append(record(list(steps), policy, num_episodes=count))
+        data = rounds[0] if len(rounds) == 1 else concatenate(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())
         return data
 
-    def _round(
-        self, policy: Policy, act: Any, columns: int, rngs: list, max_steps: int | None
-    ) -> Trajectory:
-        """An episode in each of the first environments, until each has one that did not fail."""
-        wanted = np.arange(self.envs.num_envs) < columns
-        episodes = self.episode + np.arange(self.envs.num_envs)
-        parts: list[Trajectory] = []
-        places = np.zeros(0, int)
-        while True:
-            failed = np.zeros_like(wanted)
-            steps = play(
-                self.envs,
-                act,
-                rngs,
-                columns=wanted,
-                max_steps=max_steps,
-                head=policy.head,
-                failed=failed,
-            )
-            data = record(steps, columns, policy)
-            if not failed.any() and not parts:
-                return data
-            done = np.flatnonzero(wanted & ~failed)
-            parts.append(some_of(data, done))
-            places = np.concatenate([places, done])
-            if not failed.any():
-                return some_of(side_by_side(parts), np.argsort(places))
-            if not self._again:
-                # The next episodes, beside those that the round counts in the end.
-                episodes[failed] = self.episode + columns + np.arange(failed.sum())
-                self.episode += int(failed.sum())
-            wanted, rngs = failed, [training_rng(self.seed, int(e)) for e in episodes]
-
-    @property
-    def _again(self) -> bool:
-        """Whether the episode of an environment that failed is begun again with its seed."""
-        return getattr(self.envs.unwrapped, "on_env_error", "raise") == "restart"
-
     def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
-        """The rounds in which so many episodes are played, and counts the episodes.
+        """Share episodes out over rounds of one in each environment, and count them.
 
         Yields:
-            How many columns count, and a generator for each environment's episode.
+            The number of environments whose episode counts, and a generator for each.
         """
         for first in range(0, num_episodes, self.envs.num_envs):
-            columns = min(self.envs.num_envs, num_episodes - first)
+            count = min(self.envs.num_envs, num_episodes - first)
             rngs = [training_rng(self.seed, self.episode + i) for i in range(self.envs.num_envs)]
-            yield columns, rngs
-            self.episode += columns
+            self.episode += count
+            yield count, rngs
 
     def collect_steps(
         self,
@@ -151,97 +145,138 @@ class Collector(Resumable):
         max_steps: int | None = None,
         end_on_life_loss: bool = False,
     ) -> Trajectory:
-        """Steps every environment ``num_steps`` times, going on where the last call stopped.
+        """Step each environment ``num_steps`` times, from where the last call stopped.
 
         Args:
-            policy: Acts, by sampling.
-            num_steps: Steps of every environment.
-            max_steps: Where an episode is cut. None: the environment's own limit.
-            end_on_life_loss: Call a step terminated in which a life was lost, by ``"lives"`` in
-                the environment's infos. The episode goes on.
+            policy: The policy that acts, by sampling.
+            num_steps: Number of steps of each environment.
+            max_steps: Length at which an episode is truncated. None: the environment's own limit.
+            end_on_life_loss: Mark a step as terminated in which a life was lost, by ``"lives"`` in
+                the environment's infos. The episode continues.
 
         Returns:
-            A `Trajectory`, a column an environment. Episodes follow each other in it, with a
-            row between them that is masked and holds the observation an episode ended with;
-            columns are padded to the longest. With environments that reset themselves in a step
+            A `Trajectory` with an environment in each column, at least ``num_steps`` long. Between
+            two episodes there is a masked row with the observation that the first one ended with,
+            and columns are padded to the longest. In environments that reset themselves in a step
             of their own (Gymnasium's NEXT_STEP), those steps are among the ``num_steps``.
-            Where an environment failed, the steps of its episode in this fragment are masked; if
-            the episode began in an earlier one, the column's first row is.
+            If an environment failed, the steps of its episode are left out; if the episode began in
+            an earlier fragment, the first row of the column is masked.
 
         Raises:
-            ValueError: ``max_steps`` is given and the vector environment resets by itself, or
-                the environment does not tell its lives.
-            tfpg.errors.EnvDataError: A reward or an observation is not finite.
-            tfpg.errors.EnvError: An environment failed, and this is to be raised.
+            ValueError: ``max_steps`` is given and the vector environment resets itself, or
+                ``end_on_life_loss`` is and the environment does not report lives.
+            tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+            tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
-        mode = autoreset_mode(self.envs)
-        if max_steps and mode is not AutoresetMode.DISABLED:
+        if max_steps and autoreset_mode(self.envs) is not AutoresetMode.DISABLED:
             raise ValueError(
-                "max_steps cannot cut the episodes of a vector environment that resets by itself: "
+                "max_steps cannot cut the episodes of a vector environment that resets itself: "
                 "make it with autoreset_mode=DISABLED, or wrap its environments in TimeLimit."
             )
-        if self._observations is None:
-            self._begin()
-        act, head = policy.actor(), policy.head
-        noise = self._noise(head, num_steps)
-        rows: list[tuple] = []
-        finals: list[tuple[int, np.ndarray, Any]] = []
-        begun = self._lengths.copy()
-        for t in range(num_steps):
-            real = ~self._resetting
-            try:
-                decision = act(self._observations, noise[t])
-            except FloatingPointError:
-                check_observations(self._observations, real, self._lengths)
-                if rows:  # or what an episode ended with, before its environment resets itself
-                    fragment(rows, finals, self._observations, policy, begun)
-                raise
-            if self.position is not None:
-                self.position.step(decision.env_actions)
-            after, rewards, terminated, truncated, infos = self.envs.step(decision.env_actions)
-            failed = infos.get("env_failed")
-            if failed is not None:
-                real = real & ~failed
-                self._void(rows, failed)
-            if not math.isfinite(rewards.sum()):
-                check_rewards(rewards, real, self._lengths)
-            self._returns += np.where(real, rewards, 0.0)
-            self._lengths += real
-            self.steps += int(real.sum())
-            if max_steps:
-                truncated = truncated | (self._lengths >= max_steps)
-            ended = (terminated | truncated) & real
+        if self.progress is None:
+            self.progress = self._begin()
+        act, noise = policy.actor(), self._noise(policy.head, num_steps)
+        if self._tracker is not None:
+            act = self._tracker.recorded(act)
+        steps = []
+        for step in play(
+            self.envs,
+            act,
+            noise,
+            self.progress,
+            again=True,
+            next_seeds=self._next_seeds,
+            max_steps=max_steps,
+        ):
             if end_on_life_loss:
-                terminated = terminated | self._life_lost(infos, real & ~ended)
-            rows.append(
-                (
-                    self._observations,
-                    decision.actions,
-                    decision.outputs,
-                    np.array(rewards),
-                    terminated & real,
-                    truncated & real,
-                    real,
-                )
-            )
-            self._observations = map_arrays(np.array, after)
-            over = ended if failed is None else ended | failed
-            if over.any():
-                if mode is AutoresetMode.SAME_STEP:
-                    finals.append((t, ended, with_final(self._observations, ended, infos)))
-                elif mode is AutoresetMode.DISABLED:
-                    finals.append((t, ended, self._observations))
-                    self._observations = self._reset_those(over, failed)
-                self._count(ended)
-            self._resetting = ended & (mode is AutoresetMode.NEXT_STEP)
+                lost = self._life_lost(step.infos, step.real & ~step.ended)
+                step = step._replace(terminated=step.terminated | lost)
+            steps.append(step)
+            self._returns += step.rewards
+            if any_of(step.ended):
+                self.finish(self._returns[step.ended], step.lengths[step.ended])
+                self._returns[step.ended] = 0.0
+            if step.failed is not None:
+                self._returns[step.failed] = 0.0
+        data = record(steps, policy, num_steps=num_steps)
+        self.steps += int(data.mask.sum())
         self._warn_if_endless()
-        return fragment(rows, finals, self._observations, policy, begun)
+        return data
 
-    def _begin(self) -> None:
-        seeds = self._seeds = [self._next_seed() for _ in range(self.envs.num_envs)]
-        self._observations = map_arrays(np.array, seeded_reset(self.envs, seeds))
-        if self.position is not None:
-            self.position.reset(range(self.envs.num_envs), seeds)
+    def finish(self, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Count episodes that ended, by their returns and lengths ``[E]``."""
+        self.episode_returns.extend(returns.tolist())
+        self.episode_lengths.extend(lengths.tolist())
+        self.ended += len(returns)
+        keep = max(self.window, self.ended - self._taken)
+        del self.episode_returns[:-keep], self.episode_lengths[:-keep]
+
+    def take_finished(self) -> list[float]:
+        """Return the returns of the episodes that ended since the last call."""
+        new, self._taken = self.ended - self._taken, self.ended
+        return self.episode_returns[len(self.episode_returns) - new :]
+
+    def forget(self) -> None:
+        """Leave the episodes that ended so far out of the returns and lengths."""
+        del self.episode_returns[:], self.episode_lengths[:]
+        self._taken = self.ended
+
+    def follow(self) -> None:
+        """Keep track of the environments, for `get_state`. Call it before anything is played."""
+        self._tracker = EnvTracker(self.envs)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` takes: counts, and where the environments are if followed."""
+        state: dict[str, Any] = {name: copy(getattr(self, name)) for name in _PLAIN}
+        state |= {name: np.array(getattr(self, name)) for name in _LISTS + _ARRAYS}
+        if self.progress is not None:
+            state["playing"] = self.progress.playing.copy()
+            state["lengths"] = self.progress.lengths.copy()
+            if self._tracker is not None and self._tracker.restorable:
+                state["position"] = self._tracker.get_state(self.progress.observations)
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> np.ndarray:
+        """Resume from the state of a collector that was followed.
+
+        Returns:
+            ``[N]`` bool, the environments whose episodes could not be restored and begin from a
+            reset: they reset themselves, or do not take the same steps every time.
+        """
+        for name in _PLAIN:
+            setattr(self, name, copy(state[name]))
+        for name in _LISTS:
+            setattr(self, name, np.asarray(state[name]).tolist())
+        for name in _ARRAYS:
+            setattr(self, name, np.array(state[name]))
+        lost = np.zeros(self.envs.num_envs, bool)
+        if "playing" not in state:
+            return lost
+        self.follow()
+        assert self._tracker is not None
+        if "position" not in state:
+            lost[:] = True
+            self.progress = self._begin()
+        else:
+            playing, lengths = np.array(state["playing"]), np.array(state["lengths"])
+            known = np.where((lengths > 0) & playing, self._returns, np.nan)
+            observations, same = self._tracker.set_state(state["position"], known)
+            lost = ~same
+            if lost.any():
+                # A vector environment may return other observations of those it did not reset.
+                begun = reset_some(self.envs, lost, self._next_seeds(lost, np.zeros_like(lost)))
+                assign(observations, lost, map_arrays(lambda x: x[lost], begun))
+            self.progress = Progress(observations, playing | lost, np.where(lost, 0, lengths))
+        self._returns[lost], self._lives[lost] = 0.0, np.nan
+        return lost
+
+    def _begin(self) -> Progress:
+        count = self.envs.num_envs
+        self._seeds = [self._next_seed() for _ in range(count)]
+        observations = seeded_reset(self.envs, self._seeds)
+        if self._tracker is not None:
+            self._tracker.reset(range(count), self._seeds)
+        return Progress(observations, np.ones(count, bool), np.zeros(count, int))
 
     def _noise(self, head: Head, num_steps: int) -> np.ndarray:
         """The noise of the next fragment, ``[num_steps, N, *noise_shape]``."""
@@ -261,56 +296,54 @@ class Collector(Resumable):
         self.episode += 1
         return seed
 
-    def _void(self, rows: list[tuple], failed: np.ndarray) -> None:
-        """Masks the steps of episodes that broke off, and counts them no more."""
-        for n in np.flatnonzero(failed):
-            void = rows[max(0, len(rows) - self._lengths[n]) :]
-            for *_, terminated, truncated, real in void:
-                terminated[n] = truncated[n] = real[n] = False
-            self.steps -= len(void)
-        self._returns[failed] = 0.0
-        self._lengths[failed] = 0
-        self._lives[failed] = np.nan
+    @property
+    def _restarts(self) -> bool:
+        """Whether an episode whose environment failed is played again, from the same seed."""
+        return getattr(self.envs.unwrapped, "on_env_error", "raise") == "restart"
 
-    def _reset_those(self, ended: np.ndarray, failed: np.ndarray | None = None) -> Any:
-        if failed is None or not self._again:
-            failed = np.zeros_like(ended)
-        seeds: Any = [
-            (self._seeds[n] if failed[n] else self._next_seed()) if e else None
-            for n, e in enumerate(ended)
-        ]
-        self._seeds = [
-            old if new is None else new for old, new in zip(self._seeds, seeds, strict=True)
-        ]
+    def _replacement(self, first: int) -> Any:
+        """What to play for episodes that failed, in a round that begins at episode ``first``."""
+        episodes = list(range(first, first + self.envs.num_envs))
+
+        def replacement(n: int) -> np.random.Generator:
+            if not self._restarts:
+                episodes[n] = self.episode
+                self.episode += 1
+            return training_rng(self.seed, episodes[n])
+
+        return replacement
+
+    def _next_seeds(self, waiting: np.ndarray, failed: np.ndarray) -> list[int | None] | None:
+        """The seeds of environments that are about to be reset, ``[N]`` bool."""
+        again = failed & self._restarts
+        which = np.flatnonzero(waiting).tolist()
+        for n in which:
+            if not again[n]:
+                self._seeds[n] = self._next_seed()
         slow = getattr(self.envs.unwrapped, "slow_seeds", False)
-        seed = seeds if takes_seeds(self.envs) and not slow else None
-        observations, _ = self.envs.reset(seed=seed, options={"reset_mask": ended.copy()})
-        if self.position is not None:
-            which = np.flatnonzero(ended).tolist()
-            self.position.reset(which, [seeds[n] if seed else None for n in which])
-        return map_arrays(np.array, observations)
+        seeded = takes_seeds(self.envs) and not slow
+        if self._tracker is not None:
+            self._tracker.reset(which, [self._seeds[n] if seeded else None for n in which])
+        if not seeded:
+            return None
+        return [seed if waiting[n] else None for n, seed in enumerate(self._seeds)]
 
     def _life_lost(self, infos: dict, real: np.ndarray) -> np.ndarray:
-        if "lives" not in infos and real.any():  # a reset may not tell them
+        if "lives" not in infos and real.any():  # a reset may not report them
             raise ValueError(
-                "end_on_life_loss is for environments that tell their lives, in infos['lives'], as "
-                "Atari's do, and this one's infos hold "
-                f"{sorted(infos) or 'nothing'}: leave it out."
+                "end_on_life_loss needs an environment that reports lives in infos['lives'], as "
+                f"Atari games do, and these infos hold {sorted(infos) or 'nothing'}: leave it out."
             )
-        told = infos.get("_lives", "lives" in infos)
-        before, self._lives = self._lives, np.where(told, infos.get("lives", 0), np.nan)
-        return self._lives < before  # of NaN nothing is less
-
-    def _count(self, ended: np.ndarray) -> None:
-        self.finish(self._returns[ended], self._lengths[ended])
-        self._returns[ended] = 0.0
-        self._lengths[ended] = 0
+        reported = infos.get("_lives", "lives" in infos)
+        before, self._lives = self._lives, np.where(reported, infos.get("lives", 0), np.nan)
+        return self._lives < before  # nothing is less than NaN
 
     def _warn_if_endless(self) -> None:
-        if self._warned or self.episode_returns or self._lengths.max() < _PATIENCE:
+        assert self.progress is not None
+        if self._warned or self.episode_returns or self.progress.lengths.max() < PATIENCE:
             return
         self._warned = True
         warn(
-            f"No episode has ended in {_PATIENCE:,} steps, so there is no episode_return: "
-            "max_steps cuts episodes."
+            f"No episode has ended in {PATIENCE:,} steps, so there is no episode_return: "
+            "set max_steps to cut episodes."
         )

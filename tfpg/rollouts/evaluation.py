@@ -1,4 +1,4 @@
-"""Measuring a policy: whole episodes, a share for every environment fixed in advance."""
+"""Evaluation: whole episodes, with each environment's share fixed in advance."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tfpg.envs import EnvLike, open_vec
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision, as_policy, is_policy_like
 from tfpg.rollouts.finite import check_rewards
-from tfpg.rollouts.loop import play
+from tfpg.rollouts.loop import play_episodes
 
-_MOST_ENVS = 32
+_MAX_ENVS = 32
 
 
 def evaluate(
@@ -27,16 +27,16 @@ def evaluate(
     seed: int | None = None,
     max_steps: int | None = None,
 ) -> dict[str, Any]:
-    """Return and length of whole episodes.
+    """Play whole episodes and return their returns and lengths.
 
     Args:
         policy: A Keras model, an agent, a `Policy`, or any callable that maps observations
-            ``[N, ...]`` to actions ``[N, ...]`` as the environment wants them.
-        env: An environment id, environment, vector environment or callable making one.
-        episodes: How many, at least 1.
-        deterministic: Play the most probable action; else sample. Callables do as they like.
-        seed: Of the resets and the samples. None: fresh ones.
-        max_steps: Where an episode is cut. None: the environment's own limit.
+            ``[N, ...]`` to actions ``[N, ...]`` as the environment takes them.
+        env: An environment id, environment, vector environment or callable that makes one.
+        episodes: Number of episodes, at least 1.
+        deterministic: Play the most probable action; else sample. Ignored for callables.
+        seed: The seed of the resets and the samples. None: a new one.
+        max_steps: Length at which an episode is truncated. None: the environment's own limit.
 
     Returns:
         A dict: ``episode_return`` and ``episode_length`` (means), ``episode_return_std``
@@ -45,8 +45,8 @@ def evaluate(
 
     Raises:
         ValueError: ``episodes`` or ``max_steps`` is below 1, or the policy does not fit.
-        tfpg.errors.EnvDataError: A reward or an observation is not finite.
-        FloatingPointError: The model's outputs are not.
+        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+        FloatingPointError: The model's outputs are NaN or infinite.
 
     Example:
         >>> import numpy as np
@@ -58,17 +58,18 @@ def evaluate(
     max_steps = None if max_steps is None else check_count("max_steps", max_steps)
     seed = check_seed(seed)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
-    with open_vec(env, num_envs=min(episodes, _MOST_ENVS)) as envs:
+    with open_vec(env, num_envs=min(episodes, _MAX_ENVS)) as envs:
         act, head = actor_for(policy, envs, deterministic)
         for first in range(0, episodes, envs.num_envs):
-            columns = slice(first, min(first + envs.num_envs, episodes))
-            count = columns.stop - columns.start
+            part = slice(first, min(first + envs.num_envs, episodes))
+            count = part.stop - part.start
             rngs = [evaluation_rng(seed, first + i) for i in range(envs.num_envs)]
-            steps = play(envs, act, rngs, columns=count, max_steps=max_steps, head=head)
-            for t, step in enumerate(steps):
-                check_rewards(step.rewards, step.running, t)
-                returns[columns] += np.where(step.running, step.rewards, 0.0)[:count]
-                lengths[columns] += step.running[:count]
+            for step in play_episodes(
+                envs, act, rngs, head=head, num_episodes=count, max_steps=max_steps
+            ):
+                check_rewards(step.rewards, step.real, step.lengths - 1)
+                returns[part] += step.rewards[:count]
+                lengths[part] += step.real[:count]
     return {
         "episode_return": float(returns.mean()),
         "episode_return_std": float(returns.std()),
@@ -81,7 +82,7 @@ def evaluate(
 
 
 def check_count(name: str, value: Any) -> int:
-    """Returns the value as an int.
+    """Return the value as an int.
 
     Raises:
         ValueError: It is not an integer of at least 1.
@@ -96,16 +97,16 @@ def check_count(name: str, value: Any) -> int:
 
 
 def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:
-    """How a policy acts in ``env``: ``act(observations, noise)``, and the head to draw noise for.
+    """Return how a policy acts in ``env``, and the head to draw noise for.
 
     Args:
-        policy: What `evaluate` takes.
-        env: What it acts in.
-        deterministic: Without noise.
+        policy: A Keras model, an agent, a `Policy` or a callable; see `evaluate`.
+        env: The environment it acts in.
+        deterministic: Act without noise.
 
     Returns:
-        ``act`` maps observations ``[N, ...]`` and noise to a `Decision`. The head is None where
-        no noise is wanted.
+        ``act(observations [N, ...], noise) -> Decision``, and the head, which is None where no
+        noise is needed.
     """
     if is_policy_like(policy) or not callable(policy):
         policy = as_policy(policy, env)
@@ -116,8 +117,8 @@ def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable,
         count = batch_size(observations)
         if actions.ndim < 1 or len(actions) != count:
             raise ValueError(
-                f"The callable was given {count} observations, and returned actions of shape "
-                f"{actions.shape}: it returns one for each, ({count}, ...)."
+                f"The callable returned actions of shape {actions.shape} for {count} "
+                f"observations: it must return one for each, ({count}, ...)."
             )
         return Decision(actions, actions, actions)
 

@@ -9,6 +9,18 @@ import numpy as np
 from tfpg.errors import EnvDataError
 
 
+def is_finite(observations: Any) -> bool:
+    """Return whether no number of an array, or of any array of a dict, is NaN or infinite.
+
+    Example:
+        >>> is_finite({"position": np.array([1.0, np.inf]), "count": np.array([1])})
+        False
+    """
+    if isinstance(observations, dict):
+        return all(map(is_finite, observations.values()))
+    return observations.dtype.kind != "f" or bool(np.isfinite(observations).all())
+
+
 def check_rewards(rewards: np.ndarray, real: np.ndarray, steps: Any) -> None:
     """Raise if an environment's reward is NaN or infinite.
 

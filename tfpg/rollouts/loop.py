@@ -1,22 +1,45 @@
-"""Playing whole episodes in vector environments."""
+"""The loop that steps vector environments. Training and evaluation both go through it.
+
+`play` acts, steps and yields one `Step` after another, without end. There are two ways to stop it:
+
+- whole episodes: `play_episodes` stops when each environment has finished one episode;
+- fragments: `tfpg.rollouts.collector.Collector.collect_steps` stops after a number of steps, and
+  the next call resumes from the same `Progress`.
+
+What holds for each `Step`, in all three of Gymnasium's autoreset modes:
+
+- ``following`` is the observation that the action led to. Where an episode ended it is the last
+  observation of that episode, not the first one of the next.
+- Where ``real`` is false nothing happened that counts: the episode of the environment is over, the
+  environment spent the step on a reset (NEXT_STEP), or it failed. Rewards and flags are 0 there.
+- No array is written to after it has been yielded.
+- When a step is yielded, `Progress` already holds what is needed to take the next one.
+
+| mode      | the environment that ended an episode                                           |
+|-----------|---------------------------------------------------------------------------------|
+| NEXT_STEP | ignores the next action and resets itself; that step is not ``real``            |
+| SAME_STEP | has already reset itself; the last observation is in ``infos["final_obs"]``     |
+| DISABLED  | waits; the loop resets it, with the seed that ``next_seeds`` returns            |
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from tfpg.core.arrays import map_arrays
+from tfpg.core.arrays import any_of, assign, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision
 from tfpg.rollouts.finite import check_observations
 
-# An episode of an environment without a time limit, played without max_steps, is cut here.
+# Episodes are cut here if neither the environment nor max_steps sets a limit.
 NO_LIMIT_STEPS = 10_000
 
 _NOISE_STEPS = 128
@@ -25,165 +48,267 @@ _NOISE_STEPS = 128
 class Step(NamedTuple):
     """One step of N environments."""
 
-    observations: Any  # [N, ...]  what was acted on
+    observations: Any  # [N, ...]  what the policy acted on
     decision: Decision
-    rewards: np.ndarray  # [N]
-    terminated: np.ndarray  # [N]
-    truncated: np.ndarray  # [N]
-    running: np.ndarray  # [N]  whose episode was still going on
-    following: Any  # [N, ...]  what the action led to, an episode's last one included
+    rewards: np.ndarray  # [N]  0 where not real
+    terminated: np.ndarray  # [N]  bool, the episode's Markov decision process ended
+    truncated: np.ndarray  # [N]  bool, the episode was cut off
+    real: np.ndarray  # [N]  bool, a step of an episode that counts
+    following: Any  # [N, ...]  what the action led to
+    ended: np.ndarray  # [N]  bool, the episode is over
+    lengths: np.ndarray  # [N]  steps of the episode so far, this one included
+    failed: np.ndarray | None  # [N]  bool, the environment failed: discard its episode
+    infos: dict[str, Any]
 
 
-class Noise:
+@dataclass
+class Progress:
+    """Where N environments are in their episodes.
+
+    Attributes:
+        observations: ``[N, ...]``, what the policy acts on next.
+        playing: ``[N]`` bool, whether the next step is one of an episode that counts.
+        lengths: ``[N]`` int, steps of the current episodes so far.
+    """
+
+    observations: Any
+    playing: np.ndarray
+    lengths: np.ndarray
+
+
+def play(
+    envs: VectorEnv,
+    act: Callable[[Any, Any], Decision],
+    noise: Iterable[Any],
+    progress: Progress,
+    *,
+    again: bool,
+    next_seeds: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+    max_steps: int | None = None,
+) -> Iterator[Step]:
+    """Step the environments for as long as there is noise.
+
+    Args:
+        envs: The vector environment, N environments.
+        act: Maps observations ``[N, ...]`` and noise to a `Decision`.
+        noise: The action noise ``[N, ...]`` of each step, or None for the most probable actions.
+        progress: Where the environments are. It is updated at each step.
+        again: Whether the next episode of an environment counts too, or only its first.
+        next_seeds: Called with two ``[N]`` bool arrays, the environments that are about to be
+            reset and those among them that failed; returns a seed or None for each environment, or
+            None if there are no seeds. An environment that failed begins another episode. None:
+            environments are reset without seeds, and failures are raised.
+        max_steps: Length at which an episode is truncated. None: never.
+
+    Yields:
+        A `Step`.
+
+    Raises:
+        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+        tfpg.errors.EnvError: An environment failed.
+        FloatingPointError: The model's outputs are NaN or infinite.
+    """
+    mode = autoreset_mode(envs)
+    for drawn in noise:
+        observations, playing = progress.observations, progress.playing
+        try:
+            decision = act(observations, drawn)
+        except FloatingPointError:
+            check_observations(observations, playing, progress.lengths)
+            decision = act(_valid_where(playing, observations), drawn)
+        after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
+        real, failed = playing, None
+        if "env_failed" in infos:
+            failed = infos["env_failed"] & playing
+            real = playing & ~failed
+            if next_seeds is None and any_of(failed):
+                raise infos["env_error"][failed][0]
+        rewards = np.array(rewards, np.float64)
+        if np.count_nonzero(real) < len(real):
+            rewards[~real] = 0.0
+        over = terminated | truncated
+        lengths = progress.lengths + real
+        if max_steps:
+            truncated = truncated | (lengths >= max_steps)
+        terminated, truncated = terminated & real, truncated & real
+        ended = terminated | truncated
+        following = after = map_arrays(np.array, after)  # the environment may reuse its buffers
+        progress.lengths = lengths
+        if not again:
+            progress.playing = playing & ~ended
+        elif mode is AutoresetMode.NEXT_STEP:
+            progress.playing = ~ended
+        if failed is not None or any_of(over) or any_of(ended):
+            begun = ended if failed is None else ended | failed
+            progress.lengths = np.where(begun, 0, lengths)
+            if mode is AutoresetMode.SAME_STEP:
+                following = _with_final(after, over, infos)
+            elif mode is AutoresetMode.DISABLED:
+                waiting = over | begun if again else over | (begun & ~ended)
+                if any_of(waiting):
+                    after = reset_some(
+                        envs, waiting, next_seeds and next_seeds(waiting, begun & ~ended)
+                    )
+        progress.observations = after
+        yield Step(
+            observations,
+            decision,
+            rewards,
+            terminated,
+            truncated,
+            real,
+            following,
+            ended,
+            lengths,
+            failed,
+            infos,
+        )
+
+
+def play_episodes(
+    envs: VectorEnv,
+    act: Callable[[Any, Any], Decision],
+    rngs: Sequence[np.random.Generator],
+    *,
+    head: Head | None = None,
+    num_episodes: int | None = None,
+    max_steps: int | None = None,
+    replacement: Callable[[int], np.random.Generator] | None = None,
+) -> Iterator[Step]:
+    """Play one episode in each environment, from a seeded reset until all have ended.
+
+    No environment begins a second episode that counts, so short episodes are not favored.
+
+    Args:
+        envs: The vector environment, N environments.
+        act: Maps observations ``[N, ...]`` and noise to a `Decision`.
+        rngs: N generators, one for each episode. Each gives the seed of the reset, then the
+            action noise.
+        head: The head to draw noise for. None: play the most probable actions.
+        num_episodes: How many of the N episodes count, the first ones. None: all.
+        max_steps: Length at which an episode is truncated. None: the environment's own limit, or
+            `NO_LIMIT_STEPS` with a warning where it has none.
+        replacement: Called with the index of an environment that failed; returns the generator of
+            the episode to play there instead. None: failures are raised.
+
+    Yields:
+        A `Step` for each step of the longest episode.
+
+    Raises:
+        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+        tfpg.errors.EnvError: An environment failed.
+        FloatingPointError: The model's outputs are NaN or infinite.
+    """
+    # An environment's own limit may be longer than its registration says.
+    guarded = not max_steps and time_limit(envs) is None
+    limit = NO_LIMIT_STEPS if guarded else max_steps
+    count = envs.num_envs
+    observations = seeded_reset(envs, [reset_seed(rng) for rng in rngs])
+    playing = np.arange(count) < (num_episodes or count)
+    progress = Progress(observations, playing, np.zeros(count, int))
+    noise = None if head is None else ActionNoise(head, rngs)
+
+    def next_seeds(_: np.ndarray, failed: np.ndarray) -> Any:
+        seeds: list[int | None] = [None] * count
+        for n in np.flatnonzero(failed).tolist():
+            assert replacement is not None
+            rng = replacement(n)
+            seeds[n] = reset_seed(rng)
+            if noise is not None:
+                noise.restart(n, rng)
+        return seeds if failed.any() else None
+
+    for step in play(
+        envs,
+        act,
+        noise or repeat(None),
+        progress,
+        again=False,
+        next_seeds=None if replacement is None else next_seeds,
+        max_steps=limit,
+    ):
+        if guarded and any_of(step.truncated) and (step.lengths >= limit).any():
+            warn_of_the_cut(NO_LIMIT_STEPS)
+        yield step
+        if not any_of(progress.playing):
+            return
+
+
+class ActionNoise:
     """Action noise for N episodes, each from its own generator, drawn in blocks of steps.
+
+    Args:
+        head: The head to draw noise for.
+        rngs: N generators.
 
     Example:
         >>> import numpy as np
         >>> from gymnasium.spaces import Discrete
         >>> from tfpg.models.heads import BernoulliHead
         >>> head = BernoulliHead(Discrete(2), from_logits=True, positive_action=1)
-        >>> noise = Noise(head, [np.random.default_rng(e) for e in range(3)])
-        >>> noise().shape
+        >>> noise = ActionNoise(head, [np.random.default_rng(e) for e in range(3)])
+        >>> next(noise).shape
         (3,)
     """
 
     def __init__(self, head: Head, rngs: Sequence[np.random.Generator]):
         self._head = head
-        self._rngs = rngs
+        self._rngs = list(rngs)
+        self._drawn = [head.noise(rng, 0) for rng in rngs]  # [steps, ...] each
         self._block: Iterator[np.ndarray] = iter(())
 
-    def __call__(self) -> np.ndarray:
-        """The next step's noise, ``[N, *noise_shape]``."""
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """Return the next step's noise, ``[N, *noise_shape]``."""
         for row in self._block:
             return row
-        columns = [self._head.noise(rng, _NOISE_STEPS) for rng in self._rngs]
-        self._block = iter(np.ascontiguousarray(np.stack(columns, axis=1)))
+        for n, rng in enumerate(self._rngs):
+            if not len(self._drawn[n]):
+                self._drawn[n] = self._head.noise(rng, _NOISE_STEPS)
+        steps = min(map(len, self._drawn))
+        self._block = iter(np.stack([x[:steps] for x in self._drawn], axis=1))
+        self._drawn = [x[steps:] for x in self._drawn]
         return next(self._block)
 
-
-def play(
-    envs: VectorEnv,
-    act: Callable[[Any, np.ndarray | None], Decision],
-    rngs: Sequence[np.random.Generator],
-    *,
-    columns: int | np.ndarray | None = None,
-    max_steps: int | None = None,
-    head: Head | None = None,
-    failed: np.ndarray | None = None,
-) -> Iterator[Step]:
-    """Plays one episode in every environment, from a seeded reset, until all have ended.
-
-    No environment begins a second episode that counts, so short episodes are not favoured.
-    All three autoreset modes of Gymnasium are understood.
-
-    Args:
-        envs: The vector environment, N environments.
-        act: Maps observations ``[N, ...]`` and noise to a `Decision`.
-        rngs: N generators, one an episode: the reset's seed, then the action noise.
-        columns: How many of the N episodes count, the first ones; or ``[N]`` bool. None: all.
-        max_steps: Where episodes are cut. None: the environment's own limit, or
-            `NO_LIMIT_STEPS` with a warning where it has none.
-        head: The head to draw noise for; None plays the mode.
-        failed: ``[N]`` bool, becomes true where an episode that counts broke off because its
-            environment failed: what was played of it is void. None: that is raised.
-
-    Yields:
-        A `Step` for every step of the longest episode.
-
-    Raises:
-        tfpg.errors.EnvDataError: The model's outputs are not finite, for an observation that is
-            not. Rewards are for the caller to look at, who may do so once for many.
-        tfpg.errors.EnvError: An environment failed.
-    """
-    # An environment with a limit of its own keeps it, whatever its registration says.
-    guarded = not max_steps and time_limit(envs) is None
-    limit = max_steps or (NO_LIMIT_STEPS if guarded else sys.maxsize)
-    mode = autoreset_mode(envs)
-    observations = map_arrays(np.array, seeded_reset(envs, [reset_seed(rng) for rng in rngs]))
-    noise = (lambda: None) if head is None else Noise(head, rngs)
-    running = columns
-    if not isinstance(running, np.ndarray):
-        running = np.arange(envs.num_envs) < (columns or envs.num_envs)
-    for t in range(limit):
-        drawn = noise()
-        try:
-            decision = act(observations, drawn)
-        except FloatingPointError:
-            check_observations(observations, running, t)
-            if running.all():
-                raise
-            # Where an episode is over, nothing that is seen counts.
-            decision = act(map_arrays(_zeros_where(~running), observations), drawn)
-        after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
-        if "env_failed" in infos:
-            broken = infos["env_failed"] & running
-            if failed is None and broken.any():
-                raise infos["env_error"][broken][0]
-            running = running & ~broken
-            if failed is not None:
-                failed |= broken
-        # Environments may reuse their buffers: what was acted on is copied before the next step.
-        following = after = map_arrays(np.array, after)
-        ended = terminated | truncated
-        any_ended = ended.any()
-        if any_ended and mode is AutoresetMode.SAME_STEP:
-            following = with_final(following, ended, infos)
-        elif any_ended and mode is AutoresetMode.DISABLED:
-            after = map_arrays(np.array, envs.reset(options={"reset_mask": ended})[0])
-        if t + 1 == limit:
-            if guarded and (running & ~ended).any():
-                warn_of_the_cut(limit)
-            truncated = truncated | ~terminated
-        yield Step(observations, decision, rewards, terminated, truncated, running, following)
-        if any_ended or "env_failed" in infos:
-            running = running & ~ended
-            if not running.any():
-                return
-        observations = after
-
-
-def _zeros_where(over: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    def zeros(x: np.ndarray) -> np.ndarray:
-        x = x.copy()
-        x[over] = 0
-        return x
-
-    return zeros
+    def restart(self, n: int, rng: np.random.Generator) -> None:
+        """Draw the noise of environment ``n`` from another generator from now on."""
+        rest = list(self._block)
+        if rest:
+            unused = np.stack(rest, axis=1)
+            self._drawn = [np.concatenate(x) for x in zip(unused, self._drawn, strict=True)]
+        self._rngs[n], self._drawn[n] = rng, self._drawn[n][:0]
 
 
 def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
-    """How the vector environment begins its next episodes; Gymnasium's default if it is silent."""
+    """Return how the vector environment begins its next episodes; by default NEXT_STEP."""
     return AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
 
 
 def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
-    """First observations ``[N, ...]``, from a seed for each environment where it can take one."""
+    """Reset all environments and return their observations ``[N, ...]``.
+
+    Each gets its own seed if the vector environment takes them, else the first seed is for all.
+    """
     seed: Any = seeds if takes_seeds(envs) else seeds[0]
-    observations, _ = envs.reset(seed=seed)
-    return observations
+    return map_arrays(np.array, envs.reset(seed=seed)[0])
+
+
+def reset_some(envs: VectorEnv, which: np.ndarray, seeds: Any = None) -> Any:
+    """Reset the environments ``which`` ``[N]`` and return the observations of all ``[N, ...]``."""
+    options = {"reset_mask": which.copy()}
+    return map_arrays(np.array, envs.reset(seed=seeds, options=options)[0])
 
 
 def takes_seeds(envs: VectorEnv) -> bool:
-    """Whether each environment has a generator of its own; else there is one, and one seed."""
+    """Return whether each environment has its own generator, and so takes its own seed."""
     envs = envs.unwrapped
     return getattr(envs, "takes_seeds", isinstance(envs, (SyncVectorEnv, AsyncVectorEnv)))
 
 
-def with_final(following: Any, ended: np.ndarray, infos: dict) -> Any:
-    """Observations ``[N, ...]`` with the last ones of the episodes that ended in their places."""
-    following = map_arrays(np.array, following)
-    for n in np.flatnonzero(ended):
-        final = infos["final_obs"][n]
-        if isinstance(following, dict):
-            for key, x in following.items():
-                x[n] = final[key]
-        else:
-            following[n] = final
-    return following
-
-
 def time_limit(envs: VectorEnv) -> int | None:
-    """The environment's own limit of steps an episode, or None.
+    """Return the environment's own limit on the steps of an episode, or None.
 
     Example:
         >>> from tfpg.envs import open_vec
@@ -198,8 +323,24 @@ def time_limit(envs: VectorEnv) -> int | None:
 
 
 def warn_of_the_cut(limit: int) -> None:
-    """Says that an episode without a limit was cut."""
+    """Warn that an episode without a limit was cut."""
     warn(
-        f"An episode went on for {limit:,} steps and was cut there: the environment has no time "
-        "limit. Say max_steps to choose where."
+        f"An episode was cut after {limit:,} steps, because the environment has no time limit. "
+        "Set max_steps to choose the limit."
     )
+
+
+def _valid_where(playing: np.ndarray, observations: Any) -> Any:
+    """Observations ``[N, ...]`` with those of environments that are not playing replaced."""
+    valid = map_arrays(np.array, observations)
+    if any_of(playing):
+        assign(valid, ~playing, map_arrays(lambda x: x[playing][:1], observations))
+    return valid
+
+
+def _with_final(observations: Any, over: np.ndarray, infos: dict[str, Any]) -> Any:
+    """Replace the observations of episodes that are over by their last ones, in a copy."""
+    observations = map_arrays(np.array, observations)
+    for n in np.flatnonzero(over):
+        assign(observations, n, infos["final_obs"][n])
+    return observations

@@ -1,7 +1,16 @@
-"""The record of what was played, and the letters of its shapes.
+"""Trajectories: the arrays that experience is kept in, and how steps become one.
 
-``T`` time steps, ``N`` environments or episodes, ``B`` a flattened batch of real steps,
+Shapes: ``T`` time steps, ``N`` environments or episodes, ``B`` a flattened batch of real steps,
 ``A`` actions, ``D`` dimensions, ``K`` model outputs.
+
+What holds for each column of a `Trajectory`, whole episodes and fragments alike:
+
+- Row ``t + 1`` of the observations follows the action of row ``t``, for each real step ``t``. So a
+  value is bootstrapped from the row below, and nothing else needs to be carried.
+- Where an episode ends and another one follows, there is a masked row between them. It holds the
+  observation that the first one ended with.
+- Padding is at the end. Masked rows hold observations of the environment, but rewards and flags
+  of 0.
 """
 
 from __future__ import annotations
@@ -11,14 +20,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpg.core.arrays import map_arrays
+from tfpg.core.arrays import assign, map_arrays
+from tfpg.models.policy import Decision, Policy
+from tfpg.rollouts.finite import check_observations, check_rewards, is_finite
+from tfpg.rollouts.loop import Step
 
 
 class Trajectory(NamedTuple):
-    """Experience, time first. A column is one episode, padded at its end where ``mask`` is 0.
+    """Experience, time first. A column is an episode, or a fragment of steps of an environment.
 
-    ``terminated`` and ``truncated`` are never merged: the first says that the Markov decision
-    process ended and there is nothing to bootstrap from, the second that somebody stopped it.
+    ``terminated`` and ``truncated`` are never merged. The first says that the Markov decision
+    process ended, so there is nothing to bootstrap from; the second that the episode was cut off.
 
     Example:
         >>> import numpy as np
@@ -36,22 +48,151 @@ class Trajectory(NamedTuple):
         5
     """
 
-    observations: np.ndarray  # [T+1, N, ...]  row t+1 follows the action of row t
+    observations: Any  # [T+1, N, ...]  row t+1 follows the action of row t
     actions: np.ndarray  # [T, N, ...]  as sampled, before they are fitted to the action space
-    rewards: np.ndarray  # [T, N]  float64, 0 where padded
+    rewards: np.ndarray  # [T, N]  float64, 0 where masked
     terminated: np.ndarray  # [T, N]  bool
     truncated: np.ndarray  # [T, N]  bool
-    mask: np.ndarray  # [T, N]  float64, 1 = a real step, 0 = padding
+    mask: np.ndarray  # [T, N]  float64, 1 = a real step, 0 = padding or between two episodes
     log_probs: np.ndarray  # [T, N]  under the policy that acted
 
 
+def record(
+    steps: Sequence[Step],
+    policy: Policy,
+    *,
+    num_episodes: int | None = None,
+    num_steps: int = 0,
+) -> Trajectory:
+    """Return successive steps as a trajectory.
+
+    Args:
+        steps: The steps, at least one. Those of an episode whose environment failed are left out;
+            if it began before the first of them, the first row of its column is masked.
+        policy: The policy that acted.
+        num_episodes: How many columns to return, the first ones. None: all.
+        num_steps: The least T; the trajectory is padded up to it.
+
+    Raises:
+        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+    """
+
+    fields: Any = Step._make(zip(*steps, strict=True))
+    decisions: Any = Decision._make(zip(*fields.decision, strict=True))
+
+    def stacked(xs: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array(xs)[:, :num_episodes]
+
+    observations = map_arrays(lambda *xs: stacked(xs), *fields.observations, steps[-1].following)
+    rewards, actions = stacked(fields.rewards), stacked(decisions.actions)
+    real, broken = _kept(steps, num_episodes)
+    ended = stacked(fields.ended)
+    arrays = [
+        actions,
+        np.where(real, rewards, 0.0),
+        stacked(fields.terminated) & real,
+        stacked(fields.truncated) & real,
+        real.astype(np.float64),
+        policy.distribution_of(stacked(decisions.outputs)).log_prob(actions),
+    ]
+    rows = arrange(real, ended, broken)
+    times, columns = np.nonzero(real)
+    places = rows[times, columns]
+    length = max(places.max(initial=-1) + 1, num_steps)
+    if length != len(steps) or not np.array_equal(places, times):
+
+        def moved(x: np.ndarray, length: int = length, fill: Any = 0) -> np.ndarray:
+            out = np.empty((length, *x.shape[1:]), x.dtype)
+            out[:] = fill
+            out[places, columns] = x[times, columns]
+            return out
+
+        arrays = [moved(x) for x in arrays]
+        # Zeros may be outside the observation space.
+        observations = map_arrays(lambda x: moved(x, length + 1, x[0]), observations)
+        # The last step of a column, too, is not followed by another one.
+        n = np.flatnonzero(real.any(axis=0))
+        ended[len(steps) - 1 - real[::-1, n].argmax(axis=0), n] = True
+    for t in np.flatnonzero(ended.any(axis=1)).tolist():
+        n = np.flatnonzero(ended[t])
+        following = map_arrays(lambda x, n=n: x[n], steps[t].following)
+        assign(observations, (rows[t, n] + 1, n), following)
+    if not (is_finite(rewards) and is_finite(observations)):
+        _check_finite(steps)
+    return Trajectory(observations, *arrays)
+
+
+def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarray:
+    """Return the row of a trajectory that each real step goes to.
+
+    Real steps go below each other, with a row between the end of an episode and the next step.
+
+    Args:
+        real: ``[T, N]`` bool, the steps to keep.
+        ended: ``[T, N]`` bool, the steps that ended an episode.
+        broken: ``[N]`` bool, the columns that begin with a masked row.
+
+    Returns:
+        ``[T, N]`` int. Only what it says of real steps counts.
+
+    Example:
+        >>> real, ended = np.array([[1, 1, 0, 1]]).T > 0, np.array([[0, 1, 0, 0]]).T > 0
+        >>> arrange(real, ended, np.array([False])).ravel().tolist()
+        [0, 1, 2, 3]
+    """
+    rows = real.cumsum(axis=0) - 1 + broken
+    rows[1:] += ended[:-1].cumsum(axis=0)
+    return rows
+
+
+def _kept(steps: Sequence[Step], count: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The steps ``[T, N]`` that are real and not of a failed episode, and who begins broken."""
+    real = np.array([step.real for step in steps])[:, :count]
+    broken = np.zeros(real.shape[1], bool)
+    for t, step in enumerate(steps):
+        if step.failed is not None:
+            for n in np.flatnonzero(step.failed[:count]):
+                first = t - step.lengths[n]
+                broken[n] |= first < 0
+                real[max(first, 0) : t, n] = False
+    return real, broken
+
+
+def _check_finite(steps: Sequence[Step]) -> None:
+    for step in steps:
+        check_observations(step.observations, step.real, step.lengths - 1)
+        check_rewards(step.rewards, step.real, step.lengths - 1)
+        check_observations(step.following, step.real, step.lengths)
+
+
+def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
+    """Return the columns of all trajectories in one, padded to the longest."""
+    length = max(len(data.mask) for data in trajectories)
+
+    def padded(data: Trajectory) -> Trajectory:
+        missing = length - len(data.mask)
+        # Zeros may be outside the observation space.
+        last = map_arrays(lambda x: np.repeat(x[-1:], missing, axis=0), data.observations)
+        zeros = (np.zeros((missing, *x.shape[1:]), x.dtype) for x in data[1:])
+        return _joined([data, Trajectory(last, *zeros)], axis=0)
+
+    return _joined([padded(data) for data in trajectories], axis=1)
+
+
+def _joined(trajectories: Sequence[Trajectory], axis: int) -> Trajectory:
+    fields = zip(*trajectories, strict=True)
+    return Trajectory(
+        *(map_arrays(lambda *xs: np.concatenate(xs, axis), *field) for field in fields)
+    )
+
+
 def flatten(data: Trajectory, x: Any) -> Any:
-    """The real steps of ``[T, N, ...]`` arrays as ``[B, ...]``, one column after another."""
+    """Return the real steps of ``[T, N, ...]`` arrays as ``[B, ...]``, column after column."""
     real = data.mask.T > 0
     return map_arrays(lambda x: np.swapaxes(x, 0, 1)[real], x)
 
 
 def played_observations(fragments: Sequence[Trajectory]) -> Any:
-    """The observations ``[B, ...]`` of the real steps of several trajectories."""
+    """Return the observations ``[B, ...]`` of the real steps of several trajectories."""
     played = [flatten(data, map_arrays(lambda x: x[:-1], data.observations)) for data in fragments]
     return map_arrays(lambda *xs: np.concatenate(xs), *played)

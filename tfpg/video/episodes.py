@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -14,7 +15,7 @@ from tfpg.core.seeding import evaluation_rng, reset_seed
 from tfpg.models.policy import Decision, as_policy, is_policy_like
 from tfpg.rollouts.evaluation import actor_for
 from tfpg.rollouts.finite import check_observations, check_rewards
-from tfpg.rollouts.loop import NO_LIMIT_STEPS, Noise, warn_of_the_cut
+from tfpg.rollouts.loop import NO_LIMIT_STEPS, ActionNoise, warn_of_the_cut
 from tfpg.video.render_env import pictures
 
 
@@ -80,7 +81,7 @@ class Player:
         env, rng = self.env, evaluation_rng(self._seed, episode)
         own = env.spec and env.spec.max_episode_steps
         limit = self._max_steps or own or NO_LIMIT_STEPS
-        noise = (lambda: None) if self._head is None else Noise(self._head, [rng])
+        noise = repeat(None) if self._head is None else ActionNoise(self._head, [rng])
         observation, _ = env.reset(seed=reset_seed(rng))
         episode_return, over = 0.0, False
         for t in range(limit + 1):
@@ -88,7 +89,7 @@ class Player:
             if over or t == limit:
                 yield row, None, t, episode_return
                 break
-            decision = self._decide(row, noise(), t)
+            decision = self._decide(row, next(noise), t)
             yield row, decision, t, episode_return
             observation, reward, terminated, truncated, _ = env.step(decision.env_actions[0])
             check_rewards(np.asarray([reward], float), np.ones(1, bool), t)
