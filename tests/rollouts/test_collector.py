@@ -201,7 +201,7 @@ def test_a_non_finite_reward_is_named(reward):
             observation, _, *rest = super().step(action)
             return observation, reward if self.t == 2 else 1.0, *rest
 
-    with pytest.raises(FloatingPointError, match=f"reward is {reward}, of environment 0 in step 1"):
+    with pytest.raises(FloatingPointError, match=f"reward of {reward}"):
         collect(Broken, 2, num_envs=2)
 
 

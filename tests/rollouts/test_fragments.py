@@ -173,7 +173,7 @@ def test_an_endless_environment_is_said_once(monkeypatch):
     monkeypatch.setattr(tfpg.rollouts.collector, "PATIENCE", 20)
     with open_vec(Endless, 2) as envs, pytest.warns(UserWarning, match="No episode has en") as seen:
         collect(envs, 10, 10, 10, 10)
-    assert len([w for w in seen if "max_steps cuts episodes" in str(w.message)]) == 1
+    assert len([w for w in seen if "set max_steps" in str(w.message)]) == 1
 
 
 class Broken(Countdown):

@@ -269,7 +269,7 @@ class TestLimits:
         assert [shot.step for shot in Player(zeros, env, seed=0).shots(0)] == list(range(6))
 
     def test_one_without_end_is_cut_with_a_warning(self):
-        with pytest.warns(UserWarning, match="went on for 10,000 steps and was cut") as said:
+        with pytest.warns(UserWarning, match="was cut after 10,000 steps") as said:
             assert Player(zeros, Endless(), seed=0).outcome(0) == 0.0
         assert len(said) == 1
         assert NO_LIMIT_STEPS == 10_000
