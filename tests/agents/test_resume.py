@@ -767,5 +767,5 @@ def test_environments_that_are_vectorized_otherwise(tmp_path, first):
             if own == first:
                 agent.fit(envs, 1, seed=5, verbose=0, checkpoints=tmp_path)
                 continue
-            with pytest.raises(ValueError, match="vectorized in another way: give the same num_envs, w"):
+            with pytest.raises(ValueError, match="in another way: give the same num_envs, w"):
                 agent.fit(envs, 2, seed=5, verbose=0, checkpoints=tmp_path)
