@@ -37,8 +37,8 @@ def before_learning(envs, model, steps: int) -> float:
         end_on_life_loss=True,
     )
     policy = agent.policy_for(envs)
-    agent.build(policy)
-    collector = agent.collector(envs, seed=0, iteration=0)
+    agent.prepare(policy)
+    collector = agent.make_collector(envs, seed=0, iteration=0)
     collector.collect_steps(policy, 1)  # the seeded resets, which are ALE's
     start = time.perf_counter()
     agent.warm_up(collector, policy)

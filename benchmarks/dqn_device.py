@@ -118,7 +118,7 @@ def measure(device, row, replay, env, seconds: float) -> dict[str, float]:
         # What "auto" is without a GPU, on the CPU of a machine that has one.
         jit = False if hidden is None and device.device_type == "CPU" else "auto"
         agent = tfpg.DQN(model, batch_size=batch_size, updates_per_learn=updates, jit_compile=jit)
-        agent.build(agent.policy_for(env))
+        agent.prepare(agent.policy_for(env))
         start = time.perf_counter()
         agent.learn_from(transitions)
         first = time.perf_counter() - start

@@ -58,7 +58,7 @@ def test_updates_are_those_of_the_cpu(env, all_digits):
             # Adam makes a whole step of a gradient's rounding.
             model.compile(keras.optimizers.SGD(1e-3))
             agent = tfpg.DQN(model, batch_size=16)
-            agent.build(agent.policy_for(env))
+            agent.prepare(agent.policy_for(env))
             logs, errors = agent.learn_from(transitions(agent.policy.observation_space))
         assert device in model.trainable_variables[0].value.device
         results.append((logs["loss"], errors))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tfpg.schedules import check_schedule, exponential, linear
+from tfpg.schedules import exponential, linear, probability_schedule
 
 
 def test_linear():
@@ -39,9 +39,9 @@ def test_a_rate_that_is_none(rate):
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, "0.1x", None, lambda n: 2.0, lambda: 0.5])
 def test_what_is_no_schedule(value):
-    with pytest.raises(ValueError, match=r"epsilon must be a number in \[0, 1\], or a schedule"):
-        check_schedule("epsilon", value)
+    with pytest.raises(ValueError, match=r"a number from 0 to 1 or a schedule"):
+        probability_schedule(value)
 
 
 def test_any_callable_is_a_schedule():
-    assert check_schedule("epsilon", lambda n: 1 / (1 + n))(3) == 0.25
+    assert probability_schedule(lambda n: 1 / (1 + n))(3) == 0.25

@@ -95,14 +95,14 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
     )
 
 
-def check_schedule(name: str, value: Any) -> Callable[[float], float]:
-    """The schedule that a number or a schedule stands for.
+def probability_schedule(value: Any) -> Callable[[float], float]:
+    """Return the schedule that a probability or a schedule stands for.
 
     Raises:
-        ValueError: It is neither, or gives at 0 what is not in [0, 1].
+        ValueError: It is neither, or its first value is not a probability.
 
     Example:
-        >>> check_schedule("epsilon", 0.05)(10)
+        >>> probability_schedule(0.05)(10)
         0.05
     """
     schedule = value if callable(value) else Schedule(lambda n: value, repr(value))
@@ -112,7 +112,7 @@ def check_schedule(name: str, value: Any) -> Callable[[float], float]:
         first = math.nan
     if not 0 <= first <= 1:
         raise ValueError(
-            f"{name} must be a number in [0, 1], or a schedule of them such as "
-            f"tfpg.schedules.linear(1.0, 0.05, 10_000), and it is {value!r}."
+            "a number from 0 to 1 or a schedule of them such as "
+            "tfpg.schedules.linear(1.0, 0.05, 10_000)"
         )
     return schedule

@@ -86,7 +86,7 @@ class TestEquivalence:
         data = _collected(made, again)
         agent.model.set_weights(again.model.get_weights())
         agent.model.compile(keras.optimizers.SGD(0.1))
-        agent.build(agent.policy_for(made))
+        agent.prepare(agent.policy_for(made))
         logs = again.update(data), agent.update(data)
         np.testing.assert_allclose(weights_of(again.model), weights_of(agent.model), atol=1e-6)
         assert logs[0]["value_loss"] == pytest.approx(logs[1]["value_loss"], rel=1e-5)
@@ -128,7 +128,7 @@ class TestBatches:
         value = keras.layers.Dense(1, kernel_initializer="ones")  # V(x) = x
         model = keras.Model(x, [keras.layers.Dense(2)(x), value(x)])
         agent = tfpg.A2C(model, gamma=0.5, **{**FAST, **options})
-        agent.build(agent.policy_for(ObservedAction))
+        agent.prepare(agent.policy_for(ObservedAction))
         return agent
 
     def data(self, terminated, truncated, mask=(1, 1, 1)):
@@ -298,7 +298,7 @@ class TestBoth:
         log_probs = data.log_probs.copy()
         log_probs[:] = -np.inf  # a ratio without bound
         if kind is tfpg.PPO:
-            with pytest.raises(FloatingPointError, match="is not finite .*not applied"):
+            with pytest.raises(FloatingPointError, match="is not finite .*skipped"):
                 agent.update(data._replace(log_probs=log_probs))
         np.testing.assert_array_equal(before, weights_of(agent.model))
 
@@ -377,19 +377,17 @@ class TestBoth:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (tfpg.A2C, {"gae_lambda": 1.5}, r"gae_lambda must be a number in \[0, 1\]"),
+        (tfpg.A2C, {"gae_lambda": 1.5}, r"gae_lambda must be a number from 0 to 1"),
         (tfpg.A2C, {"num_steps": 0}, "num_steps must be an integer of at least 1"),
         (tfpg.A2C, {"standardize": "episode"}, "standardize must be one of"),
         (tfpg.A2C, {"reward_scale": 0.0}, "reward_scale must be a number above 0"),
         (tfpg.A2C, {"reward_scale": "running"}, "reward_scale must be a number above 0"),
-        (tfpg.A2C, {"n_step": 3, "gae_lambda": 0.5}, "leave one of them out"),
-        (tfpg.PPO, {"n_step": 3, "gae_lambda": 0.5}, "leave one of them out"),
         (tfpg.PPO, {"minibatches": 5000}, "too few for 5000 minibatches"),
-        (tfpg.PPO, {"clip_ratio": 0.0}, "clip_ratio must be above 0"),
-        (tfpg.PPO, {"target_kl": -1.0}, "target_kl must be above 0"),
-        (tfpg.PPO, {"value_clip": 0}, "value_clip must be above 0"),
+        (tfpg.PPO, {"clip_ratio": 0.0}, "clip_ratio must be a number above 0"),
+        (tfpg.PPO, {"target_kl": -1.0}, "target_kl must be a number above 0"),
+        (tfpg.PPO, {"value_clip": 0}, "value_clip must be a number above 0"),
         (tfpg.PPO, {"epochs": 0}, "epochs must be an integer of at least 1"),
-        (tfpg.PPO, {"entropy_coef": -0.1}, "entropy_coef must be at least 0"),
+        (tfpg.PPO, {"entropy_coef": -0.1}, "entropy_coef must be a number of at least 0"),
     ],
 )
 def test_options_out_of_range(kind, options, message):
@@ -472,7 +470,7 @@ class TestTwoModels:
         model = keras.Model(x, keras.layers.Dense(2)(trunk))
         value_model = keras.Model(x, keras.layers.Dense(1)(trunk))
         agent = tfpg.A2C(model, value_model=value_model, **FAST)
-        with pytest.raises(ValueError, match="share '.*kernel', which both would train"):
+        with pytest.raises(ValueError, match="share the weight '.*kernel', which both would train"):
             agent.fit("CartPole-v1", 1, verbose=0)
 
     def test_one_optimizer_for_both_is_refused(self):
@@ -480,7 +478,7 @@ class TestTwoModels:
         optimizer = keras.optimizers.Adam()
         model.compile(optimizer)
         value.compile(optimizer)
-        with pytest.raises(ValueError, match="give each one of its own"):
+        with pytest.raises(ValueError, match="each with an optimizer of its own"):
             tfpg.A2C(model, value_model=value, **FAST).fit("CartPole-v1", 1, verbose=0)
 
     @pytest.mark.parametrize("keys", slow_but([["b"]], [["a", "b"], ["b"]]))

@@ -1,4 +1,4 @@
-"""Fused, accumulated and streaming: three ways to the same gradient, whatever the problem."""
+"""Fused and accumulated: two ways to the same gradient."""
 
 import itertools
 
@@ -11,9 +11,10 @@ from marks import slow_but
 from toys import Countdown
 
 import tfpg
-from tfpg.agents.reinforce import ESTIMATORS
 from tfpg.envs import open_vec
 from tfpg.errors import EnvDataError
+
+ESTIMATORS = ("fused", "accumulated")
 
 
 class Walk(gymnasium.Env):
@@ -91,7 +92,7 @@ def step(head, gradient, iterations=1, env_options=None, **options):
     """The change of the weights in one update, and its logs."""
     agent = agent_for(head, gradient, **options)
     env = lambda: Walk(HEADS[head][0], **(env_options or {}))  # noqa: E731
-    agent.build(agent.policy_for(env))
+    agent.prepare(agent.policy_for(env))
     before = weights_of(agent)
     logs = agent.fit(env, iterations, seed=3, verbose=0).history
     return weights_of(agent) - before, {name: x[-1] for name, x in logs.items()}
@@ -107,11 +108,6 @@ def check_alike(head, **options):
         assert np.linalg.norm(other - change) < 1e-5 * size, gradient
         for name in set(logs) & set(other_logs):
             assert other_logs[name] == pytest.approx(logs[name], rel=1e-4, abs=1e-5), name
-    streaming, accumulated = results["streaming"][1], results["accumulated"][1]
-    for name in ("grad_snr", "baseline_saving", "zscore_saving"):
-        assert (name in streaming) == (name in accumulated)
-        if name in streaming:
-            assert streaming[name] == pytest.approx(accumulated[name], rel=1e-3, abs=1e-4), name
 
 
 BASELINES = [None, "mean", "value"]
@@ -172,7 +168,7 @@ def test_a_value_model_is_updated_as_often_as_it_says():
     agent.fit(lambda: Walk(BOX), 2, seed=0, verbose=0)
     assert int(agent.value_model.optimizer.iterations) == 6
     assert int(agent.model.optimizer.iterations) == 2
-    assert [int(optimizer.iterations) for optimizer, _ in agent._trainable.groups] == [2, 2, 6]
+    assert [int(optimizer.iterations) for optimizer, _ in agent.trainable.groups] == [2, 2, 6]
 
 
 def test_a_frozen_value_model_needs_no_updates():
@@ -260,10 +256,9 @@ class TestNoise:
         # Episodes of one step with SGD: the batch gradient is the mean of the episodes'.
         agent = agent_for("categorical", "accumulated", standardize=None)
         env = lambda: Walk(HEADS["categorical"][0], lengths=(1,))  # noqa: E731
-        agent.build(agent.policy_for(env))
-        from tfpg.envs import open_vec
+        agent.prepare(agent.policy_for(env))
         from tfpg.ops.gradients import gradient_of
-        from tfpg.ops.per_step import flat
+        from tfpg.ops.per_step import flatten
         from tfpg.rollouts.collector import Collector
 
         import tensorflow as tf  # isort: skip
@@ -276,7 +271,7 @@ class TestNoise:
             with tf.GradientTape() as tape:
                 policy = agent.policy.distribution(batch.inputs[i : i + 1])
                 value = batch.advantages[i] * policy.log_prob(batch.actions[i : i + 1])[0]
-            rows.append(flat(gradient_of(tape, value, agent.model.trainable_variables)).numpy())
+            rows.append(flatten(gradient_of(tape, value, agent.model.trainable_variables)).numpy())
         rows = np.array(rows, float)
         variance = rows.var(axis=0, ddof=1).sum() / 5
         logs = agent.update(data)
@@ -295,89 +290,38 @@ class TestNoise:
         assert logs["baseline_saving"][0] > 0.99
 
 
-class TestStreaming:
-    def test_a_vector_environment_of_several_is_refused(self):
-        with (
-            pytest.raises(ValueError, match="the vector environment has 2 environments"),
-            open_vec("CartPole-v1", 2) as envs,
-        ):
-            tfpg.Reinforce(tfpg.networks.mlp(envs), gradient="streaming").fit(envs, 1, verbose=0)
+def test_dict_observations():
+    class Named(Walk):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = spaces.Dict({"x": spaces.Box(-9, 9, (3,), np.float32)})
 
-    def test_value_updates_are_refused(self):
-        value = tfpg.networks.critic("CartPole-v1")
-        with pytest.raises(ValueError, match="value_updates need the steps again"):
-            tfpg.Reinforce(
-                tfpg.networks.mlp("CartPole-v1"),
-                gradient="streaming",
-                value_model=value,
-                value_updates=3,
-            )
+        def _observe(self):
+            return {"x": super()._observe()}
 
-    def test_updates_are_traced_once(self):
-        agent = agent_for("bernoulli", "streaming", "value")
-        agent.fit(Walk, 3, seed=0, verbose=0)
-        estimator = agent._estimator
-        agent.fit(Walk, 2, seed=1, verbose=0)
-        assert agent._estimator is estimator
-        for function in (estimator._act, estimator._end, estimator._streamed):
-            assert function.experimental_get_tracing_count() == 1
-
-    def test_plays_in_one_environment(self):
-        with pytest.raises(ValueError, match="one episode at a time: num_envs=1"):
-            tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"), gradient="streaming", num_envs=4)
-
-    def test_a_non_finite_observation_is_named(self):
-        class Broken(Walk):
-            def _observe(self):
-                return np.array([0, np.nan, 0], "float32") if self.t == 3 else super()._observe()
-
-            def reset(self, **options):
-                self.t = 0
-                return super().reset(**options)
-
-        agent = agent_for("bernoulli", "streaming")
-        with pytest.raises(EnvDataError, match="step 3 of its episode"):
-            agent.fit(lambda: Broken(lengths=(9,)), 1, seed=0, verbose=0)
-
-    def test_statistics_in_the_model_are_refused(self):
-        model = tfpg.networks.mlp("CartPole-v1", normalize=True)
-        with pytest.raises(ValueError, match="'observation_statistics' needs their statistics"):
-            tfpg.Reinforce(model, gradient="streaming").fit("CartPole-v1", 1, verbose=0)
-
-    def test_dict_observations(self):
-        class Named(Walk):
-            def __init__(self):
-                super().__init__()
-                self.observation_space = spaces.Dict({"x": spaces.Box(-9, 9, (3,), np.float32)})
-
-            def _observe(self):
-                return {"x": super()._observe()}
-
-        results = []
-        for gradient in ESTIMATORS:
-            keras.utils.set_random_seed(0)
-            x = keras.Input((3,), name="x")
-            model = keras.Model({"x": x}, keras.layers.Dense(2)(x))
-            model.compile(keras.optimizers.SGD(1.0))
-            agent = tfpg.Reinforce(model, gradient=gradient, episodes_per_update=4, num_envs=1)
-            agent.fit(Named, 2, seed=0, verbose=0)
-            results.append(np.concatenate([w.ravel() for w in model.get_weights()]))
-        for other in results[1:]:
-            np.testing.assert_allclose(other, results[0], atol=1e-5)
+    results = []
+    for gradient in ESTIMATORS:
+        keras.utils.set_random_seed(0)
+        x = keras.Input((3,), name="x")
+        model = keras.Model({"x": x}, keras.layers.Dense(2)(x))
+        model.compile(keras.optimizers.SGD(1.0))
+        agent = tfpg.Reinforce(model, gradient=gradient, episodes_per_update=4, num_envs=1)
+        agent.fit(Named, 2, seed=0, verbose=0)
+        results.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient": "streaming", "baseline": "value", "n_step": 3}, "n_step is not for"),
-        ({"gradient": "accumulated", "batch_size": 8}, 'batch_size is for gradient="fused"'),
+        ({"gradient": "accumulated", "batch_size": 8}, 'batch_size needs gradient="fused"'),
         ({"gae_lambda": 0.9}, "gae_lambda and n_step need values"),
         ({"n_step": 2}, "gae_lambda and n_step need values"),
-        ({"baseline": "value", "gae_lambda": 0.9, "n_step": 2}, "leave one of them out"),
-        ({"value_updates": 5}, "value_updates is for a value_model"),
+        ({"value_updates": 5}, "value_updates needs a value_model"),
         ({"baseline": "median"}, "baseline must be one of"),
         ({"standardize": "step"}, "standardize must be one of"),
-        ({"value_coef": -1.0}, "value_coef must be at least 0"),
+        ({"value_coef": -1.0}, "value_coef must be a number of at least 0"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

@@ -172,9 +172,9 @@ class TestWhatIsGiven:
 class TestBetweenFits:
     def test_the_target_network_stays_where_nothing_was_changed(self):
         agent = spied()
-        target = [v.numpy() for v in agent._updates.target]
+        target = [v.numpy() for v in agent.target.weights]
         agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
-        for before, after in zip(target, agent._updates.target, strict=True):
+        for before, after in zip(target, agent.target.weights, strict=True):
             np.testing.assert_array_equal(before, after.numpy())
         assert not np.array_equal(target[0], agent.model.get_weights()[0])
 
@@ -182,7 +182,7 @@ class TestBetweenFits:
         agent, other = spied(), q_network(seed=9)
         agent.model.set_weights(other.get_weights())
         agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
-        for target, weights in zip(agent._updates.target, other.get_weights(), strict=True):
+        for target, weights in zip(agent.target.weights, other.get_weights(), strict=True):
             np.testing.assert_array_equal(target.numpy(), weights)
 
     def test_the_target_network_is_that_of_a_backup(self, tmp_path):
@@ -193,7 +193,7 @@ class TestBetweenFits:
         again = tfpg.DQN(q_network(seed=5), **SMALL)
         history = again.fit("CartPole-v1", 3, callbacks=[backup], seed=3, verbose=0)
         assert history.epoch == [2]
-        for target, restored in zip(again._updates.target, weights, strict=True):
+        for target, restored in zip(again.target.weights, weights, strict=True):
             np.testing.assert_array_equal(target.numpy(), restored)
 
     def test_what_was_refused_is_refused_again(self):
@@ -244,12 +244,12 @@ class TestBetweenFits:
     @pytest.mark.parametrize(
         ("option", "value", "message"),
         [
-            ("tau", 5.0, "tau must be a number in"),
+            ("tau", 5.0, "tau must be a number above"),
             ("learn_period", 0, "learn_period must be"),
             ("updates_per_learn", 0, "updates_per_learn must be"),
             ("target_update_period", 0, "target_update_period must be"),
-            ("epsilon", 2.0, "epsilon must be a number in"),
-            ("batch_size", 10**6, "below the batch_size"),
+            ("epsilon", 2.0, "epsilon must be a number from"),
+            ("batch_size", 10**6, "at least batch_size"),
             ("loss", "l1", "loss must be one of"),
             ("gamma", 1.5, "gamma must be"),
         ],
@@ -282,7 +282,7 @@ class TestBetweenFits:
     def test_noise_and_seeds_are_those_of_the_iteration(self):
         agent = spied()
         with open_vec("CartPole-v1", num_envs=4) as envs:
-            collector = agent.collector(envs, 0, 3)
+            collector = agent.make_collector(envs, 0, 3)
         assert (collector.episode, collector.fragment) == (192, 192)
 
     def test_returns_that_were_met_are_remembered(self):
@@ -294,11 +294,11 @@ class TestBetweenFits:
                 return observation, 1.0 if ended else -0.001, ended, *rest
 
         agent = spied(lambda: Goal(length=40), model=q_network(2), iterations=4, gamma=0.999)
-        met = agent._advice._largest_return
+        met = agent._warnings._largest_return
         assert met > 0.8
         agent.fit(lambda: Goal(length=40), 5, initial_iteration=4, seed=0, verbose=0)
-        assert agent._advice._largest_return >= met
-        assert agent._advice.gamma == 0.999
+        assert agent._warnings._largest_return >= met
+        assert agent._warnings.gamma == 0.999
 
 
 class TestFrames:
@@ -437,7 +437,7 @@ class TestWhatIsSaid:
 
     def test_overlap_that_does_nothing(self):
         agent = tfpg.DQN(q_network(2), overlap=True, acting="tensorflow", **SMALL)
-        with pytest.warns(UserWarning, match="overlap=True does nothing here"):
+        with pytest.warns(UserWarning, match="overlap=True has no effect"):
             agent.fit(Countdown, 1, seed=0, verbose=0)
 
     def test_the_bar_shows_returns_that_come_later(self):

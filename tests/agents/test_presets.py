@@ -103,8 +103,6 @@ def test_a_baseline_that_is_said_drops_the_presets_critic():
     two = tfpg.networks.actor_critic("Acrobot-v1")
     agent = presets.make_agent("reinforce", "Acrobot-v1", preset, model=two)
     assert (agent.baseline, agent.value_model, agent.model) == ("value", None, two)
-    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, gradient="streaming")
-    assert agent.value_updates == 1
 
 
 def test_any_spelling_of_an_id_finds_its_preset():

@@ -10,7 +10,7 @@ from test_dqn import train
 from toys import Countdown
 
 import tfpg
-from tfpg.agents.q_warnings import QAdvice
+from tfpg.agents.warnings import QLearningWarnings as QAdvice
 from tfpg.errors import TrainingWarning
 from tfpg.rollouts.trajectory import Trajectory
 

@@ -10,7 +10,7 @@ from test_estimators import Walk
 from toys import Countdown
 
 import tfpg
-from tfpg.agents.warnings import Advice
+from tfpg.agents.warnings import TrainingWarnings as Advice
 from tfpg.errors import TrainingWarning
 from tfpg.models.heads import (
     BernoulliHead,

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-import tfpg
 from tfpg.cli import runs
 
 
@@ -68,11 +67,6 @@ def test_a_config_is_json_of_bounded_size(folder, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         runs.find_model(folder)
     assert str(folder / "config.json") in str(caught.value)
-
-
-def test_every_option_of_an_agent_is_known():
-    kinds = (tfpg.Reinforce, tfpg.ActorCritic, tfpg.A2C, tfpg.PPO, tfpg.DQN)
-    assert runs._KNOWN["option of the agent"] == {o for kind in kinds for o in kind.option_names}
 
 
 def test_a_run_that_failed_at_once_leaves_no_folder(tmp_path):

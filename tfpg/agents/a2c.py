@@ -1,9 +1,9 @@
-r"""A2C: the advantage actor-critic, one update for every fragment of steps.
+r"""A2C: the advantage actor-critic, one update per rollout.
 
     loss = -A_t log pi(a_t | s_t) + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t))
 
-with advantages ``A_t`` and returns ``R_t = A_t + V(s_t)`` as `tfpg.agents.actor_critic` makes
-them, averaged over the steps of all environments.
+with the advantages ``A_t`` and returns ``R_t = A_t + V(s_t)`` of `tfpg.agents.actor_critic`,
+averaged over the steps of all environments.
 
 Source: Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
 https://arxiv.org/abs/1602.01783; its synchronous form.
@@ -19,7 +19,11 @@ from tfpg.ops.value_losses import value_loss
 
 
 class A2C(ActorCritic):
-    """The advantage actor-critic. Its arguments are those of `ActorCritic`.
+    """The advantage actor-critic.
+
+    Raises:
+        TypeError: ``model`` is not a Keras model.
+        ValueError: An option is out of range, or a layer of the model does not suit.
 
     Source:
         Mnih et al., 2016, https://arxiv.org/abs/1602.01783.
@@ -35,12 +39,13 @@ class A2C(ActorCritic):
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
-        """Adam with the gradient clipped at a norm of a half, as the field does."""
+        """Return Adam with gradients clipped at a norm of 0.5."""
         return keras.optimizers.Adam(1e-3, epsilon=1e-5, global_clipnorm=0.5)
 
-    def step_losses(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """The loss of every step, ``[B]``, and its parts."""
-        distribution, value = self._critic.distribution_and_value(batch.inputs)
-        entropy = distribution.entropy()
-        policy_loss = policy_gradient_loss(distribution.log_prob(batch.actions), batch.advantages)
-        return self.total_loss(policy_loss, value_loss(value, batch.returns), entropy)
+    def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
+        distribution, value = self.distribution_and_value(batch.inputs)
+        return self.total_loss(
+            policy_gradient_loss(distribution.log_prob(batch.actions), batch.advantages),
+            distribution.entropy(),
+            value_loss(value, batch.returns),
+        )

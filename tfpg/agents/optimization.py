@@ -1,4 +1,4 @@
-"""What an agent trains, and with which optimizers."""
+"""The variables that an agent trains, and the optimizers that train them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from tfpg.models.policy import Policy
 from tfpg.models.requirements import baked_constants
 from tfpg.ops.gradients import clip_by_global_norm
 
-# Updates in a row whose gradient is not finite, though the loss is, before it is an error.
-MOST_SKIPPED = 10
+# Consecutive updates with a finite loss and a non-finite gradient that end a training.
+MAX_SKIPPED_UPDATES = 10
 
 
 class Trainable:
-    """The trainable weights of a policy, its head and its value model.
+    """The trainable variables of a policy, its head and a value model.
 
-    Each model has its own optimizer. The weights of a head (a free log-std) get one like the
-    policy's.
+    Each model has its own optimizer. The variables of a head (a free log standard deviation) get
+    an optimizer like the policy's.
 
     Args:
-        policy: Its model is compiled.
-        value_model: Compiled too, or None.
+        policy: A policy whose model is compiled.
+        value_model: A compiled value model, or None.
+
+    Attributes:
+        groups: Pairs of an optimizer and its variables: the policy's, the head's, the value's.
+        variables: The variables of all groups, in order.
 
     Raises:
-        ValueError: There is nothing to train, the models share weights or their optimizer, or
-            an optimizer scales its loss.
+        ValueError: There is nothing to train, the models share weights or an optimizer, or an
+            optimizer scales its loss.
 
     Example:
         >>> import keras, tfpg
@@ -45,7 +49,8 @@ class Trainable:
         model = policy.model
         if not model.trainable_variables:
             raise ValueError("The model has no trainable weights: there is nothing to train.")
-        self._policy_optimizer = model.optimizer
+        if value_model is not None:
+            _check_separate(model, value_model)
         self.groups = [(model.optimizer, list(model.trainable_variables))]
         self._head_optimizer: Any = None
         if policy.head.variables:
@@ -53,94 +58,114 @@ class Trainable:
             self.groups.append((self._head_optimizer, list(policy.head.variables)))
         if value_model is not None:
             self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
-            shared = {id(v) for v in model.weights} & {id(v) for v in value_model.weights}
-            if shared:
-                name = next(v.path for v in model.weights if id(v) in shared)
-                raise ValueError(
-                    f"The model and the value_model share {name!r}, which both would train: make "
-                    "one model with two outputs of them."
-                )
-            if value_model.optimizer is model.optimizer:
-                raise ValueError(
-                    "The model and the value_model were compiled with the same optimizer object: "
-                    "give each one of its own."
-                )
         for optimizer, variables in self.groups:
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 raise ValueError(
-                    "Loss scaling is for mixed_float16, which tfpg does without: use "
+                    "tfpg does not scale losses, so mixed_float16 is not supported: use "
                     "mixed_bfloat16, or compile with auto_scale_loss=False."
                 )
             if not optimizer.built:
                 optimizer.build(variables)
         self.variables = [v for _, variables in self.groups for v in variables]
-        self.skipped = self.skipped_in_a_row = 0  # updates
-
-    @property
-    def size(self) -> int:
-        """How many numbers are trained."""
-        return sum(v.shape.num_elements() for v in self.variables)
+        self._skipped = self._skipped_in_a_row = 0  # updates
 
     def follow_learning_rate(self) -> None:
-        """Gives the head's optimizer the rate that a callback gave the policy's."""
-        rate = self._policy_optimizer._learning_rate
-        if self._head_optimizer is not None and isinstance(rate, keras.Variable):
-            self._head_optimizer.learning_rate = float(rate)
+        """Give the head's optimizer the learning rate that a callback gave the policy's."""
+        optimizer = self.groups[0][0]
+        if self._head_optimizer is not None and not has_schedule(optimizer):
+            self._head_optimizer.learning_rate = float(optimizer.learning_rate)
 
-    def step(self, gradients: Sequence[tf.Tensor]) -> None:
-        """Applies gradients, whatever they are."""
-        apply(self.groups, gradients)
+    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
+        """Apply gradients, one for each variable."""
+        apply_gradients(self.groups, gradients)
 
-    def apply(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Applies finite gradients; in a graph or eagerly.
+    def apply_if_finite(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Apply gradients if all of them are finite.
+
+        Args:
+            gradients: One gradient for each variable.
 
         Returns:
-            ``[V]``, for every variable whether its gradient is finite. None is applied unless
-            all are.
+            ``[V]`` bool, for each variable whether its gradient is finite.
         """
-        finite = tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        finite = are_finite(gradients)
         apply_where(tf.reduce_all(finite), self.groups, gradients)
         return finite
 
     def finalize(self) -> None:
-        """What Keras does when training ends: averaged weights take their places."""
+        """Replace weights by their averages at the end of a training, as Keras's ``fit`` does."""
         for optimizer, variables in self.groups:
             optimizer.finalize_variable_values(variables)
 
     def check(self, finite: np.ndarray, loss: float) -> bool:
-        """Whether an update was applied, which it is not if a gradient is not finite.
+        """Count an update that was skipped because a gradient was not finite.
+
+        The first one is a warning.
+
+        Args:
+            finite: ``[V]`` bool, for each variable whether its gradient was finite.
+            loss: The loss of the update.
+
+        Returns:
+            Whether the update was applied.
 
         Raises:
-            FloatingPointError: The loss was not finite either, or so many updates in a row were
-                skipped. Nothing was applied.
+            FloatingPointError: The loss was not finite either, or `MAX_SKIPPED_UPDATES` updates
+                in a row were skipped.
         """
         if finite.all():
-            self.skipped_in_a_row = 0
+            self._skipped_in_a_row = 0
             return True
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        culprit = self.variables[int(np.argmin(finite))].path
-        what = f"The gradient of {culprit!r} is not finite (loss {loss}), and the update was not "
-        if math.isfinite(loss) and self.skipped_in_a_row < MOST_SKIPPED:
-            if self.skipped == 1:
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        variable = self.variables[int(np.argmin(finite))].path
+        what = f"The gradient of {variable!r} is not finite (loss {loss}). The update was skipped"
+        if math.isfinite(loss) and self._skipped_in_a_row < MAX_SKIPPED_UPDATES:
+            if self._skipped == 1:
                 warn(
-                    f"{what}applied. The training goes on; this is said once, and "
-                    f"{MOST_SKIPPED} in a row stop it."
+                    f"{what}, and training continues. {MAX_SKIPPED_UPDATES} skipped updates in a "
+                    "row end it. This warning is shown once."
                 )
             return False
         raise FloatingPointError(
-            f"{what}applied. Look for non-finite rewards or observations, or use a smaller "
-            "learning rate."
+            f"{what}. Check for non-finite rewards or observations, or use a smaller learning rate."
         )
 
 
+def _check_separate(model: keras.Model, value_model: keras.Model) -> None:
+    shared = {id(v) for v in model.weights} & {id(v) for v in value_model.weights}
+    if shared:
+        name = next(v.path for v in model.weights if id(v) in shared)
+        raise ValueError(
+            f"The model and the value_model share the weight {name!r}, which both would train: "
+            "make one model with two outputs."
+        )
+    if value_model.optimizer is model.optimizer:
+        raise ValueError(
+            "The model and the value_model were compiled with the same optimizer object: compile "
+            "each with an optimizer of its own."
+        )
+
+
+def has_schedule(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer's learning rate is a schedule, and not a number.
+
+    Example:
+        >>> has_schedule(keras.optimizers.Adam(1e-3))
+        False
+    """
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    return isinstance(optimizer._learning_rate, schedule)  # the property evaluates it
+
+
 def compiled(function: Callable, jit_compile: bool = False, signature: Any = None) -> Callable:
-    """A compiled function of an agent, of which there may be many, one after another.
+    """Compile a function of tensors without AutoGraph.
 
     Args:
-        function: Of tensors.
-        jit_compile: Whether by XLA.
-        signature: The tensors it takes, as `tf.TensorSpec`; None: whichever come.
+        function: A function of tensors. Loops and branches on tensors are `tf.while_loop` and
+            `tf.cond`.
+        jit_compile: Whether to compile with XLA.
+        signature: The `tf.TensorSpec` of each argument. None: one trace for each new signature.
 
     Example:
         >>> compiled(lambda x: x + 1)(tf.constant(1)).numpy()
@@ -149,13 +174,13 @@ def compiled(function: Callable, jit_compile: bool = False, signature: Any = Non
     call = tf.function(
         function, input_signature=signature, jit_compile=jit_compile, autograph=False
     )
-    # TensorFlow takes agents that are made in a loop for one that is traced again and again.
+    # TensorFlow mistakes agents that are made in a loop for one function that is traced each time.
     call._omit_frequent_tracing_warning = True
     return call
 
 
 def suits_xla(model: keras.Model) -> bool:
-    """Whether XLA makes a model's updates faster: not its convolutions on a CPU.
+    """Whether XLA makes updates of a model faster. On a CPU it slows convolutions down.
 
     Example:
         >>> suits_xla(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
@@ -172,30 +197,38 @@ def suits_xla(model: keras.Model) -> bool:
     return not convolves or bool(tf.config.list_logical_devices("GPU"))
 
 
-def compiled_for(model: keras.Model | None) -> Any:
-    """What a compiled update keeps of a model as it was; where it differs, it is stale."""
+def compiled_in(model: keras.Model | None) -> Any:
+    """The parts of a model that a compiled update contains: if they change, it is outdated."""
     if model is None:
         return None
     trained = [id(v) for v in model.trainable_variables]
     return model.optimizer, trained, baked_constants(model)
 
 
+def are_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """``[V]`` bool, for each gradient whether all its numbers are finite."""
+    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
+    return tf.stack(finite) if finite else tf.ones([0], tf.bool)
+
+
 def apply_where(
-    wanted: tf.Tensor,
+    condition: tf.Tensor,
     groups: Sequence[tuple[Any, Sequence[Any]]],
     gradients: Sequence[tf.Tensor],
 ) -> None:
-    """Applies gradients of groups of (optimizer, variables) where a scalar says so."""
+    """Apply the gradients of groups of (optimizer, variables) if a scalar condition holds."""
 
     def step() -> tf.Tensor:
-        apply(groups, gradients)
+        apply_gradients(groups, gradients)
         return tf.constant(True)
 
-    tf.cond(wanted, step, lambda: tf.constant(False))
+    tf.cond(condition, step, lambda: tf.constant(False))
 
 
-def apply(groups: Sequence[tuple[Any, Sequence[Any]]], gradients: Sequence[tf.Tensor]) -> None:
-    """Applies gradients of groups of (optimizer, variables), one after another."""
+def apply_gradients(
+    groups: Sequence[tuple[Any, Sequence[Any]]], gradients: Sequence[tf.Tensor]
+) -> None:
+    """Apply the gradients of groups of (optimizer, variables), one group after another."""
     start = 0
     for optimizer, variables in groups:
         own = gradients[start : start + len(variables)]
@@ -204,7 +237,7 @@ def apply(groups: Sequence[tuple[Any, Sequence[Any]]], gradients: Sequence[tf.Te
         if not clipnorm or optimizer.gradient_accumulation_steps:
             optimizer.apply(own, variables)
             continue
-        # Keras's norm takes a sixth of an update's time; see `sum_of_squares`.
+        # Keras's own clipping takes a sixth of an update's time; see `sum_of_squares`.
         own = clip_by_global_norm(own, clipnorm)
         optimizer.global_clipnorm = None
         try:

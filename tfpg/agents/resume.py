@@ -17,8 +17,6 @@ from tfpg.core.messages import warn
 from tfpg.models.graph import all_layers
 from tfpg.rollouts.env_state import running_statistics
 
-_HEAD_OPTIONS = ("from_logits", "positive_action", "squash")
-
 
 def describe_training(agent: Any, envs: Any, seed: int) -> dict[str, Any]:
     """Return what a checkpoint must have in common with a training that resumes from it.
@@ -26,14 +24,13 @@ def describe_training(agent: Any, envs: Any, seed: int) -> dict[str, Any]:
     Returns:
         A dict for JSON: ``"agent"``, the spaces, ``"seed"``, ``"options"`` and ``"networks"``.
     """
-    head = {name: x for name, x in agent.head_options().items() if name in _HEAD_OPTIONS}
     return _comparable(
         {
             "agent": type(agent).__name__,
             "observation_space": str(envs.single_observation_space),
             "action_space": str(envs.single_action_space),
             "seed": seed,
-            "options": {**agent.get_config(), **head, "num_envs": envs.num_envs},
+            "options": {**agent.get_config(), "num_envs": envs.num_envs},
             "networks": _networks(agent),
         }
     )

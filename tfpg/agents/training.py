@@ -11,7 +11,7 @@ from tfpg.agents.callback_state import prepare_callbacks
 from tfpg.agents.non_finite import report_non_finite
 from tfpg.agents.option_checks import check_apart
 from tfpg.agents.resume import TrainingState, check_resumable, describe_training, saved_seed
-from tfpg.agents.warnings import Advice
+from tfpg.agents.warnings import TrainingWarnings
 from tfpg.callbacks.progress_bar import ProgressBar
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.checkpoints.store import Checkpoint
@@ -47,9 +47,11 @@ def fit(
                 checkpoints = Checkpoints(checkpoints)
             saved = stack.enter_context(checkpoints).load()
         seed = check_seed(seed if saved is None else saved_seed(saved, seed))
-        vector_envs = stack.enter_context(open_vec(envs, agent.num_envs, seedable=agent.seedable))
+        vector_envs = stack.enter_context(
+            open_vec(envs, agent.num_envs, seedable=agent.manual_resets)
+        )
         policy = agent.policy_for(vector_envs)
-        agent.build(policy)
+        agent.prepare(policy)
         training = describe_training(agent, vector_envs, seed)
         if saved is not None:
             check_resumable(agent, saved, training)
@@ -68,7 +70,8 @@ def fit(
         # Keras's BackupAndRestore sets the model's initial epoch.
         first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
         first = first if saved is None else saved.header["iteration"]
-        collector = agent.collector(vector_envs, seed, first)
+        collector = agent.make_collector(vector_envs, seed, first)
+        agent.begin(collector, policy)
         state = None
         if checkpoints is not None:
             state = TrainingState(checkpoints, agent, collector, callback_list.callbacks, training)
@@ -77,7 +80,7 @@ def fit(
             print(f"Resuming after iteration {first} of {iterations}.", flush=True)
         callback_list.params["env_steps"] = agent.env_steps
         callback_list.params["updates"] = getattr(agent, "updates", 0)
-        advice, logs = Advice(policy.head), dict[str, float]()
+        advice, logs = TrainingWarnings(policy.head), dict[str, float]()
         for iteration in range(first, iterations):
             if agent.model.stop_training:
                 break
@@ -95,7 +98,7 @@ def fit(
                 last = last or agent.model.stop_training or bool(stop)
                 state.save_if_due(iteration, last)
             stop.raise_if_set()
-        agent.finalize()
+        agent.trainable.finalize()
         callback_list.on_train_end(logs)
     return agent.model.history
 

@@ -1,8 +1,9 @@
-"""Warnings that teach: signs of a training that goes nowhere, each said once."""
+"""Warnings that teach: signs of a training that does not work, each shown once."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,97 +18,204 @@ from tfpg.ops.distributions import (
     MultiBinary,
     MultiCategorical,
 )
+from tfpg.rollouts.trajectory import Trajectory
 
-_PATIENCE = 5
+_PATIENCE = 5  # iterations
+# Q-values may exceed the largest return so far by this factor: the policy may still improve.
+_RETURN_FACTOR = 10.0
+_DRIFT = 20  # iterations
+_MANY_STEPS = 10_000
 
 
-class Judge:
-    """Says once what has been seen often enough in a row."""
+class _Warnings:
+    """Shows each warning once, when its sign has lasted for some iterations."""
 
     def __init__(self) -> None:
-        self._lasting: dict[str, int] = {}
-        self._said: set[str] = set()
+        self._lasted: dict[str, int] = {}
+        self._shown: set[str] = set()
 
-    def _judge(self, sign: str, seen: bool, text: str, patience: int = _PATIENCE) -> None:
-        self._lasting[sign] = self._lasting.get(sign, 0) + 1 if seen else 0
-        if self._lasting[sign] >= patience and sign not in self._said:
-            self._said.add(sign)
+    def _observe(self, sign: str, seen: bool, text: str, patience: int = _PATIENCE) -> None:
+        self._lasted[sign] = self._lasted.get(sign, 0) + 1 if seen else 0
+        if self._lasted[sign] >= patience and sign not in self._shown:
+            self._shown.add(sign)
             warn(text, TrainingWarning)
 
 
-class Advice(Judge):
-    """Looks at every iteration's numbers and says once what is wrong with them, and a way out.
-
-    Each sign has to last for some iterations.
+class TrainingWarnings(_Warnings):
+    """Warns of returns, policies and gradients from which nothing can be learned.
 
     Args:
-        head: Of the policy.
+        head: The head of the policy.
 
     Example:
         >>> import warnings
         >>> from gymnasium.spaces import Discrete
         >>> from tfpg.models.heads import BernoulliHead
-        >>> advice = Advice(BernoulliHead(Discrete(2), from_logits=True, positive_action=1))
-        >>> with warnings.catch_warnings(record=True) as said:
+        >>> head = BernoulliHead(Discrete(2), from_logits=True, positive_action=1)
+        >>> signs = TrainingWarnings(head)
+        >>> with warnings.catch_warnings(record=True) as shown:
         ...     warnings.simplefilter("always")
         ...     for _ in range(20):
-        ...         advice.look({"entropy": 1e-4, "grad_norm": 1.0}, [1.0, 2.0])
-        >>> len(said)
+        ...         signs.look({"entropy": 1e-4, "grad_norm": 1.0}, [1.0, 2.0])
+        >>> len(shown)
         1
     """
 
     def __init__(self, head: Head):
         super().__init__()
         self._entropy_floor = _entropy_floor(head)
-        self._only_return: float | None = None
+        self._first_return: float | None = None
         self._returns_differ = False
         self._episodes = 0
 
     def look(self, logs: dict[str, float], episode_returns: Sequence[float]) -> None:
-        """Takes in the logs of an iteration and the returns of the episodes that ended in it."""
-        self._meet(episode_returns)
+        """Look at an iteration.
+
+        Args:
+            logs: The logs of the iteration.
+            episode_returns: The returns of the episodes that ended in it.
+        """
+        for value in episode_returns:
+            if self._first_return is None:
+                self._first_return = value
+            self._returns_differ |= value != self._first_return
+        self._episodes += len(episode_returns)
         constant = not self._returns_differ and self._episodes >= 10
-        self._judge(
+        self._observe(
             "returns",
             constant and len(episode_returns) > 0,
-            f"All {self._episodes} episodes so far returned {self._only_return}: nothing tells "
-            "one action from another yet. Explore more (entropy_coef, epsilon, explore_steps), "
+            f"All {self._episodes} episodes so far have the return {self._first_return}: no action "
+            "looks better than another yet. Explore more (entropy_coef, epsilon, explore_steps), "
             "play more episodes per update, or shape the reward.",
         )
         entropy = logs.get("entropy", math.inf)
-        self._judge(
+        self._observe(
             "entropy",
             entropy < self._entropy_floor,
-            f"The policy's entropy fell to {entropy:.3g} nats: it hardly explores any more. If "
-            "episode_return is not yet where it should be, use entropy_coef=0.01 or a smaller "
-            "learning rate.",
+            f"The policy's entropy fell to {entropy:.3g} nats: it hardly explores anymore. If "
+            "episode_return is not high enough yet, use entropy_coef=0.01 or a smaller learning "
+            "rate.",
         )
-        self._judge(
+        self._observe(
             "gradient",
             logs.get("grad_norm", 1.0) < 1e-8 and len(set(episode_returns)) > 1,
-            "The gradient has vanished: nothing is learned although returns differ. Look for "
-            "saturated activations (large weights, inputs that are not scaled: "
-            "normalize=True) or layers that are not trainable.",
+            "The gradient has vanished: nothing is learned although returns differ. Check for "
+            "saturated activations (large weights, or inputs that need normalize=True) and for "
+            "layers that are not trainable.",
         )
         clipped = logs.get("clipped_actions", 0.0)
-        self._judge(
+        self._observe(
             "clipped",
             clipped > 0.5,
-            f"{clipped:.0%} of the actions were outside the bounds and clipped, where the "
-            "environment no longer sees a difference. Use squash=True, a smaller log_std, or "
+            f"{clipped:.0%} of the actions are out of bounds and clipped, so the environment sees "
+            "no difference between them. Use squash=True, a smaller log_std, or "
             "gymnasium.wrappers.RescaleAction.",
         )
 
-    def _meet(self, episode_returns: Sequence[float]) -> None:
-        for value in episode_returns:
-            if self._only_return is None:
-                self._only_return = value
-            self._returns_differ |= value != self._only_return
-        self._episodes += len(episode_returns)
+
+class QLearningWarnings(_Warnings):
+    """Warns of Q-values that cannot be right, and of replays from which nothing can be learned.
+
+    Args:
+        gamma: Discount factor.
+        capacity: The capacity of the replay.
+        learning_starts: Steps before the first update.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as shown:
+        ...     warnings.simplefilter("always")
+        ...     _ = QLearningWarnings(0.99, capacity=500, learning_starts=1000)
+        >>> len(shown)
+        1
+    """
+
+    def __init__(self, gamma: float, capacity: int, learning_starts: int):
+        super().__init__()
+        self.gamma = gamma
+        self._partial_returns: np.ndarray | None = None
+        self._largest_return = 0.0
+        self._largest_reward = 0.0
+        self._steps = self._terminated = self._truncated = 0
+        self._values: deque[float] = deque(maxlen=_DRIFT)
+        self._returns: deque[float] = deque(maxlen=_DRIFT)
+        self._observe(
+            "capacity",
+            capacity < learning_starts,
+            f"The replay holds {capacity:,} steps, fewer than learning_starts={learning_starts:,}: "
+            "the first steps are lost before anything is learned from them. Use a larger capacity.",
+            patience=1,
+        )
+
+    def cut(self) -> None:
+        """Forget the current episodes: the environments start new ones."""
+        self._partial_returns = None
+
+    def meet(self, data: Trajectory) -> None:
+        """Look at steps that are stored."""
+        real, rewards = data.mask > 0, data.rewards
+        self._steps += int(real.sum())
+        self._terminated += int((data.terminated & real).sum())
+        self._truncated += int((data.truncated & real).sum())
+        self._largest_reward = max(self._largest_reward, float(np.abs(rewards).max()))
+        ended = data.terminated | data.truncated | ~real
+        if self._partial_returns is None or len(self._partial_returns) != rewards.shape[1]:
+            self._partial_returns = np.zeros(rewards.shape[1])
+        # Summed forward, which bounds the return without waiting for the end of the episode.
+        for t in range(len(rewards)):
+            self._partial_returns = self.gamma * self._partial_returns + rewards[t]
+            largest = float(np.abs(self._partial_returns).max())
+            self._largest_return = max(self._largest_return, largest)
+            self._partial_returns[ended[t]] = 0.0
+
+    def look(self, logs: dict[str, float]) -> None:
+        """Look at the logs of an iteration."""
+        value, possible = logs["mean_q"], self._largest_possible_value()
+        self._observe(
+            "diverging",
+            self._largest_reward > 0 and abs(value) > possible,
+            f"Q-values diverge: their mean is {value:.3g}, but with gamma={self.gamma} and the "
+            f"rewards so far no return can exceed {possible:.3g}. Use a smaller learning rate, "
+            "double=True, a larger target_update_period, or reward_clip.",
+        )
+        self._observe(
+            "drifting",
+            self._drifts(value, logs.get("episode_return")),
+            f"The targets drift: the mean Q-value went from {self._values[0]:.3g} to {value:.3g} "
+            f"in {_DRIFT} iterations, but the returns did not follow. Use a larger "
+            "target_update_period, a smaller tau, or a smaller learning rate.",
+            patience=1,
+        )
+        self._observe(
+            "terminals",
+            self._steps >= _MANY_STEPS and self._terminated == 0 and self._truncated > 0,
+            f"None of {self._steps:,} steps terminated, all episodes were truncated: every value "
+            "depends on another one, and none is grounded in an end. Either the goal was never "
+            "reached (explore more: explore_steps), or the environment reports truncated where it "
+            "means terminated. In a task without an end this is normal.",
+            patience=1,
+        )
+
+    def _largest_possible_value(self) -> float:
+        """A bound that the mean of Q-values should not exceed."""
+        endless = np.inf if self.gamma == 1 else 1.5 * self._largest_reward / (1 - self.gamma)
+        if self._truncated:  # the rewards after the cut are unknown
+            return endless
+        return min(endless, _RETURN_FACTOR * self._largest_return)
+
+    def _drifts(self, value: float, episode_return: float | None) -> bool:
+        self._values.append(value)
+        self._returns.append(np.nan if episode_return is None else episode_return)
+        if len(self._values) < _DRIFT:
+            return False
+        sizes = np.abs(self._values)
+        grows = (np.diff(sizes) > 0).mean() > 0.9 and sizes[-1] > 2 * sizes[0]
+        exceeds = sizes[-1] > 2 * self._largest_return
+        return bool(grows and exceeds and self._returns[-1] <= self._returns[0])
 
 
 def _entropy_floor(head: Head) -> float:
-    """A hundredth of the largest entropy; for real actions that of a thousandth of their range."""
+    """A hundredth of the largest entropy; for Box actions the entropy of 1/1000 of their range."""
     if head.kind is EpsilonGreedy:
         return -math.inf
     if head.kind in (Bernoulli, MultiBinary):

@@ -20,7 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tfpg
 from tfpg.core.files import describe_write_error, read_json, written_beside
+from tfpg.core.options import options_of
 from tfpg.envs import same_env
 from tfpg.models.safety import check_model_file
 
@@ -33,19 +35,6 @@ algorithm env seed preset iterations env_steps network critic optimizer options 
 arguments finished
 """
 _HEAD = "from_logits positive_action squash log_std epsilon"
-_OPTIONS = """
-baseline batch_size capacity clip_ratio double end_on_life_loss entropy_coef episodes_per_update
-epochs epsilon epsilon_per explore_steps frame_stack gae_lambda gamma gradient jit_compile
-learn_period learning_starts loss max_steps minibatches n_step num_envs num_steps overlap
-prioritized priority_alpha priority_beta replay_device reward_clip reward_scale standardize
-steps_per_iteration target_kl target_update_period tau updates_per_learn value_clip value_coef
-value_updates window
-"""
-_KNOWN = {
-    "option": frozenset(_CONFIG.split()),
-    "option of the head": frozenset(_HEAD.split()),
-    "option of the agent": frozenset(_OPTIONS.split()),
-}
 FILMS, SNAPSHOTS = "films/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
 
 
@@ -316,12 +305,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     try:
         head, options = dict(config["head"]), dict(config["options"])
-        for part, (what, known) in zip((config, head, options), _KNOWN.items(), strict=True):
-            check_known(part, known, what)
+        check_known(config, _CONFIG.split(), "option")
+        check_known(head, _HEAD.split(), "option of the head")
+        check_known(options, _agent_options(), "option of the agent")
         return {"env": str(config["env"]), "head": head, "max_steps": options["max_steps"]}
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{str(path)!r} is not the config of a run: {reason}") from error
+
+
+def _agent_options() -> set[str]:
+    agents = (tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN)
+    return {name for agent in agents for name in options_of(agent)}
 
 
 def check_known(given: Iterable[str], known: Collection[str], what: str) -> None:

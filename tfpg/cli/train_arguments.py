@@ -51,9 +51,7 @@ def add_agent_options(train: argparse.ArgumentParser) -> None:
     group.add_argument("--value-coef", type=COEF, metavar="X")
     group.add_argument("--gae-lambda", type=FRACTION, metavar="X")
     group.add_argument("--episodes-per-update", type=COUNT, metavar="N", help="reinforce")
-    group.add_argument(
-        "--gradient", choices=("fused", "accumulated", "streaming"), help="reinforce"
-    )
+    group.add_argument("--gradient", choices=("fused", "accumulated"), help="reinforce")
     group.add_argument("--baseline", choices=("mean", "value"), help="reinforce")
     group.add_argument("--num-steps", type=COUNT, metavar="N", help="a2c, ppo: of each fragment")
     group.add_argument("--epochs", type=COUNT, metavar="N", help="ppo")

@@ -129,8 +129,6 @@ def make_agent(
         options.pop("gae_lambda", None)
     elif algorithm == "reinforce" and _has_value(model) and preset.critic is not None:
         options["baseline"] = "value"
-    if options.get("gradient") == "streaming":
-        options.pop("value_updates", None)
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not hasattr(optimizer._learning_rate, "assign"):
         model.compile(optimizer=_optimizer(preset, preset.learning_rate, iterations))

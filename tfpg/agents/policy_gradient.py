@@ -1,0 +1,137 @@
+"""What REINFORCE, A2C and PPO share: options, advantages, and losses per step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from tfpg.agents.agent import Agent
+from tfpg.agents.minibatches import Batch, make_batch
+from tfpg.core.backend import keras, tf
+from tfpg.core.options import count, flag, fraction, nonnegative, one_of, option, optional
+from tfpg.models.critic import Critic
+from tfpg.ops.distributions import Distribution
+from tfpg.ops.policy_losses import entropy_loss
+from tfpg.rollouts.trajectory import Trajectory
+
+
+class PolicyGradient(Agent):
+    """A policy that is trained along the gradient of its log-probabilities.
+
+    See `tfpg.Reinforce`, `tfpg.A2C` and `tfpg.PPO`.
+    """
+
+    value_model: keras.Model | None = option(
+        default=None,
+        help="The value network, inputs [B, ...] -> [B, 1], if the value is not the model's second "
+        "output.",
+        in_config=False,
+    )
+    gae_lambda: float = option(
+        default=1.0,
+        check=fraction,
+        help="Weight of later rewards in the advantages, in [0, 1]: 1 for all rewards, 0 for one "
+        "reward and the value that follows. Needs a value.",
+    )
+    n_step: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Bootstrap after this many rewards, instead of weighting them by gae_lambda.",
+    )
+    standardize: str | None = option(
+        default="batch",
+        check=one_of("batch", None),
+        help="Standardize the advantages (z-score) over the 'batch'. None: do not.",
+    )
+    entropy_coef: float = option(
+        default=0.0, check=nonnegative, help="Weight of the entropy bonus."
+    )
+    value_coef: float = option(
+        default=0.5, check=nonnegative, help="Weight of the value's squared error."
+    )
+    from_logits: bool | None = option(
+        default=None,
+        check=optional(flag),
+        help="Whether the model's outputs are logits. None: they are unless its last activation is"
+        " a sigmoid or softmax.",
+    )
+    positive_action: int = option(
+        default=1,
+        check=one_of(0, 1),
+        help="The action whose probability a single output is, for two actions.",
+    )
+    squash: bool = option(
+        default=False,
+        check=flag,
+        help="Squash continuous actions into their bounds by tanh, instead of clipping.",
+    )
+    log_std: float | Sequence[float] = option(
+        default=0.0,
+        help="Initial log standard deviation of continuous actions, for models whose outputs are "
+        "the means alone. It is trained.",
+    )
+
+    policy_options: ClassVar[tuple[str, ...]] = (
+        *("from_logits", "positive_action", "squash", "log_std"),
+        *Agent.policy_options,
+    )
+    # Whether advantages are centered by the mean of the batch.
+    centered = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.critic: Critic | None = None
+        if self.value_model is not None:
+            self.models.append(self._prepared(self.value_model))
+
+    def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Return the losses of a batch of steps: the algorithm.
+
+        Traced without AutoGraph: branches and loops on tensors are `tf.where`, `tf.cond` and
+        `tf.while_loop`.
+
+        Args:
+            batch: ``B`` steps, as tensors.
+
+        Returns:
+            ``"loss"``, which is minimized, and what else is logged, each ``[B]``.
+        """
+        raise NotImplementedError
+
+    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
+        """Return the action distribution and the value ``[B]``, or None, of encoded inputs."""
+        if self.critic is None:
+            return self.trained_policy.distribution(inputs), None
+        return self.critic.distribution_and_value(inputs)
+
+    def total_loss(self, policy_loss: Any, entropy: Any, value_loss: Any) -> dict[str, tf.Tensor]:
+        """Return the weighted sum of the losses as ``"loss"``, and its parts, each ``[B]``.
+
+        ``policy_loss + value_coef * value_loss - entropy_coef * entropy``
+        """
+        parts = {"policy_loss": policy_loss, "entropy": entropy}
+        loss = policy_loss
+        if value_loss is not None:
+            loss += self.value_coef * value_loss
+            parts["value_loss"] = value_loss
+        return {"loss": loss + self.entropy_coef * entropy_loss(entropy), **parts}
+
+    def to_batch(self, data: Trajectory) -> Batch:
+        """Return the real steps of a trajectory with their advantages and returns."""
+        return make_batch(
+            data,
+            self.gamma,
+            values=None if self.critic is None else self.critic.values(data.observations),
+            gae_lambda=self.gae_lambda,
+            n_step=self.n_step,
+            per=self.standardize,
+            center=self.centered,
+            encode=self.trained_policy.encode,
+        )
+
+    def clipped_actions(self, batch: Batch) -> dict[str, float]:
+        """Return the share of actions that were clipped, if the policy clips any."""
+        head = self.trained_policy.head
+        if not head.clips:
+            return {}
+        return {"clipped_actions": float(head.out_of_bounds(batch.actions).mean())}

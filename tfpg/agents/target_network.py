@@ -1,0 +1,93 @@
+"""The target network of Q-learning: older weights of the same model."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfpg.core.backend import keras, tf
+from tfpg.models.observations import select
+from tfpg.models.policy import Policy
+
+
+class TargetNetwork:
+    """A second set of weights for a policy's model.
+
+    The model is called with them, so that any Keras model has a target network, even one that
+    cannot be cloned. At first they are the model's weights.
+
+    Args:
+        policy: A policy whose outputs are Q-values.
+        variables: The trainable variables of its model.
+
+    Attributes:
+        weights: The target network's weights, one for each variable.
+
+    Example:
+        >>> import numpy as np, tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1", seed=0)
+        >>> policy = tfpg.Policy(model, "CartPole-v1", epsilon=0.1)
+        >>> target = TargetNetwork(policy, model.trainable_variables)
+        >>> inputs = np.zeros((1, 4), "float32")
+        >>> bool(np.array_equal(target.q_values(inputs), target.online_q_values(inputs)))
+        True
+    """
+
+    def __init__(self, policy: Policy, variables: Sequence[Any]):
+        self._policy = policy
+        self._variables = list(variables)
+        self.weights = [tf.Variable(v.value) for v in variables]
+        self.mark()
+
+    def belongs_to(self, variables: Sequence[Any]) -> bool:
+        """Whether these are the variables whose older weights this network holds."""
+        return [id(v) for v in self._variables] == [id(v) for v in variables]
+
+    def online_q_values(self, inputs: Any) -> tf.Tensor:
+        """Return the Q-values ``[B, A]`` of the network that is trained."""
+        inputs = select(inputs, self._policy.model_keys)
+        return tf.cast(self._policy.model(inputs, training=False), tf.float32)
+
+    def q_values(self, inputs: Any) -> tf.Tensor:
+        """Return the Q-values ``[B, A]`` of the target network."""
+        weights = [tf.convert_to_tensor(w) for w in self.weights]
+        with keras.StatelessScope(list(zip(self._variables, weights, strict=True))):
+            return self.online_q_values(inputs)
+
+    def follow(self, updates: tf.Tensor, period: int, tau: float | None) -> None:
+        """Move the target network after an update. Called in compiled code.
+
+        Args:
+            updates: The number of updates made so far, scalar.
+            period: Copy the weights after every this many updates, if ``tau`` is None.
+            tau: Move by this share of the difference after every update.
+        """
+        due = tf.equal(updates % period, 0)
+        for weight, variable in zip(self.weights, self._variables, strict=True):
+            if tau is None:
+                weight.assign(tf.where(due, variable.value, weight))
+            else:
+                weight.assign_add(tau * (variable.value - weight))
+
+    def mark(self) -> None:
+        """Remember the network's weights, for `copy_if_changed`."""
+        self._checksum = self._checksum_now()
+
+    def copy_if_changed(self) -> None:
+        """Copy the network's weights if something other than training changed them since `mark`.
+
+        This happens when a callback restores weights: the target would be another network's.
+        """
+        if self._checksum_now() != self._checksum:
+            for weight, variable in zip(self.weights, self._variables, strict=True):
+                weight.assign(variable.value)
+            self.mark()
+
+    def _checksum_now(self) -> int:
+        checksum = 0
+        for variable in self._variables:
+            checksum = zlib.crc32(np.ascontiguousarray(variable.value).tobytes(), checksum)
+        return checksum

@@ -1,0 +1,343 @@
+"""Options of an agent, each declared once: name, type, default, check and documentation.
+
+A class declares its options as annotated fields,
+
+    class PPO(ActorCritic):
+        clip_ratio: float = option(default=0.2, check=positive, help="...")
+
+and everything else derives from them: the constructor and its docstring, the command line, a
+run's ``config.json``, the settings of presets, and what is compared when a training resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import sys
+import textwrap
+import typing
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Returns the value of an option in its final form, or raises a ValueError whose text completes
+# the sentence "NAME must be".
+Check = Callable[[Any], Any]
+
+
+class Option(NamedTuple):
+    """What a class says about one of its options."""
+
+    name: str
+    type: Any
+    default: Any
+    check: Check | None
+    help: str
+    group: str  # the name of the class that declares it
+    in_config: bool
+
+    def checked(self, value: Any) -> Any:
+        """Return the value in its final form.
+
+        Raises:
+            ValueError: The value is out of its range.
+        """
+        if self.check is None:
+            return value
+        try:
+            return self.check(value)
+        except ValueError as error:
+            raise ValueError(f"{self.name} must be {error}, got {value!r}.") from None
+
+
+def option(
+    *,
+    default: Any = dataclasses.MISSING,
+    check: Check | None = None,
+    help: str,
+    in_config: bool = True,
+    kw_only: bool = True,
+) -> Any:
+    """Declare an option of an agent.
+
+    Args:
+        default: The default value. Without one the option is required.
+        check: Brings a value into its final form or raises a ``ValueError``, such as `fraction`.
+            None: every value is accepted.
+        help: One or two sentences for the docstring, ``--help`` and the documentation.
+        in_config: Whether ``config.json``, presets and the command line know it. False for models.
+        kw_only: Whether the constructor takes it by name only.
+
+    Returns:
+        A dataclass field.
+
+    Example:
+        >>> class Agent(WithOptions):
+        ...     gamma: float = option(default=0.99, check=fraction, help="Discount factor.")
+        >>> Agent(gamma=1).gamma
+        1.0
+        >>> Agent(gamma=2)
+        Traceback (most recent call last):
+            ...
+        ValueError: gamma must be a number from 0 to 1, got 2.
+    """
+    metadata = {"check": check, "help": help, "in_config": in_config}
+    return dataclasses.field(default=default, metadata=metadata, kw_only=kw_only)
+
+
+@typing.dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(option,))
+class WithOptions:
+    """A class whose annotated fields are its options.
+
+    A subclass gets a constructor that takes them, in which all of them are checked, and an
+    ``Args`` section in its docstring. What else a constructor does goes into ``__post_init__``,
+    which calls ``super().__post_init__()`` first.
+
+    Raises:
+        TypeError: By the constructor, for an unknown option. The message suggests the nearest.
+        ValueError: By the constructor, for a value out of its range.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(eq=False, repr=False)(cls)
+        cls.__doc__ = _documented(cls)
+
+    def __new__(cls, *args: Any, **options: Any) -> typing.Self:
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        check_names(options, known, f"{cls.__name__} option", TypeError)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        self.check_options()
+
+    def __repr__(self) -> str:
+        changed = (
+            f"{each.name}={getattr(self, each.name)!r}"
+            for each in options_of(type(self)).values()
+            if each.in_config and getattr(self, each.name) != each.default
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def check_options(self) -> None:
+        """Bring all options into their final form. Called again when a training starts.
+
+        Raises:
+            ValueError: An option is out of its range.
+        """
+        for each in options_of(type(self)).values():
+            setattr(self, each.name, each.checked(getattr(self, each.name)))
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options of a class by name, those of base classes first.
+
+    Example:
+        >>> class Agent(WithOptions):
+        ...     gamma: float = option(default=0.99, check=fraction, help="Discount factor.")
+        >>> options_of(Agent)["gamma"].default
+        0.99
+    """
+    if "_options" not in vars(cls):
+        cls._options = {  # type: ignore[attr-defined]
+            field.name: Option(
+                field.name,
+                field.type,
+                field.default,
+                field.metadata["check"],
+                field.metadata["help"],
+                next(c.__name__ for c in reversed(cls.__mro__) if field.name in _annotations(c)),
+                field.metadata["in_config"],
+            )
+            for field in dataclasses.fields(cls)
+        }
+    return vars(cls)["_options"]
+
+
+def type_of(cls: type, name: str) -> Any:
+    """The type of an option, its annotation evaluated.
+
+    Example:
+        >>> class Agent(WithOptions):
+        ...     seed: "int | None" = option(default=None, help="The seed.")
+        >>> type_of(Agent, "seed")
+        int | None
+    """
+    declared = next(c for c in cls.__mro__ if name in _annotations(c))
+    holder = SimpleNamespace(__annotations__={name: _annotations(declared)[name]})
+    return typing.get_type_hints(holder, vars(sys.modules[declared.__module__]))[name]
+
+
+def as_json(value: Any) -> Any:
+    """An option's value as ``config.json`` holds it: a schedule is its text.
+
+    Example:
+        >>> from tfpg.schedules import linear
+        >>> as_json(linear(1.0, 0.1, 100)), as_json((1, 2)), as_json("auto")
+        ('linear(1.0, 0.1, 100)', [1, 2], 'auto')
+    """
+    if callable(value):
+        try:
+            return float(repr(value))  # a constant schedule is its number
+        except ValueError:
+            return repr(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_names(
+    given: Iterable[str],
+    known: Iterable[str],
+    what: str,
+    error: type[Exception] = ValueError,
+) -> None:
+    """Raise for an unknown name, and suggest the nearest known one.
+
+    Args:
+        given: The names to check.
+        known: The names that exist.
+        what: What they are names of, for the message.
+        error: The exception to raise.
+
+    Raises:
+        ValueError: A name is unknown; or ``error``.
+
+    Example:
+        >>> check_names(["learing_rate"], ["gamma", "learning_rate"], "option")
+        Traceback (most recent call last):
+            ...
+        ValueError: Unknown option 'learing_rate'. Did you mean 'learning_rate'?
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
+            raise error(f"Unknown {what} {name[:80]!r}. {hint}")
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    return vars(cls).get("__annotations__", {})
+
+
+def _documented(cls: type) -> str:
+    """The class's docstring with an ``Args`` section made of its options."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    lines = []
+    for each in options_of(cls).values():
+        default = "" if each.default is dataclasses.MISSING else f" Default: {each.default!r}."
+        entry = f"{each.name}: {each.help}{default}"
+        lines += textwrap.wrap(entry, 92, initial_indent="    ", subsequent_indent=" " * 8)
+    args = "\n".join(["Args:", *lines])
+    summary, marker, rest = text.partition("\n\nSource:")
+    return f"{summary}\n\n{args}{marker}{rest}"
+
+
+def fraction(value: Any) -> float:
+    """A number from 0 to 1.
+
+    Example:
+        >>> fraction(1)
+        1.0
+    """
+    return _number(value, "a number from 0 to 1", lambda x: 0.0 <= x <= 1.0)
+
+
+def positive_fraction(value: Any) -> float:
+    """A number above 0 and up to 1.
+
+    Example:
+        >>> positive_fraction(0.01)
+        0.01
+    """
+    return _number(value, "a number above 0 and up to 1", lambda x: 0.0 < x <= 1.0)
+
+
+def positive(value: Any) -> float:
+    """A finite number above 0.
+
+    Example:
+        >>> positive(0.5)
+        0.5
+    """
+    return _number(value, "a number above 0", lambda x: 0.0 < x < math.inf)
+
+
+def nonnegative(value: Any) -> float:
+    """A finite number of at least 0.
+
+    Example:
+        >>> nonnegative(0)
+        0.0
+    """
+    return _number(value, "a number of at least 0", lambda x: 0.0 <= x < math.inf)
+
+
+def count(value: Any) -> int:
+    """An integer of at least 1.
+
+    Example:
+        >>> count(8)
+        8
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError("an integer of at least 1")
+    return int(value)
+
+
+def flag(value: Any) -> bool:
+    """True or False.
+
+    Example:
+        >>> flag(1)
+        True
+    """
+    if value not in (True, False):
+        raise ValueError("True or False")
+    return bool(value)
+
+
+def one_of(*choices: Any) -> Check:
+    """A check that accepts the given values.
+
+    Example:
+        >>> one_of("fused", "accumulated")("fused")
+        'fused'
+    """
+
+    def check(value: Any) -> Any:
+        if not any(value is choice or value == choice for choice in choices):
+            raise ValueError(f"one of {', '.join(map(repr, choices))}")
+        return value
+
+    return check
+
+
+def optional(check: Check, meaning: str = "None") -> Check:
+    """A check that also accepts None.
+
+    Example:
+        >>> optional(count)(None) is None
+        True
+    """
+
+    def either(value: Any) -> Any:
+        try:
+            return None if value is None else check(value)
+        except ValueError as error:
+            raise ValueError(f"{error} or {meaning}") from None
+
+    return either
+
+
+def _number(value: Any, text: str, test: Callable[[float], bool]) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not test(number):
+        raise ValueError(text)
+    return number
