@@ -1,221 +1,188 @@
-"""``tfpg doctor``: its judgements by literal facts, its probing with broken TensorFlows."""
+"""``tfpg doctor``: explanations of given facts, and facts found with broken TensorFlows."""
 
 import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from tfpg.checks import trial
-from tfpg.checks.doctor import OPTIONAL, Facts, FilmFacts, Gpu, GpuFacts, as_dict, table, why_no_gpu
+from tfpg.checks import doctor
+from tfpg.checks.doctor import OPTIONAL, ask_tensorflow, cuda_libraries, library_exists, table
+from tfpg.checks.doctor import why_no_gpu as explain
 
-WELL = GpuFacts(device=True, driver=True, cuda="12.5.1")
+GPU = {"device": True, "driver": True, "cuda": "12.5.1"}
 NO_GPU = "this machine has no NVIDIA GPU, or no driver for it"
+UNKNOWN_DEVICE = "CUDA_VISIBLE_DEVICES is '7': nvidia-smi -L lists the GPUs"
 
 
-class TestWhyNoGpu:
-    @pytest.mark.parametrize(
-        ("facts", "sentence"),
-        [
-            (GpuFacts(), NO_GPU),
-            (GpuFacts(cuda="12.5.1", missing=("libcudnn.so.9",)), NO_GPU),
-            (GpuFacts(cuda="12.5.1", visible_devices="-1"), NO_GPU),
-            (
-                WELL._replace(visible_devices=""),
-                "hidden, CUDA_VISIBLE_DEVICES is '': unset it to use the GPU",
-            ),
-            (
-                WELL._replace(visible_devices="-1,0", cuda=None, missing=("libcudnn.so.9",)),
-                "hidden, CUDA_VISIBLE_DEVICES is '-1,0': unset it to use the GPU",
-            ),
-            (
-                WELL._replace(cuda=None),
-                "this TensorFlow was built without CUDA: pip install 'tfpg[gpu]'",
-            ),
-            (
-                WELL._replace(driver=False, missing=("libcudnn.so.9",)),
-                "there is a GPU, and its driver's library libcuda.so.1 cannot be loaded: install "
-                "the driver, or give the container its GPUs (docker run --gpus all)",
-            ),
-            (
-                WELL._replace(driver_error=803, missing=("libcudnn.so.9",)),
-                "the NVIDIA driver does not start, error 803: nvidia-smi tells more; a driver that "
-                "was just updated needs a restart",
-            ),
-            (
-                WELL._replace(missing=("libcublas.so.12", "libcudnn.so.9"), visible_devices="0"),
-                "TensorFlow was built for CUDA 12.5.1 and does not find libcublas.so.12, "
-                "libcudnn.so.9: pip install 'tfpg[gpu]'",
-            ),
-            (
-                WELL._replace(driver_error=100, missing=("libcudnn.so.9",)),
-                "there is an NVIDIA driver, and it finds no GPU: nvidia-smi -L lists those there "
-                "are",
-            ),
-            (
-                WELL._replace(driver_error=100, visible_devices="7", missing=("libcudnn.so.9",)),
-                "CUDA_VISIBLE_DEVICES is '7': nvidia-smi -L lists the GPUs there are",
-            ),
-            (
-                WELL._replace(visible_devices="7"),
-                "CUDA_VISIBLE_DEVICES is '7': nvidia-smi -L lists the GPUs there are",
-            ),
-        ],
-    )
-    def test_each_reason_has_its_sentence(self, facts, sentence):
-        assert why_no_gpu(facts) == sentence
-
-    def test_an_unknown_reason_says_where_to_look(self):
-        command = why_no_gpu(WELL).split(": ", 1)[1]
-        assert command.startswith("python -c 'import tensorflow; ")
-        assert command.endswith("'")
-
-    def test_a_driver_without_a_device_file_counts(self):
-        assert why_no_gpu(WELL._replace(device=False)) == why_no_gpu(WELL)
-
-
-class TestTable:
-    FACTS = Facts({"tfpg": "0.1.0", "numpy": "2.4.6"}, {"box2d": "2.3"}, 4, 10**10, WELL)
-
-    def rows(self, **changes):
-        lines = table(self.FACTS._replace(**changes)).splitlines()
-        return {line[:14].rstrip(): line[14:] for line in lines}
-
-    def test_is_aligned(self):
-        rows = self.rows(dtype_policy="mixed_float16")  # the longest name
-        assert rows["numpy"] == "2.4.6"
-        assert rows["CPU cores"] == "4"
-        assert rows["memory"] == "10.0 GB free"
-        assert rows["dtype policy"] == "mixed_float16, where float32 is usual"
-        assert "dtype policy" not in table(self.FACTS._replace(dtype_policy="float32"))
-
-    def test_what_is_missing_has_its_mend(self):
-        text = table(
-            self.FACTS._replace(versions={"keras": None}, optional=dict.fromkeys(OPTIONAL))
-        )
-        assert "keras        not installed: pip install 'keras" in text
-        for extra in ("atari", "box2d", "mujoco", "tensorboard"):
-            assert f"not installed: pip install 'tfpg[{extra}]'" in text
-
-    def test_gpus_and_how_their_memory_is_taken(self):
-        gpus = (Gpu("NVIDIA H200", "9.0", 140 * 10**9), Gpu("/physical_device:GPU:1"))
-        text = table(self.FACTS._replace(gpu=WELL._replace(gpus=gpus)))
-        assert "GPU         NVIDIA H200, compute capability 9.0, 140 GB for TensorFlow\n" in text
-        assert "GPU         /physical_device:GPU:1\n" in text
-        assert "GPU memory  all taken at the start: set TF_FORCE_GPU_ALLOW_GROWTH=true" in text
-        text = table(self.FACTS._replace(gpu=WELL._replace(gpus=gpus, allow_growth="true")))
-        assert "GPU memory  taken as it is needed" in text
-
-    def test_memory_growth_matters_only_with_a_gpu(self):
-        assert "GPU memory" not in table(self.FACTS)
-        assert "GPU        none used: TensorFlow's own messages tell" in table(self.FACTS)
-
-    def film(self, **changes):
-        return self.FACTS._replace(film=FilmFacts(**changes))
-
-    def test_what_can_be_filmed(self):
-        text = table(self.film())
-        assert "films      .mp4, .gif, .webm, .png\n" in text
-        assert "windows    filmed, by Xvfb\n" in text
-        assert "MuJoCo     rendered off-screen, by egl\n" in text
-
-    @pytest.mark.parametrize(
-        ("changes", "row"),
-        [
-            ({"codecs": None}, "films      none: pip install 'imageio[pyav]'"),
-            (
-                {"codecs": (".gif", ".png")},
-                "films      .gif, .png; .mp4, .webm not: pip install --force-reinstall "
-                "--only-binary av av",
-            ),
-            ({"xvfb": False}, "windows    not filmed: apt-get install xvfb"),
-            (
-                {"gl": None},
-                "MuJoCo     not rendered, there is neither EGL nor OSMesa: apt-get install libegl1 "
-                "libgl1-mesa-dri",
-            ),
-            ({"gl": None, "display": ":3"}, "MuJoCo     rendered on the display :3"),
-        ],
-    )
-    def test_what_cannot_has_its_mend(self, changes, row):
-        assert row in table(self.film(**changes)).splitlines()
-
-    def test_json_holds_the_facts_and_the_judgements(self):
-        facts = self.FACTS._replace(gpu=WELL._replace(gpus=(Gpu("a GPU"),)), error="no")
-        told = json.loads(json.dumps(as_dict(facts)))
-        assert told["gpu"]["gpus"] == [
-            {"name": "a GPU", "compute_capability": None, "memory": None}
-        ]
-        assert (told["why_no_gpu"], told["works"], told["cores"]) == (None, False, 4)
-        assert told["film"]["codecs"] == [".mp4", ".gif", ".webm", ".png"]
-        assert as_dict(self.FACTS._replace(gpu=GpuFacts()))["why_no_gpu"] == NO_GPU
-
-
-class TestLibraries:
-    def test_of_other_versions(self):
-        by_13 = [names[0] for names in trial.libraries("13.0", "9.1.0")]
-        assert by_13[0] == "libcudart.so.13"
-        assert "libcufft.so.12" in by_13
-        assert by_13[-1] == "libcudnn.so.9"
-        assert trial.libraries("?", "") == []
-
-    def test_where_they_are_looked_for(self, tmp_path, monkeypatch):
-        library = "libtfpg_test.so.9"
-        assert not trial._is_found(library)
-        (tmp_path / "nvidia/cudnn/lib").mkdir(parents=True)
-        (tmp_path / "nvidia/cudnn/lib" / library).write_bytes(b"")
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(sys.modules, "nvidia", raising=False)
-        assert trial._is_found(library)
-        assert not trial._is_found("libtfpg_test.so.8")
-
-    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a library of Linux")
-    def test_the_system_is_searched_too(self):
-        assert trial._is_found("libc.so.6")
-
-
-def tensorflow_like(gpus=(), cuda=True):
-    """As much of TensorFlow as is asked about GPUs; ``gpus`` are their details."""
-    devices = [SimpleNamespace(name=f"/physical_device:GPU:{i}", i=i) for i in range(len(gpus))]
-    experimental = SimpleNamespace(get_device_details=lambda device: gpus[device.i])
-    return SimpleNamespace(
-        sysconfig=SimpleNamespace(
-            get_build_info=lambda: {"cuda_version": "99.1", "cudnn_version": "98"} if cuda else {}
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({}, NO_GPU),
+        ({"cuda": "12.5.1", "missing": ["libcudnn.so.9"]}, NO_GPU),
+        ({"cuda": "12.5.1", "visible_devices": "-1"}, NO_GPU),
+        (
+            GPU | {"visible_devices": ""},
+            "CUDA_VISIBLE_DEVICES is '', which hides all GPUs: unset it",
         ),
-        test=SimpleNamespace(is_built_with_cuda=lambda: cuda),
-        config=SimpleNamespace(
-            list_physical_devices=lambda kind: devices, experimental=experimental
+        (
+            GPU | {"visible_devices": "-1,0", "cuda": None, "missing": ["libcudnn.so.9"]},
+            "CUDA_VISIBLE_DEVICES is '-1,0', which hides all GPUs: unset it",
         ),
+        (
+            GPU | {"cuda": None},
+            "this TensorFlow was built without CUDA: pip install 'tfpg[gpu]'",
+        ),
+        (
+            GPU | {"driver": False, "missing": ["libcudnn.so.9"]},
+            "there is a GPU, but its driver's library libcuda.so.1 cannot be loaded: install the "
+            "driver, or give the container access to the GPU (docker run --gpus all)",
+        ),
+        (
+            GPU | {"driver_error": 803, "missing": ["libcudnn.so.9"]},
+            "the NVIDIA driver does not start (error 803): run nvidia-smi; a driver that was just "
+            "updated needs a restart",
+        ),
+        (
+            GPU | {"missing": ["libcublas.so.12", "libcudnn.so.9"], "visible_devices": "0"},
+            "TensorFlow was built for CUDA 12.5.1 and does not find libcublas.so.12, "
+            "libcudnn.so.9: pip install 'tfpg[gpu]'",
+        ),
+        (
+            GPU | {"driver_error": 100, "missing": ["libcudnn.so.9"]},
+            "there is an NVIDIA driver, but it finds no GPU: nvidia-smi -L lists the GPUs",
+        ),
+        (GPU | {"driver_error": 100, "visible_devices": "7"}, UNKNOWN_DEVICE),
+        (GPU | {"visible_devices": "7"}, UNKNOWN_DEVICE),
+        (
+            GPU | {"device": False},  # a driver without a device file
+            "TensorFlow's own messages explain it: python -c 'import tensorflow; "
+            'tensorflow.config.list_physical_devices("GPU")\'',
+        ),
+    ],
+)
+def test_each_reason_for_no_gpu_has_its_explanation(facts, sentence):
+    assert explain(facts) == sentence
+
+
+FACTS = {
+    "versions": {"tfpg": "0.1.0", "numpy": "2.4.6"},
+    "optional": {"box2d": "2.3"},
+    "cores": 4,
+    "memory": 10**10,
+    "gpu": {"gpus": [], "allow_growth": None},
+    "dtype_policy": None,
+    "video": {"display": None, "xvfb": True, "gl": "egl", "suffixes": doctor.SUFFIXES},
+    "error": None,
+    "why_no_gpu": NO_GPU,
+    "works": True,
+}
+
+
+def with_video(**changes):
+    return FACTS | {"video": FACTS["video"] | changes}
+
+
+def test_the_table_is_aligned():
+    assert table(FACTS | {"dtype_policy": "mixed_float16"}) == (
+        "tfpg          0.1.0\n"
+        "numpy         2.4.6\n"
+        "box2d         2.3\n"
+        "dtype policy  mixed_float16, where float32 is usual\n"
+        "CPU cores     4\n"
+        "memory        10.0 GB free\n"
+        f"GPU           not used: {NO_GPU}\n"
+        "videos        .mp4, .gif, .webm, .png\n"
+        "windows       recorded with Xvfb\n"
+        "MuJoCo        rendered off-screen with egl\n"
+        "training      works"
     )
 
 
-class TestGpuFacts:
-    def test_what_tensorflow_tells_of_gpus(self):
-        details = [{"device_name": "NVIDIA H200", "compute_capability": (9, 0)}, {}]
-        assert trial._gpu_facts(tensorflow_like(details)) == {
-            "gpus": [
-                {"name": "NVIDIA H200", "compute_capability": "9.0", "memory": None},
-                {"name": "/physical_device:GPU:1", "compute_capability": None, "memory": None},
-            ],
-            "cuda": "99.1",
-            "missing": [],
-        }
+def test_missing_packages_come_with_the_command_that_installs_them():
+    text = table(FACTS | {"versions": {"keras": None}, "optional": dict.fromkeys(OPTIONAL)})
+    assert "keras        not installed: pip install 'keras" in text
+    for extra in ("atari", "box2d", "mujoco", "tensorboard"):
+        assert f"not installed: pip install 'tfpg[{extra}]'" in text
 
-    def test_libraries_are_missed_where_there_is_no_gpu(self):
-        facts = trial._gpu_facts(tensorflow_like())
-        assert facts["missing"][0] == "libcudart.so.99"
-        assert facts["missing"][-1] == "libcudnn.so.98"
 
-    def test_a_build_without_cuda_misses_nothing(self):
-        facts = trial._gpu_facts(tensorflow_like(cuda=False))
-        assert (facts["cuda"], facts["missing"]) == (None, [])
+def test_the_table_shows_gpus_and_how_their_memory_is_allocated():
+    gpus = [
+        {"name": "NVIDIA H200", "compute_capability": "9.0", "memory": 140 * 10**9},
+        {"name": "/physical_device:GPU:1", "compute_capability": None, "memory": None},
+    ]
+    text = table(FACTS | {"gpu": {"gpus": gpus, "allow_growth": None}})
+    assert "GPU         NVIDIA H200, compute capability 9.0, 140 GB for TensorFlow\n" in text
+    assert "GPU         /physical_device:GPU:1\n" in text
+    assert "GPU memory  allocated all at once: set TF_FORCE_GPU_ALLOW_GROWTH=true" in text
+    text = table(FACTS | {"gpu": {"gpus": gpus, "allow_growth": "true"}})
+    assert "GPU memory  allocated as needed" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "row"),
+    [
+        ({"suffixes": None}, "videos     none: pip install 'imageio[pyav]'"),
+        (
+            {"suffixes": [".gif", ".png"]},
+            "videos     .gif, .png; not .mp4, .webm: pip install --force-reinstall "
+            "--only-binary av av",
+        ),
+        ({"xvfb": False}, "windows    not recorded: apt-get install xvfb"),
+        (
+            {"gl": None},
+            "MuJoCo     not rendered, because EGL and OSMesa are missing: apt-get install libegl1 "
+            "libgl1-mesa-dri",
+        ),
+        ({"gl": None, "display": ":3"}, "MuJoCo     rendered on the display :3"),
+    ],
+)
+def test_what_is_missing_for_videos_comes_with_its_remedy(changes, row):
+    assert row in table(with_video(**changes)).splitlines()
+
+
+def test_cuda_libraries_of_another_version():
+    names = [names[0] for names in cuda_libraries("13.0", "9.1.0")]
+    assert names[0] == "libcudart.so.13"
+    assert "libcufft.so.12" in names
+    assert names[-1] == "libcudnn.so.9"
+    assert cuda_libraries("?", "") == []
+
+
+def test_libraries_are_found_in_pip_packages(tmp_path, monkeypatch):
+    library = "libtfpg_test.so.9"
+    assert not library_exists(library)
+    (tmp_path / "nvidia/cudnn/lib").mkdir(parents=True)
+    (tmp_path / "nvidia/cudnn/lib" / library).write_bytes(b"")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    assert library_exists(library)
+    assert not library_exists("libtfpg_test.so.8")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a library of Linux")
+def test_libraries_are_found_in_the_system():
+    assert library_exists("libc.so.6")
+
+
+# A TensorFlow that knows its GPUs and its build, and nothing else.
+FAKE = """
+from types import SimpleNamespace as N
+__version__ = '2.0'
+details = {details}
+devices = [N(name=f"/physical_device:GPU:{{i}}", i=i) for i in range(len(details))]
+build = {{"cuda_version": "99.1", "cudnn_version": "98"}} if {cuda} else {{}}
+sysconfig = N(get_build_info=lambda: build)
+test = N(is_built_with_cuda=lambda: {cuda})
+experimental = N(get_device_details=lambda device: details[device.i])
+config = N(list_physical_devices=lambda kind: devices, experimental=experimental)
+"""
 
 
 @pytest.fixture
-def broken(tmp_path, monkeypatch):
-    """A function that puts a tensorflow of these lines before the real one."""
+def install(tmp_path, monkeypatch):
+    """A function that puts a tensorflow.py before the real TensorFlow."""
 
     def write(text):
         (tmp_path / "tensorflow.py").write_text(text)
@@ -225,66 +192,71 @@ def broken(tmp_path, monkeypatch):
     return write
 
 
-class TestBrokenTensorflow:
-    @pytest.mark.parametrize(
-        ("code", "begins", "ends"),
-        [
-            (
-                "raise ImportError('libfoo.so.1: cannot open\\nshared object file')",
-                "TensorFlow cannot be imported: libfoo.so.1: cannot open shared object file. ",
-                "'",
-            ),
-            (
-                "import os, signal; os.kill(os.getpid(), signal.SIGILL)",
-                "TensorFlow uses instructions that this CPU lacks (AVX). ",
-                "built for this one.",
-            ),
-            (
-                "import os, sys\nprint('F0000 Check failed', file=sys.stderr, flush=True)\n"
-                "os.abort()",
-                "TensorFlow ended its process (SIGABRT). F0000 Check failed. Reinstall: pip ",
-                "'",
-            ),
-        ],
-        ids=["import", "instructions", "abort"],
-    )
-    def test_the_error_says_what_and_the_mend(self, broken, code, begins, ends):
-        broken(code)
-        told = trial.ask()
-        assert told["error"].startswith(begins)
-        assert told["error"].endswith(ends)
-        assert "gpu" not in told
-
-    def test_another_backend_leaves_the_gpu_known(self, broken, monkeypatch):
-        broken(
-            "from types import SimpleNamespace\n__version__ = '2.0'\n"
-            "sysconfig = SimpleNamespace(get_build_info=dict)\n"
-            "test = SimpleNamespace(is_built_with_cuda=lambda: False)\n"
-            "config = SimpleNamespace(list_physical_devices=lambda kind: [])\n"
-        )
-        monkeypatch.setenv("KERAS_BACKEND", "jax")
-        told = trial.ask()
-        assert told["error"].endswith("Set KERAS_BACKEND=tensorflow before Keras is imported.")
-        assert told["versions"] == {"tensorflow": "2.0"}
-        assert told["gpu"]["cuda"] is None
-
-    def test_one_that_never_answers(self, broken, monkeypatch):
-        broken("import time; print('{\"versions\": 1}', flush=True); time.sleep(60)")
-        monkeypatch.setattr(trial, "TIMEOUT", 1.0)
-        told = trial.ask()
-        assert told["error"].startswith("TensorFlow did not answer within 1 s.")
-        assert told["versions"] == 1  # what was known is kept
-
-    def test_none_at_all_still_prints_the_table(self, broken):
-        folder = broken("raise ModuleNotFoundError('no tensorflow', name='tensorflow')")
-        done = doctor(folder, "--debug")
-        assert (done.returncode, done.stderr) == (1, "")
-        rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-        assert rows["GPU"] == "unknown, as TensorFlow did not start"
-        assert "'tensorflow' is not installed: pip install 'tensorflow>=" in rows["training"]
+@pytest.mark.parametrize(
+    ("details", "cuda", "gpus", "version", "missing"),
+    [
+        (
+            [{"device_name": "NVIDIA H200", "compute_capability": (9, 0)}, {}],
+            True,
+            [("NVIDIA H200", "9.0"), ("/physical_device:GPU:1", None)],
+            "99.1",
+            [],
+        ),
+        ([], True, [], "99.1", ["libcudart.so.99", "libcudnn.so.98"]),
+        ([], False, [], None, []),
+    ],
+    ids=["gpus", "missing", "no cuda"],
+)
+def test_facts_about_gpus(install, monkeypatch, details, cuda, gpus, version, missing):
+    install(FAKE.format(details=details, cuda=cuda))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")  # the fake one goes no further
+    found = ask_tensorflow()
+    assert found["error"].endswith("Set KERAS_BACKEND=tensorflow before Keras is imported.")
+    assert found["versions"] == {"tensorflow": "2.0"}
+    gpu = found["gpu"]
+    assert [(each["name"], each["compute_capability"]) for each in gpu["gpus"]] == gpus
+    assert gpu["cuda"] == version
+    assert [gpu["missing"][0], gpu["missing"][-1]] == missing if missing else not gpu["missing"]
 
 
-def doctor(folder, *args):
+@pytest.mark.parametrize(
+    ("code", "begins", "ends"),
+    [
+        (
+            "raise ImportError('libfoo.so.1: cannot open\\nshared object file')",
+            "Cannot import TensorFlow: libfoo.so.1: cannot open shared object file. ",
+            "'",
+        ),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGILL)",
+            "TensorFlow uses instructions that this CPU lacks (AVX). ",
+            "built for this one.",
+        ),
+        (
+            "import os, sys\nprint('F0000 Check failed', file=sys.stderr, flush=True)\nos.abort()",
+            "TensorFlow ended its process (SIGABRT). F0000 Check failed. Reinstall: pip ",
+            "'",
+        ),
+    ],
+    ids=["import", "instructions", "abort"],
+)
+def test_a_broken_tensorflow_is_reported_with_its_remedy(install, code, begins, ends):
+    install(code)
+    found = ask_tensorflow()
+    assert found["error"].startswith(begins)
+    assert found["error"].endswith(ends)
+    assert "gpu" not in found
+
+
+def test_a_tensorflow_that_never_answers(install, monkeypatch):
+    install("import time; print('{\"versions\": 1}', flush=True); time.sleep(60)")
+    monkeypatch.setattr(doctor, "TIMEOUT", 1.0)
+    found = ask_tensorflow()
+    assert found["error"].startswith("TensorFlow did not answer within 1 s.")
+    assert found["versions"] == 1  # earlier answers are kept
+
+
+def run_doctor(folder, *args):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
@@ -296,9 +268,18 @@ def doctor(folder, *args):
     )
 
 
+def test_the_command_prints_a_table_without_tensorflow(install):
+    folder = install("raise ModuleNotFoundError('no tensorflow', name='tensorflow')")
+    done = run_doctor(folder, "--debug")
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert rows["GPU"] == "unknown, because TensorFlow did not start"
+    assert "'tensorflow' is not installed: pip install 'tensorflow>=" in rows["training"]
+
+
 @pytest.mark.slow
-def test_this_machine_trains(tmp_path):
-    done = doctor(tmp_path, "--json")
+def test_the_command_prints_json_and_this_machine_trains(tmp_path):
+    done = run_doctor(tmp_path, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     facts = json.loads(done.stdout)
     assert facts["works"]
@@ -306,3 +287,4 @@ def test_this_machine_trains(tmp_path):
     assert facts["versions"].keys() >= {"tfpg", "python", "tensorflow", "keras", "gymnasium"}
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert bool(facts["gpu"]["gpus"]) == (facts["why_no_gpu"] is None)
+    assert table(facts).endswith("training     works")

@@ -132,11 +132,11 @@ def _names(one: str, other: str) -> tuple[str, str]:
 
 def doctor(args: argparse.Namespace) -> int:
     """``tfpg doctor``: what this machine and installation are; 1 if training does not work."""
-    from tfpg.checks.doctor import as_dict, probe, table
+    from tfpg.checks.doctor import probe, table
 
     facts = probe()
-    print(json.dumps(as_dict(facts)) if args.json else table(facts))
-    return 1 if facts.error else 0
+    print(json.dumps(facts) if args.json else table(facts))
+    return 0 if facts["works"] else 1
 
 
 def _source(args: argparse.Namespace) -> runs.Source:

@@ -6,15 +6,11 @@ Linux grants more memory than there is and later kills the process that uses it,
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 
 def available_memory(root: str | os.PathLike = "/") -> int:
@@ -119,11 +115,10 @@ def _control_groups(root: Path) -> Iterator[int]:
 
 
 def _address_space(root: Path) -> Iterator[int]:
-    if resource is not None:
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            with suppress(OSError, KeyError):
-                yield limit - _table(root / "proc/self/status")["VmSize"] * 1024
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        with suppress(OSError, KeyError):
+            yield limit - _table(root / "proc/self/status")["VmSize"] * 1024
 
 
 def _table(path: Path) -> dict[str, int]:
