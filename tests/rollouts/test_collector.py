@@ -1,247 +1,454 @@
+"""Whole episodes and fragments of steps, in all autoreset modes."""
+
+from functools import cache, partial
+
 import gymnasium
 import keras
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toys import Countdown, Endless
 
+import tfpg
+import tfpg.rollouts.collector
 import tfpg.rollouts.loop
-from tfpg.core.seeding import check_seed, evaluation_rng, reset_seed, training_rng
-from tfpg.envs import open_vec
+from tfpg.core.seeding import reset_seed, training_rng
+from tfpg.envs import open_vec, spaces_of
+from tfpg.errors import EnvDataError
 from tfpg.models.policy import Policy
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.loop import time_limit
 from tfpg.rollouts.trajectory import flatten
 
-RNGS = (training_rng, evaluation_rng)
-
-
-def policy_for(env, seed=0):
-    from tfpg.envs import spaces_of
-
-    keras.utils.set_random_seed(seed)
-    shape = spaces_of(env)[0].shape
-    return Policy(keras.Sequential([keras.Input(shape), keras.layers.Dense(2)]), env)
-
-
-def collect(envs, num_episodes, max_steps=None, num_envs=4, seed=0, **options):
-    with open_vec(envs, num_envs) as vector:
-        collector = Collector(vector, seed, **options)
-        return collector.collect_episodes(policy_for(vector), num_episodes, max_steps)
-
-
-def vector(lengths, mode):
-    """Environments whose episodes have these lengths; each one's later episodes are one longer."""
-    return SyncVectorEnv(
-        [lambda n=n: Countdown(lengths=[n, n + 1]) for n in lengths], autoreset_mode=mode
-    )
-
-
 MODES = list(AutoresetMode)
+modes = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
 
-@pytest.mark.parametrize("mode", MODES)
-class TestAutoresetModes:
-    """The three modes give the same trajectory: a reset step is no data."""
+@cache
+def network(shape):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input(shape), keras.layers.Dense(2)])
 
-    def test_mask_rewards_and_ends(self, mode):
-        data = collect(vector([2, 4, 1], mode), 3)
+
+def policy_for(envs):
+    return Policy(network(spaces_of(envs)[0].shape), envs)
+
+
+def episodes(envs, *counts, max_steps=None, num_envs=4, seed=0):
+    with open_vec(envs, num_envs) as envs:
+        collector, policy = Collector(envs, seed), policy_for(envs)
+        return collector, [collector.collect_episodes(policy, n, max_steps) for n in counts]
+
+
+def fragments(envs, *counts, max_steps=None, num_envs=4, seed=0, window=100, **options):
+    with open_vec(envs, num_envs, **options) as envs:
+        collector, policy = Collector(envs, seed, window=window), policy_for(envs)
+        return collector, [collector.collect_steps(policy, n, max_steps) for n in counts]
+
+
+def vector(lengths, mode, **options):
+    makers = [lambda n=n: Countdown(lengths=np.atleast_1d(n).tolist()) for n in lengths]
+    return SyncVectorEnv(makers, autoreset_mode=mode, **options)
+
+
+class Named(gymnasium.ObservationWrapper):
+    """Observes a dict."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Dict({"t": env.observation_space})
+
+    def observation(self, observation):
+        return {"t": observation}
+
+
+class Reusing(gymnasium.vector.VectorWrapper):
+    """Returns the same arrays of rewards and flags at each step."""
+
+    buffers = None
+
+    def step(self, actions):
+        observations, *arrays, infos = self.env.step(actions)
+        self.buffers = self.buffers or [np.zeros_like(x) for x in arrays]
+        for buffer, x in zip(self.buffers, arrays, strict=True):
+            buffer[:] = x
+        return observations, *self.buffers, infos
+
+
+@modes
+class TestEpisodesInEachMode:
+    def test_a_column_is_an_episode_and_its_padding(self, mode):
+        _, (data,) = episodes(vector([2, 4, 1], mode), 3)
         np.testing.assert_array_equal(data.mask, [[1, 1, 1], [1, 1, 0], [0, 1, 0], [0, 1, 0]])
         np.testing.assert_array_equal(data.rewards, data.mask)
         np.testing.assert_array_equal(data.terminated, [[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]])
         assert not data.truncated.any()
-
-    def test_the_last_observation_is_the_episodes_own(self, mode):
-        data = collect(vector([2, 4, 1], mode), 3)
-        assert data.observations.shape == (5, 3, 2)
         for column, length in enumerate([2, 4, 1]):
-            steps = data.observations[: length + 1, column, 0]
-            np.testing.assert_array_equal(steps, np.arange(length + 1))
-            assert (data.observations[: length + 1, column, 1] == 0).all()
+            seen = data.observations[: length + 1, column]
+            np.testing.assert_array_equal(seen[:, 0], np.arange(length + 1))
+            assert (seen[:, 1] == 0).all()  # the last observation is of the same episode
 
-    def test_rounds_begin_anew_in_every_environment(self, mode):
-        data = collect(vector([2, 4, 1], mode), 5)
+    def test_each_round_begins_with_a_reset_of_all(self, mode):
+        _, (data,) = episodes(vector([[2, 3], [4, 5], [1, 2]], mode), 5)
         lengths = data.mask.sum(axis=0)
-        # The fourth and fifth episode are the next ones of the first two environments. How many
-        # resets came between is the mode's affair.
         np.testing.assert_array_equal(lengths[:3], [2, 4, 1])
+        # How many resets are between two rounds depends on the mode.
         assert lengths[3] in (2, 3)
         assert lengths[4] in (4, 5)
         assert data.rewards.shape == (int(lengths.max()), 5)
 
-    def test_a_cap_truncates_and_an_end_at_the_cap_terminates(self, mode):
-        data = collect(vector([2, 4, 1], mode), 3, max_steps=2)
+    def test_max_steps_truncates(self, mode):
+        _, (data,) = episodes(vector([2, 4, 1], mode), 3, max_steps=2)
+        # An episode that ends in its last step is both.
         np.testing.assert_array_equal(data.truncated, [[0, 0, 0], [1, 1, 0]])
         np.testing.assert_array_equal(data.terminated, [[0, 0, 1], [1, 0, 0]])
         np.testing.assert_array_equal(data.observations[2, 1], [2, 0])
 
+    def test_buffers_that_an_environment_reuses_are_copied(self, mode):
+        _, (data,) = episodes(vector([3, 5], mode, copy=False), 2)
+        np.testing.assert_array_equal(data.observations[:4, 0, 0], np.arange(4))
+        np.testing.assert_array_equal(data.observations[:, 1, 0], np.arange(6))
 
-def test_every_environment_has_its_quota_whatever_the_lengths():
-    # Taking the first four that finish would give lengths 1, 1, 1, 1 and never the long ones.
-    data = collect(vector([1, 50], AutoresetMode.NEXT_STEP), 4)
-    assert sorted(data.mask.sum(axis=0).tolist()) in ([1, 1, 50, 50], [1, 2, 50, 51])
+    def test_environments_beyond_the_last_episode_are_not_waited_for(self, mode):
+        _, (data,) = episodes(vector([2, 9, 30], mode), 2)
+        assert data.rewards.shape == (9, 2)
 
-
-def test_the_same_seed_gives_the_same_trajectory_however_many_environments():
-    def play(num_envs):
-        return collect(lambda: gymnasium.make("CartPole-v1"), 6, num_envs=num_envs, seed=3)
-
-    one, three, six = play(1), play(3), play(6)
-    for other in (three, six):
-        np.testing.assert_array_equal(one.mask, other.mask)
-        for name in ("actions", "rewards", "terminated", "truncated", "log_probs"):
-            a, b = (flatten(data, getattr(data, name)) for data in (one, other))
-            np.testing.assert_allclose(a, b, atol=1e-6)
-        # Every real step's observation, and what it led to.
-        for rows in (slice(None, -1), slice(1, None)):
-            a, b = (flatten(data, data.observations[rows]) for data in (one, other))
-            np.testing.assert_allclose(a, b, atol=1e-6)
-    assert not np.array_equal(one.mask, collect("CartPole-v1", 6, seed=4).mask)
+    def test_an_episode_that_does_not_count_may_observe_anything(self, mode):
+        makers = [lambda: Broken("observation", np.nan, length=4), lambda: Countdown(length=9)]
+        _, (data,) = episodes(SyncVectorEnv(makers, autoreset_mode=mode), 2)
+        np.testing.assert_array_equal(data.mask.sum(axis=0), [4, 9])
 
 
-def test_every_episode_is_reset_with_a_derived_seed_of_its_own():
-    env = Countdown(length=2)
-    with open_vec(env) as envs:
-        collector = Collector(envs, seed=9)
-        collector.collect_episodes(policy_for(env), 3)
-        collector.collect_episodes(policy_for(env), 2)
-    assert env.seeds == [reset_seed(training_rng(9, episode)) for episode in range(5)]
-    assert len(set(env.seeds)) == 5
+class TestEpisodes:
+    def test_each_environment_has_its_share_whatever_the_lengths(self):
+        # Taking the first four that end would give lengths 1, 1, 1, 1.
+        _, (data,) = episodes(vector([1, 50], AutoresetMode.NEXT_STEP), 4)
+        assert sorted(data.mask.sum(axis=0).tolist()) == [1, 1, 50, 50]
+
+    def test_a_seed_gives_the_same_episodes_in_any_number_of_environments(self):
+        def play(num_envs):
+            env = lambda: gymnasium.make("CartPole-v1")  # noqa: E731
+            return episodes(env, 6, num_envs=num_envs, seed=3)[1][0]
+
+        one, three, six = play(1), play(3), play(6)
+        for other in (three, six):
+            np.testing.assert_array_equal(one.mask, other.mask)
+            for name in ("actions", "rewards", "terminated", "truncated", "log_probs"):
+                a, b = (flatten(data, getattr(data, name)) for data in (one, other))
+                np.testing.assert_allclose(a, b, atol=1e-6)
+            for rows in (slice(None, -1), slice(1, None)):  # before and after each step
+                a, b = (flatten(data, data.observations[rows]) for data in (one, other))
+                np.testing.assert_allclose(a, b, atol=1e-6)
+        assert not np.array_equal(one.mask, episodes("CartPole-v1", 6, seed=4)[1][0].mask)
+
+    def test_each_episode_is_reset_with_its_own_seed(self):
+        env = Countdown(length=2)
+        episodes(env, 3, 2, seed=9)
+        assert env.seeds == [reset_seed(training_rng(9, episode)) for episode in range(5)]
+        assert len(set(env.seeds)) == 5
+
+    def test_a_collector_resumes_at_an_episode(self):
+        with open_vec("CartPole-v1", 4) as envs:
+            policy, collector = policy_for(envs), Collector(envs, seed=1)
+            collector.collect_episodes(policy, 4)
+            second = collector.collect_episodes(policy, 4)
+            resumed = Collector(envs, seed=1, episode=4).collect_episodes(policy, 4)
+        for a, b in zip(second, resumed, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_integer_rewards_become_floats_and_observations_keep_their_type(self):
+        envs = SyncVectorEnv([lambda: Countdown(length=3, dtype=np.int64)])
+        _, (data,) = episodes(envs, 1)
+        assert data.rewards.dtype == np.float64
+        assert data.observations.dtype == np.int64
+
+    @pytest.mark.parametrize("kind", ["vector_entry_point", "sync", "here"])
+    def test_an_environment_keeps_its_own_limit(self, kind):
+        if kind == "here":
+            envs = lambda: gymnasium.make("CartPole-v1", max_episode_steps=7)  # noqa: E731
+        else:
+            envs = gymnasium.make_vec(
+                "CartPole-v1", num_envs=2, vectorization_mode=kind, max_episode_steps=7
+            )
+        with open_vec(envs, 2) as made:
+            assert kind != "here" or time_limit(made) == 7
+            _, (data,) = episodes(made, 2)
+        assert data.mask.sum(axis=0).tolist() == [7, 7]
+        assert data.truncated[-1].all()
+        assert not data.terminated.any()
+
+    @pytest.mark.parametrize("kind", ["vector_entry_point", "sync"])
+    def test_the_limit_may_be_longer_than_the_registered_one(self, kind):
+        envs = gymnasium.make_vec(
+            "CartPole-v1", num_envs=2, vectorization_mode=kind, max_episode_steps=600
+        )
+        balance = lambda x: (x @ np.array([0.05, 0.2, 1.0, 0.6]) > 0).astype(int)  # noqa: E731
+        assert tfpg.evaluate(balance, envs, 2, seed=0)["episode_lengths"] == [600, 600]
+
+    def test_an_endless_episode_is_cut_with_a_warning(self, monkeypatch):
+        monkeypatch.setattr(tfpg.rollouts.loop, "NO_LIMIT_STEPS", 20)
+        with pytest.warns(UserWarning, match="was cut after 20 steps.*max_steps"):
+            _, (data,) = episodes(Endless, 2)
+        assert data.mask.sum() == 40
+        assert data.truncated[-1].all()
+
+    @pytest.mark.filterwarnings("error")
+    def test_max_steps_needs_no_warning(self):
+        assert episodes(Endless, 2, max_steps=5)[1][0].mask.sum() == 10
 
 
-def test_going_on_at_an_episode_gives_what_would_have_come():
+@modes
+class TestFragmentsInEachMode:
+    def test_each_real_step_is_followed_by_what_it_led_to(self, mode):
+        _, parts = fragments(vector([2, 3, 5], mode), 7, 4, 6)
+        for data in parts:
+            t, n = np.nonzero(data.mask)
+            steps = data.observations[..., 0]
+            np.testing.assert_array_equal(steps[t + 1, n], steps[t, n] + 1)
+            np.testing.assert_array_equal(data.rewards, data.mask)
+            assert not data.truncated.any()
+            ends = (steps[1:] == [2, 3, 5]) & (data.mask > 0)
+            np.testing.assert_array_equal(data.terminated, ends)
+
+    def test_nothing_is_lost_between_fragments(self, mode):
+        _, (whole,) = fragments(vector([2, 3, 5], mode), 12)
+        _, parts = fragments(vector([2, 3, 5], mode), 5, 1, 6)
+        for n in range(3):
+            real = [data.observations[:-1, n][data.mask[:, n] > 0] for data in parts]
+            expected = whole.observations[:-1, n][whole.mask[:, n] > 0]
+            np.testing.assert_array_equal(np.concatenate(real), expected)
+
+    def test_only_a_reset_in_a_step_of_its_own_takes_steps(self, mode):
+        _, (data,) = fragments(vector([2, 3, 5], mode), 12)
+        lost = [4, 3, 2] if mode is AutoresetMode.NEXT_STEP else [0, 0, 0]
+        np.testing.assert_array_equal(data.mask.sum(axis=0), 12 - np.array(lost))
+
+    def test_steps_of_their_own_keep_the_length(self, mode):
+        _, parts = fragments(vector([2, 3], mode), 1, 2, 1, 1, 3)
+        if mode is AutoresetMode.NEXT_STEP:
+            assert [len(data.mask) for data in parts] == [1, 2, 1, 1, 3]
+        assert sum(data.mask.sum() for data in parts) >= 10
+
+    def test_episodes_that_ended_are_counted(self, mode):
+        collector, parts = fragments(vector([2, 3], mode), 5, 5)
+        assert set(collector.episode_returns) == {2.0, 3.0}
+        assert collector.episode_returns == collector.episode_lengths
+        assert collector.ended == sum(data.terminated.sum() for data in parts)
+        assert collector.steps == sum(data.mask.sum() for data in parts)
+
+    def test_the_window_bounds_the_returns_that_were_taken(self, mode):
+        envs = vector([2, 2], mode)
+        collector, _ = fragments(envs, 20, window=3)
+        count = collector.ended
+        assert len(collector.episode_returns) == count > 10
+        assert len(collector.take_finished()) == count
+        assert collector.take_finished() == []
+        collector.collect_steps(policy_for(envs), 3)
+        assert len(collector.episode_returns) == len(collector.episode_lengths) == 3
+        assert 2 <= len(collector.take_finished()) <= 4
+
+    def test_buffers_that_an_environment_reuses_are_copied(self, mode):
+        _, (data,) = fragments(vector([4, 4], mode, copy=False), 3)
+        np.testing.assert_array_equal(data.observations[:, 0, 0], [0, 1, 2, 3])
+
+    def test_observations_in_a_dict(self, mode):
+        makers = [lambda n=n: Named(Countdown(length=n)) for n in (2, 3)]
+        envs = SyncVectorEnv(makers, autoreset_mode=mode)
+        x = keras.Input((2,), name="t")
+        policy = Policy(keras.Model({"t": x}, keras.layers.Dense(2)(x)), envs)
+        data = Collector(envs, 0).collect_steps(policy, 7)
+        t, n = np.nonzero(data.mask)
+        steps = data.observations["t"][..., 0]
+        np.testing.assert_array_equal(steps[t + 1, n], steps[t, n] + 1)
+        whole = Collector(envs, 0).collect_episodes(policy, 2)
+        np.testing.assert_array_equal(whole.observations["t"][3, 1, 0], 3)
+
+
+class TestFragments:
+    def test_a_masked_row_after_an_end_holds_the_last_observation(self):
+        _, (data,) = fragments(vector([2, 5], AutoresetMode.DISABLED), 4)
+        np.testing.assert_array_equal(data.mask, [[1, 1], [1, 1], [0, 1], [1, 1], [1, 0]])
+        np.testing.assert_array_equal(data.observations[:, 0, 0], [0, 1, 2, 0, 1, 2])
+        np.testing.assert_array_equal(data.observations[:5, 1, 0], [0, 1, 2, 3, 4])
+        np.testing.assert_array_equal(data.terminated[:, 0], [0, 1, 0, 0, 1])
+
+    def test_max_steps_truncates_and_the_next_episode_begins(self):
+        collector, (data,) = fragments(partial(Countdown, 5), 7, max_steps=3, num_envs=2)
+        assert collector.episode_lengths == [3, 3, 3, 3]
+        np.testing.assert_array_equal(data.truncated[:, 0], [0, 0, 1, 0, 0, 0, 1, 0, 0])
+        assert not data.terminated.any()
+        np.testing.assert_array_equal(data.observations[:, 0, 0], [0, 1, 2, 3, 0, 1, 2, 3, 0, 1])
+
+    def test_an_episode_that_ends_in_its_last_step_is_also_truncated(self):
+        _, (data,) = fragments(partial(Countdown, 3), 3, max_steps=3)
+        assert data.terminated[2].all()
+        assert data.truncated[2].all()
+
+    @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+    def test_max_steps_needs_an_environment_that_waits_to_be_reset(self, mode):
+        with pytest.raises(ValueError, match="resets itself: make it with autoreset_mode=DISABLED"):
+            fragments(vector([3], mode), 2, max_steps=2)
+
+    def test_each_episode_is_reset_with_its_own_seed(self):
+        env = Countdown(length=2)
+        fragments(env, 3, 4, seed=9)
+        assert env.seeds == [reset_seed(training_rng(9, episode)) for episode in range(4)]
+
+    def test_a_seed_gives_the_same_steps(self):
+        def play(seed):
+            return fragments("CartPole-v1", 30, 40, seed=seed, seedable=True)[1][1]
+
+        for a, b in zip(play(3), play(3), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(play(3).observations, play(4).observations)
+
+    def test_a_missing_end_is_reported_once(self, monkeypatch):
+        monkeypatch.setattr(tfpg.rollouts.collector, "PATIENCE", 20)
+        with pytest.warns(UserWarning, match="No episode has ended in 20 steps") as caught:
+            fragments(Endless, 10, 10, 10, 10, num_envs=2)
+        assert len([w for w in caught if "No episode" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("collect", ["collect_episodes", "collect_steps"])
+def test_log_probs_are_those_of_the_policy_that_acted(collect):
     with open_vec("CartPole-v1", 4) as envs:
         policy = policy_for(envs)
-        collector = Collector(envs, seed=1)
-        collector.collect_episodes(policy, 4)
-        second = collector.collect_episodes(policy, 4)
-        again = Collector(envs, seed=1, episode=4).collect_episodes(policy, 4)
-    for a, b in zip(second, again, strict=True):
-        np.testing.assert_array_equal(a, b)
+        data = getattr(Collector(envs, seed=1), collect)(policy, 60)
+    real = data.mask > 0
+    assert not real.all()
+    expected = policy.distribution(data.observations[:-1][real]).log_prob(data.actions[real])
+    np.testing.assert_allclose(data.log_probs[real], expected, atol=1e-5)
 
 
-def test_log_probs_are_those_of_the_policy_that_acted():
-    with open_vec("CartPole-v1", 4) as envs:
-        policy = policy_for(envs)
-        data = Collector(envs, seed=1).collect_episodes(policy, 4)
-    x = data.observations[:-1].reshape(-1, 4)
-    expected = policy.distribution(x).log_prob(data.actions.reshape(-1)).numpy()
-    real = data.mask.reshape(-1) > 0
-    np.testing.assert_allclose(data.log_probs.reshape(-1)[real], expected[real], atol=1e-5)
-
-
-def test_buffers_that_an_environment_reuses_are_copied():
-    envs = SyncVectorEnv([lambda: Countdown(length=5)] * 2, copy=False)
-    data = collect(envs, 2)
-    np.testing.assert_array_equal(data.observations[:, 0, 0], np.arange(6))
-
-
-def test_integer_rewards_and_observations_keep_their_worth():
-    envs = SyncVectorEnv([lambda: Countdown(length=3, dtype=np.int64)])
-    data = collect(envs, 1)
-    assert data.rewards.dtype == np.float64
-    assert data.observations.dtype == np.int64
-
-
-def test_an_environments_own_limit_truncates():
-    with open_vec(lambda: gymnasium.make("CartPole-v1", max_episode_steps=7), 2) as envs:
-        assert time_limit(envs) == 7
-        keras.utils.set_random_seed(0)
-        data = Collector(envs, 0).collect_episodes(policy_for(envs), 2)
-    assert data.mask.sum() == 14
-    np.testing.assert_array_equal(data.truncated[-1], [True, True])
-    assert not data.terminated.any()
-
-
-def test_an_environment_that_never_ends_is_cut_and_the_cap_says_so(monkeypatch):
-    monkeypatch.setattr(tfpg.rollouts.loop, "NO_LIMIT_STEPS", 20)
-    with pytest.warns(UserWarning, match="was cut after 20 steps.*max_steps"):
-        data = collect(Endless, 2)
-    assert data.mask.sum() == 40
-    assert data.truncated[-1].all()
-
-
-def test_a_given_cap_needs_no_warning(recwarn):
-    assert collect(Endless, 2, max_steps=5).mask.sum() == 10
-    assert not [w for w in recwarn if "max_steps" in str(w.message)]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_last_observation_survives_reused_buffers(mode):
-    makers = [lambda: Countdown(length=3), lambda: Countdown(length=5)]
-    data = collect(SyncVectorEnv(makers, copy=False, autoreset_mode=mode), 2)
-    assert data.observations[3, 0, 0] == 3
-    assert data.observations[5, 1, 0] == 5
-
-
-@pytest.mark.parametrize("kind", ["vector_entry_point", "sync"])
-def test_a_vector_environment_keeps_a_limit_that_is_not_the_registered_one(kind):
-    envs = gymnasium.make_vec(
-        "CartPole-v1", num_envs=2, vectorization_mode=kind, max_episode_steps=7
-    )
-    keras.utils.set_random_seed(0)
-    data = collect(envs, 2)
-    assert data.mask.sum(axis=0).tolist() == [7, 7]
-    assert data.truncated[-1].all()
-    # Longer than the registered 500: a controller that holds the pole.
-    envs = gymnasium.make_vec(
-        "CartPole-v1", num_envs=2, vectorization_mode=kind, max_episode_steps=600
-    )
-    import tfpg
-
-    controller = lambda x: (x @ np.array([0.05, 0.2, 1.0, 0.6]) > 0).astype(int)  # noqa: E731
-    result = tfpg.evaluate(controller, envs, 2, seed=0)
-    assert result["episode_lengths"] == [600, 600]
-
-
-@pytest.mark.parametrize("reward", [np.nan, np.inf])
-def test_a_non_finite_reward_is_named(reward):
-    class Broken(Countdown):
-        def step(self, action):
-            observation, _, *rest = super().step(action)
-            return observation, reward if self.t == 2 else 1.0, *rest
-
-    with pytest.raises(FloatingPointError, match=f"reward of {reward}"):
-        collect(Broken, 2, num_envs=2)
-
-
-def test_environments_beyond_the_quota_are_not_waited_for():
-    data = collect(vector([2, 9, 30], AutoresetMode.NEXT_STEP), 2)
-    assert data.rewards.shape == (9, 2)
-    assert collect(vector([2, 9, 30], AutoresetMode.NEXT_STEP), 1).rewards.shape == (2, 1)
-
-
-def test_reused_arrays_of_rewards_and_ends_are_copied():
-    class Reusing(gymnasium.vector.VectorWrapper):
-        buffers = None
-
-        def step(self, actions):
-            observations, *arrays, infos = self.env.step(actions)
-            self.buffers = self.buffers or [np.zeros_like(x) for x in arrays]
-            for buffer, x in zip(self.buffers, arrays, strict=True):
-                buffer[:] = x
-            return observations, *self.buffers, infos
-
-    plain = SyncVectorEnv([lambda n=n: Countdown(length=n) for n in (2, 5)])
-    data = collect(Reusing(plain), 2)
+def test_rewards_and_flags_that_an_environment_reuses_are_copied():
+    _, (data,) = episodes(Reusing(vector([2, 5], AutoresetMode.NEXT_STEP)), 2)
     np.testing.assert_array_equal(data.rewards, data.mask)
     np.testing.assert_array_equal(data.terminated.sum(axis=0), [1, 1])
     assert data.terminated[1, 0]
 
 
-class TestSeeds:
-    @pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
-    def test_wrong_seeds_are_refused(self, seed):
-        with pytest.raises(ValueError, match="seed must be an integer of at least 0"):
-            check_seed(seed)
+class Broken(Countdown):
+    """Returns a reward or an observation that is not finite in one step of its second episode."""
 
-    def test_none_is_fresh_each_time(self):
-        assert check_seed(None) != check_seed(None)
+    def __init__(self, what, value, length):
+        super().__init__(length)
+        self.what, self.value = what, value
 
-    def test_evaluation_does_not_replay_training(self):
-        draws = {rng(s, e).random() for rng in RNGS for s in range(3) for e in range(3)}
-        assert len(draws) == 18
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        if self.episode == 1 and self.t == 2:
+            if self.what == "reward":
+                reward = self.value
+            else:
+                observation[1] = self.value
+        return observation, reward, *rest
 
-    def test_episodes_and_seeds_have_streams_of_their_own(self):
-        draws = {training_rng(s, e).random() for s in range(5) for e in range(5)}
-        assert len(draws) == 25
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("what", ["reward", "observation"])
+class TestNonFinite:
+    def envs(self, what, value, mode, length=4):
+        makers = [lambda: Countdown(length=9), lambda: Broken(what, value, length)]
+        return SyncVectorEnv(makers, autoreset_mode=mode)
+
+    def check(self, caught, what, value, env=1):
+        # A reward is reported with its step, an observation with the step it was for.
+        assert (caught.value.env, caught.value.step) == (env, 1 if what == "reward" else 2)
+        said = f"reward of {value}" if what == "reward" else "NaN or infinity in 1 of 2 values"
+        assert said in str(caught.value)
+
+    @modes
+    @pytest.mark.parametrize("length", [4, 2])  # within an episode, and at its end
+    def test_a_fragment_is_refused(self, what, value, length, mode):
+        with pytest.raises(EnvDataError) as caught:
+            fragments(self.envs(what, value, mode, length), 20)
+        self.check(caught, what, value)
+
+    @modes
+    def test_the_steps_of_earlier_fragments_are_counted(self, what, value, mode):
+        with pytest.raises(EnvDataError) as caught:
+            fragments(self.envs(what, value, mode), *[1] * 20)
+        self.check(caught, what, value)
+
+    def test_a_single_environment_that_ends_with_it_is_named(self, what, value):
+        envs = SyncVectorEnv([lambda: Broken(what, value, length=2)])
+        with pytest.raises(EnvDataError) as caught:
+            fragments(envs, 20)
+        assert caught.value.env == 0
+
+    def test_whole_episodes_are_refused(self, what, value):
+        with pytest.raises(EnvDataError) as caught:
+            episodes(partial(Broken, what, value, 4), 2, 2, num_envs=2)
+        self.check(caught, what, value, env=0)
+
+
+class Counted(gymnasium.Env):
+    """Observes numbers from 2 on, so 0 is no observation; has 3 to 6 steps; fails now and then."""
+
+    observation_space = spaces.Discrete(5, start=2)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, fails=10**9):
+        self.fails, self.steps = fails, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, int(self.np_random.integers(3, 7))
+        return 2, {}
+
+    def step(self, action):
+        self.t, self.steps = self.t + 1, self.steps + 1
+        if self.steps % self.fails == 0:
+            raise ValueError("it fails")
+        return 2 + self.t % 5, 1.0, self.t >= self.length, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:.*Its episode is")
+@pytest.mark.parametrize("fails", [10**9, 7])
+def test_padding_holds_observations_of_the_space(fails):
+    policy = Policy(tfpg.networks.mlp(Counted), Counted)
+    with open_vec(partial(Counted, fails), 3, on_env_error="drop") as envs:
+        collector = Collector(envs, seed=0)
+        parts = [collector.collect_steps(policy, 11) for _ in range(3)]
+        parts.append(collector.collect_episodes(policy, 5))
+    for data in parts:
+        assert not data.mask.all()
+        assert data.observations.min() >= 2
+        policy.encode(data.observations)
+
+
+class Lives(gymnasium.Env):
+    """Loses a life in every third step, and ends with the third one."""
+
+    observation_space = spaces.Box(-1, 9, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {"lives": 3}
+
+    def step(self, action):
+        self.t += 1
+        lives = 3 - self.t // 3
+        return np.full(1, self.t, np.float32), 1.0, lives == 0, False, {"lives": lives}
+
+
+@modes
+def test_a_lost_life_terminates_a_step_and_not_the_episode(mode):
+    with open_vec(SyncVectorEnv([Lives] * 2, autoreset_mode=mode)) as envs:
+        collector, policy = Collector(envs, 0), policy_for(envs)
+        parts = [collector.collect_steps(policy, n, end_on_life_loss=True) for n in (4, 9, 7)]
+    assert set(collector.episode_lengths) == {9}
+    for data in parts:
+        lost = (data.observations[1:, :, 0] % 3 == 0) & (data.mask > 0)
+        np.testing.assert_array_equal(data.terminated, lost)
+
+
+def test_lives_must_be_reported():
+    with (
+        open_vec(Endless, 2) as envs,
+        pytest.raises(ValueError, match="reports lives in infos.*nothing: leave it out"),
+    ):
+        Collector(envs, 0).collect_steps(policy_for(envs), 2, end_on_life_loss=True)

@@ -1,11 +1,11 @@
-"""Randomness derived from a run's seed and a counter, never carried along.
+"""Random generators derived from a run's seed and a counter, so that no state is carried along.
 
-Episode ``e`` of a run has a generator of its own, so what happens in it depends on the seed,
-on ``e`` and on the weights, and not on how many environments play side by side. Its first
-integer below 2**31 seeds the environment's reset; the action noise follows.
+Each episode of a run has its own generator. What happens in it depends on the seed, its number and
+the weights, and not on how many environments play side by side. The first integer below 2**31 that
+it draws is the seed of the environment's reset; the action noise follows.
 
 Environments that Gymnasium vectorizes itself (``CartPole-v1``) have one generator for all their
-resets: there the number of environments is part of what a seed means.
+resets. For them the same seed gives other episodes with another number of environments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def check_seed(seed: int | None) -> int:
-    """Returns the seed, or a fresh one for None.
+    """Return the seed, or a new one for None.
 
     Raises:
         ValueError: It is not an integer of at least 0.
@@ -31,7 +31,7 @@ def check_seed(seed: int | None) -> int:
 
 
 def training_rng(seed: int, episode: int) -> np.random.Generator:
-    """The generator of one training episode.
+    """Return the generator of a training episode.
 
     Example:
         >>> int(training_rng(1, 0).integers(2**31)) == int(training_rng(1, 0).integers(2**31))
@@ -41,7 +41,7 @@ def training_rng(seed: int, episode: int) -> np.random.Generator:
 
 
 def evaluation_rng(seed: int, episode: int) -> np.random.Generator:
-    """The generator of one episode of an evaluation or a film: other numbers than in training.
+    """Return the generator of an episode of an evaluation or a video.
 
     Example:
         >>> training_rng(1, 0).random() == evaluation_rng(1, 0).random()
@@ -51,7 +51,7 @@ def evaluation_rng(seed: int, episode: int) -> np.random.Generator:
 
 
 def fragment_rng(seed: int, fragment: int) -> np.random.Generator:
-    """The generator of the action noise of one fragment of steps, for all its environments.
+    """Return the generator of the action noise of a fragment, for all its environments.
 
     Example:
         >>> fragment_rng(1, 0).random() == training_rng(1, 0).random()
@@ -61,7 +61,7 @@ def fragment_rng(seed: int, fragment: int) -> np.random.Generator:
 
 
 def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
-    """The generator of the order in which a fragment's steps are learned from.
+    """Return the generator of what is learned from a fragment: its order, or what is sampled.
 
     Example:
         >>> shuffle_rng(1, 0).random() == fragment_rng(1, 0).random()
@@ -71,5 +71,5 @@ def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
 
 
 def reset_seed(rng: np.random.Generator) -> int:
-    """The seed of an environment's reset: the first number drawn from an episode's generator."""
+    """Draw the seed of an environment's reset, the first number of an episode's generator."""
     return int(rng.integers(2**31))

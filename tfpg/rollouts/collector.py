@@ -193,11 +193,9 @@ class Collector:
                 step = step._replace(terminated=step.terminated | lost)
             steps.append(step)
             self._returns += step.rewards
-            if any_of(step.ended):
+            if any_of(step.ended) or any_of(step.failed):
                 self.finish(self._returns[step.ended], step.lengths[step.ended])
-                self._returns[step.ended] = 0.0
-            if step.failed is not None:
-                self._returns[step.failed] = 0.0
+                self._returns[step.ended | step.failed] = 0.0
         data = record(steps, policy, num_steps=num_steps)
         self.steps += int(data.mask.sum())
         self._warn_if_endless()

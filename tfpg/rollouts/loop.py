@@ -57,7 +57,7 @@ class Step(NamedTuple):
     following: Any  # [N, ...]  what the action led to
     ended: np.ndarray  # [N]  bool, the episode is over
     lengths: np.ndarray  # [N]  steps of the episode so far, this one included
-    failed: np.ndarray | None  # [N]  bool, the environment failed: discard its episode
+    failed: np.ndarray  # [N]  bool, the environment failed, and its episode does not count
     infos: dict[str, Any]
 
 
@@ -108,16 +108,17 @@ def play(
         tfpg.errors.EnvError: An environment failed.
         FloatingPointError: The model's outputs are NaN or infinite.
     """
-    mode = autoreset_mode(envs)
+    mode, nobody = autoreset_mode(envs), np.zeros(envs.num_envs, bool)
     for drawn in noise:
         observations, playing = progress.observations, progress.playing
         try:
             decision = act(observations, drawn)
         except FloatingPointError:
             check_observations(observations, playing, progress.lengths)
-            decision = act(_valid_where(playing, observations), drawn)
+            # An environment that is not playing may observe anything.
+            decision = act(map_arrays(_finite_part, observations), drawn)
         after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
-        real, failed = playing, None
+        real, failed = playing, nobody
         if "env_failed" in infos:
             failed = infos["env_failed"] & playing
             real = playing & ~failed
@@ -134,21 +135,19 @@ def play(
         ended = terminated | truncated
         following = after = map_arrays(np.array, after)  # the environment may reuse its buffers
         progress.lengths = lengths
-        if not again:
-            progress.playing = playing & ~ended
-        elif mode is AutoresetMode.NEXT_STEP:
+        if again and mode is AutoresetMode.NEXT_STEP:
             progress.playing = ~ended
-        if failed is not None or any_of(over) or any_of(ended):
-            begun = ended if failed is None else ended | failed
-            progress.lengths = np.where(begun, 0, lengths)
+        if any_of(over) or any_of(ended) or any_of(failed):
+            if not again:
+                progress.playing = playing & ~ended
+            progress.lengths = np.where(ended | failed, 0, lengths)
+            # An episode that max_steps cut needs no reset if it is the last one that counts.
+            waiting = over | failed | ended if again else over | failed
             if mode is AutoresetMode.SAME_STEP:
                 following = _with_final(after, over, infos)
-            elif mode is AutoresetMode.DISABLED:
-                waiting = over | begun if again else over | (begun & ~ended)
-                if any_of(waiting):
-                    after = reset_some(
-                        envs, waiting, next_seeds and next_seeds(waiting, begun & ~ended)
-                    )
+            elif mode is AutoresetMode.DISABLED and any_of(waiting):
+                seeds = None if next_seeds is None else next_seeds(waiting, failed)
+                after = reset_some(envs, waiting, seeds)
         progress.observations = after
         yield Step(
             observations,
@@ -330,12 +329,8 @@ def warn_of_the_cut(limit: int) -> None:
     )
 
 
-def _valid_where(playing: np.ndarray, observations: Any) -> Any:
-    """Observations ``[N, ...]`` with those of environments that are not playing replaced."""
-    valid = map_arrays(np.array, observations)
-    if any_of(playing):
-        assign(valid, ~playing, map_arrays(lambda x: x[playing][:1], observations))
-    return valid
+def _finite_part(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(x), x, 0)
 
 
 def _with_final(observations: Any, over: np.ndarray, infos: dict[str, Any]) -> Any:

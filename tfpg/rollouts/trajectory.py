@@ -76,25 +76,24 @@ def record(
     Raises:
         tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
     """
-
     fields: Any = Step._make(zip(*steps, strict=True))
     decisions: Any = Decision._make(zip(*fields.decision, strict=True))
 
-    def stacked(xs: Sequence[np.ndarray]) -> np.ndarray:
+    def stacked(*xs: np.ndarray) -> np.ndarray:
         return np.array(xs)[:, :num_episodes]
 
-    observations = map_arrays(lambda *xs: stacked(xs), *fields.observations, steps[-1].following)
-    rewards, actions = stacked(fields.rewards), stacked(decisions.actions)
-    real, broken = _kept(steps, num_episodes)
-    ended = stacked(fields.ended)
+    real, broken = (x[..., :num_episodes] for x in _kept(fields))
+    ended = stacked(*fields.ended)
+    actions = stacked(*decisions.actions)
     arrays = [
         actions,
-        np.where(real, rewards, 0.0),
-        stacked(fields.terminated) & real,
-        stacked(fields.truncated) & real,
+        np.where(real, stacked(*fields.rewards), 0.0),
+        stacked(*fields.terminated) & real,
+        stacked(*fields.truncated) & real,
         real.astype(np.float64),
-        policy.distribution_of(stacked(decisions.outputs)).log_prob(actions),
+        policy.distribution_of(stacked(*decisions.outputs)).log_prob(actions),
     ]
+    observations = map_arrays(stacked, *fields.observations, fields.following[-1])
     rows = arrange(real, ended, broken)
     times, columns = np.nonzero(real)
     places = rows[times, columns]
@@ -110,14 +109,14 @@ def record(
         arrays = [moved(x) for x in arrays]
         # Zeros may be outside the observation space.
         observations = map_arrays(lambda x: moved(x, length + 1, x[0]), observations)
-        # The last step of a column, too, is not followed by another one.
+        # Nothing is below the last step of a column yet.
         n = np.flatnonzero(real.any(axis=0))
         ended[len(steps) - 1 - real[::-1, n].argmax(axis=0), n] = True
     for t in np.flatnonzero(ended.any(axis=1)).tolist():
         n = np.flatnonzero(ended[t])
-        following = map_arrays(lambda x, n=n: x[n], steps[t].following)
+        following = map_arrays(lambda x, n=n: x[n], fields.following[t])
         assign(observations, (rows[t, n] + 1, n), following)
-    if not (is_finite(rewards) and is_finite(observations)):
+    if not (is_finite(arrays[1]) and is_finite(observations)):
         _check_finite(steps)
     return Trajectory(observations, *arrays)
 
@@ -133,7 +132,7 @@ def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarr
         broken: ``[N]`` bool, the columns that begin with a masked row.
 
     Returns:
-        ``[T, N]`` int. Only what it says of real steps counts.
+        ``[T, N]`` int, which counts only where a step is real.
 
     Example:
         >>> real, ended = np.array([[1, 1, 0, 1]]).T > 0, np.array([[0, 1, 0, 0]]).T > 0
@@ -145,16 +144,14 @@ def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarr
     return rows
 
 
-def _kept(steps: Sequence[Step], count: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """The steps ``[T, N]`` that are real and not of a failed episode, and who begins broken."""
-    real = np.array([step.real for step in steps])[:, :count]
+def _kept(fields: Step) -> tuple[np.ndarray, np.ndarray]:
+    """The real steps ``[T, N]`` of episodes that did not fail, and which columns begin broken."""
+    real, failed = np.array(fields.real), np.array(fields.failed)
     broken = np.zeros(real.shape[1], bool)
-    for t, step in enumerate(steps):
-        if step.failed is not None:
-            for n in np.flatnonzero(step.failed[:count]):
-                first = t - step.lengths[n]
-                broken[n] |= first < 0
-                real[max(first, 0) : t, n] = False
+    for t, n in zip(*np.nonzero(failed), strict=True):
+        first = t - fields.lengths[t][n]
+        broken[n] |= first < 0
+        real[max(first, 0) : t, n] = False
     return real, broken
 
 
