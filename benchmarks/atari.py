@@ -15,6 +15,7 @@ import numpy as np
 
 import tfpg
 from tfpg.envs import open_vec
+from tfpg.rollouts.collector import Collector
 
 
 def alone(envs, steps: int) -> float:
@@ -38,7 +39,7 @@ def before_learning(envs, model, steps: int) -> float:
     )
     policy = agent.policy_for(envs)
     agent.prepare(policy)
-    collector = agent.make_collector(envs, seed=0, iteration=0)
+    collector = Collector(envs, seed=0)
     collector.collect_steps(policy, 1)  # the seeded resets, which are ALE's
     start = time.perf_counter()
     agent.warm_up(collector, policy)

@@ -10,8 +10,9 @@ Example:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tfpg.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tfpg import callbacks, schedules
@@ -33,31 +34,6 @@ if TYPE_CHECKING:
     from tfpg.video.record import frames, record
 
 __version__ = "0.1.0"
-
-# Importing TensorFlow takes seconds, so every name is imported when it is first used.
-_HOME = {
-    "A2C": "tfpg.agents.a2c",
-    "ActorCritic": "tfpg.agents.actor_critic",
-    "Agent": "tfpg.agents.agent",
-    "Checkpoints": "tfpg.checkpoints.manager",
-    "DQN": "tfpg.agents.dqn",
-    "EnvError": "tfpg.errors",
-    "EnvWorkerDied": "tfpg.errors",
-    "PPO": "tfpg.agents.ppo",
-    "Policy": "tfpg.models.policy",
-    "Reinforce": "tfpg.agents.reinforce",
-    "callbacks": "tfpg.callbacks",
-    "check_env": "tfpg.checks.env_checks",
-    "evaluate": "tfpg.rollouts.evaluation",
-    "frames": "tfpg.video.record",
-    "load_model": "tfpg.models.saving",
-    "networks": "tfpg.models.networks",
-    "presets": "tfpg.agents.presets",
-    "record": "tfpg.video.record",
-    "save_model": "tfpg.models.saving",
-    "schedules": "tfpg.schedules",
-    "show": "tfpg.video.notebook",
-}
 
 __all__ = [
     "A2C",
@@ -85,15 +61,29 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'tfpg' has no attribute {name!r}")
-    module = importlib.import_module(_HOME[name])
-    is_module = name in ("callbacks", "networks", "presets", "schedules")
-    value = module if is_module else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "A2C": "tfpg.agents.a2c:A2C",
+        "ActorCritic": "tfpg.agents.actor_critic:ActorCritic",
+        "Agent": "tfpg.agents.agent:Agent",
+        "Checkpoints": "tfpg.checkpoints.manager:Checkpoints",
+        "DQN": "tfpg.agents.dqn:DQN",
+        "EnvError": "tfpg.errors:EnvError",
+        "EnvWorkerDied": "tfpg.errors:EnvWorkerDied",
+        "PPO": "tfpg.agents.ppo:PPO",
+        "Policy": "tfpg.models.policy:Policy",
+        "Reinforce": "tfpg.agents.reinforce:Reinforce",
+        "callbacks": "tfpg.callbacks",
+        "check_env": "tfpg.checks.env_checks:check_env",
+        "evaluate": "tfpg.rollouts.evaluation:evaluate",
+        "frames": "tfpg.video.record:frames",
+        "load_model": "tfpg.models.saving:load_model",
+        "networks": "tfpg.models.networks",
+        "presets": "tfpg.agents.presets",
+        "record": "tfpg.video.record:record",
+        "save_model": "tfpg.models.saving:save_model",
+        "schedules": "tfpg.schedules",
+        "show": "tfpg.video.notebook:show",
+    },
+)

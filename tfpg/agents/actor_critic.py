@@ -10,7 +10,7 @@ where a termination stops the bootstrap and a time limit only the sum. The value
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +24,10 @@ from tfpg.core.seeding import shuffle_rng
 from tfpg.models.critic import Critic
 from tfpg.models.policy import Policy
 from tfpg.ops.gradients import fused
-from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from tfpg.rollouts.collector import Collector
 
 JIT_HELP = (
     "Compile the updates with XLA. 'auto' does unless the model has convolutions and runs on a "
@@ -100,9 +102,8 @@ class ActorCritic(PolicyGradient):
     def manual_resets(self) -> bool:  # type: ignore[override]
         return self.max_steps is not None  # which only tfpg can enforce
 
-    def make_collector(self, envs: Any, seed: int, iteration: int) -> Collector:
-        first = iteration * self.num_envs * self.num_steps
-        return Collector(envs, seed, episode=first, fragment=iteration, window=self.window)
+    def first_numbers(self, iteration: int) -> tuple[int, int]:
+        return iteration * self.num_envs * self.num_steps, iteration
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         if self.reward_scale != "auto":
@@ -110,7 +111,7 @@ class ActorCritic(PolicyGradient):
         elif self._scale is None or self._scale.gamma != self.gamma:
             self._scale = ReturnScale(self.gamma)
         else:
-            self._scale.begin()
+            self._scale.start_episodes()
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Step every environment ``num_steps`` times."""
@@ -170,7 +171,7 @@ class ActorCritic(PolicyGradient):
 
     def restart_episodes(self, which: np.ndarray) -> None:
         if self._scale is not None:
-            self._scale.forget(which)
+            self._scale.start_episodes(which)
 
     def _update_all(
         self, batch: Batch, order: tf.Tensor, valid: tf.Tensor, kl_limit: tf.Tensor

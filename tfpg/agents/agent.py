@@ -6,20 +6,18 @@ import abc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tfpg.agents.non_finite import attach_data
 from tfpg.agents.optimization import Trainable, compiled_in
 from tfpg.agents.state import assign_variables, check_variables, variables_state
-from tfpg.agents.training import fit
-from tfpg.callbacks.progress_bar import resolve_verbose
-from tfpg.checkpoints.manager import Checkpoints
 from tfpg.core.backend import keras
 from tfpg.core.options import (
     WithOptions,
     as_json,
+    checked,
     count,
     fraction,
     one_of,
@@ -31,10 +29,11 @@ from tfpg.envs import EnvLike, spaces_of
 from tfpg.models.normalization import ObservationStatistics
 from tfpg.models.policy import Policy
 from tfpg.models.requirements import check_layers, warn_of_losses
-from tfpg.models.saving import load_model, save_model
-from tfpg.rollouts.collector import Collector
-from tfpg.rollouts.evaluation import check_count, evaluate
 from tfpg.rollouts.trajectory import Trajectory, played_observations
+
+if TYPE_CHECKING:
+    from tfpg.checkpoints.manager import Checkpoints
+    from tfpg.rollouts.collector import Collector
 
 
 class Agent(WithOptions, abc.ABC):
@@ -167,18 +166,21 @@ class Agent(WithOptions, abc.ABC):
             Keras's `BackupAndRestore` restores ``agent.model`` and the iteration only: no value
             model, no replay, no ``env_steps``. ``checkpoints`` restores everything.
         """
+        from tfpg.agents.training import fit
+        from tfpg.callbacks.progress_bar import resolve_verbose
+
         self._verbose = resolve_verbose(verbose)
         return fit(
             self,
             envs,
-            check_count("iterations", iterations),
+            checked("iterations", iterations, count),
             callbacks=callbacks,
             seed=seed,
             initial_iteration=initial_iteration,
             verbose=self._verbose,
             validation_envs=validation_envs,
-            validation_freq=check_count("validation_freq", validation_freq),
-            validation_episodes=check_count("validation_episodes", validation_episodes),
+            validation_freq=checked("validation_freq", validation_freq, count),
+            validation_episodes=checked("validation_episodes", validation_episodes, count),
             checkpoints=checkpoints,
         )
 
@@ -190,6 +192,8 @@ class Agent(WithOptions, abc.ABC):
         seed: int | None = None,
     ) -> dict[str, Any]:
         """Return the returns and lengths of whole episodes. See `tfpg.evaluate`."""
+        from tfpg.rollouts.evaluation import evaluate
+
         return evaluate(
             self, envs, episodes, deterministic=deterministic, seed=seed, max_steps=self.max_steps
         )
@@ -233,11 +237,15 @@ class Agent(WithOptions, abc.ABC):
         A value model is saved separately, with ``agent.value_model.save(path)``. A free log
         standard deviation is not saved: only sampling needs it.
         """
+        from tfpg.models.saving import save_model
+
         return save_model(self.model, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, **options: Any) -> Agent:
         """Return an agent with a model from a ``.keras`` file and the given options."""
+        from tfpg.models.saving import load_model
+
         return cls(load_model(path), **options)
 
     def get_config(self) -> dict[str, Any]:
@@ -284,12 +292,12 @@ class Agent(WithOptions, abc.ABC):
             raise RuntimeError("The agent is not ready to learn: call fit, or prepare first.")
         return self._trained_policy
 
-    def make_collector(self, envs: Any, seed: int, iteration: int) -> Collector:
-        """Return what plays in the environments from an iteration on.
+    def first_numbers(self, iteration: int) -> tuple[int, int]:
+        """Return the numbers of the first episode and the first fragment of an iteration.
 
-        Episodes and action noise are numbered, and must not repeat those of earlier iterations.
+        Random numbers are derived from them, and must not repeat those of earlier iterations.
         """
-        return Collector(envs, seed, window=self.window)
+        return 0, 0
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         """Get ready for the episodes of a collector, before anything is played or restored."""

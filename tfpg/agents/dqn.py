@@ -18,7 +18,7 @@ https://arxiv.org/abs/1710.02298.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,9 +36,11 @@ from tfpg.ops.value_losses import (
     q_learning_targets,
     td_errors,
 )
-from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.replay import Transitions
 from tfpg.schedules import IN_THE_END, linear, probability_schedule
+
+if TYPE_CHECKING:
+    from tfpg.rollouts.collector import Collector
 
 _LOGS = ("loss", "mean_q", "td_error", "grad_norm")
 

@@ -1,4 +1,4 @@
-"""From trajectories to batches: returns, advantages and their standardization."""
+"""From trajectories to batches: advantages, returns, and the minibatches of an epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfpg.rollouts.trajectory import Trajectory, flatten
 
 
 class Batch(NamedTuple):
-    """Real steps only, flattened: what a gradient is taken of.
+    """Steps that a gradient is computed from, without padding.
 
     Example:
         >>> import numpy as np
@@ -22,15 +22,12 @@ class Batch(NamedTuple):
         5
     """
 
-    inputs: Any  # [B, ...]  observations as the model takes them, or a dict
+    inputs: Any  # [B, ...]  model inputs, or a dict of them
     actions: Any  # [B, ...]
-    advantages: Any  # [B]  the weight of each log-probability
-    returns: Any  # [B]  what the value is to become
-    values: Any  # [B]  what the critic said when it was played, 0 without one
+    advantages: Any  # [B]  weights of the log-probabilities
+    returns: Any  # [B]  targets of the values
+    values: Any  # [B]  under the model that acted, 0 without a value
     log_probs: Any  # [B]  under the policy that acted
-
-
-STANDARDIZE = ("batch", "episode", None)
 
 
 def make_batch(
@@ -44,21 +41,21 @@ def make_batch(
     center: bool = False,
     encode: Callable[[Any], Any] = lambda observations: observations,
 ) -> Batch:
-    """The real steps of a trajectory with their advantages and returns.
+    """Return the real steps of a trajectory with their advantages and returns.
 
     Args:
         data: A trajectory, ``[T, N]``.
         gamma: Discount factor, in [0, 1].
-        values: ``[T+1, N]``, of the observations. None: there is no critic, nothing is
-            bootstrapped, and the advantages are the returns to go.
-        gae_lambda: Of the lambda-returns.
-        n_step: Bootstrap after so many rewards, instead of by ``gae_lambda``.
-        per: Standardize the advantages over the ``"batch"``, each ``"episode"`` or not (None).
-        center: Subtract the mean of the advantages.
-        encode: From observations to model inputs.
+        values: ``[T+1, N]``, the values of the observations. None: nothing is bootstrapped, and
+            the advantages are the returns.
+        gae_lambda: Weight of later rewards.
+        n_step: Bootstrap after this many rewards instead of weighting them by ``gae_lambda``.
+        per: Standardize the advantages over the ``"batch"`` or each ``"episode"``. None: do not.
+        center: Whether to subtract the mean of the advantages.
+        encode: Maps observations to model inputs.
 
     Returns:
-        A `Batch`, one column after another.
+        A `Batch` of float32 arrays, column by column.
 
     Raises:
         FloatingPointError: Rewards or values are not finite.
@@ -79,9 +76,10 @@ def make_batch(
     """
     returns = _returns(data, gamma, values, gae_lambda, n_step)
     if not np.isfinite(returns).all():
-        what = "values" if values is not None and not np.isfinite(values).all() else "rewards"
+        culprits = "rewards" if values is None or np.isfinite(values).all() else "values"
         raise FloatingPointError(
-            f"The returns are not finite, because {what} are not. Nothing was learned from them."
+            f"The returns are not finite, because the {culprits} are not. Nothing was learned "
+            "from them."
         )
     baseline = np.zeros_like(returns) if values is None else values[:-1].astype(np.float64)
     advantages = returns - baseline
@@ -103,26 +101,6 @@ def make_batch(
     )
 
 
-def episode_ends(data: Trajectory) -> np.ndarray:
-    """``[B]``, true at the last real step of every column, in the order of a batch."""
-    real = data.mask.T > 0
-    last = real & ~np.concatenate([real[:, 1:], np.zeros_like(real[:, :1])], axis=1)
-    return last[real]
-
-
-def explained_variance(batch: Batch) -> float:
-    """How much of the returns' variance the values explain: 1 all, 0 none, below 0 worse than none.
-
-    Example:
-        >>> import numpy as np
-        >>> returns = np.array([1.0, 2.0, 3.0])
-        >>> explained_variance(Batch(None, None, None, returns, 0.5 * returns, None))
-        0.75
-    """
-    spread = float(np.var(batch.returns))
-    return 1.0 - float(np.var(batch.returns - batch.values)) / spread if spread > 0 else 0.0
-
-
 def _returns(
     data: Trajectory,
     gamma: float,
@@ -138,21 +116,45 @@ def _returns(
     return lambda_returns(data.rewards, gamma, values[1:], gae_lambda=gae_lambda, **ends)
 
 
+def episode_ends(data: Trajectory) -> np.ndarray:
+    """Return ``[B]`` bool, true at the last real step of every column, in the order of a batch."""
+    real = data.mask.T > 0
+    last = real & ~np.concatenate([real[:, 1:], np.zeros_like(real[:, :1])], axis=1)
+    return last[real]
+
+
+def explained_variance(batch: Batch) -> float:
+    """Return the share of the returns' variance that the values explain.
+
+    1 is all of it, 0 is none, and less than 0 is worse than none.
+
+    Example:
+        >>> import numpy as np
+        >>> returns = np.array([1.0, 2.0, 3.0])
+        >>> explained_variance(Batch(None, None, None, returns, 0.5 * returns, None))
+        0.75
+    """
+    variance = float(np.var(batch.returns))
+    if variance == 0:
+        return 0.0
+    return 1.0 - float(np.var(batch.returns - batch.values)) / variance
+
+
 def minibatch_order(
     count: int, capacity: int, epochs: int, minibatches: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which steps each update sees, in a shape that does not depend on how many there are.
+    """Return the steps of each update, in a shape that does not depend on their number.
 
     Args:
-        count: Real steps, at least 1.
-        capacity: The most there may be.
-        epochs: Passes over all steps, each in an order of its own.
-        minibatches: Parts of a pass, of sizes that differ by one at most.
-        rng: Of the orders. A single minibatch needs none.
+        count: The number of real steps, at least 1.
+        capacity: The largest number there may be.
+        epochs: Passes over all steps, each in a new random order.
+        minibatches: Parts of a pass. Their sizes differ by at most 1.
+        rng: Draws the orders. A single minibatch needs none.
 
     Returns:
-        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, and 1 where one
-        counts, else 0, float32.
+        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, and a float32
+        array that is 1 for steps and 0 for padding. Updates without steps are left out.
 
     Example:
         >>> order, valid = minibatch_order(5, 6, 1, 2, np.random.default_rng(0))
@@ -167,13 +169,12 @@ def minibatch_order(
         for part, chosen in enumerate(np.array_split(steps, minibatches)):
             order[epoch * minibatches + part, : len(chosen)] = chosen
             valid[epoch * minibatches + part, : len(chosen)] = 1.0
-    # With fewer steps than minibatches some have none, and no mean.
     filled = valid.any(axis=1)
     return order[filled], valid[filled]
 
 
 def padded(batch: Batch, capacity: int) -> Batch:
-    """A batch with zeros behind it, up to so many steps."""
+    """Return a batch with zeros appended, ``capacity`` steps in total."""
     missing = capacity - len(batch.advantages)
     if not missing:
         return batch

@@ -11,7 +11,7 @@ import abc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +23,14 @@ from tfpg.core.messages import warn
 from tfpg.core.options import count, flag, fraction, option, optional, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.policy import Policy
-from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.replay import ReplayBuffer, Transitions
 from tfpg.rollouts.replay_device import replay_device
 from tfpg.rollouts.replay_storage import bytes_needed, check_stacked
 from tfpg.rollouts.trajectory import Trajectory
 from tfpg.schedules import probability_schedule
+
+if TYPE_CHECKING:
+    from tfpg.rollouts.collector import Collector
 
 # Steps of each environment that are played at a time before the first update.
 _WARM_UP_STEPS = 128
@@ -145,9 +147,8 @@ class OffPolicy(Agent):
     def manual_resets(self) -> bool:  # type: ignore[override]
         return self.max_steps is not None  # which only tfpg can enforce
 
-    def make_collector(self, envs: Any, seed: int, iteration: int) -> Collector:
-        first = iteration * self.steps_per_iteration
-        return Collector(envs, seed, episode=first, fragment=first, window=self.window)
+    def first_numbers(self, iteration: int) -> tuple[int, int]:
+        return iteration * self.steps_per_iteration, iteration * self.steps_per_iteration
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         envs = collector.envs

@@ -17,7 +17,7 @@ reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,8 +32,10 @@ from tfpg.ops import per_step
 from tfpg.ops.gradients import fused, gradient_of, weight_penalty
 from tfpg.ops.policy_losses import policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
-from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from tfpg.rollouts.collector import Collector
 
 # Undefined for a single episode, and left out of the logs then.
 _NOISE = ("grad_snr", "baseline_saving", "zscore_saving")
@@ -140,9 +142,8 @@ class Reinforce(PolicyGradient):
         )
         self._update_value = compiled(self._value_update, signature=[batch])
 
-    def make_collector(self, envs: Any, seed: int, iteration: int) -> Collector:
-        first = iteration * self.episodes_per_update
-        return Collector(envs, seed, episode=first, window=self.window)
+    def first_numbers(self, iteration: int) -> tuple[int, int]:
+        return iteration * self.episodes_per_update, 0
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         distribution, value = self.distribution_and_value(batch.inputs)

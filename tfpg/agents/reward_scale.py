@@ -1,4 +1,4 @@
-"""Rewards in units of how much returns vary."""
+"""Rewards in units of the standard deviation of the return."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tfpg.rollouts.trajectory import Trajectory
 class ReturnScale:
     """Divides rewards by the running standard deviation of the discounted return.
 
-    The return is summed forward, ``R_t = gamma R_{t-1} + r_t``, from each episode's start, also
-    across fragments.
+    The return is summed forward from the start of each episode, ``R_t = gamma R_{t-1} + r_t``,
+    across rollouts.
 
     Args:
         gamma: Discount factor.
@@ -31,10 +31,10 @@ class ReturnScale:
     def __init__(self, gamma: float):
         self.gamma = gamma
         self.moments = RunningMoments()
-        self._carried: np.ndarray | None = None
+        self._carried: np.ndarray | None = None  # [N]  returns of the current episodes so far
 
     def __call__(self, data: Trajectory) -> np.ndarray:
-        """The rewards ``[T, N]`` of fragments, scaled."""
+        """Return the scaled rewards ``[T, N]`` of a rollout, after taking it into account."""
         real, ended = data.mask > 0, data.terminated | data.truncated
         if self._carried is None or len(self._carried) != real.shape[1]:
             self._carried = np.zeros(real.shape[1])
@@ -49,20 +49,18 @@ class ReturnScale:
         # Returns that are all the same have no scale.
         return data.rewards / std if std > 1e-6 * abs(self.moments.mean) else data.rewards
 
+    def start_episodes(self, which: np.ndarray | None = None) -> None:
+        """Forget the current episodes of environments ``[N]`` bool, or of all."""
+        if which is None or self._carried is None:
+            self._carried = None
+        else:
+            self._carried = np.where(which, 0.0, self._carried)
+
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes."""
+        """Return what `set_state` needs."""
         return {"moments": self.moments.get_state(), "carried": self._carried}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restore a state."""
         self.moments.set_state(state["moments"])
         self._carried = None if state["carried"] is None else np.array(state["carried"])
-
-    def forget(self, which: np.ndarray) -> None:
-        """The episodes of environments ``[N]`` bool begin anew."""
-        if self._carried is not None:
-            self._carried = np.where(which, 0.0, self._carried)
-
-    def begin(self) -> None:
-        """Before fragments whose episodes all begin anew."""
-        self._carried = None

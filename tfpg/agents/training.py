@@ -20,6 +20,7 @@ from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, open_vec
 from tfpg.models.requirements import non_finite_weight
+from tfpg.rollouts.collector import Collector
 
 _FINISHING = "\nFinishing the iteration and saving a checkpoint. Ctrl-C again stops at once.\n"
 
@@ -70,7 +71,8 @@ def fit(
         # Keras's BackupAndRestore sets the model's initial epoch.
         first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
         first = first if saved is None else saved.header["iteration"]
-        collector = agent.make_collector(vector_envs, seed, first)
+        episode, fragment = agent.first_numbers(first)
+        collector = Collector(vector_envs, seed, episode, fragment, agent.window)
         agent.begin(collector, policy)
         state = None
         if checkpoints is not None:

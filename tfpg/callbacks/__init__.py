@@ -1,11 +1,18 @@
-"""Callbacks of tfpg. Everything else is Keras's own: any stock callback works unmodified."""
+"""Callbacks of tfpg. All others are Keras's: any stock callback works unmodified."""
 
-from tfpg.callbacks.best import KeepBest
-from tfpg.callbacks.diagnostics import Diagnostics
-from tfpg.callbacks.metrics import MetricsLogger
-from tfpg.callbacks.progress_bar import ProgressBar
-from tfpg.callbacks.stopping import StopAtReturn, StopAtSteps
-from tfpg.callbacks.videos import RecordVideo, Snapshots
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tfpg.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tfpg.callbacks.best import KeepBest
+    from tfpg.callbacks.diagnostics import Diagnostics
+    from tfpg.callbacks.metrics import MetricsLogger
+    from tfpg.callbacks.progress_bar import ProgressBar
+    from tfpg.callbacks.stopping import StopAtReturn, StopAtSteps
+    from tfpg.callbacks.videos import RecordVideo, Snapshots
 
 __all__ = [
     "Diagnostics",
@@ -17,3 +24,17 @@ __all__ = [
     "StopAtReturn",
     "StopAtSteps",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Diagnostics": "tfpg.callbacks.diagnostics:Diagnostics",
+        "KeepBest": "tfpg.callbacks.best:KeepBest",
+        "MetricsLogger": "tfpg.callbacks.metrics:MetricsLogger",
+        "ProgressBar": "tfpg.callbacks.progress_bar:ProgressBar",
+        "RecordVideo": "tfpg.callbacks.videos:RecordVideo",
+        "Snapshots": "tfpg.callbacks.videos:Snapshots",
+        "StopAtReturn": "tfpg.callbacks.stopping:StopAtReturn",
+        "StopAtSteps": "tfpg.callbacks.stopping:StopAtSteps",
+    },
+)

@@ -46,12 +46,23 @@ class Option(NamedTuple):
         Raises:
             ValueError: The value is out of its range.
         """
-        if self.check is None:
-            return value
-        try:
-            return self.check(value)
-        except ValueError as error:
-            raise ValueError(f"{self.name} must be {error}, got {value!r}.") from None
+        return value if self.check is None else checked(self.name, value, self.check)
+
+
+def checked(name: str, value: Any, check: Check) -> Any:
+    """Return a named value in its final form.
+
+    Raises:
+        ValueError: The value is out of its range.
+
+    Example:
+        >>> checked("episodes", 3, count)
+        3
+    """
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be {error}, got {value!r}.") from None
 
 
 def option(
