@@ -1,13 +1,9 @@
-"""Targets of Q-learning and n-step transitions, against numbers worked out by hand."""
+"""Targets of Q-learning, against numbers worked out by hand."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tfpg.ops.returns import n_step_returns
-from tfpg.ops.transitions import n_step_transitions
 from tfpg.ops.value_losses import double_q_learning_targets, huber, q_learning_targets, td_errors
 
 REWARDS = [1.0, 2.0, -1.0]
@@ -52,36 +48,3 @@ class TestTargets:
     def test_huber_is_the_golden_number(self):
         errors = np.array([10, 11, 12, 10, 9.0]) - np.array([12, 8, 10, 13, 11.0])
         assert float(tf.reduce_mean(huber(errors))) == pytest.approx(1.9)
-
-
-class TestNStep:
-    def test_an_end_stops_the_sum_and_only_a_termination_the_bootstrap(self):
-        rewards = np.array([[1.0] * 4, [2.0] * 4, [4.0] * 4])
-        terminated = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
-        truncated = np.array([[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
-        returns, discounts, lengths = n_step_transitions(rewards, 0.5, terminated, truncated)
-        np.testing.assert_allclose(returns, [3.0, 1.0, 2.0, 3.0])
-        np.testing.assert_allclose(discounts, [0.125, 0.0, 0.25, 0.0])
-        np.testing.assert_array_equal(lengths, [3, 1, 2, 3])
-
-    def test_integers_are_not_rounded(self):
-        ends = np.zeros((2, 1), bool)
-        returns, _, _ = n_step_transitions(np.array([[1], [1]]), 0.5, ends, ends)
-        np.testing.assert_allclose(returns, [1.5])
-
-    @settings(max_examples=60, deadline=None)
-    @given(st.integers(0, 2**31), st.integers(1, 6), st.floats(0, 1))
-    def test_is_the_n_step_return_of_a_trajectory(self, seed, n, gamma):
-        rng = np.random.default_rng(seed)
-        steps = 12
-        rewards, values = rng.normal(size=(2, steps + n))
-        terminated, truncated = rng.random((2, steps + n)) < 0.2
-        rows = np.arange(steps) + np.arange(n)[:, None]
-        returns, discounts, lengths = n_step_transitions(
-            rewards[rows], gamma, terminated[rows], truncated[rows]
-        )
-        following = values[np.arange(steps) + lengths - 1]
-        expected = n_step_returns(
-            rewards, gamma, values, n=n, terminated=terminated, truncated=truncated
-        )
-        np.testing.assert_allclose(returns + discounts * following, expected[:steps], atol=1e-12)

@@ -5,11 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfpg.ops.returns import (
-    check_gamma,
     discounted_returns,
-    gae,
     lambda_returns,
     n_step_returns,
+    n_step_transitions,
     standardize,
 )
 
@@ -46,7 +45,7 @@ def padded(columns):
 
 class TestDiscountedReturns:
     @pytest.mark.parametrize(("gamma", "rewards", "expected"), GOLDEN)
-    def test_golden(self, gamma, rewards, expected):
+    def test_golden_values(self, gamma, rewards, expected):
         np.testing.assert_allclose(discounted_returns(rewards, gamma), expected, rtol=1e-6)
 
     def test_golden_to_the_last_digit(self):
@@ -82,13 +81,13 @@ class TestDiscountedReturns:
             np.testing.assert_allclose(returns[:length, n], expected, rtol=1e-9, atol=1e-9)
             assert (returns[length:, n] == 0).all()
 
-    def test_padding_does_not_matter_even_when_it_is_nan(self):
+    def test_padding_does_not_matter_even_if_it_is_nan(self):
         rewards, mask = padded([[1, 2, 3], [4]])
         rewards[mask == 0] = np.nan
         returns = discounted_returns(rewards, 0.5, mask=mask)
         np.testing.assert_array_equal(returns, [[2.75, 4], [3.5, 0], [3, 0]])
 
-    def test_episode_order_does_not_matter(self):
+    def test_the_order_of_episodes_does_not_matter(self):
         rewards, mask = padded([[1, 2, 3], [4], [5, 6]])
         order = [2, 0, 1]
         a = discounted_returns(rewards, 0.9, mask=mask)[:, order]
@@ -114,12 +113,12 @@ class TestDiscountedReturns:
     @pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan"), "high", None])
     def test_gamma_outside_its_range_is_refused(self, gamma):
         with pytest.raises(ValueError, match=r"gamma must be a number in \[0, 1\]"):
-            check_gamma(gamma)
+            discounted_returns([1.0], gamma)
 
 
 @st.composite
 def fragments(draw):
-    """Columns of steps with ends, cuts and masked rows anywhere, as collectors make them."""
+    """Columns of steps with ends, cuts and masked rows anywhere."""
     shape = draw(st.integers(1, 9)), draw(st.integers(1, 3))
     reals = hnp.arrays(float, shape, elements=st.floats(-10, 10))
     flags = hnp.arrays(bool, shape)
@@ -135,7 +134,7 @@ def fragments(draw):
 
 
 def episode_from(data, t, n):
-    """The steps that a return of step t is made of, and whether it ends in a termination."""
+    """The steps that the return of step t consists of, and whether the last one terminated."""
     steps = []
     for k in range(t, len(data["mask"])):
         if not data["mask"][k, n]:
@@ -169,7 +168,7 @@ def without(data, *names):
 
 
 class TestBootstrapping:
-    """Each named return against its definition, on fragments with ends and gaps anywhere."""
+    """Returns against their definitions, on fragments with ends and gaps anywhere."""
 
     @given(data=fragments(), gamma=st.floats(0, 1), count=st.integers(1, 12))
     @settings(max_examples=80, deadline=None)
@@ -191,7 +190,7 @@ class TestBootstrapping:
 
     @given(data=fragments(), gamma=st.floats(0, 1), lam=st.floats(0, 1))
     @settings(max_examples=80, deadline=None)
-    def test_gae_is_the_discounted_sum_of_td_errors(self, data, gamma, lam):
+    def test_advantages_are_discounted_sums_of_td_errors(self, data, gamma, lam):
         # The definition holds where V(s_{t+1}) is one number, seen from both its steps.
         data["next_values"][:-1] = np.where(
             data["mask"][1:], data["values"][1:], data["next_values"][:-1]
@@ -205,11 +204,12 @@ class TestBootstrapping:
             steps, _ = episode_from(data, t, n)
             return sum((gamma * lam) ** (k - t) * delta(k, n) for k in steps)
 
-        check_against(naive, gae(gamma=gamma, gae_lambda=lam, **data), data)
+        returns = lambda_returns(gamma=gamma, gae_lambda=lam, **without(data, "values"))
+        check_against(naive, np.where(data["mask"], returns - data["values"], 0), data)
 
     @given(data=fragments(), gamma=st.floats(0, 1))
     @settings(max_examples=40, deadline=None)
-    def test_the_ends_of_the_scale_meet(self, data, gamma):
+    def test_named_returns_are_special_cases_of_each_other(self, data, gamma):
         common = without(data, "values")
         one = lambda_returns(gamma=gamma, gae_lambda=0.0, **common)
         np.testing.assert_allclose(one, n_step_returns(gamma=gamma, n=1, **common), atol=1e-9)
@@ -220,7 +220,7 @@ class TestBootstrapping:
         zeros = lambda_returns(gamma=gamma, **{**common, "next_values": 0 * common["rewards"]})
         np.testing.assert_array_equal(plain, zeros)
 
-    def test_by_hand(self):
+    def test_returns_by_hand(self):
         # Three steps, the second truncated: the recursion stops and bootstraps there.
         common = {"next_values": [10, 20, 30], "truncated": [0, 1, 0]}
         np.testing.assert_allclose(lambda_returns([1, 2, 3], 0.5, **common), [7, 12, 18])
@@ -232,13 +232,10 @@ class TestBootstrapping:
         np.testing.assert_allclose(
             lambda_returns([1, 2, 3], 0.5, next_values=[10, 20, 30], **both), [2, 2, 18]
         )
-        np.testing.assert_allclose(
-            gae([1, 2, 3], 0.5, values=[4, 5, 6], gae_lambda=1.0, **common), [3, 7, 12]
-        )
         np.testing.assert_allclose(n_step_returns([1, 2, 3], 0.5, n=1, **common), [6, 12, 18])
 
     @pytest.mark.parametrize("n", [0, -1, 1.5, True])
-    def test_n_is_a_count(self, n):
+    def test_n_must_be_a_count(self, n):
         with pytest.raises(ValueError, match="n must be an integer of at least 1"):
             n_step_returns([1.0], 0.9, n=n)
 
@@ -247,15 +244,46 @@ class TestBootstrapping:
         with pytest.raises(ValueError, match=r"gae_lambda must be a number in \[0, 1\]"):
             lambda_returns([1.0], 0.9, gae_lambda=lam)
 
-    def test_shapes_are_named(self):
+    def test_wrong_shapes_of_values_are_named(self):
         with pytest.raises(ValueError, match=r"next_values has shape \(3,\)"):
             lambda_returns([1.0], 0.9, next_values=[1, 2, 3])
-        with pytest.raises(ValueError, match=r"values has shape \(2,\)"):
-            gae([1.0], 0.9, values=[1, 2], next_values=[1])
+
+
+class TestNStepTransitions:
+    def test_an_end_stops_the_sum_and_only_termination_the_bootstrap(self):
+        rewards = np.array([[1.0] * 4, [2.0] * 4, [4.0] * 4])
+        terminated = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
+        truncated = np.array([[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
+        returns, discounts, lengths = n_step_transitions(rewards, 0.5, terminated, truncated)
+        np.testing.assert_allclose(returns, [3.0, 1.0, 2.0, 3.0])
+        np.testing.assert_allclose(discounts, [0.125, 0.0, 0.25, 0.0])
+        np.testing.assert_array_equal(lengths, [3, 1, 2, 3])
+
+    def test_integer_rewards_are_not_rounded(self):
+        ends = np.zeros((2, 1), bool)
+        returns, _, _ = n_step_transitions(np.array([[1], [1]]), 0.5, ends, ends)
+        np.testing.assert_allclose(returns, [1.5])
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 2**31), st.integers(1, 6), st.floats(0, 1))
+    def test_target_is_the_n_step_return_of_a_trajectory(self, seed, n, gamma):
+        rng = np.random.default_rng(seed)
+        steps = 12
+        rewards, values = rng.normal(size=(2, steps + n))
+        terminated, truncated = rng.random((2, steps + n)) < 0.2
+        rows = np.arange(steps) + np.arange(n)[:, None]
+        returns, discounts, lengths = n_step_transitions(
+            rewards[rows], gamma, terminated[rows], truncated[rows]
+        )
+        following = values[np.arange(steps) + lengths - 1]
+        expected = n_step_returns(
+            rewards, gamma, values, n=n, terminated=terminated, truncated=truncated
+        )
+        np.testing.assert_allclose(returns + discounts * following, expected[:steps], atol=1e-12)
 
 
 class TestStandardize:
-    def test_per_episode_each_column_has_its_own_mean_and_scale(self):
+    def test_each_episode_has_its_own_mean_and_scale(self):
         values, mask = padded([[1, 2, 3], [40, 60], [7]])
         scores = standardize(values, mask, per="episode")
         np.testing.assert_allclose(
@@ -264,7 +292,7 @@ class TestStandardize:
         with pytest.raises(ValueError, match='per must be "batch" or "episode"'):
             standardize(values, mask, per="step")
 
-    def test_golden(self):
+    def test_golden_values(self):
         rewards, mask = padded([[10, 0, -50], [10, 20]])
         scores = standardize(discounted_returns(rewards, 0.8, mask=mask), mask)
         np.testing.assert_allclose(scores[:, 0], [-0.28435071, -0.86597718, -1.18910299], atol=5e-9)
@@ -276,7 +304,7 @@ class TestStandardize:
         padding=hnp.arrays(float, st.integers(0, 10), elements=st.floats(-1e9, 1e9)),
     )
     @settings(max_examples=60, deadline=None)
-    def test_padding_leaves_the_scores_as_they_are(self, values, padding):
+    def test_padding_does_not_change_the_scores(self, values, padding):
         mask = np.concatenate([np.ones(len(values)), np.zeros(len(padding))])
         scores = standardize(np.concatenate([values, padding]), mask)
         np.testing.assert_array_equal(scores[: len(values)], standardize(values))
@@ -293,9 +321,9 @@ class TestStandardize:
     def test_equal_values_give_zeros(self, value, count):
         assert (standardize(np.full(count, value)) == 0).all()
 
-    def test_nothing_real_gives_zeros(self):
+    def test_no_real_steps_give_zeros(self):
         assert (standardize([[1.0, 2.0]], [[0, 0]]) == 0).all()
 
-    def test_scale_and_shift_do_not_matter(self):
+    def test_scores_do_not_depend_on_scale_and_shift(self):
         x = np.array([1.0, 2.0, 4.0])
         np.testing.assert_allclose(standardize(x), standardize(1e-9 * x - 5e-9), rtol=1e-6)

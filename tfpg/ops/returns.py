@@ -1,14 +1,14 @@
-"""Returns, advantages and their standardization, masked: nothing here looks at padding.
+"""Returns of steps and their standardization. Masked steps never count.
 
-One recursion gives them all,
+One recursion gives them all:
 
-    G_t = r_t + gamma (1 - terminated_t) ((1 - lambda_t) V_{t+1} + lambda_t G_{t+1}),
+    G_t = r_t + gamma (1 - terminated_t) ((1 - lambda_t) V_{t+1} + lambda_t G_{t+1})
 
-where ``lambda_t`` is ``gae_lambda``, and 0 where step t is the last one that counts: it ended an
-episode, was cut off, or is followed by a masked row. Termination alone stops the bootstrap.
+``lambda_t`` is ``gae_lambda``, but 0 at the last step that counts: where an episode ended or was
+cut off, or a masked row follows. Only termination stops the bootstrap.
 
-These run once per batch on data that came from NumPy environments, and no gradient ever
-flows through them, so they are NumPy in float64.
+No gradient flows through returns, and rewards come from NumPy, so these functions are NumPy in
+float64.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ def discounted_returns(
     truncated: Array | None = None,
     mask: Array | None = None,
 ) -> np.ndarray:
-    """Returns to go: the discounted sum of the rewards from each step to its episode's end.
+    """Return the discounted sum of the rewards from each step to the end of its episode.
 
-    `lambda_returns` with ``gae_lambda=1`` and no values. Nothing is bootstrapped: without a
-    critic a time limit is treated as an end, which makes the returns of a truncated episode too
-    small near its last step.
+    ``G_t = r_t + gamma G_{t+1}``: `lambda_returns` with ``gae_lambda=1`` and no values. Without
+    values a time limit counts as an end, so the returns near the end of a truncated episode are
+    too small.
 
     Args:
-        rewards: ``[T]`` or ``[T, N]``, of any number type; integers are not rounded.
+        rewards: ``[T]`` or ``[T, N]``, of any number type.
         gamma: Discount factor, in [0, 1].
-        terminated: ``[T]`` or ``[T, N]``, true where the episode ended. None: nowhere.
-        truncated: The same shape, true where the episode was cut. None: nowhere.
-        mask: The same shape, 1 for a real step and 0 for padding. None: all real.
+        terminated: See `lambda_returns`.
+        truncated: See `lambda_returns`.
+        mask: See `lambda_returns`.
 
     Returns:
-        float64 array in the shape of ``rewards``, 0 where padded.
+        float64 array in the shape of ``rewards``, 0 where masked.
 
     Raises:
         ValueError: ``gamma`` is outside [0, 1], or the shapes differ.
@@ -56,9 +56,7 @@ def discounted_returns(
         >>> discounted_returns([10, 0, -50], gamma=0.8)
         array([-22., -40., -50.])
     """
-    return lambda_returns(
-        rewards, gamma, terminated=terminated, truncated=truncated, mask=mask, gae_lambda=1.0
-    )
+    return lambda_returns(rewards, gamma, terminated=terminated, truncated=truncated, mask=mask)
 
 
 def lambda_returns(
@@ -71,37 +69,42 @@ def lambda_returns(
     truncated: Array | None = None,
     mask: Array | None = None,
 ) -> np.ndarray:
-    """Lambda-returns: the recursion of this module.
+    """Return the lambda-returns: the recursion at the top of this module.
+
+    Minus the values ``V_t`` they are the generalized advantages
+    ``sum_k (gamma lambda)^k delta_{t+k}``, with ``delta_t = r_t + gamma V_{t+1} - V_t``.
 
     Args:
-        rewards: ``[T]`` or ``[T, N]``.
+        rewards: ``[T]`` or ``[T, N]``, of any number type.
         gamma: Discount factor, in [0, 1].
-        next_values: The same shape: value of what each step led to, ``V(s_{t+1})``, the true
-            last observation where it was cut off. None: zeros.
+        next_values: The same shape, the value ``V_{t+1}`` of what each step led to. Where an
+            episode was cut off that is its last observation. None: zeros.
         gae_lambda: In [0, 1]. 1: all rewards to come, then the value where they stop. 0: the
             one-step target of temporal-difference learning.
-        terminated: See `discounted_returns`.
-        truncated: See `discounted_returns`.
-        mask: See `discounted_returns`.
+        terminated: The same shape, true where the Markov decision process ended. None: nowhere.
+        truncated: The same shape, true where the episode was cut off. None: nowhere.
+        mask: The same shape, 1 for a real step and 0 for padding. None: all are real.
 
     Returns:
-        float64 array in the shape of ``rewards``, 0 where padded.
+        float64 array in the shape of ``rewards``, 0 where masked.
 
     Raises:
         ValueError: ``gamma`` or ``gae_lambda`` is outside [0, 1], or the shapes differ.
 
     Source:
-        Sutton and Barto, 2018, equation 12.18.
+        Sutton and Barto, "Reinforcement Learning", 2nd edition, 2018, equation 12.18; advantages:
+        Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
+        Estimation", 2016, https://arxiv.org/abs/1506.02438.
 
     Example:
         >>> lambda_returns([1, 1], 0.5, next_values=[2, 8], truncated=[0, 1], gae_lambda=0.5)
         array([2.75, 5.  ])
     """
-    rewards, values, discounts, goes_on, real = _prepared(
+    rewards, values, discounts, continues, real = _prepared(
         rewards, gamma, next_values, terminated, truncated, mask
     )
-    weights = check_fraction("gae_lambda", gae_lambda) * goes_on
-    # Per step: G_t = constant_t + slope_t G_{t+1}.
+    weights = check_fraction("gae_lambda", gae_lambda) * continues
+    # G_t = constants_t + slopes_t G_{t+1}
     constants = rewards + discounts * (1 - weights) * values
     slopes = discounts * weights
     returns = np.empty_like(rewards)
@@ -110,56 +113,6 @@ def lambda_returns(
         following = constants[t] + slopes[t] * following
         returns[t] = following
     return np.where(real, returns, 0.0)
-
-
-def gae(
-    rewards: Array,
-    gamma: float,
-    values: Array,
-    next_values: Array,
-    *,
-    gae_lambda: float = 0.95,
-    terminated: Array | None = None,
-    truncated: Array | None = None,
-    mask: Array | None = None,
-) -> np.ndarray:
-    """Generalized advantages: the lambda-return minus the value of the step.
-
-    The same as ``sum_k (gamma lambda)^k delta_{t+k}`` with
-    ``delta_t = r_t + gamma V(s_{t+1}) - V(s_t)``.
-
-    Args:
-        rewards: ``[T]`` or ``[T, N]``.
-        gamma: Discount factor, in [0, 1].
-        values: The same shape, ``V(s_t)``.
-        next_values: The same shape; see `lambda_returns`.
-        gae_lambda: In [0, 1].
-        terminated: See `discounted_returns`.
-        truncated: See `discounted_returns`.
-        mask: See `discounted_returns`.
-
-    Returns:
-        float64 array in the shape of ``rewards``, 0 where padded.
-
-    Source:
-        Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
-        Estimation", 2016, https://arxiv.org/abs/1506.02438.
-
-    Example:
-        >>> gae([1, 1], 0.5, values=[3, 2], next_values=[2, 8], truncated=[0, 1], gae_lambda=0.5)
-        array([-0.25,  3.  ])
-    """
-    returns = lambda_returns(
-        rewards,
-        gamma,
-        next_values,
-        gae_lambda=gae_lambda,
-        terminated=terminated,
-        truncated=truncated,
-        mask=mask,
-    )
-    values = _shaped("values", values, returns.shape)
-    return returns - np.where(_real_steps(mask, returns), values, 0.0)
 
 
 def n_step_returns(
@@ -172,29 +125,29 @@ def n_step_returns(
     truncated: Array | None = None,
     mask: Array | None = None,
 ) -> np.ndarray:
-    """Returns over at most ``n`` rewards, then the value of where they stop.
+    """Return the discounted sum of at most ``n`` rewards, plus the value of where they stop.
 
-    ``G_t = r_t + gamma r_{t+1} + ... + gamma^n V(s_{t+n})``, shorter where an episode ends, is cut
-    off or the data stops. ``n=1`` is `lambda_returns` with ``gae_lambda=0``, and an ``n`` of at
-    least T the one with ``gae_lambda=1``.
+    ``G_t = r_t + gamma r_{t+1} + ... + gamma^n V_{t+n}``, shorter where an episode ends, is cut off
+    or the data stops. With ``n=1`` this is `lambda_returns` with ``gae_lambda=0``, and from
+    ``n=T`` on that with ``gae_lambda=1``.
 
     Args:
-        rewards: ``[T]`` or ``[T, N]``.
+        rewards: ``[T]`` or ``[T, N]``, of any number type.
         gamma: Discount factor, in [0, 1].
         next_values: See `lambda_returns`.
-        n: At least 1.
-        terminated: See `discounted_returns`.
-        truncated: See `discounted_returns`.
-        mask: See `discounted_returns`.
+        n: Number of rewards, at least 1.
+        terminated: See `lambda_returns`.
+        truncated: See `lambda_returns`.
+        mask: See `lambda_returns`.
 
     Returns:
-        float64 array in the shape of ``rewards``, 0 where padded.
+        float64 array in the shape of ``rewards``, 0 where masked.
 
     Raises:
         ValueError: ``n`` is below 1, ``gamma`` outside [0, 1], or the shapes differ.
 
     Source:
-        Sutton and Barto, 2018, equation 7.1.
+        Sutton and Barto, "Reinforcement Learning", 2nd edition, 2018, equation 7.1.
 
     Example:
         >>> n_step_returns([1, 1, 1, 1], 0.5, next_values=[0, 0, 0, 8], n=2)
@@ -202,27 +155,72 @@ def n_step_returns(
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"n must be an integer of at least 1, and it is {n!r}.")
-    rewards, values, discounts, goes_on, real = _prepared(
+    rewards, values, discounts, continues, real = _prepared(
         rewards, gamma, next_values, terminated, truncated, mask
     )
     returns = rewards + discounts * values
     for _ in range(min(int(n), len(rewards)) - 1):
         following = np.concatenate([returns[1:], np.zeros_like(returns[:1])])
-        returns = rewards + discounts * np.where(goes_on, following, values)
+        returns = rewards + discounts * np.where(continues, following, values)
     return np.where(real, returns, 0.0)
 
 
+def n_step_transitions(
+    rewards: np.ndarray, gamma: float, terminated: np.ndarray, truncated: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Combine up to ``n`` successive steps into one: rewards, discount and number of steps.
+
+    ``R = r_0 + gamma r_1 + ... + gamma^(m-1) r_(m-1)``. The target is R plus the value after step m
+    times the discount, which is ``gamma^m``, or 0 if step m terminated. m is n, or less where an
+    episode ends or is cut off before.
+
+    Args:
+        rewards: ``[n, B]``, n successive rewards for each of B transitions. What comes after an
+            end may belong to another episode.
+        gamma: Discount factor, in [0, 1].
+        terminated: ``[n, B]`` bool, true where the Markov decision process ended.
+        truncated: ``[n, B]`` bool, true where the episode was cut off.
+
+    Returns:
+        ``R`` and the discounts, ``[B]`` float64, and ``m``, ``[B]`` int64.
+
+    Raises:
+        ValueError: ``gamma`` is outside [0, 1].
+
+    Source:
+        Sutton and Barto, "Reinforcement Learning", 2nd edition, 2018, section 7.1; for Q-learning:
+        Hessel et al., "Rainbow", 2018, https://arxiv.org/abs/1710.02298.
+
+    Example:
+        >>> rewards = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+        >>> terminated = np.array([[False, True, False], [False, False, False]])
+        >>> truncated = np.array([[False, False, True], [False, False, False]])
+        >>> n_step_transitions(rewards, 0.5, terminated, truncated)
+        (array([2., 1., 1.]), array([0.25, 0.  , 0.5 ]), array([2, 1, 1]))
+    """
+    check_fraction("gamma", gamma)
+    returns, discounts = np.zeros(rewards.shape[1:]), np.ones(rewards.shape[1:])
+    lengths = np.zeros(rewards.shape[1:], np.int64)
+    running = np.ones(rewards.shape[1:], bool)
+    for reward, terminal, cut in zip(rewards, terminated, truncated, strict=True):
+        returns += np.where(running, discounts * reward, 0.0)
+        discounts *= np.where(running, gamma * ~terminal, 1.0)
+        lengths += running
+        running &= ~(terminal | cut)
+    return returns, discounts, lengths
+
+
 def standardize(values: Array, mask: Array | None = None, per: str = "batch") -> np.ndarray:
-    """Z-scores over the real steps: ``(values - mean) / std``, with the population std.
+    """Return z-scores over the real steps: ``(values - mean) / std``, with the population std.
 
     Args:
         values: Array of any shape.
-        mask: The same shape, 1 for a real step and 0 for padding. None: all real.
-        per: ``"batch"``: over all of them; ``"episode"``: over each column ``[T, N]`` by itself.
+        mask: The same shape, 1 for a real step and 0 for padding. None: all are real.
+        per: ``"batch"``: over all steps; ``"episode"``: over each column ``[T, N]`` by itself.
 
     Returns:
-        float64 array in the shape of ``values``, 0 where padded. All zeros where every real
-        value is the same (there is no scale then, and nothing to prefer).
+        float64 array in the shape of ``values``, 0 where masked. Where all real values are equal
+        there is no scale, and the result is all zeros.
 
     Raises:
         ValueError: The shapes differ, or ``per`` is another word.
@@ -248,27 +246,14 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
         return result
     centered = chosen - chosen.mean()
     std = np.sqrt(np.mean(centered * centered))
-    # Equal values leave a rounding error behind, not an exact zero.
+    # Equal values leave a rounding error, not an exact zero.
     if std > 1e-12 * np.abs(chosen).max():
         result[real] = centered / std
     return result
 
 
-def check_gamma(gamma: float) -> float:
-    """Returns ``gamma`` as a float.
-
-    Raises:
-        ValueError: It is not a number in [0, 1].
-
-    Example:
-        >>> check_gamma(1)
-        1.0
-    """
-    return check_fraction("gamma", gamma)
-
-
 def check_fraction(name: str, value: float) -> float:
-    """Returns the value as a float.
+    """Return the value as a float.
 
     Raises:
         ValueError: It is not a number in [0, 1].
@@ -294,19 +279,24 @@ def _prepared(
     truncated: Array | None,
     mask: Array | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rewards, values, discounts, whether a step's episode goes on in the next row, and mask."""
+    """Rewards, values, discounts, whether the episode continues in the next row, and the mask."""
     rewards = np.asarray(rewards, dtype=np.float64)
     real = _real_steps(mask, rewards)
-    nowhere = np.zeros(rewards.shape, bool)
-    ended = nowhere if terminated is None else _shaped("terminated", terminated, rewards.shape)
-    cut = nowhere if truncated is None else _shaped("truncated", truncated, rewards.shape)
-    values = 0.0 if next_values is None else _shaped("next_values", next_values, rewards.shape)
-    ended, cut = ended > 0, cut > 0
-    followed = np.concatenate([real[1:], nowhere[:1]])
-    goes_on = real & followed & ~ended & ~cut
-    # What padding holds is nobody's business, NaN included.
+    zeros = np.zeros(rewards.shape)
+    ended, cut, values = (
+        zeros if x is None else _shaped(name, x, rewards.shape)
+        for name, x in (
+            ("terminated", terminated),
+            ("truncated", truncated),
+            ("next_values", next_values),
+        )
+    )
+    followed = np.concatenate([real[1:], np.zeros_like(real[:1])])
+    continues = real & followed & ~(ended > 0) & ~(cut > 0)
+    # Masked rows may hold anything, NaN included.
     rewards, values = np.where(real, rewards, 0.0), np.where(real, values, 0.0)
-    return rewards, values, check_gamma(gamma) * (real & ~ended), goes_on, real
+    discounts = check_fraction("gamma", gamma) * (real & ~(ended > 0))
+    return rewards, values, discounts, continues, real
 
 
 def _shaped(name: str, x: Array, shape: tuple[int, ...]) -> np.ndarray:

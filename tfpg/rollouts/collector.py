@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,35 +108,26 @@ class Collector:
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
-        act = policy.actor()
+        act, count = policy.actor(), self.envs.num_envs
         rounds = []
-        for count, rngs in self.rounds(num_episodes):
+        for first in range(0, num_episodes, count):
+            numbers = [self.episode + n for n in range(count)]
+            wanted = min(count, num_episodes - first)
+            self.episode += wanted
             steps = play_episodes(
                 self.envs,
                 act,
-                rngs,
+                [training_rng(self.seed, number) for number in numbers],
                 head=policy.head,
-                num_episodes=count,
+                num_episodes=wanted,
                 max_steps=max_steps,
-                replacement=self._replacement(self.episode - count),
+                replacement=partial(self._replacement, numbers),
             )
-            rounds.append(record(list(steps), policy, num_episodes=count))
+            rounds.append(record(list(steps), policy, num_episodes=wanted))
         data = rounds[0] if len(rounds) == 1 else concatenate(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())
         return data
-
-    def rounds(self, num_episodes: int) -> Iterator[tuple[int, list[np.random.Generator]]]:
-        """Share episodes out over rounds of one in each environment, and count them.
-
-        Yields:
-            The number of environments whose episode counts, and a generator for each.
-        """
-        for first in range(0, num_episodes, self.envs.num_envs):
-            count = min(self.envs.num_envs, num_episodes - first)
-            rngs = [training_rng(self.seed, self.episode + i) for i in range(self.envs.num_envs)]
-            self.episode += count
-            yield count, rngs
 
     def collect_steps(
         self,
@@ -299,17 +290,12 @@ class Collector:
         """Whether an episode whose environment failed is played again, from the same seed."""
         return getattr(self.envs.unwrapped, "on_env_error", "raise") == "restart"
 
-    def _replacement(self, first: int) -> Any:
-        """What to play for episodes that failed, in a round that begins at episode ``first``."""
-        episodes = list(range(first, first + self.envs.num_envs))
-
-        def replacement(n: int) -> np.random.Generator:
-            if not self._restarts:
-                episodes[n] = self.episode
-                self.episode += 1
-            return training_rng(self.seed, episodes[n])
-
-        return replacement
+    def _replacement(self, numbers: list[int], n: int) -> np.random.Generator:
+        """What environment ``n`` plays after a failure, in a round of episodes ``numbers``."""
+        if not self._restarts:
+            numbers[n] = self.episode
+            self.episode += 1
+        return training_rng(self.seed, numbers[n])
 
     def _next_seeds(self, waiting: np.ndarray, failed: np.ndarray) -> list[int | None] | None:
         """The seeds of environments that are about to be reset, ``[N]`` bool."""

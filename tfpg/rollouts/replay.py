@@ -19,7 +19,7 @@ import numpy as np
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.memory import check_memory
-from tfpg.ops.transitions import n_step_transitions
+from tfpg.ops.returns import n_step_transitions
 from tfpg.rollouts.replay_storage import (
     COLUMNS,
     as_numpy,
