@@ -1,6 +1,6 @@
-"""Microseconds per act of one model through NumPy and through a compiled TensorFlow call.
+"""Compare how long a model takes to act in NumPy and in a compiled TensorFlow call.
 
-What `acting="auto"` decides by: small models act through NumPy, large ones through TensorFlow.
+`acting="auto"` is based on this: small models act in NumPy, large ones in TensorFlow.
 
     python benchmarks/acting.py
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def microseconds(act, observations, noise, seconds: float = 0.3) -> float:
-    """Median time of one call."""
+    """Return the median time of one call."""
     act(observations, noise)
     times = []
     end = time.perf_counter() + seconds

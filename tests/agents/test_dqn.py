@@ -478,22 +478,24 @@ class TestBadInput:
 
     def test_real_actions_name_the_agents_that_do_them(self):
         message = (
-            r"Q-values are of Discrete actions, and these are Box\(.*: tfpg.Reinforce, tfpg.A2C "
-            "and tfpg.PPO learn them"
+            r"Q-values need Discrete actions, but the action space is Box\(.*"
+            "tfpg.Reinforce, tfpg.A2C and tfpg.PPO can learn in it"
         )
         with pytest.raises(ValueError, match=message):
             train("Pendulum-v1", model=q_network(3, 1))
 
     @pytest.mark.parametrize("outputs", [1, 3])
     def test_a_wrong_number_of_outputs(self, outputs):
-        message = rf"model has {outputs} outputs?, and Discrete\(2\) takes 2, the value of each"
+        message = rf"model has {outputs} outputs?, but Discrete\(2\) needs 2 \(the value of each"
         with pytest.raises(ValueError, match=message):
             train(model=q_network(outputs=outputs))
 
     @pytest.mark.parametrize("last", ["softmax", "tanh", "relu"])
     def test_a_model_that_ends_in_an_activation(self, last):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, last)])
-        with pytest.raises(ValueError, match=f"ends in a {last}, and Q-values are numbers of any"):
+        with pytest.raises(
+            ValueError, match=f"ends in a {last} activation, but Q-values can be any"
+        ):
             train(model=model)
 
     def test_a_model_with_a_value(self):

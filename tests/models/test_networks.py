@@ -1,9 +1,12 @@
+"""The networks: their layers, their initial weights, and that plain Keras is all they need."""
+
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from gymnasium import spaces
 
 import tfpg
@@ -11,6 +14,73 @@ from tfpg.models import networks
 
 FRAMES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
 ACTIONS = spaces.Discrete(6)
+RNG = np.random.default_rng(0)
+
+
+class TestMlp:
+    def test_the_layers_are_plain_keras(self):
+        for env in ("CartPole-v1", "Pendulum-v1"):
+            for layer in networks.mlp(env).layers:
+                assert type(layer).__module__.startswith("keras.")
+
+    def test_the_seed_decides_the_weights(self):
+        def weights(seed):
+            return networks.mlp("CartPole-v1", hidden=(8,), seed=seed).get_weights()
+
+        for a, b in zip(weights(1), weights(1), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(weights(1)[0], weights(2)[0])
+        keras.utils.set_random_seed(0)
+        first = weights(None)
+        keras.utils.set_random_seed(0)
+        np.testing.assert_array_equal(first[0], weights(None)[0])
+
+    def test_a_new_policy_is_nearly_uniform(self):
+        model = networks.mlp("Acrobot-v1", seed=0)
+        p = tf.nn.softmax(model(RNG.normal(size=(100, 6)).astype("float32"))).numpy()
+        np.testing.assert_allclose(p, 1 / 3, atol=0.03)
+
+    def test_log_standard_deviations_ignore_the_observation_and_are_trained(self):
+        model = networks.mlp("Pendulum-v1", log_std=-0.7, seed=0)
+        x = RNG.normal(size=(10, 3)).astype("float32")
+        np.testing.assert_allclose(np.asarray(model(x))[:, 1], -0.7, rtol=1e-6)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x)[:, 1])
+        grads = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        by_path = {v.path: g for v, g in zip(model.trainable_variables, grads, strict=True)}
+        assert float(by_path["log_std/bias"][0]) == 10
+        assert not np.any(by_path["log_std/kernel"])
+
+    def test_observations_of_several_dimensions_are_flattened(self):
+        pair = (spaces.Box(0, 1, (3, 2), np.float32), spaces.Discrete(4))
+        assert networks.mlp(pair)(np.zeros((5, 3, 2))).shape == (5, 4)
+
+    @pytest.mark.parametrize("hidden", [(0,), (-3,), (2.5,)])
+    def test_hidden_must_be_positive_integers(self, hidden):
+        with pytest.raises(ValueError, match="hidden must be positive integers"):
+            networks.mlp("CartPole-v1", hidden=hidden)
+
+    def test_unsupported_spaces_are_refused(self):
+        box = spaces.Box(0, 1, (2,))
+        with pytest.raises(ValueError, match="FlattenObservation"):
+            networks.mlp((spaces.Tuple([box]), spaces.Discrete(2)))
+        with pytest.raises(ValueError, match="Unsupported action space Text"):
+            networks.mlp((box, spaces.Text(3)))
+
+
+class TestActorCritic:
+    def test_the_hidden_layers_are_shared_only_on_request(self):
+        counts = {
+            shared: len(
+                [
+                    layer
+                    for layer in networks.actor_critic("CartPole-v1", (8, 5), shared=shared).layers
+                    if getattr(layer, "units", None) in (8, 5)
+                ]
+            )
+            for shared in (False, True)
+        }
+        assert counts == {False: 4, True: 2}
 
 
 class TestNatureCnn:
@@ -25,28 +95,25 @@ class TestNatureCnn:
 
     def test_frames_are_scaled_to_one(self):
         model = networks.nature_cnn((FRAMES, ACTIONS), hidden=8)
-        scaled = keras.Model(model.inputs, model.layers[1].output)
+        scaled = keras.Model(model.input, model.layers[1].output)
         frames = np.array([0, 255], np.uint8).repeat(84 * 84 * 4).reshape(2, 84, 84, 4)
-        values = scaled.predict(frames, verbose=0)
+        values = scaled(frames).numpy()
         assert values.min() == 0.0
         assert values.max() == pytest.approx(1.0)
 
-    def test_a_seed_gives_the_weights_and_each_layer_its_own(self):
+    def test_the_seed_decides_the_weights_which_are_hes_and_differ_between_layers(self):
         first, same, other = (
-            networks.nature_cnn((FRAMES, ACTIONS), hidden=8, seed=seed).get_weights()
+            networks.nature_cnn((FRAMES, ACTIONS), hidden=8, seed=seed).get_weights()[::2]
             for seed in (1, 1, 2)
         )
-        for a, b, c in zip(first[::2], same[::2], other[::2], strict=True):
+        starts = set()
+        for a, b, c in zip(first, same, other, strict=True):
             np.testing.assert_array_equal(a, b)
             assert (a != c).any()
-        # He's bound is that of what comes in; within it they are uniform.
-        for kernel in first[::2]:
-            bound = np.sqrt(6 / np.prod(kernel.shape[:-1]))
-            assert 0.8 * bound < np.abs(kernel).max() <= bound
-        starts = [
-            kernel.ravel()[0] / np.sqrt(6 / np.prod(kernel.shape[:-1])) for kernel in first[::2]
-        ]
-        assert len(np.unique(np.round(starts, 4))) == len(starts)
+            bound = np.sqrt(6 / np.prod(a.shape[:-1]))  # uniform within what its inputs say
+            assert 0.8 * bound < np.abs(a).max() <= bound
+            starts.add(round(float(a.ravel()[0] / bound), 4))
+        assert len(starts) == len(first)
 
     @pytest.mark.parametrize(
         "space",
@@ -58,41 +125,41 @@ class TestNatureCnn:
             spaces.Dict(image=FRAMES),
         ],
     )
-    def test_what_is_no_image_is_refused(self, space):
-        with pytest.raises(ValueError, match="nature_cnn is for images, uint8"):
+    def test_observations_that_are_not_images_are_refused(self, space):
+        with pytest.raises(ValueError, match="nature_cnn needs uint8 images"):
             networks.nature_cnn((space, ACTIONS))
 
-    def test_the_smallest_image_is_one(self):
+    def test_the_smallest_image_has_36_pixels_a_side(self):
         space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
         assert networks.nature_cnn((space, ACTIONS)).output_shape == (None, 6)
 
-    def test_other_actions_are_refused(self):
-        with pytest.raises(ValueError, match="nature_cnn is for Discrete actions"):
+    def test_actions_that_are_not_discrete_are_refused(self):
+        with pytest.raises(ValueError, match="nature_cnn needs Discrete actions"):
             networks.nature_cnn((FRAMES, spaces.MultiBinary(3)))
 
-    def test_streams_for_value_and_advantages(self):
+    def test_dueling_streams_each_have_a_hidden_layer(self):
         model = networks.nature_cnn((FRAMES, ACTIONS), hidden=8, dueling=True, seed=0)
         assert model.output_shape == (None, 6)
-        dense = [layer.units for layer in model.layers if hasattr(layer, "units")]
-        assert sorted(dense) == [1, 6, 8, 8]
+        units = [layer.units for layer in model.layers if hasattr(layer, "units")]
+        assert sorted(units) == [1, 6, 8, 8]
 
 
 class TestDueling:
-    def test_the_mean_advantage_is_nothing(self):
-        model = tfpg.networks.dueling("CartPole-v1", hidden=(16, 8), seed=0)
-        x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
-        value_layer = [y for y in model.layers if getattr(y, "units", 0) == 1]
-        value = keras.Model(model.inputs, value_layer[0].output)(x).numpy()
+    def test_the_mean_of_the_q_values_is_the_value(self):
+        model = networks.dueling("CartPole-v1", hidden=(16, 8), seed=0)
+        x = RNG.normal(size=(9, 4)).astype("float32")
+        (value_layer,) = [layer for layer in model.layers if getattr(layer, "units", 0) == 1]
+        value = keras.Model(model.input, value_layer.output)(x).numpy()
         np.testing.assert_allclose(model(x).numpy().mean(axis=1), value[:, 0], atol=1e-6)
 
-    def test_streams_share_all_but_the_last_layer(self):
-        model = tfpg.networks.dueling("CartPole-v1", hidden=(16, 8))
+    def test_streams_share_all_hidden_layers_but_the_last(self):
+        model = networks.dueling("CartPole-v1", hidden=(16, 8))
         units = sorted(x.units for x in model.layers if isinstance(x, keras.layers.Dense))
         assert units == [1, 2, 8, 8, 16]
 
-    def test_acts_through_numpy_as_it_does_through_tensorflow(self):
-        model = tfpg.networks.dueling("CartPole-v1", seed=0, normalize=True)
-        x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    def test_it_acts_in_numpy_as_in_tensorflow(self):
+        model = networks.dueling("CartPole-v1", seed=0, normalize=True)
+        x = RNG.normal(size=(50, 4)).astype("float32")
         fast, slow = (
             tfpg.Policy(model, "CartPole-v1", epsilon=0.0, acting=acting)
             for acting in ("auto", "tensorflow")
@@ -101,8 +168,8 @@ class TestDueling:
         np.testing.assert_allclose(fast.actor()(x).outputs, slow.actor()(x).outputs, atol=1e-5)
 
     @pytest.mark.slow
-    def test_is_loaded_by_plain_keras(self, tmp_path):
-        model = tfpg.networks.dueling("CartPole-v1", seed=0)
+    def test_plain_keras_loads_it(self, tmp_path):
+        model = networks.dueling("CartPole-v1", seed=0)
         model.save(tmp_path / "q.keras")
         code = (
             "import keras, sys, numpy; m = keras.saving.load_model(sys.argv[1]); "
@@ -117,24 +184,8 @@ class TestDueling:
         expected = model(np.ones((1, 4)))[0, 0].numpy()
         assert float(done.stdout.split()[-1]) == pytest.approx(expected, rel=1e-5)
 
-    def test_what_it_is_not_for(self):
-        with pytest.raises(ValueError, match="Q-values are of Discrete actions, and these are"):
-            tfpg.networks.dueling("Pendulum-v1")
-        with pytest.raises(ValueError, match="hidden must hold a layer or more for the streams"):
-            tfpg.networks.dueling("CartPole-v1", hidden=())
-
-
-def test_an_operation_with_a_constant_acts_through_tensorflow():
-    x = keras.Input((4,))
-    model = keras.Model(x, keras.layers.Dense(2)(x) + 1.0)
-    assert tfpg.Policy(model, "CartPole-v1", epsilon=0.0).acting == "tensorflow"
-
-
-def test_a_frozen_policy_stays_as_it_was():
-    model = tfpg.networks.mlp("CartPole-v1", seed=0)
-    policy = tfpg.Policy(model, "CartPole-v1")
-    frozen, x = policy.frozen(), np.ones((3, 4), np.float32)
-    before = policy.actor()(x).outputs
-    model.set_weights([w + 1 for w in model.get_weights()])
-    np.testing.assert_array_equal(frozen.actor()(x).outputs, before)
-    assert not np.array_equal(policy.actor()(x).outputs, before)
+    def test_it_needs_discrete_actions_and_a_hidden_layer(self):
+        with pytest.raises(ValueError, match="Q-values need Discrete actions, but the action sp"):
+            networks.dueling("Pendulum-v1")
+        with pytest.raises(ValueError, match="hidden must have at least one layer"):
+            networks.dueling("CartPole-v1", hidden=())

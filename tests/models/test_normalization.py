@@ -1,4 +1,4 @@
-"""Running statistics of observations, inside the model, and of anything."""
+"""Running statistics, alone and as the observation normalizer of a model."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tfpg.models.policy import Policy
 RNG = np.random.default_rng(0)
 
 
-class TestMoments:
+class TestRunningMoments:
     def test_equal_batches_give_the_moments_of_all_of_them(self):
         data = RNG.normal(5, 3, (40, 25, 2))
         moments = RunningMoments((2,))
@@ -21,7 +21,7 @@ class TestMoments:
         np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-12)
         np.testing.assert_allclose(moments.variance, everything.var(0), rtol=1e-12)
 
-    def test_what_is_old_is_forgotten(self):
+    def test_old_batches_are_forgotten(self):
         moments = RunningMoments()
         for _ in range(500):
             moments.update(np.array([0.0]))
@@ -30,7 +30,7 @@ class TestMoments:
         assert moments.mean == pytest.approx(10, abs=0.01)
         assert moments.variance == pytest.approx(1, abs=0.1)
 
-    def test_a_state_goes_on_where_it_was(self):
+    def test_a_restored_state_continues_identically(self):
         one, other = RunningMoments((2,)), RunningMoments((2,))
         for moments in (one, one):
             moments.update(RNG.normal(size=(5, 2)))
@@ -41,8 +41,8 @@ class TestMoments:
         np.testing.assert_array_equal(one.variance, other.variance)
 
 
-class TestInTheModel:
-    def test_the_layer_standardizes_by_what_was_seen(self):
+class TestObservationStatistics:
+    def test_the_layer_standardizes_by_the_batches_so_far(self):
         model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
         x = RNG.normal([5, -3, 0, 100], [1, 2, 1e-3, 50], (1000, 4)).astype("float32")
         ObservationStatistics(model).update(x)
@@ -51,7 +51,7 @@ class TestInTheModel:
         np.testing.assert_allclose(z.mean(0), 0, atol=1e-2)
         np.testing.assert_allclose(z.std(0), 1, rtol=1e-2)
 
-    def test_a_compiled_actor_sees_the_new_statistics(self):
+    def test_actors_use_the_new_statistics_also_when_compiled(self):
         model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
         x = RNG.normal(5, 3, (100, 4)).astype("float32")
         policies = [Policy(model, "CartPole-v1", acting=a) for a in ("numpy", "tensorflow")]
@@ -61,13 +61,13 @@ class TestInTheModel:
         assert np.abs(after[1] - before[1]).max() > 1e-4
         np.testing.assert_allclose(after[0], after[1], atol=1e-5)
 
-    def test_far_observations_are_clipped(self):
+    def test_outliers_are_clipped(self):
         model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
         ObservationStatistics(model).update(np.zeros((10, 4), "float32"))
         outputs = model(np.array([[1e3] * 4, [1e6] * 4], "float32")).numpy()
         np.testing.assert_array_equal(outputs[0], outputs[1])
 
-    def test_the_statistics_are_saved_and_gone_on_with(self, tmp_path):
+    def test_saved_statistics_are_continued_by_the_next_training(self, tmp_path):
         model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
         ObservationStatistics(model).update(np.full((10, 4), 7.0, "float32"))
         model.save(tmp_path / "model.keras")
@@ -75,11 +75,10 @@ class TestInTheModel:
         layer = again.get_layer("observation_statistics")
         assert not layer.trainable
         np.testing.assert_array_equal(layer.moving_mean, [7] * 4)
-        # Not thrown away by the first batch of another training.
         ObservationStatistics(again).update(np.full((10, 4), 17.0, "float32"))
         np.testing.assert_allclose(layer.moving_mean, [7.1] * 4, rtol=1e-5)
 
-    def test_what_was_loaded_since_is_gone_on_with(self):
+    def test_statistics_that_were_assigned_in_between_are_continued(self):
         model = tfpg.networks.mlp("CartPole-v1", normalize=True, seed=0)
         statistics = ObservationStatistics(model)
         statistics.update(np.full((10, 4), 7.0, "float32"))
@@ -89,13 +88,13 @@ class TestInTheModel:
         statistics.update(np.full((10, 4), 11.0, "float32"))
         np.testing.assert_allclose(layer.moving_mean, [1.1] * 4, rtol=1e-5)
 
-    def test_statistics_in_an_inner_model_are_refused(self):
+    def test_a_statistics_layer_in_a_nested_model_is_refused(self):
         inner = tfpg.networks.mlp("CartPole-v1", normalize=True)
         x = keras.Input((4,))
-        with pytest.raises(ValueError, match="'observation_statistics' is inside a model"):
+        with pytest.raises(ValueError, match="'observation_statistics' is inside a nested model"):
             ObservationStatistics(keras.Model(x, inner(x)))
 
-    def test_a_model_without_such_a_layer_is_left_alone(self):
+    def test_other_batch_normalization_layers_are_not_updated(self):
         x = keras.Input((4,))
         frozen = keras.layers.BatchNormalization(trainable=False, name="mine_statistics")
         model = keras.Model(x, keras.layers.Dense(2)(frozen(x)))

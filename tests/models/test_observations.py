@@ -1,10 +1,10 @@
-"""Observations of every kind reach a model, act, and are told apart when they do not fit."""
+"""Observations of each kind become model inputs, and errors say what does not fit."""
 
 import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from test_heads import Place
+from stub_env import stub_env
 
 import tfpg
 from tfpg.models.observations import encode, input_dtype, input_shape
@@ -48,49 +48,48 @@ class TestEncode:
         assert out.dtype == np.float32
         assert out.tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 0]]]
 
-    def test_multi_discrete_is_one_hots_side_by_side(self):
+    def test_multi_discrete_is_concatenated_one_hots(self):
         out = encode(spaces.MultiDiscrete([3, 2]), np.array([[2, 0]]))
         assert out.tolist() == [[0, 0, 1, 1, 0]]
 
-    def test_images_stay_as_they_are(self):
+    def test_images_are_not_copied_or_cast(self):
         image = sample(CAMERA, 2)
         assert encode(CAMERA, image) is image
         assert input_dtype(CAMERA) == np.uint8
 
-    def test_a_dict_gives_the_keys_that_are_asked_for(self):
+    def test_only_the_requested_keys_of_a_dict_are_encoded(self):
         out = encode(MIXED, sample(MIXED, 4), ["room", "keys"])
         assert {key: x.shape for key, x in out.items()} == {"room": (4, 4), "keys": (4, 3)}
 
     @pytest.mark.parametrize("value", [-1, 3])
-    def test_what_is_outside_its_space_is_said(self, value):
-        with pytest.raises(ValueError, match=f"expected 3 values from 0, and got {value}"):
+    def test_integers_outside_the_space_are_refused(self, value):
+        with pytest.raises(ValueError, match=f"expected integers from 0 to 2, but got {value}"):
             encode(spaces.Discrete(3), np.array([value]))
 
     @pytest.mark.parametrize("name", [name for name in SPACES if name != "dict"])
-    def test_shapes(self, name):
+    def test_the_shape_is_the_input_shape(self, name):
         space = SPACES[name]
         assert encode(space, sample(space, 7)).shape == (7, *input_shape(space))
 
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("name", SPACES)
-def test_networks_act_on_every_kind_alike_both_ways(name, normalize, tmp_path):
-    env = Place(spaces.Discrete(3), SPACES[name])
-    pair = (env.observation_space, env.action_space)
-    model = tfpg.networks.mlp(pair, hidden=(8,), normalize=normalize, seed=1)
+def test_networks_act_on_every_kind_alike_in_numpy_and_tensorflow(name, normalize, tmp_path):
+    env = stub_env(spaces.Discrete(3), SPACES[name])
+    model = tfpg.networks.mlp(env, hidden=(8,), normalize=normalize, seed=1)
     x = sample(SPACES[name], 9)
-    chosen = [Policy(model, env, acting=acting).actor()(x) for acting in ("numpy", "tensorflow")]
-    np.testing.assert_allclose(chosen[0].outputs, chosen[1].outputs, atol=1e-5)
+    fast, slow = (Policy(model, env, acting=a).actor()(x) for a in ("numpy", "tensorflow"))
+    np.testing.assert_allclose(fast.outputs, slow.outputs, atol=1e-5)
     assert Policy(model, env).act(x).shape == (9,)
     model.save(tmp_path / "model.keras")
     again = Policy(keras.saving.load_model(tmp_path / "model.keras"), env)
     assert again.acting == "numpy"
-    np.testing.assert_array_equal(again.actor()(x).outputs, chosen[0].outputs)
+    np.testing.assert_array_equal(again.actor()(x).outputs, fast.outputs)
 
 
 class TestDict:
     def env(self):
-        return Place(spaces.Discrete(2), spaces.Dict({"a": SPACES["box"], "b": SPACES["box"]}))
+        return stub_env(spaces.Discrete(2), spaces.Dict({"a": SPACES["box"], "b": SPACES["box"]}))
 
     def model(self, names=("a", "b"), shape=(3,), as_dict=False):
         inputs = {name: keras.Input(shape, name=name) for name in names}
@@ -98,7 +97,7 @@ class TestDict:
         return keras.Model(inputs if as_dict else list(inputs.values()), layers.Dense(2)(x))
 
     @pytest.mark.parametrize("as_dict", [False, True])
-    def test_inputs_go_by_their_names_in_whatever_order(self, as_dict):
+    def test_inputs_are_matched_by_name_in_any_order(self, as_dict):
         model = self.model(("b", "a"), as_dict=as_dict)
         kernel, bias = model.get_weights()
         a, b = np.ones((1, 3), "float32"), np.full((1, 3), 2, "float32")
@@ -108,22 +107,30 @@ class TestDict:
             outputs = policy.actor()({"a": a, "b": b}).outputs
             np.testing.assert_allclose(outputs, expected, rtol=1e-5)
 
-    def test_a_model_may_leave_a_key_out(self):
+    def test_a_model_may_ignore_a_key(self):
         x = keras.Input((3,), name="b")
         policy = Policy(keras.Model({"b": x}, layers.Dense(2)(x)), self.env())
         assert policy.act(sample(self.env().observation_space, 4)).shape == (4,)
 
-    def test_names_that_do_not_fit(self):
-        with pytest.raises(
-            ValueError, match=r"called \['a', 'c'\], and the observations \['a', 'b"
-        ):
+    @pytest.mark.parametrize("keys", [("b",), ("a", "b")])
+    def test_a_value_model_may_see_other_keys_than_the_policy(self, keys):
+        body = self.model(keys)
+        value_model = keras.Model(body.inputs, layers.Dense(1)(body.output))
+        policy = Policy(self.model("a"), self.env(), value_model=value_model)
+        x = sample(self.env().observation_space, 4)
+        assert policy.act(x).shape == policy.values(x).shape == (4,)
+        value = value_model([x[key] for key in keys]).numpy()[:, 0]
+        np.testing.assert_allclose(policy.values(x), value, rtol=1e-5)
+
+    def test_input_names_that_are_not_keys_are_refused(self):
+        with pytest.raises(ValueError, match=r"named \['a', 'c'\], but .* keys are \['a', 'b"):
             Policy(self.model(("a", "c")), self.env())
 
-    def test_shapes_that_do_not_fit(self):
-        with pytest.raises(ValueError, match=r"input 'a' has shape \(None, 4\).*give \(3,\)"):
+    def test_input_shapes_that_do_not_fit_are_refused(self):
+        with pytest.raises(ValueError, match=r"input 'a' has shape \(None, 4\).*have shape \(3,\)"):
             Policy(self.model(shape=(4,)), self.env())
 
-    def test_observations_that_do_not_fit(self):
+    def test_observations_that_do_not_fit_are_refused(self):
         policy = Policy(self.model(), self.env())
         with pytest.raises(ValueError, match="in a dict with the keys"):
             policy.act(np.zeros((1, 3)))
@@ -140,13 +147,13 @@ class TestDict:
         spaces.Dict({}),
     ],
 )
-def test_other_kinds_are_refused_with_a_way_out(space):
+def test_other_spaces_are_refused_with_a_way_out(space):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="FlattenObservation"):
-        Policy(model, Place(spaces.Discrete(2), space))
+        Policy(model, stub_env(spaces.Discrete(2), space))
 
 
-def test_discrete_observations_say_the_input_they_need():
+def test_a_model_for_other_observations_is_told_the_input_it_needs():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
-    with pytest.raises(ValueError, match=r"Discrete\(16\), give \(16,\): build it with"):
+    with pytest.raises(ValueError, match=r"Discrete\(16\), have shape \(16,\). Build it with"):
         Policy(model, "FrozenLake-v1")

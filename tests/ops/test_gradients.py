@@ -48,11 +48,12 @@ def problem(name, seed=0, size=23):
             keras.layers.Dense(outputs, activation if activation != "squash" else None),
         ]
     )
-    head = head_for(space, model, squash=activation == "squash")
     rng = np.random.default_rng(seed)
     observations = rng.normal(size=(size, 4)).astype("float32")
+    outputs = model(observations).numpy()
+    head = head_for(space, model, outputs, squash=activation == "squash")
     noise = head.noise(rng, size)
-    actions = head.snapshot().distribution(model(observations).numpy()).sample(noise)
+    actions = head.snapshot().distribution(outputs).sample(noise)
     advantages = rng.normal(size=size).astype("float32")
 
     def step_losses(batch):

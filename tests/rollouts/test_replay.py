@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tfpg.core.arrays import map_arrays
 from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.heads import EpsilonGreedyHead
-from tfpg.ops.distributions.discrete import EpsilonGreedy
+from tfpg.ops.distributions import EpsilonGreedy
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.replay import ReplayBuffer
 from tfpg.rollouts.trajectory import Trajectory

@@ -1,1 +1,6 @@
 """Agents: one algorithm a file, on the shell of `tfpg.agents.agent.Agent`."""
+
+# The algorithms by what their models output, under their names on the command line.
+POLICY_GRADIENT = ("reinforce", "a2c", "ppo")
+Q_LEARNING = ("dqn",)
+ALGORITHMS = (*POLICY_GRADIENT, *Q_LEARNING)

@@ -21,7 +21,6 @@ from tfpg.agents.reward_scale import ReturnScale
 from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, positive
 from tfpg.core.seeding import shuffle_rng
-from tfpg.models.critic import Critic
 from tfpg.models.policy import Policy
 from tfpg.ops.gradients import fused
 from tfpg.rollouts.trajectory import Trajectory
@@ -93,7 +92,7 @@ class ActorCritic(PolicyGradient):
         return np.inf
 
     def build(self, policy: Policy) -> None:
-        self.critic = Critic(policy, self.value_model)
+        policy.require_value()
         jit = self.jit_compile
         jit = all(map(suits_xla, self.models)) if jit == "auto" else jit
         self._updates = compiled(self._update_all, bool(jit))

@@ -26,9 +26,9 @@ from tfpg.core.options import (
     options_of,
 )
 from tfpg.envs import EnvLike, spaces_of
+from tfpg.models.inspection import check_layers, warn_about_unused_loss
 from tfpg.models.normalization import ObservationStatistics
 from tfpg.models.policy import Policy
-from tfpg.models.requirements import check_layers, warn_of_losses
 from tfpg.rollouts.trajectory import Trajectory, played_observations
 
 if TYPE_CHECKING:
@@ -397,5 +397,5 @@ class Agent(WithOptions, abc.ABC):
         check_layers(model)
         if getattr(model, "optimizer", None) is None:
             model.compile(optimizer=self.default_optimizer())
-        warn_of_losses(model)
+        warn_about_unused_loss(model)
         return model

@@ -10,9 +10,8 @@ import numpy as np
 
 from tfpg.core.backend import keras, tf
 from tfpg.core.messages import warn
-from tfpg.models.graph import all_layers
+from tfpg.models.inspection import all_layers, traced_constants
 from tfpg.models.policy import Policy
-from tfpg.models.requirements import baked_constants
 from tfpg.ops.gradients import clip_by_global_norm
 
 # Consecutive updates with a finite loss and a non-finite gradient that end a training.
@@ -202,7 +201,7 @@ def compiled_in(model: keras.Model | None) -> Any:
     if model is None:
         return None
     trained = [id(v) for v in model.trainable_variables]
-    return model.optimizer, trained, baked_constants(model)
+    return model.optimizer, trained, traced_constants(model)
 
 
 def are_finite(gradients: Sequence[tf.Tensor]) -> tf.Tensor:

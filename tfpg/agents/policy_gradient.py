@@ -9,7 +9,6 @@ from tfpg.agents.agent import Agent
 from tfpg.agents.minibatches import Batch, make_batch
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, fraction, nonnegative, one_of, option, optional
-from tfpg.models.critic import Critic
 from tfpg.ops.distributions import Distribution
 from tfpg.ops.policy_losses import entropy_loss
 from tfpg.rollouts.trajectory import Trajectory
@@ -77,10 +76,11 @@ class PolicyGradient(Agent):
     )
     # Whether advantages are centered by the mean of the batch.
     centered = False
+    # Whether a value is learned.
+    learns_value = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.critic: Critic | None = None
         if self.value_model is not None:
             self.models.append(self._prepared(self.value_model))
 
@@ -100,9 +100,9 @@ class PolicyGradient(Agent):
 
     def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
         """Return the action distribution and the value ``[B]``, or None, of encoded inputs."""
-        if self.critic is None:
+        if not self.learns_value:
             return self.trained_policy.distribution(inputs), None
-        return self.critic.distribution_and_value(inputs)
+        return self.trained_policy.distribution_and_value(inputs)
 
     def total_loss(self, policy_loss: Any, entropy: Any, value_loss: Any) -> dict[str, tf.Tensor]:
         """Return the weighted sum of the losses as ``"loss"``, and its parts, each ``[B]``.
@@ -118,20 +118,22 @@ class PolicyGradient(Agent):
 
     def to_batch(self, data: Trajectory) -> Batch:
         """Return the real steps of a trajectory with their advantages and returns."""
+        policy = self.trained_policy
         return make_batch(
             data,
             self.gamma,
-            values=None if self.critic is None else self.critic.values(data.observations),
+            values=policy.values(data.observations) if self.learns_value else None,
             gae_lambda=self.gae_lambda,
             n_step=self.n_step,
             per=self.standardize,
             center=self.centered,
-            encode=self.trained_policy.encode,
+            encode=policy.encode,
         )
 
     def clipped_actions(self, batch: Batch) -> dict[str, float]:
         """Return the share of actions that were clipped, if the policy clips any."""
-        head = self.trained_policy.head
-        if not head.clips:
-            return {}
-        return {"clipped_actions": float(head.out_of_bounds(batch.actions).mean())}
+        fraction = self.trained_policy.head.clipped_fraction(batch.actions)
+        return {} if fraction is None else {"clipped_actions": fraction}
+
+    def _more_policy_options(self) -> dict[str, Any]:
+        return {"value_model": self.value_model}

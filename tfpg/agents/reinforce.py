@@ -26,7 +26,6 @@ from tfpg.agents.optimization import apply_where, are_finite, compiled
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, optional
-from tfpg.models.critic import Critic
 from tfpg.models.policy import Policy
 from tfpg.ops import per_step
 from tfpg.ops.gradients import fused, gradient_of, weight_penalty
@@ -128,8 +127,13 @@ class Reinforce(PolicyGradient):
     def centered(self) -> bool:  # type: ignore[override]
         return self.baseline == "mean"
 
+    @property
+    def learns_value(self) -> bool:  # type: ignore[override]
+        return self.baseline == "value"
+
     def build(self, policy: Policy) -> None:
-        self.critic = Critic(policy, self.value_model) if self.baseline == "value" else None
+        if self.learns_value:
+            policy.require_value()
         head = policy.head
         numbers = tf.TensorSpec([None], tf.float32)
         actions = tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype))
@@ -187,7 +191,7 @@ class Reinforce(PolicyGradient):
         if self.value_updates > 1:
             self._update_value(batch)
         logs = {name: x for name, x in logs.items() if name not in _NOISE or np.isfinite(x)}
-        if self.critic is not None:
+        if self.learns_value:
             logs["explained_variance"] = explained_variance(batch)
         return logs | self.clipped_actions(batch)
 
@@ -250,12 +254,11 @@ class Reinforce(PolicyGradient):
 
     def _value_update(self, batch: Batch) -> None:
         """Update the value model alone, ``value_updates - 1`` times."""
-        critic = self.critic
-        assert critic is not None
+        policy = self.trained_policy
         optimizer, variables = self.trainable.groups[-1]
 
         def losses(batch: Batch) -> dict[str, tf.Tensor]:
-            value = critic.own_value(batch.inputs)
+            value = policy.value(batch.inputs)
             return {"loss": self.value_coef * value_loss(value, batch.returns)}
 
         def update(index: tf.Tensor) -> list[tf.Tensor]:

@@ -14,7 +14,7 @@ from tfpg.agents.callback_state import callbacks_state, restore_callbacks
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.checkpoints.store import Checkpoint
 from tfpg.core.messages import warn
-from tfpg.models.graph import all_layers
+from tfpg.models.inspection import all_layers
 from tfpg.rollouts.env_state import running_statistics
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.backend import keras, tf
-from tfpg.models.observations import select
 from tfpg.models.policy import Policy
 
 
@@ -48,8 +47,7 @@ class TargetNetwork:
 
     def online_q_values(self, inputs: Any) -> tf.Tensor:
         """Return the Q-values ``[B, A]`` of the network that is trained."""
-        inputs = select(inputs, self._policy.model_keys)
-        return tf.cast(self._policy.model(inputs, training=False), tf.float32)
+        return self._policy.outputs(inputs)
 
     def q_values(self, inputs: Any) -> tf.Tensor:
         """Return the Q-values ``[B, A]`` of the target network."""

@@ -19,7 +19,7 @@ from tfpg.core.backend import keras
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, open_vec
-from tfpg.models.requirements import non_finite_weight
+from tfpg.models.inspection import non_finite_weight
 from tfpg.rollouts.collector import Collector
 
 _FINISHING = "\nFinishing the iteration and saving a checkpoint. Ctrl-C again stops at once.\n"

@@ -11,13 +11,6 @@ import numpy as np
 from tfpg.core.messages import warn
 from tfpg.errors import TrainingWarning
 from tfpg.models.heads import Head
-from tfpg.ops.distributions import (
-    Bernoulli,
-    Categorical,
-    EpsilonGreedy,
-    MultiBinary,
-    MultiCategorical,
-)
 from tfpg.rollouts.trajectory import Trajectory
 
 _PATIENCE = 5  # iterations
@@ -63,7 +56,7 @@ class TrainingWarnings(_Warnings):
 
     def __init__(self, head: Head):
         super().__init__()
-        self._entropy_floor = _entropy_floor(head)
+        self._entropy_floor = head.low_entropy
         self._first_return: float | None = None
         self._returns_differ = False
         self._episodes = 0
@@ -212,19 +205,3 @@ class QLearningWarnings(_Warnings):
         grows = (np.diff(sizes) > 0).mean() > 0.9 and sizes[-1] > 2 * sizes[0]
         exceeds = sizes[-1] > 2 * self._largest_return
         return bool(grows and exceeds and self._returns[-1] <= self._returns[0])
-
-
-def _entropy_floor(head: Head) -> float:
-    """A hundredth of the largest entropy; for Box actions the entropy of 1/1000 of their range."""
-    if head.kind is EpsilonGreedy:
-        return -math.inf
-    if head.kind in (Bernoulli, MultiBinary):
-        return 0.01 * head.outputs * math.log(2.0)
-    if head.kind is Categorical:
-        return 0.01 * math.log(max(head.outputs, 1))
-    if head.kind is MultiCategorical:
-        return 0.01 * float(np.log(head.choices).sum())  # type: ignore[attr-defined]
-    low, high = head.low, head.high  # type: ignore[attr-defined]
-    bounded = np.isfinite(low) & np.isfinite(high)
-    span = np.where(bounded, np.where(bounded, high, 1.0) - np.where(bounded, low, 0.0), 1.0)
-    return float(np.sum(np.log(1e-3 * np.maximum(span, 1e-30))))

@@ -29,6 +29,7 @@ from gymnasium import spaces, wrappers
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg import envs
+from tfpg.agents import ALGORITHMS, Q_LEARNING
 from tfpg.checks.report import Report, Row
 from tfpg.core.messages import one_line
 from tfpg.core.seeding import check_seed
@@ -41,7 +42,7 @@ from tfpg.envs.contracts import (
     reward_issues,
     step_issues,
 )
-from tfpg.models.action_spaces import ALGORITHMS, algorithms_for, heads_of
+from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
 from tfpg.video.display import INSTALL_XVFB
 from tfpg.video.frames import as_frame
@@ -305,7 +306,8 @@ class _Check:
         self._check_spaces(env.observation_space, env.action_space)
 
     def _check_spaces(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
-        usable, names = True, algorithms_for(action)
+        usable = True
+        names = [name for name in ALGORITHMS if supports(action, q_values=name in Q_LEARNING)]
         try:
             check_space(observation)
             self.findings.add("observation space", _observation_space_issues(observation))
@@ -313,7 +315,7 @@ class _Check:
             usable = False
             self.findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
         try:
-            outputs = " or ".join(map(str, heads_of(action)[0]))
+            outputs = " or ".join(map(str, heads_of(action)))
             detail = f"{_describe_space(action)}; a model has {outputs} outputs"
             self.findings.passed("action space", detail)
             self.findings.add("action space", _action_space_issues(action))

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tfpg
+from tfpg.agents import ALGORITHMS
+from tfpg.agents import POLICY_GRADIENT as _POLICY_GRADIENT
+from tfpg.agents import Q_LEARNING as _DQN
 from tfpg.cli.argument_types import COEF, COUNT, EITHER, FRACTION, FROM_ZERO, POSITIVE, SEED, Parser
 from tfpg.cli.train_arguments import (
     add_agent_options,
@@ -14,9 +17,6 @@ from tfpg.cli.train_arguments import (
     add_dqn_options,
     add_network_options,
 )
-from tfpg.models.action_spaces import ALGORITHMS
-from tfpg.models.action_spaces import POLICY_GRADIENT as _POLICY_GRADIENT
-from tfpg.models.action_spaces import Q_LEARNING as _DQN
 from tfpg.video import OVERLAYS
 
 # Options of the agents by the algorithms that have them; None: all.

@@ -1,7 +1,6 @@
-"""Functions that return a `keras.Model`. Nothing in tfpg requires them: any Keras model will do.
+"""Functions that build a `keras.Model`. They are optional: tfpg works with any Keras model.
 
-They use Keras's built-in layers and operations only, so what they make is loaded by plain Keras,
-without tfpg.
+They use only built-in Keras layers and operations, so plain Keras loads the models without tfpg.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ from gymnasium import spaces
 
 from tfpg.core.backend import keras
 from tfpg.envs import EnvLike, spaces_of
+from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
 from tfpg.models.observations import check_space, input_dtype, input_shape
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
 
-# Normalized observations further from their mean than this many standard deviations are clipped.
-_CLIP = 10.0
-# nature_cnn's convolutions leave nothing of a smaller one.
-_SMALLEST_IMAGE = 36
+_CLIP = 10.0  # standard deviations at which normalized observations are clipped
+_SMALLEST_IMAGE = 36  # nature_cnn's convolutions reduce anything smaller to nothing
 
 
 def mlp(
@@ -36,33 +34,35 @@ def mlp(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """A policy: a stack of Dense layers from the observations of ``env`` to its actions.
+    """Return a policy: a stack of Dense layers from the observations of ``env`` to its actions.
 
-    The outputs are those of `tfpg.models.heads`; a `Box` of D numbers gets 2D, D means and D log
-    standard deviations. The latter are free weights that do not depend on the observation.
+    The outputs are those of `tfpg.models.heads`. A `Box` of D dimensions gets 2D outputs, D means
+    and D log standard deviations. The log standard deviations are weights that do not depend on the
+    observation.
 
     Args:
-        env: An environment id, environment, vector environment or callable making one; or its
+        env: An environment id, environment, vector environment, or callable that makes one; or its
             ``(observation_space, action_space)``.
-        hidden: Units of the hidden layers.
-        activation: Activation of the hidden layers, by Keras's name.
-        normalize: Begin with a layer that standardizes real-valued observations by running
-            statistics, which agents update while they train; see `tfpg.models.normalization`.
-        log_std: Where the log standard deviation of a `Box` action begins.
-        seed: Seed of the initial weights. None: Keras's own (`keras.utils.set_random_seed`).
+        hidden: Units of each hidden layer.
+        activation: Keras name of the activation of the hidden layers.
+        normalize: Standardize real-valued observations with running statistics in the first layer.
+            Agents update them during training; see `tfpg.models.normalization`.
+        log_std: Initial log standard deviation of `Box` actions.
+        seed: Seed of the initial weights. None: Keras's global seed
+            (`keras.utils.set_random_seed`).
         name: Name of the model.
 
     Returns:
-        A Keras model, not compiled, ``inputs [B, ...] -> [B, K]``. `tfpg.models.observations` says
-        what the inputs are: a `Dict` observation gets a named input for each key, of which images
-        are scaled to [0, 1].
+        An uncompiled Keras model, ``inputs [B, ...] -> [B, K]``. The inputs are those of
+        `tfpg.models.observations`. A `Dict` observation gets one input for each key, named after
+        the key. Images are scaled to [0, 1].
 
     Raises:
-        ValueError: The spaces are of another kind, or ``hidden`` is not positive integers.
+        ValueError: A space is not supported, or ``hidden`` are not positive integers.
 
     Source:
-        Small last layers for policies: Andrychowicz et al., "What Matters In On-Policy
-        Reinforcement Learning?", 2021, https://arxiv.org/abs/2006.05990.
+        Small initial weights in a policy's last layer: Andrychowicz et al., "What Matters In
+        On-Policy Reinforcement Learning?", 2021, https://arxiv.org/abs/2006.05990.
 
     Example:
         >>> model = mlp("CartPole-v1", hidden=(20, 10), activation="elu")
@@ -85,10 +85,18 @@ def critic(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """A value network: like `mlp`, with one output, the value of the observation.
+    """Return a value network: like `mlp`, with a single output, the value of the observation.
+
+    Args:
+        env: See `mlp`.
+        hidden: Units of each hidden layer.
+        activation: Keras name of the activation of the hidden layers.
+        normalize: See `mlp`.
+        seed: See `mlp`.
+        name: Name of the model.
 
     Returns:
-        A Keras model, not compiled, ``inputs [B, ...] -> [B, 1]``.
+        An uncompiled Keras model, ``inputs [B, ...] -> [B, 1]``.
 
     Example:
         >>> critic("CartPole-v1").output_shape
@@ -110,23 +118,23 @@ def actor_critic(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """A policy and the value of its observations in one model of two outputs.
+    """Return a policy and the value of its observations as one model with two outputs.
 
     Args:
         env: See `mlp`.
-        hidden: Units of the hidden layers, of each of the two stacks.
-        activation: Activation of the hidden layers, by Keras's name.
-        shared: One stack of hidden layers for both outputs, not a stack each.
+        hidden: Units of each hidden layer.
+        activation: Keras name of the activation of the hidden layers.
+        shared: Use the same hidden layers for both outputs. Otherwise each has its own.
         normalize: See `mlp`.
         log_std: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
     Returns:
-        A Keras model, not compiled, ``inputs [B, ...] -> [[B, K], [B, 1]]``.
+        An uncompiled Keras model, ``inputs [B, ...] -> [[B, K], [B, 1]]``.
 
     Source:
-        Stacks of their own: Andrychowicz et al., 2021, https://arxiv.org/abs/2006.05990.
+        Separate hidden layers: Andrychowicz et al., 2021, https://arxiv.org/abs/2006.05990.
 
     Example:
         >>> actor_critic("CartPole-v1").output_shape
@@ -151,20 +159,20 @@ def dueling(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """A Q-network of two streams, the value of the observation and the actions' advantages.
+    """Return a Q-network with two streams: the value of the observation, and action advantages.
 
     ``Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)``. The streams share all hidden layers but the last.
 
     Args:
-        env: See `mlp`; its actions are `Discrete`.
-        hidden: Units of the hidden layers, at least one.
-        activation: Activation of the hidden layers, by Keras's name.
+        env: See `mlp`. Its actions must be `Discrete`.
+        hidden: Units of each hidden layer, at least one.
+        activation: Keras name of the activation of the hidden layers.
         normalize: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
     Returns:
-        A Keras model, not compiled, ``inputs [B, ...] -> [B, A]``.
+        An uncompiled Keras model, ``inputs [B, ...] -> [B, A]``.
 
     Raises:
         ValueError: The actions are not `Discrete`, or ``hidden`` is empty.
@@ -179,7 +187,7 @@ def dueling(
     """
     observation_space, action_space = _spaces(env)
     if not hidden:
-        raise ValueError("hidden must hold a layer or more for the streams, and it is empty.")
+        raise ValueError("hidden must have at least one layer for the streams, but it is empty.")
     dense = _dense_maker(seed)
     inputs, x = _features(observation_space, normalize)
     x = _stack(x, hidden[:-1], activation, dense)
@@ -198,25 +206,27 @@ def nature_cnn(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """The convolutional network of the DQN paper: from frames to a number for each action.
+    """Return the convolutional network of the DQN paper, from frames to one output per action.
 
     Args:
-        env: See `mlp`; its observations are stacked frames, its actions `Discrete`.
-        hidden: Units of the layer before the last.
-        dueling: Two of that layer, in streams for the value and the advantages; see `dueling`.
+        env: See `mlp`. Its observations must be stacked frames, its actions `Discrete`.
+        hidden: Units of the last hidden layer.
+        dueling: Use two last hidden layers, one for the value and one for the advantages; see
+            `tfpg.networks.dueling`.
         seed: See `mlp`.
         name: Name of the model.
 
     Returns:
-        A Keras model, not compiled, ``inputs [B, height, width, frames] uint8 -> [B, K]``, which
-        scales the frames to [0, 1]. The K outputs are linear: action values, or logits.
+        An uncompiled Keras model, ``inputs [B, height, width, frames] uint8 -> [B, A]``, which
+        scales the frames to [0, 1]. The outputs are linear: Q-values or logits.
 
     Raises:
-        ValueError: Observations are no images of at least 36x36, or actions not `Discrete`.
+        ValueError: The observations are not images of at least 36x36, or the actions are not
+            `Discrete`.
 
     Source:
         Mnih et al., "Human-level control through deep reinforcement learning", 2015,
-        https://www.nature.com/articles/nature14236; weights by He et al., 2015,
+        https://www.nature.com/articles/nature14236; initial weights of He et al., 2015,
         https://arxiv.org/abs/1502.01852.
 
     Example:
@@ -226,15 +236,14 @@ def nature_cnn(
     """
     space, actions = _spaces(env)
     shape = space.shape or ()
-    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) == 3
-    if not image or min(shape[:2]) < _SMALLEST_IMAGE:
+    is_image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) == 3
+    if not is_image or min(shape[:2]) < _SMALLEST_IMAGE:
         raise ValueError(
-            f"nature_cnn is for images, uint8 [height, width, frames] of at least "
-            f"{_SMALLEST_IMAGE}x{_SMALLEST_IMAGE}, and these observations are {space}: "
-            "networks.mlp is for others."
+            f"nature_cnn needs uint8 images [height, width, frames] of at least {_SMALLEST_IMAGE}x"
+            f"{_SMALLEST_IMAGE}, but the observation space is {space}. Try networks.mlp."
         )
     if not isinstance(actions, spaces.Discrete):
-        raise ValueError(f"nature_cnn is for Discrete actions, and these are {actions}.")
+        raise ValueError(f"nature_cnn needs Discrete actions, but the action space is {actions}.")
     seeds = np.random.default_rng(seed)
 
     def he() -> keras.initializers.Initializer:
@@ -243,9 +252,10 @@ def nature_cnn(
     inputs = _input(space, "observations")
     x = keras.layers.Rescaling(1.0 / 255.0)(inputs)
     for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        x = keras.layers.Conv2D(filters, size, stride, activation="relu", kernel_initializer=he())(
-            x
+        convolution = keras.layers.Conv2D(
+            filters, size, stride, activation="relu", kernel_initializer=he()
         )
+        x = convolution(x)
     x = keras.layers.Flatten()(x)
 
     def stream(units: int) -> Any:
@@ -285,58 +295,47 @@ def _features(space: gymnasium.Space, normalize: bool) -> tuple[Any, Any]:
 
 def _input(space: gymnasium.Space, name: str) -> Any:
     dtype = input_dtype(space)
-    # Keras casts real numbers to its own precision; integers, images above all, stay small.
+    # Keras casts real numbers to its own precision. Integers, above all images, stay small.
     return keras.Input(input_shape(space), name=name, dtype=None if dtype.kind == "f" else dtype)
 
 
 def _vector(x: Any, space: gymnasium.Space, normalize: bool, name: str) -> Any:
-    if space.dtype == np.uint8 and isinstance(space, spaces.Box):
+    is_box, is_image = isinstance(space, spaces.Box), space.dtype == np.uint8
+    if is_box and is_image:
         x = keras.layers.Rescaling(1.0 / 255.0)(x)
     if len(input_shape(space)) != 1:
         x = keras.layers.Flatten()(x)
-    if normalize and isinstance(space, spaces.Box) and space.dtype != np.uint8:
+    if normalize and is_box and not is_image:
         x = keras.ops.clip(statistics_layer(name)(x), -_CLIP, _CLIP)
     return x
 
 
 def _stack(x: Any, hidden: Sequence[int], activation: str, dense: Callable) -> Any:
     if any(not isinstance(units, (int, np.integer)) or units < 1 for units in hidden):
-        raise ValueError(f"hidden must hold positive integers, and it is {tuple(hidden)!r}.")
+        raise ValueError(f"hidden must be positive integers, but it is {tuple(hidden)!r}.")
     for units in hidden:
         x = dense(units, np.sqrt(2.0), activation)(x)
     return x
 
 
 def _dueling(stream: Callable[[int], Any], space: gymnasium.Space) -> Any:
-    """The Q-values of two streams, each made by its number of outputs."""
-    if not isinstance(space, spaces.Discrete):
-        raise ValueError(
-            f"Q-values are of Discrete actions, and these are {space}: tfpg.Reinforce, tfpg.A2C "
-            "and tfpg.PPO learn them, with networks.mlp."
-        )
-    value, advantages = stream(1), stream(int(space.n))
+    """The Q-values of two streams, each made from its number of outputs."""
+    (actions,) = heads_of(space, q_values=True)
+    value, advantages = stream(1), stream(actions)
     return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
 
 
 def _policy_output(x: Any, space: gymnasium.Space, log_std: float, dense: Callable) -> Any:
-    if isinstance(space, spaces.Discrete):
-        return dense(int(space.n), 0.01)(x)
-    if isinstance(space, spaces.MultiDiscrete):
-        return dense(int(space.nvec.sum()), 0.01)(x)
-    if isinstance(space, spaces.MultiBinary):
-        return dense(int(np.prod(space.shape)), 0.01)(x)
+    outputs = max(heads_of(space))
     if not isinstance(space, spaces.Box):
-        raise ValueError(
-            "Policies are for Discrete, MultiDiscrete, MultiBinary and Box actions, and these are "
-            f"{space}."
-        )
-    dims = int(np.prod(space.shape))
-    # Plain Keras has no free-weight layer; the bias of a Dense behind zeros is one.
-    free = keras.layers.Dense(
+        return dense(outputs, 0.01)(x)
+    dims = outputs // 2
+    # Plain Keras has no layer with just weights, so this is the bias of a Dense layer of zeros.
+    zeros = keras.layers.Rescaling(0.0)(x)
+    log_stds = keras.layers.Dense(
         dims,
         kernel_initializer="zeros",
         bias_initializer=keras.initializers.Constant(log_std),
         name="log_std",
-    )
-    zeros = keras.layers.Rescaling(0.0)(x)
-    return keras.layers.Concatenate()([dense(dims, 0.01)(x), free(zeros)])
+    )(zeros)
+    return keras.layers.Concatenate()([dense(dims, 0.01)(x), log_stds])

@@ -1,13 +1,13 @@
-"""Running statistics: of observations, inside the Keras model, and of returns.
+"""Running statistics: of observations, inside a Keras model, and of returns.
 
-An observation normalizer is a frozen `BatchNormalization` layer without centre and scale, whose
-moving mean and variance agents assign after every iteration, and a DQN after its random play. They
-are the model's own weights: saved with it, loaded by plain Keras, constant wherever nothing trains.
-(A `Normalization` layer keeps its statistics as constants, and a compiled function goes on with the
-old ones.)
+An observation normalizer is a frozen `BatchNormalization` layer without center and scale. Agents
+assign its moving mean and variance after each iteration (DQN also after its random steps). These
+are the model's own weights: saved with it, loaded by plain Keras, and constant while it acts.
+(Keras's `Normalization` keeps its statistics as constants, so a compiled function would continue
+to use old ones.)
 
-Every batch counts the same, and none less than a hundredth: an average over all batches at
-first, later over about the last hundred.
+All batches count the same, but none for less than a hundredth: the statistics are an average over
+all batches at first, and over about the last hundred later.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.backend import keras
-from tfpg.models.graph import all_layers, has_graph
+from tfpg.models.inspection import all_layers, has_graph
 
 _SUFFIX = "_statistics"
-_MEMORY = 100
+_MEMORY = 100  # batches
 
 
 class RunningMoments:
-    """Mean and variance of the batches seen so far.
+    """Running mean and variance of batches.
 
     Args:
-        shape: Of one element.
+        shape: The shape of one element.
 
     Example:
         >>> import numpy as np
@@ -44,7 +44,7 @@ class RunningMoments:
         self.batches = 0
 
     def update(self, batch: np.ndarray) -> None:
-        """Takes in a batch, ``[B, *shape]``, of at least one element."""
+        """Include a batch ``[B, *shape]`` of at least one element."""
         batch = np.asarray(batch, np.float64)
         weight = max(1 / (self.batches + 1), 1 / _MEMORY)
         shift = batch.mean(axis=0) - self.mean
@@ -54,21 +54,24 @@ class RunningMoments:
         self.batches += 1
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes."""
+        """Return the state for `set_state`."""
         return {"mean": self.mean, "variance": self.variance, "batches": self.batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Continue from a state."""
         self.mean = np.asarray(state["mean"], np.float64)
         self.variance = np.asarray(state["variance"], np.float64)
         self.batches = int(state["batches"])
 
 
 class ObservationStatistics:
-    """Keeps the statistics layers of a model up to date.
+    """Updates the statistics layers of a model.
 
     Args:
         model: A Keras model with any number of layers made by `statistics_layer`.
+
+    Raises:
+        ValueError: Such a layer is inside a nested model.
 
     Example:
         >>> import numpy as np, tfpg
@@ -85,39 +88,39 @@ class ObservationStatistics:
         nested = [x.name for x in all_layers(model) if _is_statistics(x) and x not in self.layers]
         if nested:
             raise ValueError(
-                f"The layer {nested[0]!r} is inside a model in the model, where its statistics "
-                "cannot be kept: make one model of the two, or train that one by itself."
+                f"The layer {nested[0]!r} is inside a nested model, where its statistics cannot be "
+                "updated. Build one model instead, or train the nested model on its own."
             )
         self._moments = [_moments_of(layer) for layer in self.layers]
         if self.layers:
-            self._inputs = keras.Model(model.input, [layer.input for layer in self.layers])
+            self._layer_inputs = keras.Model(model.input, [layer.input for layer in self.layers])
 
     def update(self, inputs: Any) -> None:
-        """Takes in a batch of model inputs, ``[B, ...]``, and assigns the layers' weights."""
+        """Include a batch of model inputs ``[B, ...]``, and assign the layers' weights."""
         if not self.layers:
             return
-        seen = keras.tree.flatten(self._inputs(inputs))
-        for i, (layer, x) in enumerate(zip(self.layers, seen, strict=True)):
-            # Somebody may have loaded or assigned others since: go on from those.
-            if not _are_of(self._moments[i], layer):
+        batches = keras.tree.flatten(self._layer_inputs(inputs))
+        for i, (layer, batch) in enumerate(zip(self.layers, batches, strict=True)):
+            # If someone else has assigned the layer's weights, continue from those.
+            if not _match(self._moments[i], layer):
                 self._moments[i] = _moments_of(layer)
             moments = self._moments[i]
-            moments.update(np.asarray(x))
+            moments.update(np.asarray(batch))
             layer.moving_mean.assign(moments.mean)
             layer.moving_variance.assign(moments.variance)
 
     def get_state(self) -> list[Any]:
-        """What `set_state` takes."""
+        """Return the state for `set_state`."""
         return [moments.get_state() for moments in self._moments]
 
     def set_state(self, state: list[Any]) -> None:
-        """Goes on from a state, of which the model's weights are another part."""
-        for moments, told in zip(self._moments, state, strict=True):
-            moments.set_state(told)
+        """Continue from a state. The model's weights are restored elsewhere."""
+        for moments, each in zip(self._moments, state, strict=True):
+            moments.set_state(each)
 
 
 def statistics_layer(name: str) -> keras.layers.Layer:
-    """A layer that standardizes by running statistics; agents find it by its name.
+    """Return a layer that standardizes by running statistics. Agents find it by its name.
 
     Example:
         >>> statistics_layer("speed").name
@@ -129,7 +132,7 @@ def statistics_layer(name: str) -> keras.layers.Layer:
 
 
 def _moments_of(layer: keras.layers.Layer) -> RunningMoments:
-    moments = RunningMoments(layer.moving_mean.shape)
+    moments = RunningMoments()
     moments.mean = layer.moving_mean.value.numpy().astype(np.float64)
     moments.variance = layer.moving_variance.value.numpy().astype(np.float64)
     fresh = not moments.mean.any() and (moments.variance == 1).all()
@@ -137,7 +140,7 @@ def _moments_of(layer: keras.layers.Layer) -> RunningMoments:
     return moments
 
 
-def _are_of(moments: RunningMoments, layer: keras.layers.Layer) -> bool:
+def _match(moments: RunningMoments, layer: keras.layers.Layer) -> bool:
     mean, variance = layer.moving_mean.value.numpy(), layer.moving_variance.value.numpy()
     return np.array_equal(mean, moments.mean.astype(mean.dtype)) and np.array_equal(
         variance, moments.variance.astype(variance.dtype)

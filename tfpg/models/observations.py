@@ -1,17 +1,17 @@
-"""Observations of every kind as the inputs of a Keras model.
+"""Observations as the inputs of a Keras model.
 
 ======================  ==========================================================
 observation space       model input
 ======================  ==========================================================
-``Box``                 as it is, images as uint8
+``Box``                 unchanged; images as uint8
 ``Discrete(n)``         one-hot, ``[n]`` float32
-``MultiDiscrete(n)``    one-hots side by side, ``[sum(n)]`` float32
+``MultiDiscrete(n)``    concatenated one-hots, ``[sum(n)]`` float32
 ``MultiBinary(n)``      ``[n]`` float32
-``Dict``                a dict of these; the model's inputs are named like its keys
+``Dict``                a dict of these; the model's inputs are named after the keys
 ======================  ==========================================================
 
-Environments, trajectories and callables that act hold observations as the environment gives
-them; only what is about to enter a model is encoded.
+Environments, trajectories and callables hold observations as the environment returns them. They
+are encoded right before they enter a model.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from gymnasium import spaces
 
 
 def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None = None) -> Any:
-    """Model inputs for a batch of observations.
+    """Return the model inputs for a batch of observations.
 
     Args:
-        space: Of one observation.
-        observations: ``[..., *shape]``, a dict of such arrays for a `Dict`.
-        keys: The keys of a `Dict` that the model takes. None: all.
+        space: The space of one observation.
+        observations: ``[..., *shape]``, or a dict of such arrays for a `Dict`.
+        keys: The keys of a `Dict` to encode. None: all.
 
     Returns:
-        ``[..., *input_shape(space)]``, a dict of such arrays for a `Dict`.
+        ``[..., *input_shape(space)]``, or a dict of such arrays for a `Dict`.
 
     Example:
         >>> encode(spaces.Discrete(3, start=1), np.array([1, 3])).tolist()
@@ -54,18 +54,8 @@ def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None
     return {key: encode(space[key], observations[key]) for key in keys or space}
 
 
-def select(inputs: Any, keys: Sequence[str] | None) -> Any:
-    """The inputs that a model takes, of a dict that holds more. None: all.
-
-    Example:
-        >>> select({"a": 1, "b": 2}, ["b"])
-        {'b': 2}
-    """
-    return inputs if keys is None else {key: inputs[key] for key in keys}
-
-
 def input_shape(space: gymnasium.Space) -> tuple[int, ...]:
-    """Shape of the model input for one observation that is not a `Dict`.
+    """Return the shape of the model input for one observation that is not a `Dict`.
 
     Example:
         >>> input_shape(spaces.MultiDiscrete([3, 2]))
@@ -79,39 +69,39 @@ def input_shape(space: gymnasium.Space) -> tuple[int, ...]:
 
 
 def input_dtype(space: gymnasium.Space) -> np.dtype:
-    """NumPy dtype of the model input: a `Box`'s own, else float32."""
+    """Return the NumPy dtype of the model input: a `Box` has its own, the others float32."""
     return np.dtype(space.dtype if isinstance(space, spaces.Box) else np.float32)
 
 
 def check_space(space: gymnasium.Space) -> None:
-    """Raises for a space that no model input is made of.
+    """Raise if observations of a space cannot be model inputs.
 
     Raises:
-        ValueError: It holds another kind of space, or a `Dict` in a `Dict`.
+        ValueError: The space is of another kind, or a `Dict` in a `Dict`.
 
     Example:
         >>> check_space(spaces.Tuple([spaces.Discrete(2)]))
         Traceback (most recent call last):
             ...
-        ValueError: Observations must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of \
-these, and they are Tuple(Discrete(2)): wrap the environment, for example in \
+        ValueError: Unsupported observation space Tuple(Discrete(2)): expected Box, Discrete, \
+MultiDiscrete, MultiBinary, or a Dict of these. Wrap the environment, for example in \
 gymnasium.wrappers.FlattenObservation.
     """
     kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
     if not parts or not all(isinstance(part, kinds) for part in parts):
         raise ValueError(
-            "Observations must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these, "
-            f"and they are {space}: wrap the environment, for example in "
+            f"Unsupported observation space {space}: expected Box, Discrete, MultiDiscrete, "
+            "MultiBinary, or a Dict of these. Wrap the environment, for example in "
             "gymnasium.wrappers.FlattenObservation."
         )
 
 
 def one_hot(index: np.ndarray, count: int) -> np.ndarray:
-    """``[..., count]`` float32 of integers ``[...]`` from 0.
+    """Return ``[..., count]`` float32 for integers ``[...]``.
 
     Raises:
-        ValueError: One is outside ``[0, count)``.
+        ValueError: An integer is outside ``[0, count)``.
 
     Example:
         >>> one_hot(np.array([1]), 2)
@@ -119,7 +109,7 @@ def one_hot(index: np.ndarray, count: int) -> np.ndarray:
     """
     if index.size and not 0 <= index.min() <= index.max() < count:
         raise ValueError(
-            f"An observation is outside its space: expected {count} values from 0, and got "
-            f"{index.min()} to {index.max()}."
+            f"An observation is outside its space: expected integers from 0 to {count - 1}, but "
+            f"got {index.min()} to {index.max()}."
         )
     return np.eye(count, dtype=np.float32)[index]

@@ -1,4 +1,4 @@
-"""A policy: a Keras model, the head that reads its outputs, and a fast way to act."""
+"""Policies: a Keras model, the head that reads its outputs, and a fast way to act."""
 
 from __future__ import annotations
 
@@ -7,59 +7,70 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.arrays import batch_size, map_arrays
 from tfpg.core.backend import keras, tf
 from tfpg.envs import EnvLike, spaces_of
-from tfpg.models.graph import split_outputs
-from tfpg.models.heads import check_output_shape, head_for
-from tfpg.models.numpy_forward import Forward, mirror
-from tfpg.models.observations import check_space, encode, input_dtype, input_shape, select
-from tfpg.models.requirements import (
-    baked_constants,
+from tfpg.models.heads import Head, head_for
+from tfpg.models.inspection import (
     check_inputs,
     check_layers,
-    check_logits,
+    explain_non_finite,
     input_keys,
-    non_finite_outputs,
     one_line,
+    split_outputs,
+    traced_constants,
 )
+from tfpg.models.numpy_forward import Forward, mirror
+from tfpg.models.observations import check_space, encode, input_dtype, input_shape
 from tfpg.ops.distributions import Distribution
 
-# Up to about this many parameters NumPy was never slower than a TensorFlow call on a CPU; see
+# Up to about this many parameters, NumPy was never slower than a TensorFlow call on a CPU; see
 # benchmarks/acting.py.
 _LARGE = 1_000_000
+# Observations evaluated in one call of a value model: thousands of images would fill the memory.
+_VALUES_PER_CALL = 4096
 
 
 class Decision(NamedTuple):
-    """What a policy decided for ``N`` observations."""
+    """A policy's decision for ``N`` observations."""
 
-    actions: np.ndarray  # [N, ...]  as learned
-    env_actions: np.ndarray  # [N, ...]  as the environments want them
-    outputs: np.ndarray  # [N, K]  of the model, before a final sigmoid or softmax if in NumPy
+    actions: np.ndarray  # [N, ...]  as they are learned
+    env_actions: np.ndarray  # [N, ...]  as the environment expects them
+    outputs: np.ndarray  # [N, K]  of the model; in NumPy, before a final sigmoid or softmax
 
 
 class Policy:
     """A Keras model as a policy for one kind of environment.
 
     Args:
-        model: A Keras model, ``inputs [B, ...] -> [B, K]``, and a value ``[B, 1]`` if it has a
-            second output. Built here if it is not. `tfpg.models.observations` describes its inputs.
-        env: What it plays in: an environment id, environment, vector environment or callable.
-        from_logits: See `head_for`.
-        positive_action: See `head_for`.
-        squash: See `head_for`.
-        log_std: See `head_for`.
-        epsilon: See `head_for`.
-        acting: How actions are computed: ``"numpy"`` (a forward pass mirrored from the weights),
-            ``"tensorflow"`` (a compiled call), or ``"auto"``: NumPy for the models it can mirror
-            whose layers are small. All agree to float32 rounding. `acting` says which it is.
+        model: A Keras model, ``inputs [B, ...] -> [B, K]``, with an optional second output, the
+            value ``[B, 1]``. It is built here if needed. See `tfpg.models.observations` for its
+            inputs and `tfpg.models.heads` for its outputs.
+        env: What it acts in: an environment id, environment, vector environment, or callable that
+            makes one.
+        value_model: A Keras model ``inputs [B, ...] -> [B, 1]`` for the values, if ``model`` has no
+            second output.
+        from_logits: See `tfpg.models.heads.head_for`.
+        positive_action: See `tfpg.models.heads.head_for`.
+        squash: See `tfpg.models.heads.head_for`.
+        log_std: See `tfpg.models.heads.head_for`.
+        epsilon: See `tfpg.models.heads.head_for`.
+        acting: How actions are computed: ``"numpy"`` (a copy of the forward pass),
+            ``"tensorflow"`` (a compiled call), or ``"auto"``: NumPy for models it supports, unless
+            they are large. All agree up to float32 rounding.
+
+    Attributes:
+        head: The `tfpg.models.heads.Head` that reads the model's outputs.
+        acting: ``"numpy"`` or ``"tensorflow"``.
+        has_value: Whether there are values, from the model or the value model.
 
     Raises:
-        ValueError: The model does not fit the environment, or holds layers that behave
-            differently in training (dropout, batch normalization).
+        ValueError: The model does not fit the environment, or has layers that behave differently
+            in training (dropout, batch normalization).
         TypeError: ``model`` is not a Keras model.
 
     Example:
@@ -75,6 +86,7 @@ class Policy:
         model: keras.Model,
         env: EnvLike,
         *,
+        value_model: keras.Model | None = None,
         from_logits: bool | None = None,
         positive_action: int = 1,
         squash: bool = False,
@@ -83,110 +95,147 @@ class Policy:
         acting: str = "auto",
     ):
         if not isinstance(model, keras.Model):
-            raise TypeError(f"Expected a keras.Model, and got {type(model).__name__}.")
+            raise TypeError(f"Expected a keras.Model, but got {type(model).__name__}.")
         if acting not in ("auto", "numpy", "tensorflow"):
-            raise ValueError(
-                f'acting must be "auto", "numpy" or "tensorflow", and it is {acting!r}.'
-            )
+            raise ValueError(f'acting must be "auto", "numpy" or "tensorflow", not {acting!r}.')
         self.model = model
+        self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
         check_space(self.observation_space)
-        self._keys = self.model_keys = input_keys(model, self.observation_space)
-        probed, value = split_outputs(self.called_by(model))
-        probed = np.asarray(tf.cast(probed, tf.float32))
-        self.has_value = value is not None
+        self._keys = self._value_keys = self._encoded_keys = input_keys(
+            model, self.observation_space
+        )
+        outputs, value = split_outputs(self._call_on_random(model, self._keys))
+        if len(outputs.shape) != 2:
+            raise ValueError(
+                "A policy model's output must have shape (batch, K), but it has shape "
+                f"{(None, *outputs.shape[1:])}."
+            )
         if value is not None and tuple(value.shape[1:]) != (1,):
             raise ValueError(
-                f"The model's second output is the value, of shape (batch, 1), and it has shape "
-                f"{(None, *value.shape[1:])}."
+                "The model's second output is the value and must have shape (batch, 1), but it has "
+                f"shape {(None, *value.shape[1:])}."
             )
+        self.has_value = value is not None or value_model is not None
+        if value_model is not None:
+            self._add_value_model(value_model, value is not None)
         self.head = head_for(
             self.action_space,
             model,
+            np.asarray(tf.cast(outputs, tf.float32)),
             from_logits=from_logits,
             positive_action=positive_action,
             squash=squash,
             log_std=log_std,
             epsilon=epsilon,
-            outputs=check_output_shape(probed.shape),
         )
-        if from_logits is None:
-            check_logits(self.head, model, probed)
-        # Probabilities lose what a logit far from zero still knows, so NumPy stops before them.
-        logits = not self.head.from_logits
-        snapshot = None if acting == "tensorflow" else mirror(model, logits=logits)
-        if acting == "numpy" and snapshot is None:
+        is_small = model.count_params() <= _LARGE
+        self._mirror = None
+        if acting == "numpy" or (acting == "auto" and is_small):
+            # A logit far from zero holds more than its probability, so NumPy stops before that.
+            self._mirror = mirror(model, logits=not self.head.from_logits)
+        if acting == "numpy" and self._mirror is None:
             raise ValueError(
-                "This model cannot act through NumPy: only Dense, Activation, Flatten, Rescaling, "
-                "Concatenate, frozen BatchNormalization and a few keras.ops in float32 can. Use "
-                'acting="auto".'
+                "This model cannot act in NumPy, which supports Dense, Activation, Flatten, "
+                "Rescaling, Concatenate, frozen BatchNormalization, and a few keras.ops in "
+                'float32. Use acting="auto".'
             )
-        if acting == "auto" and model.count_params() > _LARGE:
-            snapshot = None
-        self.acting = "tensorflow" if snapshot is None else "numpy"
-        self._snapshot = snapshot or self._compiled
-        self._call: Callable | None = None
-        self._call_constants: list[int] = []
-        self._acting_head = copy.copy(self.head)
-        if snapshot is not None and snapshot.gives_logits:  # type: ignore[attr-defined]
-            self._acting_head.from_logits = True
+        self.acting = "numpy" if self._mirror else "tensorflow"
+        self._compiled: tuple[Any, Callable] | None = None
+        self._compiled_value: Callable | None = None
 
     def frozen(self) -> Policy:
-        """This policy as it is now, whatever becomes of the model; for acting in NumPy."""
-        frozen, forward = copy.copy(self), self._snapshot()
-        frozen._snapshot = lambda: forward
+        """Return this policy with its current weights, if it acts in NumPy."""
+        frozen = copy.copy(self)
+        if self._mirror is not None:
+            forward = self._mirror.snapshot()
+            frozen._mirror = self._mirror._replace(snapshot=lambda: forward)
         return frozen
 
     def share_head_variables(self, other: Policy) -> None:
-        """Uses the weights that another policy's head keeps beside the same model."""
+        """Use the head's weights of another policy of the same model, if they fit."""
         if [v.shape for v in self.head.variables] == [v.shape for v in other.head.variables]:
-            for head in (self.head, self._acting_head):
-                head.share_variables(other.head)
-
-    def also_encode(self, keys: list[str]) -> None:
-        """Encodes these keys of a `Dict` too, for a critic that sees more than the policy."""
-        if self._keys is not None and not set(keys) <= set(self._keys):
-            space = cast(Any, self.observation_space)
-            self._keys = [key for key in space if key in {*keys, *self._keys}]
-            self._call = None
+            self.head.variables = other.head.variables
 
     def encode(self, observations: Any) -> Any:
-        """Model inputs for observations as the environment gives them; see `encode`."""
-        return encode(self.observation_space, observations, self._keys)
-
-    def distribution(self, inputs: Any) -> Distribution:
-        """The differentiable action distribution for encoded observations, as tensors."""
-        return self.distribution_and_value(inputs)[0]
-
-    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
-        """The action distribution and the model's value ``[B]``, or None where it has none."""
-        inputs = select(inputs, self.model_keys)
-        outputs, value = split_outputs(self.model(inputs, training=False))
-        if value is not None:
-            value = tf.cast(value, tf.float32)[:, 0]
-        return self.head.distribution(tf.cast(outputs, tf.float32)), value
+        """Return the model inputs for observations as the environment returns them."""
+        return encode(self.observation_space, observations, self._encoded_keys)
 
     @property
     def input_spec(self) -> Any:
-        """The signature of a batch of model inputs, with an open first dimension."""
+        """The `tf.TensorSpec` of a batch of model inputs, or a dict of them."""
         space = self.observation_space
         if not isinstance(space, spaces.Dict):
-            return tf.TensorSpec([None, *input_shape(space)], tf.as_dtype(input_dtype(space)))
+            return tf.TensorSpec([None, *input_shape(space)], input_dtype(space))
         return {
             key: tf.TensorSpec([None, *input_shape(space[key])], input_dtype(space[key]))
-            for key in self._keys or space
+            for key in self._encoded_keys or space
         }
 
-    def actor(self) -> Callable[[np.ndarray, np.ndarray | None], Decision]:
-        """A function that acts with the weights of this moment.
+    def outputs(self, inputs: Any) -> tf.Tensor:
+        """Return the model's policy outputs ``[B, K]`` for encoded observations, in float32."""
+        return self._call(inputs)[0]
 
-        Returns:
-            ``actor(observations [N, ...], noise [N, *noise_shape] or None) -> Decision``. With
-            noise it samples, without it takes the mode.
+    def distribution(self, inputs: Any) -> Distribution:
+        """Return the differentiable action distribution for encoded observations, as tensors."""
+        return self.head.distribution(self.outputs(inputs))
+
+    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
+        """Return the action distribution and the value ``[B]``, or None if there is no value."""
+        outputs, value = self._call(inputs)
+        if self.value_model is not None:
+            value = self.value(inputs)
+        return self.head.distribution(outputs), value
+
+    def value(self, inputs: Any) -> tf.Tensor:
+        """Return the value ``[B]`` of encoded observations, as a differentiable tensor."""
+        self.require_value()
+        if self.value_model is None:
+            return self._call(inputs)[1]
+        outputs = self.value_model(_select(inputs, self._value_keys), training=False)
+        return tf.cast(outputs, tf.float32)[:, 0]
+
+    def values(self, observations: Any) -> np.ndarray:
+        """Return the values ``[...]`` of observations ``[..., *shape]`` from the environment.
 
         Raises:
-            FloatingPointError: By the actor, when the model's outputs are not finite.
+            ValueError: There is no value.
+
+        Example:
+            >>> import tfpg
+            >>> policy = Policy(tfpg.networks.actor_critic("CartPole-v1"), "CartPole-v1")
+            >>> policy.values(np.zeros((5, 3, 4), "float32")).shape
+            (5, 3)
+        """
+        self.require_value()
+        inputs, spec = self.encode(observations), self.input_spec
+        if self._compiled_value is None:
+            self._compiled_value = tf.function(self.value, input_signature=[spec], autograph=False)
+        first, first_spec = (keras.tree.flatten(x)[0] for x in (inputs, spec))
+        batch = np.shape(first)[: np.ndim(first) - len(first_spec.shape) + 1]
+        rows = map_arrays(_as_rows, inputs, spec)
+        values = np.empty(math.prod(batch), np.float32)
+        for i in range(0, len(values), _VALUES_PER_CALL):
+            part = slice(i, i + _VALUES_PER_CALL)
+            values[part] = self._compiled_value(map_arrays(lambda x, part=part: x[part], rows))
+        return values.reshape(batch)
+
+    def require_value(self) -> None:
+        """Raise a `ValueError` if there is no value."""
+        if not self.has_value:
+            raise ValueError(
+                "The model has no value. Give it a second output of shape (batch, 1), as "
+                "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."
+            )
+
+    def actor(self) -> Callable[[Any, np.ndarray | None], Decision]:
+        """Return a function that acts with the current weights.
+
+        Returns:
+            ``actor(observations [N, ...], noise [N, *noise_shape] or None) -> Decision``. It
+            samples with noise, and takes the mode without. It raises `FloatingPointError` if the
+            model's outputs are not finite.
 
         Example:
             >>> import keras, numpy as np
@@ -196,22 +245,21 @@ class Policy:
             >>> decision.env_actions.shape, decision.outputs.shape
             ((3,), (3, 2))
         """
-        forward, encode = self._snapshot(), self.encode
-        encoded = not isinstance(self.observation_space, spaces.Box)
-        head = self._acting_head.snapshot()
-        distribution, env_actions = head.distribution, head.env_actions
+        forward = self._mirror.snapshot() if self._mirror else self._compiled_forward()
+        must_encode = not isinstance(self.observation_space, spaces.Box)
+        head, encode = self._acting_head(), self.encode
 
         def act(observations: Any, noise: np.ndarray | None = None) -> Decision:
             if noise is not None and head.at_random:
                 outputs = np.zeros((len(noise), head.outputs), np.float32)
             else:
-                outputs = forward(encode(observations) if encoded else observations)
-            # A sum is finite unless something in it is not, or overflows: then look closely.
+                outputs = forward(encode(observations) if must_encode else observations)
+            # The sum is finite unless an output is not, or it overflows.
             if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
-                raise FloatingPointError(non_finite_outputs(self.model, observations, outputs))
-            chosen = distribution(outputs)
-            actions = chosen.mode() if noise is None else chosen.sample(noise)
-            return Decision(actions, env_actions(actions), outputs)
+                raise FloatingPointError(explain_non_finite(self.model, observations, outputs))
+            distribution = head.distribution(outputs)
+            actions = distribution.mode() if noise is None else distribution.sample(noise)
+            return Decision(actions, head.env_actions(actions), outputs)
 
         return act
 
@@ -222,18 +270,18 @@ class Policy:
         deterministic: bool = True,
         seed: int | None = None,
     ) -> np.ndarray:
-        """Actions for a batch of observations, as the environment wants them.
+        """Return actions for a batch of observations, as the environment expects them.
 
         Args:
-            observations: ``[N, ...]``, a dict of such arrays where the environment's are dicts.
-            deterministic: The most probable action; else a sample.
-            seed: Of the samples. None: fresh ones.
+            observations: ``[N, ...]``, or a dict of such arrays if the environment's are dicts.
+            deterministic: Take the most probable action rather than a sample.
+            seed: Seed of the samples. None: a fresh one.
 
         Returns:
-            ``[N, ...]`` array in the action space's dtype and bounds.
+            Array ``[N, ...]`` in the dtype and bounds of the action space.
 
         Raises:
-            ValueError: The observations have another shape than the environment's.
+            ValueError: The observations do not have the shape of the environment's.
         """
         observations = self._checked(observations)
         noise = None
@@ -242,53 +290,70 @@ class Policy:
         return self.actor()(observations, noise).env_actions
 
     def distribution_of(self, outputs: np.ndarray) -> Distribution:
-        """The distribution that the outputs ``[..., K]`` of a `Decision` stand for."""
-        return self._acting_head.snapshot().distribution(outputs)
+        """Return the distribution for the outputs ``[..., K]`` of a `Decision`."""
+        return self._acting_head().distribution(outputs)
 
-    def _compiled(self) -> Forward:
-        model, spec, keys = self.model, self.input_spec, self.model_keys
-        constants = baked_constants(model)
-        if self._call is None or self._call_constants != constants:
+    def _acting_head(self) -> Head:
+        head = self.head.snapshot()
+        if self._mirror is not None and self._mirror.gives_logits:
+            head.from_logits = True
+        return head
 
-            @tf.function(input_signature=[spec], autograph=False)
-            def forward(inputs):
-                outputs = model(select(inputs, keys), training=False)
-                return tf.cast(split_outputs(outputs)[0], tf.float32)
+    def _call(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The policy's outputs ``[B, K]`` and the model's own value ``[B]`` or None."""
+        outputs, value = split_outputs(self.model(_select(inputs, self._keys), training=False))
+        if value is not None:
+            value = tf.cast(value, tf.float32)[:, 0]
+        return tf.cast(outputs, tf.float32), value
 
-            self._call, self._call_constants = forward, constants
-        call = self._call
+    def _compiled_forward(self) -> Forward:
+        spec, constants = self.input_spec, traced_constants(self.model)
+        if self._compiled is None or self._compiled[0] != constants:
+            call = tf.function(self.outputs, input_signature=[spec], autograph=False)
+            self._compiled = constants, call
+        call = self._compiled[1]
+        return lambda inputs: call(map_arrays(_as_rows, inputs, spec)).numpy()
 
-        def typed(x: Any, s: tf.TensorSpec) -> np.ndarray:
-            return np.asarray(x, s.dtype.as_numpy_dtype)
-
-        return lambda inputs: call(map_arrays(typed, inputs, spec)).numpy()
-
-    def called_by(self, model: keras.Model) -> Any:
-        """What a model makes of random observations; builds it.
-
-        Raises:
-            ValueError: It cannot be called on them.
-        """
-        space = cast(Any, self.observation_space)
-        keys = input_keys(model, space)
+    def _call_on_random(self, model: keras.Model, keys: list[str] | None) -> Any:
+        """The outputs of a model for random observations, which also builds it."""
+        space: Any = self.observation_space
         check_inputs(model, space, keys)
         rng = np.random.default_rng(0)
 
-        def rows(part: Any) -> np.ndarray:
+        def rows(part: gymnasium.Space) -> np.ndarray:
             return rng.normal(size=(16, *input_shape(part))).astype(input_dtype(part))
 
-        is_dict = isinstance(space, spaces.Dict)
-        names = keys or list(space) if is_dict else ()
-        inputs = {key: rows(space[key]) for key in names} if is_dict else rows(space)
+        inputs: Any
+        if isinstance(space, spaces.Dict):
+            inputs = {key: rows(space[key]) for key in keys or space}
+        else:
+            inputs = rows(space)
         try:
             return model(inputs, training=False)
         except Exception as error:
+            shapes = map_arrays(lambda x: (1, *x.shape[1:]), inputs)
             raise ValueError(
-                f"The model cannot be called on inputs of shape {_shapes(inputs)}: "
-                f"{one_line(error)}"
+                f"The model cannot be called on inputs of shape {shapes}: {one_line(error)}"
             ) from error
 
+    def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
+        if has_own:
+            raise ValueError("The model has a value output, so it does not need a value_model.")
+        self._value_keys = input_keys(value_model, self.observation_space)
+        if self._keys is None or self._value_keys is None:
+            self._encoded_keys = None
+        else:
+            used = {*self._keys, *self._value_keys}
+            self._encoded_keys = [key for key in cast(Any, self.observation_space) if key in used]
+        shape = self._call_on_random(value_model, self._value_keys).shape
+        if len(shape) != 2 or shape[1] != 1:
+            raise ValueError(
+                "A value_model's output must have shape (batch, 1), but it has shape "
+                f"{(None, *shape[1:])}."
+            )
+
     def _checked(self, observations: Any) -> Any:
+        """The observations as arrays, after a check of their shapes."""
         space = self.observation_space
         parts = space if isinstance(space, spaces.Dict) else {None: space}
         if isinstance(space, spaces.Dict) and (
@@ -301,18 +366,19 @@ class Policy:
             if x.shape[1:] != shape or x.ndim != len(shape) + 1:
                 raise ValueError(
                     f"Expected observations{f' {key!r}' if key else ''} of shape "
-                    f"(N, {', '.join(map(str, shape))}), and got {x.shape}; one is x[None]."
+                    f"(N, {', '.join(map(str, shape))}), but got {x.shape}. For a single "
+                    "observation, pass x[None]."
                 )
         return observations
 
 
 def is_policy_like(policy: Any) -> bool:
-    """Whether `as_policy` takes it: a Keras model, an agent or a `Policy`."""
+    """Whether `as_policy` accepts it: a Keras model, an agent, or a `Policy`."""
     return isinstance(policy, (Policy, keras.Model)) or hasattr(policy, "policy_for")
 
 
 def as_policy(policy: Any, env: EnvLike) -> Policy:
-    """A `Policy` for ``env`` from a policy, an agent or a Keras model.
+    """Return a `Policy` for ``env`` from a policy, an agent, or a Keras model.
 
     Raises:
         TypeError: It is none of these.
@@ -320,10 +386,10 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     """
     if isinstance(policy, Policy):
         observation_space, action_space = spaces_of(env)
-        shapes = _space_shapes(policy.observation_space), _space_shapes(observation_space)
-        if shapes[0] != shapes[1] or policy.action_space != action_space:
+        same_inputs = _input_shapes(policy.observation_space) == _input_shapes(observation_space)
+        if not same_inputs or policy.action_space != action_space:
             raise ValueError(
-                f"The policy is for {policy.observation_space} and {policy.action_space}, and the "
+                f"The policy is for {policy.observation_space} and {policy.action_space}, but the "
                 f"environment has {observation_space} and {action_space}."
             )
         return policy
@@ -332,15 +398,20 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     if hasattr(policy, "policy_for"):
         return policy.policy_for(env)
     raise TypeError(
-        f"Expected a Keras model, an agent or a tfpg.Policy, and got {type(policy).__name__}."
+        f"Expected a Keras model, an agent, or a tfpg.Policy, but got {type(policy).__name__}."
     )
 
 
-def _space_shapes(space: Any) -> Any:
+def _input_shapes(space: Any) -> Any:
     if isinstance(space, spaces.Dict):
-        return {key: _space_shapes(part) for key, part in space.items()}
+        return {key: _input_shapes(part) for key, part in space.items()}
     return type(space), input_shape(space)
 
 
-def _shapes(inputs: Any) -> Any:
-    return map_arrays(lambda x: (1, *x.shape[1:]), inputs)
+def _select(inputs: Any, keys: Sequence[str] | None) -> Any:
+    return inputs if keys is None else {key: inputs[key] for key in keys}
+
+
+def _as_rows(x: Any, spec: tf.TensorSpec) -> np.ndarray:
+    """``[..., *shape]`` as ``[B, *shape]`` of the spec's dtype."""
+    return np.asarray(x, spec.dtype.as_numpy_dtype).reshape(-1, *spec.shape[1:])

@@ -17,7 +17,7 @@ from tfpg.ops.distributions import (
     MultiBinary,
     MultiCategorical,
 )
-from tfpg.ops.distributions.numeric import sigmoid
+from tfpg.ops.numeric import sigmoid
 
 # What the numbers of actions mean, by the ids of environments without their versions.
 _ACTIONS = {
@@ -213,7 +213,7 @@ def value_reader(policy: Policy) -> Callable[[Any, Decision], float] | None:
 
         @tf.function(input_signature=[policy.input_spec], autograph=False)
         def value(inputs: Any) -> tf.Tensor:
-            return policy.distribution_and_value(inputs)[1]
+            return policy.value(inputs)
 
         return lambda observation, _: float(value(policy.encode(observation))[0])
     if isinstance(policy.head, EpsilonGreedyHead):

@@ -1,0 +1,501 @@
+"""Heads: what the outputs of a Keras model mean as actions.
+
+The head follows from the action space and the number of outputs:
+
+=======================  ========  ============================================================
+action space             outputs   distribution
+=======================  ========  ============================================================
+``Discrete(2)``          1         Bernoulli: the logit, or probability, of action 1
+``Discrete(A)``          A         Categorical: the logits, or probabilities, of the actions
+``MultiDiscrete(n)``     sum(n)    MultiCategorical: the logits of one choice after another
+``MultiBinary(D)``       D         MultiBinary: the logit, or probability, of each bit
+``Box``, D dimensions    2D        DiagonalGaussian: D means, then D log standard deviations
+``Box``, D dimensions    D         DiagonalGaussian: D means. The log standard deviations are
+                                   trainable weights that the head keeps next to the model.
+``Discrete(A)``, with    A         EpsilonGreedy: the Q-values of the actions
+``epsilon=``
+=======================  ========  ============================================================
+
+``squash=True`` turns the DiagonalGaussian of a bounded ``Box`` into a SquashedGaussian. Actions of
+several dimensions are flattened, row by row. A model that ends in a sigmoid or softmax outputs
+probabilities and any other outputs logits; ``from_logits`` overrides this, as in Keras's losses.
+
+To support another kind of action space, write a `Head` and add it to `HEADS`.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from tfpg.core.backend import keras, tf
+from tfpg.models.inspection import hidden_activation, last_activation, last_layer_name
+from tfpg.ops.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    EpsilonGreedy,
+    MultiBinary,
+    MultiCategorical,
+    SquashedGaussian,
+)
+from tfpg.ops.returns import check_fraction
+
+_EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
+
+
+class Head(abc.ABC):
+    """What a model's outputs mean for one action space. `head_for` picks the right one.
+
+    Attributes:
+        space: The action space.
+        outputs: K, the number of model outputs it reads.
+        from_logits: False if the outputs are probabilities.
+        action_shape: The shape of one action, as it is learned.
+        action_dtype: The NumPy dtype of actions, as they are learned.
+        noise_shape: The shape of the noise that one sample takes.
+        variables: Trainable weights that belong to the head rather than to the model.
+        low_entropy: Entropy in nats below which a policy hardly explores.
+        at_random: Whether samples do not depend on the outputs.
+        hold: How many steps in a row use the same noise while steps are collected.
+    """
+
+    space_type: ClassVar[type[gymnasium.Space]]
+    distribution_type: ClassVar[Any]
+
+    space: Any
+    outputs: int
+    from_logits: bool = True
+    action_shape: tuple[int, ...] = ()
+    action_dtype: type = np.int64
+    noise_shape: tuple[int, ...] = ()
+    variables: tuple[keras.Variable, ...] = ()
+    low_entropy: float
+    at_random: bool = False
+    hold: int = 1
+
+    @staticmethod
+    @abc.abstractmethod
+    def sizes(space: Any) -> dict[int, str]:
+        """Return the numbers of outputs that fit a space, each with what the outputs are."""
+
+    @abc.abstractmethod
+    def distribution(self, outputs: Any) -> Distribution:
+        """Return the action distribution for outputs ``[B, K]``, arrays or tensors."""
+
+    @abc.abstractmethod
+    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions as the environment expects them: in its bounds, shape and dtype."""
+
+    def clipped_fraction(self, actions: np.ndarray) -> float | None:
+        """Return the fraction of actions ``[B, ...]`` that get clipped; None if none ever are."""
+        return None
+
+    def noise(self, rng: np.random.Generator, steps: int) -> np.ndarray:
+        """Return noise for a sample at each step, ``[steps, *noise_shape]`` float32."""
+        noise = self.distribution_type.noise(rng, (steps, *self.noise_shape))
+        return noise.astype(np.float32)
+
+    def snapshot(self) -> Head:
+        """Return a copy with the current values of the variables, for acting in NumPy."""
+        head = copy.copy(self)
+        head.variables = tuple(variable.value.numpy() for variable in self.variables)
+        return head
+
+
+class DiscreteHead(Head):
+    """A head for actions that are integers.
+
+    Attributes:
+        choices: The number of options of each component of an action.
+        activation: The last activation with which a model's outputs are probabilities.
+    """
+
+    choices: tuple[int, ...]
+    activation: ClassVar[str | None] = None
+
+    def __init__(self, space: Any, from_logits: bool = True):
+        self.space = space
+        self.from_logits = from_logits
+        self.outputs = max(self.sizes(space))
+        self._start = space.start if np.any(getattr(space, "start", 0)) else None
+
+    @property
+    def low_entropy(self) -> float:  # type: ignore[override]
+        """A hundredth of the largest entropy."""
+        return 0.01 * float(np.log(self.choices).sum())
+
+    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+        actions = actions.reshape(len(actions), *self.space.shape)
+        if self._start is not None:
+            actions = actions + self._start
+        return actions.astype(self.space.dtype, copy=False)
+
+    def look_like_probabilities(self, outputs: np.ndarray) -> bool:
+        """Whether outputs ``[B, K]`` are all in [0, 1] and sum to 1 where probabilities do."""
+        if not outputs.any() or (outputs < 0).any() or (outputs > 1).any():
+            return False
+        total = len(self.choices)
+        return self.activation == "sigmoid" or np.allclose(outputs.sum(-1), total, atol=1e-3)
+
+
+class BernoulliHead(DiscreteHead):
+    """``Discrete(2)`` from one output, the logit or probability of ``positive_action``."""
+
+    space_type = spaces.Discrete
+    distribution_type = Bernoulli
+    activation = "sigmoid"
+    choices = (2,)
+
+    def __init__(self, space: spaces.Discrete, from_logits: bool = True, positive_action: int = 1):
+        super().__init__(space, from_logits)
+        self.positive_action = positive_action
+
+    @staticmethod
+    def sizes(space: spaces.Discrete) -> dict[int, str]:
+        return {1: "the logit of action 1"} if space.n == 2 else {}
+
+    def distribution(self, outputs: Any) -> Bernoulli:
+        logits = _logits(outputs[..., 0], self.from_logits)
+        return Bernoulli(logits if self.positive_action == 1 else -logits)
+
+
+class CategoricalHead(DiscreteHead):
+    """``Discrete(A)`` from A outputs."""
+
+    space_type = spaces.Discrete
+    distribution_type = Categorical
+    activation = "softmax"
+
+    def __init__(self, space: spaces.Discrete, from_logits: bool = True):
+        super().__init__(space, from_logits)
+        self.choices = self.noise_shape = (self.outputs,)
+
+    @staticmethod
+    def sizes(space: spaces.Discrete) -> dict[int, str]:
+        return {int(space.n): "one for each action"}
+
+    def distribution(self, outputs: Any) -> Categorical:
+        return Categorical(outputs if self.from_logits else _log(outputs))
+
+
+class MultiCategoricalHead(DiscreteHead):
+    """``MultiDiscrete(n)`` from sum(n) outputs."""
+
+    space_type = spaces.MultiDiscrete
+    distribution_type = MultiCategorical
+
+    def __init__(self, space: spaces.MultiDiscrete, from_logits: bool = True):
+        super().__init__(space, from_logits)
+        self.choices = tuple(int(n) for n in space.nvec.ravel())
+        self.action_shape = (len(self.choices),)
+        self.noise_shape = (self.outputs,)
+
+    @staticmethod
+    def sizes(space: spaces.MultiDiscrete) -> dict[int, str]:
+        return {int(space.nvec.sum()): "one for each option of each choice"}
+
+    def distribution(self, outputs: Any) -> MultiCategorical:
+        return MultiCategorical(outputs if self.from_logits else _log(outputs), self.choices)
+
+
+class MultiBinaryHead(DiscreteHead):
+    """``MultiBinary(D)`` from D outputs."""
+
+    space_type = spaces.MultiBinary
+    distribution_type = MultiBinary
+    activation = "sigmoid"
+
+    def __init__(self, space: spaces.MultiBinary, from_logits: bool = True):
+        super().__init__(space, from_logits)
+        self.choices = (2,) * self.outputs
+        self.action_shape = self.noise_shape = (self.outputs,)
+
+    @staticmethod
+    def sizes(space: spaces.MultiBinary) -> dict[int, str]:
+        return {int(np.prod(space.shape)): "one for each bit"}
+
+    def distribution(self, outputs: Any) -> MultiBinary:
+        return MultiBinary(_logits(outputs, self.from_logits))
+
+
+class EpsilonGreedyHead(DiscreteHead):
+    """``Discrete(A)`` from the Q-values of its A actions. Samples explore, the mode is greedy.
+
+    Attributes:
+        epsilon: The probability that a sample is a uniformly random action.
+    """
+
+    space_type = spaces.Discrete
+    distribution_type = EpsilonGreedy
+    noise_shape = (2,)
+    low_entropy = -np.inf  # epsilon decides how much it explores
+
+    def __init__(self, space: spaces.Discrete, epsilon: float = 0.0):
+        super().__init__(space)
+        self.epsilon = epsilon
+
+    @staticmethod
+    def sizes(space: spaces.Discrete) -> dict[int, str]:
+        return {int(space.n): "the value of each action"}
+
+    @property
+    def at_random(self) -> bool:  # type: ignore[override]
+        return self.epsilon >= 1
+
+    def distribution(self, outputs: Any) -> EpsilonGreedy:
+        return EpsilonGreedy(outputs, self.epsilon)
+
+
+class GaussianHead(Head):
+    """``Box`` from 2D outputs, or D. Actions are learned as sampled, and clipped to be played."""
+
+    space_type = spaces.Box
+    distribution_type: ClassVar[Any] = DiagonalGaussian
+    action_dtype = np.float32
+
+    def __init__(self, space: spaces.Box, outputs: int, log_std: float | Sequence[float] = 0.0):
+        self.space = space
+        self.outputs = outputs
+        self.dims = int(np.prod(space.shape))
+        self.action_shape = self.noise_shape = (self.dims,)
+        self.low, self.high = space.low.ravel(), space.high.ravel()
+        if outputs == self.dims:
+            start = np.broadcast_to(np.asarray(log_std, np.float32), (self.dims,))
+            self.variables = (keras.Variable(start.copy(), name="log_std"),)
+
+    @staticmethod
+    def sizes(space: spaces.Box) -> dict[int, str]:
+        dims = int(np.prod(space.shape))
+        both = "a mean and a log standard deviation for each dimension"
+        return {2 * dims: both, dims: "a mean for each dimension"}
+
+    @property
+    def low_entropy(self) -> float:  # type: ignore[override]
+        """The entropy of uniform actions over a thousandth of the bounds, or of a unit interval."""
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        span = np.subtract(self.high, self.low, where=bounded, out=np.ones(self.dims))
+        return float(np.sum(np.log(1e-3 * np.maximum(span, 1e-30))))
+
+    def distribution(self, outputs: Any) -> Distribution:
+        return DiagonalGaussian(*self._parameters(outputs))
+
+    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+        return self._fit(np.clip(actions, self.low, self.high))
+
+    def clipped_fraction(self, actions: np.ndarray) -> float | None:
+        if not (np.isfinite(self.low).any() or np.isfinite(self.high).any()):
+            return None
+        outside = (actions < self.low) | (actions > self.high)
+        return float(outside.any(axis=-1).mean())
+
+    def _parameters(self, outputs: Any) -> tuple[Any, Any]:
+        if self.variables:
+            return outputs, self.variables[0] + 0.0 * outputs
+        return outputs[..., : self.dims], outputs[..., self.dims :]
+
+    def _fit(self, actions: np.ndarray) -> np.ndarray:
+        if np.issubdtype(self.space.dtype, np.integer):
+            actions = np.rint(actions)
+        # Rounding to another precision can overstep a bound.
+        actions = actions.astype(self.space.dtype).reshape(len(actions), *self.space.shape)
+        return np.clip(actions, self.space.low, self.space.high)
+
+
+class SquashedGaussianHead(GaussianHead):
+    """A bounded ``Box`` through a tanh. Actions are learned as they are before the tanh."""
+
+    distribution_type = SquashedGaussian
+
+    def distribution(self, outputs: Any) -> SquashedGaussian:
+        return SquashedGaussian(*self._parameters(outputs), self.low, self.high)
+
+    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+        return self._fit(SquashedGaussian(actions, actions, self.low, self.high).squash(actions))
+
+    def clipped_fraction(self, actions: np.ndarray) -> None:
+        return None
+
+
+# The heads of policies. The EpsilonGreedyHead is that of Q-networks.
+HEADS: tuple[type[Head], ...] = (
+    BernoulliHead,
+    CategoricalHead,
+    MultiCategoricalHead,
+    MultiBinaryHead,
+    GaussianHead,
+)
+
+
+def heads_of(space: gymnasium.Space, *, q_values: bool = False) -> dict[int, type[Head]]:
+    """Return the heads for an action space, by the number of outputs they read.
+
+    Args:
+        space: The action space.
+        q_values: Whether the outputs are the Q-values of actions rather than a policy.
+
+    Raises:
+        ValueError: There is no head for this space.
+
+    Example:
+        >>> {outputs: head.__name__ for outputs, head in heads_of(spaces.Discrete(2)).items()}
+        {1: 'BernoulliHead', 2: 'CategoricalHead'}
+    """
+    heads = (EpsilonGreedyHead,) if q_values else HEADS
+    fitting = [head for head in heads if isinstance(space, head.space_type)]
+    if not fitting and q_values:
+        raise ValueError(
+            f"Q-values need Discrete actions, but the action space is {space}. tfpg.Reinforce, "
+            "tfpg.A2C and tfpg.PPO can learn in it."
+        )
+    if not fitting:
+        known = sorted({head.space_type.__name__ for head in HEADS})
+        raise ValueError(f"Unsupported action space {space}: expected one of {', '.join(known)}.")
+    return {size: head for head in fitting for size in head.sizes(space)}
+
+
+def supports(space: gymnasium.Space, *, q_values: bool = False) -> bool:
+    """Whether a policy, or a Q-network, can act in an action space.
+
+    Example:
+        >>> supports(spaces.Box(-1, 1, (2,))), supports(spaces.Box(-1, 1, (2,)), q_values=True)
+        (True, False)
+    """
+    try:
+        return bool(heads_of(space, q_values=q_values))
+    except ValueError:
+        return False
+
+
+def head_for(
+    action_space: gymnasium.Space,
+    model: keras.Model,
+    outputs: np.ndarray,
+    *,
+    from_logits: bool | None = None,
+    positive_action: int = 1,
+    squash: bool = False,
+    log_std: float | Sequence[float] = 0.0,
+    epsilon: float | None = None,
+) -> Head:
+    """Return the head that reads a model's outputs as actions.
+
+    Args:
+        action_space: The action space of one environment.
+        model: A built Keras model.
+        outputs: Outputs ``[B, K]`` of the model for any observations.
+        from_logits: Whether the outputs for discrete actions are logits. None: False if the model
+            ends in a sigmoid or softmax activation, True otherwise.
+        positive_action: The action whose probability a single output is: 1, or 0 for models that
+            were trained the other way around.
+        squash: Keep the actions of a bounded `Box` in its bounds with a tanh, not by clipping.
+        log_std: Initial log standard deviation of `Box` actions, a number or one per dimension,
+            for a model with one output per dimension. (With two, the model outputs it.)
+        epsilon: The outputs are Q-values of `Discrete` actions, and samples explore with this
+            probability. None: the outputs are a policy.
+
+    Returns:
+        The `Head`.
+
+    Raises:
+        ValueError: No head reads this number of outputs for this action space, an option does not
+            apply, or the model's last activation contradicts the head.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+        >>> head = head_for(spaces.Discrete(2), model, model(np.zeros((3, 4))).numpy())
+        >>> type(head).__name__, head.from_logits
+        ('BernoulliHead', False)
+    """
+    count = outputs.shape[-1]
+    fitting = heads_of(action_space, q_values=epsilon is not None)
+    if count not in fitting:
+        raise ValueError(_wrong_count(action_space, model, count, fitting))
+    kind, space = fitting[count], cast(Any, action_space)
+    if positive_action not in (0, 1):
+        raise ValueError(f"positive_action must be 0 or 1, but it is {positive_action!r}.")
+    if positive_action == 0 and kind is not BernoulliHead:
+        raise ValueError(
+            f"positive_action=0 is for models with a single output, but this one has {count}."
+        )
+    if squash and not (isinstance(space, spaces.Box) and space.is_bounded("both")):
+        raise ValueError(
+            f"squash=True needs a bounded Box, but the action space is {action_space}."
+        )
+    if kind is GaussianHead:
+        return (SquashedGaussianHead if squash else GaussianHead)(space, count, log_std)
+    if epsilon is not None:
+        _check_unbounded(model)
+        return EpsilonGreedyHead(space, check_fraction("epsilon", epsilon))
+    head = cast(type[DiscreteHead], kind)(space)
+    head.from_logits = _outputs_logits(model, head, outputs, from_logits)
+    if isinstance(head, BernoulliHead):
+        head.positive_action = positive_action
+    return head
+
+
+def _wrong_count(
+    space: gymnasium.Space, model: keras.Model, count: int, fitting: dict[int, type[Head]]
+) -> str:
+    expected = " or ".join(
+        f"{size} ({head.sizes(space)[size]})" for size, head in sorted(fitting.items())
+    )
+    layer = last_layer_name(model)
+    return (
+        f"The model has {count} output{'s' * (count != 1)}, but {space} needs {expected}. Change "
+        f"the model's last layer{f' {layer!r}' if layer else ''}."
+    )
+
+
+def _check_unbounded(model: keras.Model) -> None:
+    last = last_activation(model)
+    if last not in (None, "linear"):
+        raise ValueError(
+            f"The model ends in a {last} activation, but Q-values can be any number. Remove the "
+            "activation of the last layer."
+        )
+
+
+def _outputs_logits(
+    model: keras.Model, head: DiscreteHead, outputs: np.ndarray, from_logits: bool | None
+) -> bool:
+    """Whether a model outputs logits; raise if that is unclear or cannot be."""
+    last = last_activation(model)
+    if from_logits is None:
+        hidden = hidden_activation(model, head.outputs)
+        unclear = None
+        if hidden:
+            unclear = f"This subclassed model has a {hidden} layer that may be its last"
+        elif last not in ("linear", "sigmoid", "softmax") and head.look_like_probabilities(outputs):
+            unclear = "The model's outputs look like probabilities, but its last layer is unknown"
+        if unclear:
+            raise ValueError(
+                f"{unclear}. Pass from_logits=False if it outputs probabilities, "
+                "from_logits=True if it outputs logits."
+            )
+        from_logits = last not in ("sigmoid", "softmax")
+    if not from_logits and last in ("sigmoid", "softmax") and last != head.activation:
+        instead = f"a {head.activation} or " if head.activation else ""
+        raise ValueError(
+            f"A {last} over {head.outputs} output{'s' * (head.outputs != 1)} does not give "
+            f"probabilities of {head.space} actions. End the model in {instead}no activation."
+        )
+    return from_logits
+
+
+def _logits(outputs: Any, from_logits: bool) -> Any:
+    return outputs if from_logits else _log(outputs) - _log(1.0 - outputs)
+
+
+def _log(probabilities: Any) -> Any:
+    if isinstance(probabilities, np.ndarray):
+        return np.log(np.minimum(np.maximum(probabilities, _EPSILON), 1 - _EPSILON))
+    return tf.math.log(tf.clip_by_value(probabilities, _EPSILON, 1 - _EPSILON))

@@ -1,0 +1,244 @@
+"""Reading the structure of Keras models, and checking that they can be policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from tfpg.core.arrays import map_arrays
+from tfpg.core.backend import keras
+from tfpg.core.messages import warn
+from tfpg.models.observations import input_shape
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Whether a model is built and Sequential or functional, so that its layers are known."""
+    overridden = not type(model).call.__module__.startswith("keras.")
+    return not overridden and bool(getattr(model, "outputs", None))
+
+
+def all_layers(model: Any) -> Iterator[keras.layers.Layer]:
+    """The layers of a model, including those of nested models."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from all_layers(layer)
+
+
+def split_outputs(outputs: Any) -> tuple[Any, Any]:
+    """Split the outputs of a model into the policy's and the value.
+
+    A single output is the policy's. Of two, the first is the policy's and the second is the value.
+    In a dict, the value is called ``"value"``.
+
+    Returns:
+        The policy's output, and the value or None.
+
+    Raises:
+        ValueError: There are more outputs, or the dict has no ``"value"``.
+
+    Example:
+        >>> split_outputs(["logits", "v"]), split_outputs({"value": "v", "policy": "logits"})
+        (('logits', 'v'), ('logits', 'v'))
+    """
+    if isinstance(outputs, dict):
+        others = [output for name, output in outputs.items() if name != "value"]
+        if len(others) == 1:
+            return others[0], outputs.get("value")
+    elif not isinstance(outputs, (list, tuple)):
+        return outputs, None
+    elif len(outputs) in (1, 2):
+        return outputs[0], outputs[1] if len(outputs) == 2 else None
+    names = f" ({', '.join(sorted(outputs))})" if isinstance(outputs, dict) else ""
+    raise ValueError(
+        "A policy model has one output, or two: the policy's and then the value (in a dict, "
+        f'"value"). This one has {len(outputs)}{names}.'
+    )
+
+
+def policy_output(model: keras.Model) -> Any:
+    """The symbolic tensor of the policy's output, for a model with a graph."""
+    if isinstance(model, keras.Sequential):
+        return model.outputs[0]
+    return split_outputs(model.output)[0]
+
+
+def last_layer_name(model: keras.Model) -> str | None:
+    """The name of the layer that makes the policy's output, if it is known."""
+    return policy_output(model)._keras_history.operation.name if has_graph(model) else None
+
+
+def last_activation(model: keras.Model) -> str | None:
+    """The name of the activation that makes the policy's output, if it is known.
+
+    Example:
+        >>> import keras
+        >>> last_activation(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")]))
+        'sigmoid'
+    """
+    if not has_graph(model):
+        return None
+    operation = policy_output(model)._keras_history.operation
+    while _passes_through(operation):
+        operation = operation.input._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return last_activation(operation)
+    kind = type(operation).__name__.lower()
+    if kind in ("sigmoid", "softmax"):  # a layer or a function of keras.ops
+        return kind
+    return getattr(getattr(operation, "activation", None), "__name__", None)
+
+
+def hidden_activation(model: keras.Model, outputs: int) -> str | None:
+    """A sigmoid or softmax that may make the outputs of a subclassed model."""
+    for layer in () if has_graph(model) else model.layers:
+        name = getattr(getattr(layer, "activation", None), "__name__", None)
+        if name in ("sigmoid", "softmax") and getattr(layer, "units", None) == outputs:
+            return name
+    return None
+
+
+def input_keys(model: keras.Model, space: Any) -> list[str] | None:
+    """The keys of a `Dict` observation that a model takes; None if it does not say.
+
+    Raises:
+        ValueError: An input of the model has another name.
+    """
+    if not isinstance(space, spaces.Dict) or not has_graph(model):
+        return None
+    names = [x.name for x in model.inputs]
+    if not set(names) <= set(space):
+        raise ValueError(
+            f"The model's inputs are named {names}, but the observation keys are {list(space)}. "
+            "Name each input after its key, for example "
+            f"keras.Input(shape, name={next(iter(space))!r})."
+        )
+    return names
+
+
+def check_inputs(model: keras.Model, space: Any, keys: list[str] | None) -> None:
+    """Raise if the inputs of a built model do not have the shape of the observations."""
+    shape = getattr(model, "input_shape", None) if model.built else None
+    if shape is None:
+        return
+    for x in model.inputs if keys else ():
+        wanted = input_shape(space[x.name])
+        if not _fits(wanted, x.shape[1:]):
+            raise ValueError(
+                f"The model's input {x.name!r} has shape {tuple(x.shape)}, but these observations "
+                f"have shape {wanted}. Build it with keras.Input({wanted}, name={x.name!r})."
+            )
+    if not keys and (isinstance(shape, (list, dict)) or not _fits(input_shape(space), shape[1:])):
+        raise ValueError(
+            f"The model takes inputs of shape {one_line(shape)}, but the observations, "
+            f"{one_line(space)}, have shape {input_shape(space)}. Build it with "
+            f"keras.Input({input_shape(space)}), or use the environment it was trained in."
+            f"{_first_weights(model)}"
+        )
+
+
+def check_layers(model: keras.Model) -> None:
+    """Raise if a layer responds to the same observation differently in training.
+
+    Raises:
+        ValueError: The model has dropout or noise layers, trainable batch normalization, or
+            activity regularizers.
+
+    Example:
+        >>> import keras
+        >>> check_layers(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    """
+    layers = keras.layers
+    random = (
+        *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D),
+        *(layers.SpatialDropout3D, layers.AlphaDropout, layers.GaussianDropout),
+        layers.GaussianNoise,
+    )
+    for layer in all_layers(model):
+        if isinstance(layer, random) and getattr(layer, "rate", True):
+            reason = "is random in training"
+        elif isinstance(layer, layers.BatchNormalization) and layer.trainable:
+            reason = "depends on the rest of the batch in training, unless it is frozen"
+        elif getattr(layer, "activity_regularizer", None) is not None:
+            reason = "has an activity regularizer, which depends on the batch"
+        else:
+            continue
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) {reason}, but a policy must be trained "
+            "as it acted. Remove it from the model."
+        )
+
+
+def warn_about_unused_loss(model: keras.Model) -> None:
+    """Warn if a model was compiled with a loss, which no agent uses.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model.compile("adam")
+        >>> warn_about_unused_loss(model)
+    """
+    if getattr(model, "loss", None) is not None:
+        warn(
+            f"The model was compiled with loss={model.loss!r}, which is not used: agents have "
+            "their own losses. Compile the model with just an optimizer."
+        )
+
+
+def traced_constants(model: keras.Model) -> list[int]:
+    """The identities of what a compiled call treats as constant: adapted Normalization layers.
+
+    If the list changes, one of the layers was adapted again and the compiled call is stale.
+    """
+    layers = [model, *all_layers(model)]
+    return [id(x.mean) for x in layers if isinstance(x, keras.layers.Normalization)]
+
+
+def non_finite_weight(model: keras.Model) -> str | None:
+    """The path of the first weight with NaN or infinity, or None."""
+    bad = (w.path for w in model.weights if not np.isfinite(np.asarray(w)).all())
+    return next(bad, None)
+
+
+def explain_non_finite(model: keras.Model, observations: Any, outputs: np.ndarray) -> str:
+    """An error message for outputs ``[N, K]`` with NaN or infinity: where, and why."""
+    row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
+
+    def text(x: Any) -> str:
+        return np.array2string(np.asarray(x)[row].ravel(), threshold=6, separator=", ")
+
+    problem = f"The model's outputs are not finite: {text(outputs)} for observation {row}"
+    weight = non_finite_weight(model)
+    if weight is not None:
+        return f"{problem}. Its weight {weight!r} is not finite: load an earlier model."
+    return f"{problem}, which is {map_arrays(text, observations)}."
+
+
+def one_line(x: Any) -> str:
+    """A short text for an error message."""
+    return " ".join(str(x).split())[:300]
+
+
+def _passes_through(operation: Any) -> bool:
+    kinds = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity)
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    return isinstance(operation, kinds) or (
+        linear and isinstance(operation, keras.layers.Activation)
+    )
+
+
+def _first_weights(model: keras.Model) -> str:
+    for layer in all_layers(model):
+        if layer.weights and not hasattr(layer, "layers"):
+            shape = tuple(layer.weights[0].shape)
+            return f" Its layer {layer.name!r} has weights of shape {shape}."
+    return ""
+
+
+def _fits(shape: tuple, expected: tuple) -> bool:
+    return len(shape) == len(expected) and all(
+        e is None or s == e for s, e in zip(shape, expected, strict=True)
+    )

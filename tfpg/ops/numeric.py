@@ -1,0 +1,90 @@
+"""Operations that work on NumPy arrays and on tensors.
+
+`keras.ops` has them for tensors, but takes a hundred times as long as NumPy on the small arrays
+that acting deals with. Reductions run over the last axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfpg.core.backend import tf
+
+Array = Any
+
+_TINY = float(np.finfo(np.float32).tiny)  # TensorFlow flushes smaller numbers to zero
+
+
+def is_array(x: Array) -> bool:
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def exp(x: Array) -> Array:
+    return np.exp(x) if is_array(x) else tf.exp(x)
+
+
+def log(x: Array) -> Array:
+    """The logarithm of probabilities; finite for 0, so that ``0 * log(0)`` is 0."""
+    return np.log(np.maximum(x, _TINY)) if is_array(x) else tf.math.log(tf.maximum(x, _TINY))
+
+
+def tanh(x: Array) -> Array:
+    return np.tanh(x) if is_array(x) else tf.tanh(x)
+
+
+def sigmoid(x: Array) -> Array:
+    return 0.5 * (1 + np.tanh(0.5 * x)) if is_array(x) else tf.sigmoid(x)
+
+
+def softplus(x: Array) -> Array:
+    return np.logaddexp(x, 0) if is_array(x) else tf.nn.softplus(x)
+
+
+def log_softmax(x: Array) -> Array:
+    if not is_array(x):
+        return tf.nn.log_softmax(x)
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def sum(x: Array) -> Array:
+    return x.sum(axis=-1) if is_array(x) else tf.reduce_sum(x, axis=-1)
+
+
+def argmax(x: Array) -> Array:
+    return x.argmax(axis=-1) if is_array(x) else tf.argmax(x, axis=-1)
+
+
+def stack(xs: list) -> Array:
+    return np.stack(xs, axis=-1) if is_array(xs[0]) else tf.stack(xs, axis=-1)
+
+
+def where(condition: Array, x: Array, y: Array) -> Array:
+    return np.where(condition, x, y) if is_array(x) else tf.where(condition, x, y)
+
+
+def clip(x: Array, low: Array, high: Array) -> Array:
+    return np.clip(x, low, high) if is_array(x) else tf.clip_by_value(x, low, high)
+
+
+def like(x: Array, example: Array) -> Array:
+    """``x`` as an array or tensor of the example's type and dtype."""
+    return np.asarray(x, example.dtype) if is_array(example) else tf.cast(x, example.dtype)
+
+
+def as_integer(x: Array) -> Array:
+    return x.astype(np.int64) if is_array(x) else tf.cast(x, tf.int64)
+
+
+def one_hot(index: Array, count: int) -> Array:
+    """``[..., count]`` float32."""
+    return np.eye(count, dtype=np.float32)[index] if is_array(index) else tf.one_hot(index, count)
+
+
+def take(table: Array, index: Array) -> Array:
+    """The entry ``[...]`` of each row of ``table [..., A]`` at ``index [...]``."""
+    if is_array(table):
+        return np.take_along_axis(table, np.asarray(index)[..., None], axis=-1)[..., 0]
+    return tf.gather(table, tf.cast(index, tf.int64), axis=-1, batch_dims=table.shape.rank - 1)
