@@ -1,7 +1,8 @@
-"""Steps per second of an Atari game: alone, before DQN learns, and while it learns.
+"""Steps per second of an Atari game: the game alone, before DQN learns, and while it learns.
 
-Before it learns DQN plays at random and fills its replay; alone, the same number of steps is
-played with actions drawn beforehand. The two alternate, and the ratio is the median of the pairs.
+Before it learns, DQN plays at random and fills its replay. The game alone plays the same number of
+steps with actions that were drawn in advance. The two alternate, and the median of their ratios is
+printed.
 
     python benchmarks/atari.py --env ALE/Pong-v5
 """
@@ -40,14 +41,14 @@ def before_learning(envs, model, steps: int) -> float:
     policy = agent.policy_for(envs)
     agent.prepare(policy)
     collector = Collector(envs, seed=0)
-    collector.collect_steps(policy, 1)  # the seeded resets, which are ALE's
+    collector.collect_steps(policy, 1)  # includes the seeded resets, which take ALE long
     start = time.perf_counter()
     agent.warm_up(collector, policy)
     return agent.env_steps / (time.perf_counter() - start)
 
 
 def learning(env: str, model, iterations: int) -> tuple[float, float]:
-    """Environment steps and updates a second, one update every four steps, batches of 32."""
+    """Return environment steps and updates per second; one update of 32 every four steps."""
     times: list[float] = []
     agent = tfpg.DQN(
         model,
@@ -71,9 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", default="ALE/Pong-v5")
     parser.add_argument("--num-envs", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=300, help="of each game, timed at once")
+    parser.add_argument("--steps", type=int, default=300, help="timed steps of each game")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--iterations", type=int, default=4, help="of 256 steps, while it learns")
+    parser.add_argument(
+        "--iterations", type=int, default=4, help="iterations of 256 steps while it learns"
+    )
     args = parser.parse_args()
     model = tfpg.networks.nature_cnn(args.env, seed=0)
     with open_vec(args.env, args.num_envs) as envs:
@@ -82,7 +85,7 @@ def main() -> None:
             (alone(envs, args.steps), before_learning(envs, model, args.steps))
             for _ in range(args.pairs)
         ]
-    ratios = [before / by_itself for by_itself, before in pairs]
+    ratios = [before / reference for reference, before in pairs]
     print(f"{args.env}, {args.num_envs} games, {args.pairs} pairs of runs")
     print(f"the games alone    {median(x for x, _ in pairs):8,.0f} steps/s")
     print(

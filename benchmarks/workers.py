@@ -1,8 +1,8 @@
-"""Steps a second of environments in one process and in worker processes.
+"""Steps per second of environments in one process and in worker processes.
 
-What `workers=` is worth by: where a step takes longer than an exchange between processes, as many
-processes as there are cores are nearly as many times as fast. Steps wait, as for a simulator; with
-``--busy`` they compute, which takes cores that nothing else uses.
+Workers pay off if a step takes longer than an exchange between processes: then K processes on K
+cores are nearly K times as fast. The steps sleep, as if they waited for a simulator; with
+``--busy`` they compute, which needs idle cores.
 
     python benchmarks/workers.py
 """
@@ -18,18 +18,18 @@ from tfpg.envs import open_vec
 
 
 class Slow(gymnasium.Env):
-    """Takes so many milliseconds for a step, and gives observations of so many numbers."""
+    """Takes some milliseconds for a step, and observes ``size`` numbers."""
 
     action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(self, milliseconds: float, size: int, busy: bool):
         self.observation_space = gymnasium.spaces.Box(-1, 1, (size,), np.float32)
         self.seconds, self.busy = milliseconds / 1000, busy
-        self.seen = np.zeros(size, np.float32)
+        self.observation = np.zeros(size, np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return self.seen, {}
+        return self.observation, {}
 
     def step(self, action):
         end = time.perf_counter() + self.seconds
@@ -37,11 +37,11 @@ class Slow(gymnasium.Env):
             time.sleep(self.seconds)
         while time.perf_counter() < end:
             pass
-        return self.seen, 0.0, False, False, {}
+        return self.observation, 0.0, False, False, {}
 
 
 def steps_per_second(envs, seconds: float) -> float:
-    """Of all environments together."""
+    """Return the steps per second of all environments together."""
     envs.reset(seed=0)
     actions = np.zeros(envs.num_envs, int)
     envs.step(actions)
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0)
     args = parser.parse_args()
-    print(f"   ms a step   one process   {args.workers} workers   ratio")
+    print(f"   ms/step     one process   {args.workers} workers   ratio")
     for milliseconds in args.milliseconds:
         build = partial(Slow, milliseconds, args.size, args.busy)
         speeds = []

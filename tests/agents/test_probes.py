@@ -121,7 +121,7 @@ def test_the_stated_values_are_those_of_playing_the_best_actions(probe):
         seen, rewards = [env.reset(seed=seed)[0]], []
         over = False
         while not over:
-            good = 0 if env.actions == 1 else 1
+            good = 0 if env.num_actions == 1 else 1
             if probe.__name__ == "ObservedAction":
                 good = int(seen[-1][0] > 0)
             observation, reward, terminated, truncated, _ = env.step(good)

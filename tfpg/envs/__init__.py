@@ -1,4 +1,4 @@
-"""Environments: Gymnasium ids, environments and callables made into what tfpg steps."""
+"""Environments: ids, Gymnasium environments and callables become what tfpg steps."""
 
 from tfpg.envs.make import (
     EnvLike,

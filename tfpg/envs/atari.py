@@ -1,21 +1,21 @@
-"""Atari games by the protocol of the DQN papers.
+"""Atari games under the protocol of the DQN papers.
 
-An id of the namespace ``ALE/`` means the same wherever tfpg takes one:
+An id that starts with ``ALE/`` means the same wherever tfpg takes one:
 
-==================  ========================================================================
-observations        the last 4 frames that were seen, ``[84, 84, 4]`` uint8, greyscale, newest
-                    last; zeros before an episode's first one
-a step              the action for 4 frames; what is seen is the maximum of the last two
-actions             those that the game knows, none of them repeated by chance
-an episode          begins with 0 to 30 no-ops, ends with the game, is cut at 108,000 frames
-rewards             the game's points, not clipped
-lives               in ``info["lives"]``; losing one ends nothing
-==================  ========================================================================
+==============  ================================================================================
+observation     the last 4 observed frames, ``[84, 84, 4]`` uint8, grayscale, newest last; zeros
+                before the first one of an episode
+step            the action is repeated for 4 frames; the maximum of the last two is observed
+actions         the minimal set of the game, never repeated at random
+episode         starts with 0 to 30 no-ops, ends with the game, is truncated after 108,000 frames
+reward          the points of the game, not clipped
+lives           in ``info["lives"]``; losing one does not end the episode
+==============  ================================================================================
 
-Clipped rewards and lives that count as ends are ways to learn, and an agent's business.
+Clipping rewards and ending episodes at the loss of a life are options of agents.
 
-Many games are played by ALE's own vector environment, in C++. A single one, for films, is put
-together of Gymnasium's wrappers and shows the same pixels from the same seed.
+ALE's own vector environment, in C++, plays many games. A single game, for videos, is composed of
+Gymnasium's wrappers, and shows the same pixels for the same seed.
 
 Source: Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015,
 https://www.nature.com/articles/nature14236; Bellemare et al., "The Arcade Learning Environment",
@@ -33,7 +33,7 @@ from gymnasium import spaces, wrappers
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-FRAMES = 108_000  # half an hour
+MAX_FRAMES = 108_000  # half an hour
 FRAMESKIP = 4
 NOOP_MAX = 30
 STACK = 4
@@ -42,7 +42,7 @@ _FRAMES_PER_SECOND = 60
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether an id is one of ALE's namespace.
+    """Return whether an id is in the namespace ``ALE/``.
 
     Example:
         >>> is_atari("ALE/Pong-v5"), is_atari("CartPole-v1")
@@ -52,7 +52,7 @@ def is_atari(env_id: str) -> bool:
 
 
 def register() -> None:
-    """Makes the ids of ``ALE/`` known to Gymnasium.
+    """Register the ids of ``ALE/`` with Gymnasium.
 
     Raises:
         ImportError: ale-py is not installed.
@@ -66,7 +66,7 @@ def register() -> None:
         import ale_py
     except ImportError as error:
         raise ImportError("Atari games need ale-py: pip install 'tfpg[atari]'") from error
-    # It would greet on stderr.
+    # Otherwise it prints a welcome message.
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
 
@@ -75,20 +75,21 @@ def make_game(
     *,
     frameskip: int = FRAMESKIP,
     noop_max: int = NOOP_MAX,
-    max_num_frames_per_episode: int = FRAMES,
+    max_num_frames_per_episode: int = MAX_FRAMES,
     **kwargs: Any,
 ) -> gymnasium.Env:
-    """One game, which renders the screen in colour, ``[210, 160, 3]``.
+    """Make a single game, which renders the screen in color, ``[210, 160, 3]``.
 
     Args:
-        env_id: Such as ``"ALE/Pong-v5"``.
-        frameskip: Frames of a step.
-        noop_max: An episode begins with 0 to so many no-ops.
-        max_num_frames_per_episode: After how many an episode is cut; no-ops do not count.
+        env_id: An id such as ``"ALE/Pong-v5"``.
+        frameskip: Number of frames in a step.
+        noop_max: Largest number of no-ops at the start of an episode.
+        max_num_frames_per_episode: Number of frames, without the no-ops, after which an episode is
+            truncated.
         **kwargs: Passed to ALE's ``AtariEnv``, for example ``render_mode="rgb_array"``.
 
     Returns:
-        The environment; a seed begins the same episode in it as in `AtariGames`.
+        The environment. A seed starts the same episode as in `AtariGames`.
 
     Raises:
         ImportError: ale-py or OpenCV is not installed.
@@ -105,19 +106,20 @@ def make_game(
         import cv2  # noqa: F401
     except ImportError as error:
         raise ImportError("A single Atari game needs OpenCV: pip install 'tfpg[atari]'") from error
-    # ALE's own limit would count the no-ops, other than its vector environment's.
+    # ALE's own limit would count the no-ops, unlike that of its vector environment.
     protocol = {"repeat_action_probability": 0.0, "max_num_frames_per_episode": None}
     env = gymnasium.make(env_id, frameskip=1, **{**protocol, **kwargs})
-    env = wrappers.AtariPreprocessing(_Begun(env, noop_max), noop_max=0, frame_skip=frameskip)
+    env = _SeededStart(env, noop_max)
+    env = wrappers.AtariPreprocessing(env, noop_max=0, frame_skip=frameskip)
     env = wrappers.FrameStackObservation(env, STACK, padding_type="zero")
-    space = _last(env.observation_space)
+    space = _channels_last(env.observation_space)
     env = wrappers.TransformObservation(env, lambda x: np.moveaxis(x, 0, -1), space)
     env = wrappers.TimeLimit(env, max_num_frames_per_episode // frameskip)
     env.metadata = {**env.metadata, "render_fps": _FRAMES_PER_SECOND / frameskip}
     return env
 
 
-class _Begun(gymnasium.Wrapper):
+class _SeededStart(gymnasium.Wrapper):
     """Seeds a game and draws its no-ops as ALE's vector environment does."""
 
     def __init__(self, env: gymnasium.Env, noop_max: int):
@@ -133,7 +135,7 @@ class _Begun(gymnasium.Wrapper):
             game.ale.setInt("random_seed", seed)
             game.load_game()
         observation, info = self.env.reset(options=options)
-        # Both have the Mersenne Twister; this is how libstdc++ makes its numbers small.
+        # Both use the Mersenne Twister. libstdc++ scales its numbers like this.
         drawn = int(self._rng.randint(2**32, dtype=np.uint32))
         for _ in range(drawn * (self._noop_max + 1) >> 32):
             observation, _, terminated, _, info = self.env.step(0)
@@ -143,20 +145,20 @@ class _Begun(gymnasium.Wrapper):
 
 
 class AtariGames(VectorEnv):
-    """Many games at once, which are reset by whoever plays in them (autoreset mode DISABLED).
+    """A vector of games, which does not reset itself (autoreset mode DISABLED).
 
     Args:
-        env_id: Such as ``"ALE/Pong-v5"``.
-        num_envs: How many.
-        noop_max: An episode begins with 0 to so many no-ops.
+        env_id: An id such as ``"ALE/Pong-v5"``.
+        num_envs: Number of games, N.
+        noop_max: Largest number of no-ops at the start of an episode.
         **kwargs: Passed to ALE's ``AtariVectorEnv``, for example ``num_threads=4``.
 
     Attributes:
-        frame_stack: How many frames an observation holds, on its last axis: all but the newest
-            are those of the observation before.
-        takes_seeds: Each game has a generator of its own, and `reset` takes a seed for each.
-        slow_seeds: A seed costs much more than going on with the generator, for ALE loads the game
-            anew.
+        frame_stack: Number of frames in an observation, on its last axis. All but the newest are
+            those of the previous observation.
+        takes_seeds: Each game has its own generator, and `reset` takes a seed for each.
+        slow_seeds: A reset with a seed is much slower than one without, because ALE loads the
+            game again.
 
     Raises:
         ImportError: ale-py is not installed.
@@ -178,15 +180,15 @@ class AtariGames(VectorEnv):
 
         spec = gymnasium.spec(env_id)
         protocol = {
-            "max_num_frames_per_episode": FRAMES,
+            "max_num_frames_per_episode": MAX_FRAMES,
             "frameskip": FRAMESKIP,
             "stack_num": STACK,
             "reward_clipping": False,
             "use_fire_reset": False,
         }
         kwargs = {**protocol, **kwargs}
-        # ALE draws a number below noop_max. It resets by itself, in the step after the last one,
-        # only who was not reset before.
+        # ALE draws a number below noop_max. In this mode a game resets itself in the step after
+        # its last one, but only if it was not reset before.
         self._games: Any = AtariVectorEnv(
             spec.kwargs["game"],
             num_envs,
@@ -199,18 +201,21 @@ class AtariGames(VectorEnv):
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.num_envs = num_envs
         self.frame_stack = kwargs["stack_num"]
-        self.single_observation_space = _last(self._games.single_observation_space)
+        self.single_observation_space = _channels_last(self._games.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.single_action_space = self._games.single_action_space
         self.action_space = self._games.action_space
 
     def reset(self, *, seed=None, options=None):
-        """Observations ``[N, 84, 84, 4]`` and infos; ``options["reset_mask"]`` says of whom.
+        """Reset all games, or those of a mask.
 
         Args:
-            seed: One for each game, None for those that go on with their generators; or an
-                integer, to which each game's index is added.
+            seed: A seed for each game, or None to continue with its generator; or an integer, to
+                which the index of each game is added.
             options: ``{"reset_mask": [N] bool}`` leaves the other games as they are.
+
+        Returns:
+            Observations ``[N, 84, 84, 4]``, and infos.
         """
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         if seed is None or isinstance(seed, (int, np.integer)):
@@ -220,17 +225,20 @@ class AtariGames(VectorEnv):
         return np.moveaxis(observations, 1, -1), infos
 
     def step(self, actions):
-        """Observations ``[N, 84, 84, 4]``, rewards, terminated, truncated, all ``[N]``, infos.
+        """Step all games.
+
+        Returns:
+            Observations ``[N, 84, 84, 4]``, rewards, terminated and truncated ``[N]``, and infos.
 
         Raises:
-            ValueError: An action is not one of the game's.
+            ValueError: An action is not in the action space.
         """
         actions = np.asarray(actions)
         if not self.action_space.contains(actions):
-            # ALE would wait for ever for the game that refused it.
+            # ALE would wait forever for the game that refused it.
             raise ValueError(
-                f"Expected {self.num_envs} actions of {self.single_action_space}, "
-                f"and got {actions}."
+                f"Expected {self.num_envs} actions in {self.single_action_space}, and got "
+                f"{actions}."
             )
         observations, rewards, terminated, truncated, infos = self._games.step(actions)
         observations = np.moveaxis(observations, 1, -1)
@@ -240,7 +248,6 @@ class AtariGames(VectorEnv):
         self._games = None
 
 
-def _last(space: gymnasium.Space) -> spaces.Box:
-    """A space of stacked frames with the stack last."""
+def _channels_last(space: gymnasium.Space) -> spaces.Box:
     assert isinstance(space, spaces.Box)
     return spaces.Box(0, 255, (*space.shape[1:], space.shape[0]), np.uint8)

@@ -1,9 +1,9 @@
-"""Probe environments: tiny, each with one thing an agent must get right, and known answers.
+"""Probe environments: tiny environments with known values, each for one ability of an agent.
 
-An agent that fails one of them has a bug where the probe points to; one that solves them all can
-be tried on something larger. Each says the value of its observations under the best policy.
+An agent that fails a probe has a bug in what the probe tests. One that solves them all is ready
+for larger environments. Each probe knows the values of its observations under the best policy.
 
-Source: the idea is Andy L. Jones's, "Debugging RL, Without the Agonizing Pain", 2021,
+Source: the idea is by Andy L. Jones, "Debugging RL, Without the Agonizing Pain", 2021,
 https://andyljones.com/posts/rl-debugging.html.
 """
 
@@ -18,7 +18,13 @@ from gymnasium import spaces
 
 
 class Probe(gymnasium.Env, abc.ABC):
-    """What the probes share: one real number or two to observe, and a few actions.
+    """Base class of the probes: observes one or a few real numbers, and has Discrete actions.
+
+    Attributes:
+        num_actions: Number of actions.
+        size: Number of observed values, D.
+        t: Index of the current step.
+        sign: -1 or 1, drawn at the start of each episode.
 
     Example:
         >>> observations, values = TwoSteps().values(gamma=0.5)
@@ -26,45 +32,46 @@ class Probe(gymnasium.Env, abc.ABC):
         ([-1.0, 1.0], [0.5, 1.0])
     """
 
-    actions = 2
-    numbers = 1
+    num_actions = 2
+    size = 1
 
     def __init__(self) -> None:
-        self.observation_space = spaces.Box(-2.0, 2.0, (self.numbers,), np.float32)
-        self.action_space = spaces.Discrete(self.actions)
+        self.observation_space = spaces.Box(-2.0, 2.0, (self.size,), np.float32)
+        self.action_space = spaces.Discrete(self.num_actions)
         self.t = 0
 
     @abc.abstractmethod
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-        """Observations ``[M, D]`` and their values ``[M]`` under the best policy."""
+        """Return observations ``[M, D]`` and their values ``[M]`` under the best policy."""
 
     def best_return(self) -> float:
-        """The mean return of the best policy."""
+        """Return the mean episode return of the best policy."""
         return 1.0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
         super().reset(seed=seed)
         self.t = 0
         self.sign = int(self.np_random.integers(2)) * 2 - 1
-        return self._observe(), {}
+        return np.array(self._observe(), np.float32), {}
 
     def step(self, action: Any) -> Any:
         reward, terminated, truncated = self._play(int(action))
         self.t += 1
-        return self._observe(), float(reward), terminated, truncated, {}
+        observation = np.array(self._observe(), np.float32)
+        return observation, float(reward), terminated, truncated, {}
 
-    def _observe(self) -> np.ndarray:
-        return np.zeros(self.numbers, np.float32)
+    def _observe(self) -> Any:
+        return [0.0]
 
     @abc.abstractmethod
     def _play(self, action: int) -> tuple[float, bool, bool]:
-        """Reward, and whether the step terminated or truncated the episode."""
+        """Return the reward, terminated and truncated."""
 
 
 class OneAction(Probe):
-    """One action, one step, reward 1: does the value learn at all?"""
+    """One action, one step, reward 1. Tests whether values are learned at all."""
 
-    actions = 1
+    num_actions = 1
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((1, 1), np.float32), np.array([1.0])
@@ -74,9 +81,9 @@ class OneAction(Probe):
 
 
 class ObservedReward(Probe):
-    """One action, one step, the reward is what was observed: does the value see?"""
+    """One action, one step; the reward is the observation. Tests whether values depend on it."""
 
-    actions = 1
+    num_actions = 1
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[-1.0], [1.0]], np.float32), np.array([-1.0, 1.0])
@@ -84,30 +91,30 @@ class ObservedReward(Probe):
     def best_return(self) -> float:
         return 0.0
 
-    def _observe(self) -> np.ndarray:
-        return np.array([self.sign], np.float32)
+    def _observe(self) -> Any:
+        return [self.sign]
 
     def _play(self, action: int) -> tuple[float, bool, bool]:
         return self.sign, True, False
 
 
 class TwoSteps(Probe):
-    """One action, two steps, reward at the end: is the future discounted?"""
+    """One action, two steps, a reward at the end. Tests discounting."""
 
-    actions = 1
+    num_actions = 1
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[-1.0], [1.0]], np.float32), np.array([gamma, 1.0])
 
-    def _observe(self) -> np.ndarray:
-        return np.array([2 * min(self.t, 1) - 1], np.float32)
+    def _observe(self) -> Any:
+        return [2 * min(self.t, 1) - 1]
 
     def _play(self, action: int) -> tuple[float, bool, bool]:
         return self.t, self.t == 1, False
 
 
 class OneStep(Probe):
-    """Two actions, one step, one of them is paid: does the policy learn at all?"""
+    """Two actions, one step; one action is rewarded. Tests whether the policy learns at all."""
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((1, 1), np.float32), np.array([1.0])
@@ -117,22 +124,22 @@ class OneStep(Probe):
 
 
 class ObservedAction(Probe):
-    """Two actions, one step, the one that was observed is paid: does the policy see?"""
+    """Two actions, one step; the observed action is rewarded. Tests whether the policy sees."""
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[-1.0], [1.0]], np.float32), np.array([1.0, 1.0])
 
-    def _observe(self) -> np.ndarray:
-        return np.array([self.sign], np.float32)
+    def _observe(self) -> Any:
+        return [self.sign]
 
     def _play(self, action: int) -> tuple[float, bool, bool]:
         return (2 * action - 1) * self.sign, True, False
 
 
 class DelayedReward(Probe):
-    """The first action is paid three steps later: is credit assigned back in time?"""
+    """The first action is rewarded three steps later. Tests credit assignment."""
 
-    numbers = 2
+    size = 2
     length = 4
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -145,8 +152,8 @@ class DelayedReward(Probe):
         self.first = 0
         return super().reset(seed=seed, options=options)
 
-    def _observe(self) -> np.ndarray:
-        return np.array([self.t / self.length, self.first], np.float32)
+    def _observe(self) -> Any:
+        return [self.t / self.length, self.first]
 
     def _play(self, action: int) -> tuple[float, bool, bool]:
         if self.t == 0:
@@ -156,9 +163,9 @@ class DelayedReward(Probe):
 
 
 class TimeLimit(Probe):
-    """Reward 1 at every step, for ever; somebody stops it after five: it is not the end.
+    """Reward 1 in every step, truncated after five. Tests bootstrapping at a truncation.
 
-    The value of every observation is that of the endless stream, 1 / (1 - gamma).
+    The value of every observation is that of the endless episode, 1 / (1 - gamma).
     """
 
     length = 5
@@ -171,17 +178,17 @@ class TimeLimit(Probe):
     def best_return(self) -> float:
         return float(self.length)
 
-    def _observe(self) -> np.ndarray:
-        return np.array([self.t / self.length], np.float32)
+    def _observe(self) -> Any:
+        return [self.t / self.length]
 
     def _play(self, action: int) -> tuple[float, bool, bool]:
         return action, False, self.t == self.length - 1
 
 
 class RealEnd(TimeLimit):
-    """Reward 1 at every step, and after five it ends: nothing comes after.
+    """Reward 1 in every step, terminated after five. Tests that nothing is bootstrapped there.
 
-    The same steps as in `TimeLimit`, with other values.
+    The steps are those of `TimeLimit`, with other values.
     """
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -194,26 +201,26 @@ class RealEnd(TimeLimit):
 
 
 class NoisyChain(Probe):
-    """Ten actions alike lead on, paid by noise of mean 0: are maxima of noise taken for values?
+    """Ten equivalent actions with noise of mean 0 as reward. Shows overestimated Q-values.
 
-    No agent's duty: plain Q-learning overestimates here, more from state to state, and Double
-    Q-learning hardly does; `benchmarks/double_q.py` shows it. All values are 0.
+    Agents need not solve it: plain Q-learning overestimates here, more with every state, and Double
+    Q-learning hardly does, as `benchmarks/double_q.py` shows. All values are 0.
     """
 
-    actions = 10
-    numbers = 4
+    num_actions = 10
+    size = 4
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
-        return np.eye(self.numbers, dtype=np.float32), np.zeros(self.numbers)
+        return np.eye(self.size, dtype=np.float32), np.zeros(self.size)
 
     def best_return(self) -> float:
         return 0.0
 
-    def _observe(self) -> np.ndarray:
-        return np.eye(self.numbers, dtype=np.float32)[self.t % self.numbers]
+    def _observe(self) -> Any:
+        return np.eye(self.size)[self.t % self.size]
 
     def _play(self, action: int) -> tuple[float, bool, bool]:
-        return self.np_random.standard_normal(), self.t == self.numbers - 1, False
+        return self.np_random.standard_normal(), self.t == self.size - 1, False
 
 
 PROBES = (
