@@ -55,11 +55,11 @@ def test_what_a_config_does_not_know_is_an_error(folder, change, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b" " * (2**20 + 1), "more than 1.0 MB"),
-        (b"[" * 100_000, "is not JSON: maximum recursion depth"),
-        (b"\x80\x04N.", "is not JSON: 'utf-8' codec"),
-        (b"[]", "is a list, and no JSON object"),
-        (b'{"env": 1, "env": 2}', "is not JSON: a key is there twice"),
+        (b" " * (2**20 + 1), "larger than 1.0 MB"),
+        (b"[" * 100_000, "is not valid JSON: maximum recursion depth"),
+        (b"\x80\x04N.", "is not valid JSON: 'utf-8' codec"),
+        (b"[]", "is a list, not a JSON object"),
+        (b'{"env": 1, "env": 2}', "is not valid JSON: a key occurs twice"),
     ],
 )
 def test_a_config_is_json_of_bounded_size(folder, content, message):

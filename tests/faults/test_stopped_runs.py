@@ -347,8 +347,8 @@ class TestRefused:
                 ("done", "'done' exists already, and is a run that came to its end: --model done "),
                 ("none", "'none' is not a run: it has no config.json."),
                 ("old", "'old' exists already, and cannot be gone on with."),
-                ("cut", "'cut/config.json' is not JSON: "),
-                ("list", "'list/config.json' is a list, and no JSON object."),
+                ("cut", "'cut/config.json' is not valid JSON: "),
+                ("list", "'list/config.json' is a list, not a JSON object."),
                 ("empty", "'empty' is empty: there is nothing to go on with."),
                 ("file", "'file' is not a run: it has no config.json."),
                 ("nowhere", "No run at 'nowhere': give the folder of one."),
@@ -367,7 +367,7 @@ class TestRefused:
         [
             ("done", [], "'done' exists already, and is a run that came to its end: --model done "),
             ("none", [], "'none' exists already. Choose another folder"),
-            ("cut", [], "'cut/config.json' is not JSON: "),
+            ("cut", [], "'cut/config.json' is not valid JSON: "),
             (
                 "killed",
                 ["--iterations", "7"],

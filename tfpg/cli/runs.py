@@ -24,7 +24,7 @@ import tfpg
 from tfpg.core.files import describe_write_error, read_json, written_beside
 from tfpg.core.options import options_of
 from tfpg.envs import same_env
-from tfpg.models.safety import check_model_file
+from tfpg.models.safe_loading import check_model_file
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
 CHECKPOINTS = "checkpoints"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tfpg.core.memory import readable_bytes
+from tfpg.core.messages import one_line
 from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError
 
 
@@ -103,57 +104,55 @@ def describe_write_error(error: OSError, path: Path) -> str:
 
 
 def parse_json(content: bytes, what: str) -> dict[str, Any]:
-    """Return a JSON object, each of whose keys occurs once.
+    """Parse a JSON object.
 
     Args:
-        content: Text in UTF-8.
-        what: Name of the content, which begins the error message.
+        content: The text, in UTF-8.
+        what: The name of the text in the error message.
 
     Raises:
-        CheckpointCorruptError: The content is something else.
+        CheckpointCorruptError: The text is not a JSON object, or has a key twice.
+
+    Example:
+        >>> parse_json(b'{"gamma": 0.99}', "config.json")
+        {'gamma': 0.99}
     """
 
-    def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
             raise ValueError("a key occurs twice")
-        return found
+        return dict(pairs)
 
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=check_keys)
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise CheckpointCorruptError(f"{what} is not JSON: {_one_line(error)}.") from error
+        raise CheckpointCorruptError(f"{what} is not valid JSON: {one_line(error)}.") from error
     if not isinstance(value, dict):
-        raise CheckpointCorruptError(
-            f"{what} must be a JSON object, and it is a {type(value).__name__}."
-        )
+        raise CheckpointCorruptError(f"{what} is a {type(value).__name__}, not a JSON object.")
     return value
 
 
 def read_json(path: Path, limit: int = 2**20) -> dict[str, Any]:
-    """Return the JSON object in a regular file of up to ``limit`` bytes.
+    """Read a JSON object from a regular file of at most ``limit`` bytes.
 
     Raises:
-        CheckpointCorruptError: The file holds something else, or is larger.
+        CheckpointCorruptError: The file is too large or is not a JSON object.
         OSError: The file cannot be read.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise CheckpointCorruptError(
-            f"{str(path)!r} is larger than {readable_bytes(limit)}, so it is not the config of a "
-            "run."
-        )
+        raise CheckpointCorruptError(f"{str(path)!r} is larger than {readable_bytes(limit)}.")
     return parse_json(content, repr(str(path)))
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file, or a link to one, to read.
+    """Open a regular file, or a link to one, for reading.
 
     Raises:
-        UnsafeCheckpointError: It is a device, a pipe or a socket, which could block forever.
-        OSError: It cannot be read.
+        UnsafeCheckpointError: The path is a device, a pipe or a socket, which could block forever.
+        OSError: The file cannot be opened.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if stat.S_ISREG(path.stat().st_mode):
@@ -161,7 +160,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 yield file
                 return
-    raise UnsafeCheckpointError(f"{str(path)!r} is not a regular file: name the file itself.")
+    raise UnsafeCheckpointError(f"{str(path)!r} is not a regular file.")
 
 
 def _set_default_permissions(path: Path) -> None:
@@ -169,7 +168,3 @@ def _set_default_permissions(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__

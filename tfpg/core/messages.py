@@ -29,13 +29,14 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """Return a value or an error as one line of text without a final period.
+    """Return a value or an error as one line of printable text without a final period.
 
     Example:
         >>> one_line(ValueError("No such\\n  option."))
         'No such option'
     """
-    line = " ".join(str(text).split())[:limit].rstrip(".: ")
+    printable = filter(str.isprintable, " ".join(str(text).split()))
+    line = "".join(printable)[:limit].rstrip(".: ")
     return line or type(text).__name__
 
 

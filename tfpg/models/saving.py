@@ -1,4 +1,4 @@
-"""Keras models on disk: written beside and renamed, loaded with an error that helps."""
+"""Saving Keras models so that no failure loses a file, and loading them safely."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from typing import Any
 from tfpg.core.backend import keras, tf
 from tfpg.core.files import describe_write_error, written_beside
 from tfpg.core.memory import readable_bytes
+from tfpg.core.messages import one_line
 from tfpg.errors import UnsafeCheckpointError
-from tfpg.models.safety import Unpacked, unpacked
+from tfpg.models.safe_loading import CheckedModel, checked_model
 
-# Layers that models share are counted for each of them.
-_SHARING = 8
+# A layer that several models share is counted once for each of them.
+_MAX_SHARING = 8
 
 
 def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Saves a Keras model, its optimizer's state included, and returns the path.
+    """Save a Keras model with the state of its optimizer.
 
-    The file is written beside its place and renamed, so that an earlier file survives a full
-    disk or a killed process.
+    The model is written to a temporary file that then replaces ``path``. An earlier file survives a
+    full disk or a killed process.
 
     Args:
-        model: Any Keras model.
-        path: Where to, ending in ``.keras``.
+        model: The Keras model.
+        path: The path of the new file, which must end in ``.keras``.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: The suffix is another.
-        FileNotFoundError, NotADirectoryError, PermissionError: The folder cannot be written.
-        OSError: The disk is full, for example; what was there is as it was.
+        ValueError: The path does not end in ``.keras``.
+        FileNotFoundError, NotADirectoryError, PermissionError: The folder cannot be written to.
+        OSError: The file cannot be written, because the disk is full for example.
 
     Example:
         >>> import keras, tempfile
@@ -44,13 +48,13 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     if path.suffix != ".keras":
-        raise ValueError(f"A model is saved as a .keras file, and this is {str(path)!r}.")
+        raise ValueError(f"A model is saved as a .keras file, not as {str(path)!r}.")
     with written_beside(path) as temporary:
         try:
             model.save(temporary)
         except OSError as error:
-            told = describe_write_error(error, path)
-            raise OSError(f"{str(path)!r} cannot be written ({told}): free some.") from error
+            reason = describe_write_error(error, path)
+            raise OSError(f"{str(path)!r} cannot be written ({reason}): free some.") from error
     return path
 
 
@@ -60,27 +64,28 @@ def load_model(
     custom_objects: Mapping[str, Any] | None = None,
     allow_version_skew: bool = False,
 ) -> keras.Model:
-    """Loads a ``.keras`` file, also one from a stranger: nothing in it runs code or opens files.
+    """Load a ``.keras`` file, even an untrusted one.
 
-    The file is looked through before Keras reads it (`tfpg.models.safety`). Of the classes that its
-    config names, those load that tfpg knows to be harmless, those registered by
-    `keras.saving.register_keras_serializable`, and those in ``custom_objects``: what these do is
-    their author's.
+    Nothing in the file can run code or open other files; see `tfpg.models.safe_loading`. A model
+    may use the usual classes of Keras, those registered by
+    `keras.saving.register_keras_serializable`, and those in ``custom_objects``. The last two are as
+    safe as their code.
 
     Args:
-        path: Of the file.
-        custom_objects: Classes and functions of yours by the names that the file has for them.
-        allow_version_skew: Try also what a newer Keras has saved.
+        path: The path of the file.
+        custom_objects: Your classes and functions by the names that they have in the file.
+        allow_version_skew: Whether to try to load a file that a newer Keras has saved.
 
     Returns:
-        The model, compiled with the optimizer it was saved with, state included.
+        The model, compiled with its optimizer and the optimizer's state.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointCorruptError: It is not a whole ``.keras`` file.
-        UnsafeCheckpointError: It holds what no model needs.
-        ValueError: It is of a newer Keras, or Keras cannot load it.
-        MemoryError: It does not fit into memory.
+        CheckpointCorruptError: The file is not a complete ``.keras`` file.
+        UnsafeCheckpointError: The file has content that no model needs.
+        VersionSkewError: A newer Keras has saved the file.
+        ValueError: Keras cannot load the file.
+        MemoryError: The model does not fit into memory.
 
     Example:
         >>> load_model("missing.keras")
@@ -90,44 +95,43 @@ def load_model(
     """
     custom = dict(custom_objects or {})
 
-    def registered(name: str) -> bool:
+    def is_registered(name: str) -> bool:
         return keras.saving.get_registered_object(name, custom) is not None
 
-    with unpacked(path, registered, allow_version_skew) as found:
+    with checked_model(path, is_registered, allow_version_skew) as checked:
         try:
-            if found.built_in:  # what another's class makes outside its weights is not known
-                _check_size(found, str(path))
-            return keras.saving.load_model(found.folder, custom_objects=custom, safe_mode=True)
+            if checked.built_in:  # other classes may make variables of any size
+                _check_weight_size(checked, str(path))
+            return keras.saving.load_model(checked.folder, custom_objects=custom, safe_mode=True)
         except (MemoryError, UnsafeCheckpointError):
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(
-                f"Keras cannot load {str(path)!r}: {type(error).__name__}: {reason}"
-            ) from error
+            reason = one_line(f"{type(error).__name__}: {error}", 300)
+            raise ValueError(f"Keras cannot load {str(path)!r}: {reason}") from error
 
 
-def _check_size(found: Unpacked, path: str) -> None:
-    """Raises if the model has far larger weights than its file; makes it without any to know."""
-    state = random.getstate()  # which Keras draws seeds from
+def _check_weight_size(checked: CheckedModel, path: str) -> None:
+    """Raise if the config describes far larger weights than the file holds."""
+    state = random.getstate()  # Keras draws seeds from it
     try:
-        # Keras lists, for each thread, the weights that it has not made, and makes them later.
+        # Keras lists variables without values in the thread, and would make them there later.
         with ThreadPoolExecutor(1) as thread:
-            needed = thread.submit(_weights_of, found.config).result()
+            needed = thread.submit(_described_bytes, checked.config).result()
     finally:
         random.setstate(state)
-    if needed > _SHARING * found.weights + 2**20:
+    if needed > _MAX_SHARING * checked.weight_bytes + 2**20:
         raise UnsafeCheckpointError(
             f"{path!r} is refused: its config describes weights of {readable_bytes(needed)}, and "
-            f"it holds {readable_bytes(found.weights)} of them."
+            f"it contains {readable_bytes(checked.weight_bytes)}."
         )
 
 
-def _weights_of(config: dict[str, Any]) -> int:
-    """The bytes of the weights that a config describes."""
-    config = {key: x for key, x in config.items() if key != "compile_config"}
+def _described_bytes(config: dict[str, Any]) -> int:
+    """Return the size of a model's weights, from a model whose variables have no values."""
     with keras.StatelessScope(initialize_variables=False):
-        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        model = keras.saving.deserialize_keras_object(
+            {key: value for key, value in config.items() if key != "compile_config"}, safe_mode=True
+        )
     if not isinstance(model, keras.Model):
-        raise ValueError(f"it describes a {type(model).__name__}, and no model")
+        raise ValueError(f"it contains a {type(model).__name__}, not a model")
     return sum(math.prod(w.shape) * tf.as_dtype(w.dtype).size for w in model.variables)

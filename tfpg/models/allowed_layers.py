@@ -1,7 +1,7 @@
-"""The classes and functions of Keras that a model file may name, and those it never may.
+"""The Keras classes and functions that a model file may name.
 
-What is listed computes tensors from tensors. It reads no file, takes no function that is not listed
-itself, and makes nothing larger than its weights and inputs; images are augmented elsewhere.
+Everything here computes tensors from tensors: nothing reads a file or calls a function that is not
+listed itself. Anything else, including what future versions of Keras add, needs ``custom_objects``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CategoricalGeneralizedCrossEntropy CategoricalHinge Circle CosineSimilarity Dice
 KLDivergence LogCosh MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError
 MeanSquaredLogarithmicError Poisson SparseCategoricalCrossentropy SquaredHinge Tversky
 """
-# Not those with a number of classes or thresholds, whose square they would allocate.
+# Metrics with a number of classes or thresholds are missing: they allocate its square.
 _METRICS = """
 Accuracy BinaryAccuracy BinaryCrossentropy CategoricalAccuracy CategoricalCrossentropy
 CategoricalHinge CosineSimilarity Hinge KLDivergence LogCoshError Mean MeanAbsoluteError
@@ -49,8 +49,32 @@ MeanAbsolutePercentageError MeanMetricWrapper MeanSquaredError MeanSquaredLogari
 R2Score RootMeanSquaredError SparseCategoricalAccuracy SparseCategoricalCrossentropy
 SparseTopKCategoricalAccuracy SquaredHinge Sum TopKCategoricalAccuracy
 """
+# Operations of keras.ops that models use. Those that take callables or make tensors from nothing
+# are missing.
+_NUMPY_OPERATIONS = """
+Absolute Add All Any Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh Argmax Argmin Argsort
+Average BroadcastTo Cbrt Ceil Clip Concatenate Copy Cos Cosh CountNonzero Cross Cumprod Cumsum
+Diagonal Diff Divide DivideNoNan Dot Einsum Equal Exp Exp2 ExpandDims Expm1 Flip Floor FloorDivide
+GetItem Greater GreaterEqual Hstack Hypot Isclose Isfinite Isinf Isnan Less LessEqual Log Log10
+Log1p Log2 Logaddexp LogicalAnd LogicalNot LogicalOr LogicalXor Matmul Max Maximum Mean Median Min
+Minimum Mod Moveaxis Multiply NanToNum Negative NotEqual OnesLike Outer Pad Power Prod Quantile
+Ravel Reciprocal Repeat Reshape Roll Round Sign Sin Sinh Sort Split Sqrt Square Squeeze Stack Std
+Subtract Sum Swapaxes Take TakeAlongAxis Tan Tanh Tensordot Tile Transpose Tril Triu TrueDivide
+Trunc Var Vdot Vstack Where ZerosLike
+"""
+_NN_OPERATIONS = """
+AdaptiveAveragePool AdaptiveMaxPool AveragePool BatchNorm BinaryCrossentropy
+CategoricalCrossentropy Celu Conv ConvTranspose DepthwiseConv DotProductAttention Elu Gelu Glu
+HardShrink HardSigmoid HardSilu HardTanh LayerNorm LeakyRelu LogSigmoid LogSoftmax MaxPool Moments
+MultiHot Normalize OneHot RMSNorm Relu Relu6 Selu SeparableConv Sigmoid Silu SoftShrink Softmax
+Softplus Softsign SparseCategoricalCrossentropy SparsePlus SparseSigmoid Sparsemax Squareplus
+TanhShrink Threshold
+"""
+_CORE_OPERATIONS = """
+Cast ConvertToTensor SaturateCast Scatter ScatterUpdate Slice SliceUpdate StopGradient Unstack
+"""
 
-CLASSES = {
+ALLOWED_CLASSES = {
     module: frozenset(names.split())
     for module, names in {
         "keras": "DTypePolicy Sequential",
@@ -65,20 +89,14 @@ CLASSES = {
         "keras.metrics": _METRICS,
         "keras.random": "SeedGenerator",
         "keras.src.activations.activations": "Mish ReLU",
-        "keras.src.ops.core": (
-            "Cast ConvertToTensor SaturateCast Scatter ScatterUpdate Slice SliceUpdate "
-            "StopGradient Unstack"
-        ),
+        "keras.src.ops.core": _CORE_OPERATIONS,
+        "keras.src.ops.linalg": "Norm",
+        "keras.src.ops.math": "Erf Logsumexp Rsqrt TopK",
+        "keras.src.ops.nn": _NN_OPERATIONS,
+        "keras.src.ops.numpy": _NUMPY_OPERATIONS,
     }.items()
 }
-# Of these every class but the refused ones: functions of keras.ops, on tensors of the graph.
-OPERATIONS = frozenset(
-    f"keras.src.ops.{name}" for name in ("image", "linalg", "math", "nn", "numpy")
-)
 
-FUNCTION_MODULES = frozenset(
-    ("builtins", "keras.activations", "keras.losses", "keras.metrics", "keras.ops")
-)
 _FUNCTIONS = """
 celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu linear
 log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign
@@ -91,9 +109,12 @@ mean_squared_logarithmic_error poisson sparse_categorical_accuracy
 sparse_categorical_crossentropy sparse_top_k_categorical_accuracy squared_hinge
 top_k_categorical_accuracy tversky
 """
-FUNCTIONS = frozenset(_FUNCTIONS.split())
+ALLOWED_FUNCTIONS = {
+    module: frozenset(_FUNCTIONS.split())
+    for module in ("builtins", "keras.activations", "keras.losses", "keras.metrics", "keras.ops")
+}
 
-# Values that Keras writes like objects; they hold no class.
+# Plain values that Keras writes in the same form as objects.
 VALUES = frozenset(
     ("__keras_tensor__", "__tensor__", "__numpy__", "__slice__", "__ellipsis__", "__bytes__")
 )
@@ -103,22 +124,20 @@ complex64 complex128
 """
 DTYPES = frozenset(_DTYPES.split())
 
-_ANY_FILE = "can read any file as its vocabulary"
-_NAMED_CODE = "calls code that the file names"
-REFUSED = {
-    "Lambda": "holds Python code",
-    "__lambda__": "is Python code",
-    "TFSMLayer": "loads a TensorFlow program from a path that the file names",
-    "TorchModuleWrapper": "is a pickle, and unpickling runs code",
-    "JaxLayer": _NAMED_CODE,
-    "FlaxLayer": _NAMED_CODE,
-    "JVP": _NAMED_CODE,
-    "__typespec__": "is a TensorFlow type that the file names",
-    "StringLookup": _ANY_FILE,
-    "IntegerLookup": _ANY_FILE,
-    "TextVectorization": _ANY_FILE,
+# Why some names are missing above, for the error message.
+_CODE = "contains Python code"
+_VOCABULARY = "can read any file as its vocabulary"
+REFUSED_CLASSES = {
+    "Lambda": _CODE,
+    "__lambda__": _CODE,
+    "TFSMLayer": "runs a TensorFlow program from a path that the file names",
+    "TorchModuleWrapper": "contains a pickle, which can run code",
+    "StringLookup": _VOCABULARY,
+    "IntegerLookup": _VOCABULARY,
+    "TextVectorization": _VOCABULARY,
 }
-# They make something in Python for every step or part.
-LOOPS = frozenset(
-    ("ArraySplit", "Dsplit", "Hsplit", "Meshgrid", "Split", "TimeDistributed", "Unstack", "Vsplit")
-)
+# Options of allowed classes that are refused when they are set.
+REFUSED_OPTIONS = {
+    "stateful": "allocates a state for any batch size that the file names",
+    "exclude_layers": "is a regular expression, which can take forever to match",
+}
