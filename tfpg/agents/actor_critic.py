@@ -72,6 +72,8 @@ class ActorCritic(PolicyGradient):
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP
     )
 
+    needs_value = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._scale: ReturnScale | None = None

@@ -71,6 +71,8 @@ class Agent(WithOptions, abc.ABC):
 
     # The constructor arguments of `tfpg.Policy` that are options of this agent.
     policy_options: ClassVar[tuple[str, ...]] = ("acting",)
+    # Whether the algorithm needs a value: a second output of the model, or a value_model.
+    needs_value = False
     # Whether resets must be left to tfpg: no environment may reset itself.
     manual_resets = False
     # What an agent that learns from a replay keeps its steps in.

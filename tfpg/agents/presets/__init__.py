@@ -1,8 +1,8 @@
-"""Settings that were measured: networks, optimizers and agents by algorithm and environment.
+"""Presets: settings of networks, optimizers and agents by algorithm and environment.
 
-The only tuned values in the library. Every entry of `PRESETS` says the score it was measured at:
-the interquartile mean over ten seeds, with a 95 % bootstrap interval, of the greedy mean return of
-100 fresh episodes of the model kept best by training return within the budget.
+Every entry of `PRESETS` has the score that it was measured at: the interquartile mean over ten
+seeds, with a 95 % bootstrap interval, of the greedy mean return of 100 new episodes. It is the
+score of the model that had the best training return within the budget.
 ``python benchmarks/scores.py`` makes the table.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
+from tfpg.agents.registry import algorithm_class
+from tfpg.core.backend import keras
 from tfpg.envs import same_env
 from tfpg.envs.atari import is_atari
 
@@ -26,9 +28,17 @@ __all__ = [
     "with_budget",
 ]
 
+# The iterations of a training whose end is not known in advance: its environment steps end it.
+_UNKNOWN = 100_000
+
 
 def find(algorithm: str, env_id: str) -> Preset:
-    """The preset of an algorithm and an environment, or the algorithm's default.
+    """Return the preset of an algorithm in an environment, or the algorithm's default.
+
+    Args:
+        algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`. A
+            class of your own may have a ``default_preset``.
+        env_id: Environment id.
 
     Raises:
         ValueError: The algorithm is unknown.
@@ -37,18 +47,21 @@ def find(algorithm: str, env_id: str) -> Preset:
         >>> find("ppo", "CartPole-v1").env_steps
         100000
     """
-    if algorithm not in DEFAULTS:
-        raise ValueError(f"algorithm must be one of {list(DEFAULTS)}, and it is {algorithm!r}.")
     for (name, env), preset in PRESETS.items():
         if name == algorithm and same_env(env, env_id):
             return preset
-    return ATARI.get(algorithm, DEFAULTS[algorithm]) if is_atari(env_id) else DEFAULTS[algorithm]
+    if is_atari(env_id) and algorithm in ATARI:
+        return ATARI[algorithm]
+    if algorithm in DEFAULTS:
+        return DEFAULTS[algorithm]
+    return getattr(algorithm_class(algorithm), "default_preset", Preset(100_000, 1e-3, {}))
 
 
 def with_budget(preset: Preset, env_steps: int) -> Preset:
-    """The preset for another number of environment steps, of which at most half warm up.
+    """Return a preset for another number of environment steps.
 
-    The iterations of a DQN are as long as before, or so much shorter that they fill the budget.
+    At most half of them are the warm-up of a DQN. Its iterations are as long as before, or shorter
+    so that they fill the budget.
 
     Example:
         >>> with_budget(find("dqn", "ALE/Pong-v5"), 30_000).options["steps_per_iteration"]
@@ -66,16 +79,16 @@ def with_budget(preset: Preset, env_steps: int) -> Preset:
 
 
 def iterations_of(preset: Preset) -> int:
-    """How many iterations the budget holds at most."""
+    """Return how many iterations the budget of a preset holds at most."""
     options = preset.options
     if preset.episodes is not None:
         return max(1, preset.episodes // options["episodes_per_update"])
-    if "episodes_per_update" in options:
-        return 100_000  # env_steps ends it
     if "steps_per_iteration" in options:
         left = preset.env_steps - options["learning_starts"]
         return max(1, left // options["steps_per_iteration"])
-    return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
+    if "num_steps" in options:
+        return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
+    return _UNKNOWN
 
 
 def make_agent(
@@ -89,66 +102,58 @@ def make_agent(
     learning_rate: float | None = None,
     **options: Any,
 ) -> Any:
-    """An agent with fresh networks, as a preset says.
+    """Return an agent with new networks, with the settings of a preset.
 
     Args:
-        algorithm: ``"reinforce"``, ``"a2c"``, ``"ppo"`` or ``"dqn"``.
-        env: What it will play in; see `tfpg.networks.mlp`.
-        preset: Its settings.
-        seed: Of the networks' weights.
-        iterations: Over which a learning rate falls. None: the preset's.
-        model: A Keras model to go on with, instead of a fresh one. It keeps its optimizer; but one
-            whose learning rate follows a schedule has come to its end, and gets a fresh optimizer.
-        learning_rate: Of a given model that is compiled already. None: its own.
-        **options: Of the agent, over the preset's.
-
-    Returns:
-        The agent.
+        algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`.
+        env: The environment; see `tfpg.networks.mlp`.
+        preset: The settings.
+        seed: The seed of the networks' initial weights.
+        iterations: Iterations over which the learning rate decays. None: the preset's.
+        model: A Keras model to train instead of a new one. It keeps its optimizer, unless its
+            learning rate is a schedule, which has decayed.
+        learning_rate: The learning rate of a given model that is compiled. None: its own.
+        **options: Options of the agent, which replace the preset's.
 
     Example:
         >>> agent = make_agent("ppo", "CartPole-v1", find("ppo", "CartPole-v1"), seed=0)
         >>> type(agent).__name__, agent.num_envs
         ('PPO', 8)
     """
-    import tfpg
+    from tfpg.agents.optimization import has_schedule
+    from tfpg.models import networks
 
-    agents = {"reinforce": tfpg.Reinforce, "a2c": tfpg.A2C, "ppo": tfpg.PPO, "dqn": tfpg.DQN}
+    agent_class = algorithm_class(algorithm)
     options = {**preset.options, **options}
     iterations = iterations or iterations_of(preset)
     if model is None:
-        valued = algorithm in ("a2c", "ppo") or options.get("baseline") == "value"
-        two = valued and preset.critic is None
-        network = preset.architecture or ("actor_critic" if two else "mlp")
-        model = getattr(tfpg.networks, network)(env, seed=seed, **preset.network)
-    critic_settings = preset.critic
-    if options.get("baseline") == "mean" or _has_value(model):
-        # The preset's critic is for a policy that has no value and wants one.
-        critic_settings = None
+        needs_value = agent_class.needs_value or options.get("baseline") == "value"
+        two_outputs = needs_value and preset.critic is None
+        network = preset.architecture or ("actor_critic" if two_outputs else "mlp")
+        model = getattr(networks, network)(env, seed=seed, **preset.network)
+    has_value = len(getattr(model, "outputs", None) or []) == 2
+    critic = preset.critic
+    if options.get("baseline") == "mean" or has_value:
+        critic = None  # the policy has a value, or wants none
         options.pop("value_updates", None)
     if options.get("baseline") == "mean":
         options.pop("gae_lambda", None)
-    elif algorithm == "reinforce" and _has_value(model) and preset.critic is not None:
+    elif preset.critic is not None and has_value and not agent_class.needs_value:
         options["baseline"] = "value"
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or not hasattr(optimizer._learning_rate, "assign"):
+    if optimizer is None or has_schedule(optimizer):
         model.compile(optimizer=_optimizer(preset, preset.learning_rate, iterations))
     elif learning_rate:
         optimizer.learning_rate = learning_rate
-    if critic_settings is not None:
-        critic = tfpg.networks.critic(env, seed=seed, **critic_settings)
+    if critic is not None:
+        value_model = networks.critic(env, seed=seed, **critic)
         rate = preset.critic_learning_rate or preset.learning_rate
-        critic.compile(optimizer=_optimizer(preset._replace(anneal=False), rate, iterations))
-        options["value_model"] = critic
-    return agents[algorithm](model, **options)
-
-
-def _has_value(model: Any) -> bool:
-    return len(getattr(model, "outputs", None) or []) == 2
+        value_model.compile(optimizer=_optimizer(preset._replace(anneal=False), rate, iterations))
+        options["value_model"] = value_model
+    return agent_class(model, **options)
 
 
 def _optimizer(preset: Preset, rate: Any, iterations: int) -> Any:
-    from tfpg.core.backend import keras
-
     if preset.anneal:
         options = preset.options
         updates = options.get("epochs", 1) * options.get("minibatches", 1)

@@ -1,4 +1,4 @@
-"""The settings themselves, each with the score it was measured at."""
+"""The settings of the presets, each with the score that it was measured at."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _Q_ADAM = {"global_clipnorm": 10.0}
 
 
 class Score(NamedTuple):
-    """What a preset was measured at."""
+    """The score that a preset was measured at."""
 
     mean: float  # interquartile mean
-    low: float
+    low: float  # of the 95 % bootstrap interval
     high: float
 
 
@@ -23,14 +23,14 @@ class Preset(NamedTuple):
     """How to train an algorithm in an environment."""
 
     env_steps: int  # the budget
-    learning_rate: float
+    learning_rate: float  # of Adam
     options: Mapping[str, Any]  # of the agent
-    network: Mapping[str, Any] = {}  # of tfpg.networks
-    architecture: str | None = None  # its function; None: mlp or actor_critic
-    critic: Mapping[str, Any] | None = None  # of tfpg.networks.critic, for a model of its own
+    network: Mapping[str, Any] = {}  # arguments of the architecture
+    architecture: str | None = None  # a function of tfpg.networks; None: mlp or actor_critic
+    critic: Mapping[str, Any] | None = None  # arguments of tfpg.networks.critic for a value_model
     critic_learning_rate: float | None = None
-    adam: Mapping[str, Any] = {}
-    anneal: bool = False  # the learning rate falls to 0 over the budget, in a line
+    adam: Mapping[str, Any] = {}  # other arguments of Adam
+    anneal: bool = False  # decay the learning rate to 0 over the budget, linearly
     episodes: int | None = None  # a budget of episodes instead, for REINFORCE
     score: Score | None = None
 
@@ -246,7 +246,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
 }
 
-# Where no preset was measured.
+# For environments without a measured preset.
 DEFAULTS: dict[str, Preset] = {
     "reinforce": Preset(
         env_steps=1_000_000, learning_rate=0.01, options={"episodes_per_update": 32}
@@ -291,7 +291,7 @@ DEFAULTS: dict[str, Preset] = {
 }
 
 
-# Where Atari's games have no preset of their own: the settings of the papers.
+# For Atari games without a measured preset: the settings of the papers.
 ATARI: dict[str, Preset] = {
     "dqn": Preset(
         env_steps=2_500_000,  # ten million frames
