@@ -143,8 +143,10 @@ class Agent(WithOptions, abc.ABC):
                 None: no validation.
             validation_freq: Validate every this many iterations, and after the last one.
             validation_episodes: Episodes of each validation. Each has different ones.
-            checkpoints: A folder or `tfpg.Checkpoints`. Everything is saved there regularly. If
-                it holds a checkpoint already, the training resumes from it, bit for bit.
+            checkpoints: A folder or `tfpg.Checkpoints`. Everything is saved there every ten
+                seconds and at the end. If the folder has a checkpoint already, the training
+                resumes from it, bit for bit. Ctrl-C and SIGTERM then stop it after the
+                iteration, with a checkpoint.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
-from tfpg.agents.callback_state import callbacks_state, restore_callbacks
+from tfpg.agents.callback_state import callbacks_state, prepare_callbacks, restore_callbacks
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.checkpoints.store import Checkpoint
 from tfpg.core.messages import warn
@@ -18,7 +21,146 @@ from tfpg.models.inspection import all_layers
 from tfpg.rollouts.env_state import running_statistics
 
 
-def describe_training(agent: Any, envs: Any, seed: int) -> dict[str, Any]:
+class ResumableTraining:
+    """A training that may have checkpoints, and may resume from one.
+
+    A checkpoint holds all that changes: the agent with its variables and replay, the positions of
+    the environments in their episodes, and what callbacks carry. As a context it locks the folder.
+
+    Args:
+        checkpoints: A folder, or `Checkpoints`. None: no method does anything.
+
+    Attributes:
+        folder: Folder of the checkpoints, or None.
+    """
+
+    def __init__(self, checkpoints: str | os.PathLike | Checkpoints | None):
+        if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+            checkpoints = Checkpoints(checkpoints)
+        self.folder = None if checkpoints is None else checkpoints.folder
+        self._checkpoints = checkpoints
+        self._saved: Checkpoint | None = None
+        self._description: dict[str, Any] = {}
+        self._logged: np.ndarray | None = None  # `ReplayBuffer.written` of the last checkpoint
+
+    def __enter__(self) -> ResumableTraining:
+        if self._checkpoints is not None:
+            with ExitStack() as stack:
+                stack.enter_context(self._checkpoints)
+                self._saved = self._checkpoints.load()
+                stack.pop_all()  # nothing failed
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.__exit__(*error)
+
+    def seed(self, seed: int | None) -> int | None:
+        """Return the checkpoint's seed, or ``seed`` if there is none.
+
+        Raises:
+            ValueError: The seed is given, and the checkpoint has another one.
+        """
+        if self._saved is None:
+            return seed
+        there = self._saved.header["training"]["seed"]
+        if seed is not None and seed != there:
+            raise ValueError(
+                f"The checkpoint {str(self._saved.path)!r} has seed {there}, and here it is "
+                f"{seed}: leave the seed out, or choose another folder."
+            )
+        return there
+
+    def first_iteration(self, first: int) -> int:
+        """Return the iteration after the checkpoint, or ``first`` if there is none."""
+        return first if self._saved is None else self._saved.header["iteration"]
+
+    def check(self, agent: Any, envs: VectorEnv, seed: int) -> None:
+        """Raise an error unless the training can resume from the checkpoint with the same result.
+
+        Raises:
+            ValueError: The checkpoint is of another agent, environment, seed or network.
+        """
+        if self._checkpoints is None:
+            return
+        here = self._description = describe_training(agent, envs, seed)
+        if self._saved is not None:
+            there = self._saved.header["training"]
+            _check_equal(self._saved, {**there, **there["options"]}, {**here, **here["options"]})
+            agent.check_state(self._saved.state["agent"])
+            _check_equal(self._saved, there["networks"], here["networks"])
+
+    def prepare(self, callbacks: Sequence[Any]) -> None:
+        """Prepare callbacks to resume, before they begin."""
+        if self._saved is not None:
+            prepare_callbacks(callbacks, self._saved.state["callbacks"])
+
+    def restore(self, agent: Any, collector: Any, callbacks: Sequence[Any]) -> bool:
+        """Restore the checkpoint after callbacks have begun, and before anything is played.
+
+        Returns:
+            Whether there was a checkpoint.
+        """
+        self._agent, self._collector, self._callbacks = agent, collector, callbacks
+        if self._checkpoints is None:
+            return False
+        if self._saved is None:
+            collector.follow()
+            _warn_about_statistics(collector.envs)
+            return False
+        state = self._saved.state
+        restore_callbacks(callbacks, state["callbacks"])
+        agent.set_state(state["agent"])
+        if agent.replay is not None:
+            agent.replay.set_state(state["replay"], self._checkpoints.log())
+            self._logged = agent.replay.written
+        restarted = collector.set_state(state["collector"])
+        if restarted.any():
+            warn(
+                f"{int(restarted.sum())} of {len(restarted)} environments could not be restored, "
+                "because the same actions did not lead to the same observations and rewards. Their "
+                "episodes start over, so the result is not that of an uninterrupted training."
+            )
+            agent.restart_episodes(restarted)
+        agent.model.stop_training = self._saved.header["stopped"]
+        self._saved = None  # it is as large as the training
+        return True
+
+    def save_if_due(self, iteration: int, last: bool) -> None:
+        """Write a checkpoint after an iteration if it is time for one, or if it is the last.
+
+        Args:
+            iteration: The iteration, counted from 0.
+            last: Whether no other checkpoint follows, so that a failure is an error.
+
+        Raises:
+            OSError: The last checkpoint could not be written.
+        """
+        if self._checkpoints is None or not (last or self._checkpoints.due(iteration)):
+            return
+        agent, replay = self._agent, self._agent.replay
+        header = {
+            "iteration": iteration + 1,
+            "env_steps": agent.env_steps,
+            "stopped": bool(agent.model.stop_training),
+            "training": self._description,
+        }
+        state = {
+            "agent": agent.get_state(),
+            "collector": self._collector.get_state(),
+            "callbacks": callbacks_state(self._callbacks),
+        }
+        log: dict[str, Any] = {}
+        if replay is not None:
+            state["replay"] = replay.get_state()
+            log["entry"] = replay.rows_since(self._logged)
+            log["position"] = int(replay.written.max())
+            log["needed_from"] = int(replay.written.min()) + 1 - replay.rows
+        if self._checkpoints.save(agent.env_steps, state, header, last=last, **log):
+            self._logged = None if replay is None else replay.written
+
+
+def describe_training(agent: Any, envs: VectorEnv, seed: int) -> dict[str, Any]:
     """Return what a checkpoint must have in common with a training that resumes from it.
 
     Returns:
@@ -36,38 +178,6 @@ def describe_training(agent: Any, envs: Any, seed: int) -> dict[str, Any]:
     )
 
 
-def saved_seed(saved: Checkpoint, seed: int | None) -> int:
-    """Return the seed of a checkpoint.
-
-    Raises:
-        ValueError: ``seed`` is given, and is another one.
-    """
-    there = saved.header["training"]["seed"]
-    if seed is not None and seed != there:
-        raise ValueError(
-            f"The checkpoint {str(saved.path)!r} has seed {there}, and here it is {seed}: leave "
-            "the seed out, or choose another folder."
-        )
-    return there
-
-
-def check_resumable(agent: Any, saved: Checkpoint, training: dict[str, Any]) -> None:
-    """Raise an error unless a training can resume from a checkpoint with the same result.
-
-    Args:
-        agent: The agent, which is not changed.
-        saved: The checkpoint.
-        training: Description of the training, from `describe_training`.
-
-    Raises:
-        ValueError: Something differs.
-    """
-    there = saved.header["training"]
-    _check_equal(saved, {**there, **there["options"]}, {**training, **training["options"]})
-    agent.check_state(saved.state["agent"])
-    _check_equal(saved, there["networks"], training["networks"])
-
-
 def _check_equal(saved: Checkpoint, there: dict[str, Any], here: dict[str, Any]) -> None:
     for name in {**there, **here}:
         a, b = there.get(name), here.get(name)
@@ -76,6 +186,16 @@ def _check_equal(saved: Checkpoint, there: dict[str, Any], here: dict[str, Any])
                 f"The checkpoint {str(saved.path)!r} has {name} {a}, and here it is {b}: change it "
                 "back, or choose another folder."
             )
+
+
+def _warn_about_statistics(envs: VectorEnv) -> None:
+    names = running_statistics(envs)
+    if names:
+        warn(
+            f"Checkpoints do not hold the running statistics of {' and '.join(names)}, so a "
+            "training that resumes is not bit for bit the same. Those of a network's "
+            "normalize=True and of an agent's reward_scale='auto' are saved."
+        )
 
 
 def _networks(agent: Any) -> dict[str, Any]:
@@ -119,92 +239,3 @@ def _comparable(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return value.item() if isinstance(value, np.generic) else type(value).__name__
-
-
-class TrainingState:
-    """All that a training needs to continue bit for bit: its agent, environments and callbacks.
-
-    Args:
-        checkpoints: Where it is saved.
-        agent: The agent.
-        collector: Its collector.
-        callbacks: All callbacks, Keras's History included.
-        training: Description of the training, from `describe_training`.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        agent: Any,
-        collector: Any,
-        callbacks: Sequence[Any],
-        training: dict[str, Any],
-    ):
-        self.checkpoints = checkpoints
-        self.agent = agent
-        self.collector = collector
-        self.callbacks = callbacks
-        self.training = training
-        self._logged: np.ndarray | None = None  # `ReplayBuffer.written` of the last checkpoint
-
-    def begin(self) -> None:
-        """Prepare a training that does not resume, before anything is played."""
-        self.collector.follow()
-        names = running_statistics(self.collector.envs)
-        if names:
-            warn(
-                f"Checkpoints do not hold the running statistics of {' and '.join(names)}, so a "
-                "training that resumes is not bit for bit the same. Those of a network's "
-                "normalize=True and of an agent's reward_scale='auto' are saved."
-            )
-
-    def save_if_due(self, iteration: int, last: bool) -> None:
-        """Write a checkpoint after an iteration if it is time for one, or if it is the last.
-
-        Args:
-            iteration: The iteration, counted from 0.
-            last: Whether no other checkpoint follows, so that a failure is an error.
-
-        Raises:
-            OSError: The last checkpoint could not be written.
-        """
-        if not last and not self.checkpoints.due(iteration):
-            return
-        agent, replay = self.agent, self.agent.replay
-        header = {
-            "iteration": iteration + 1,
-            "env_steps": agent.env_steps,
-            "stopped": bool(agent.model.stop_training),
-            "training": self.training,
-        }
-        state = {
-            "agent": agent.get_state(),
-            "collector": self.collector.get_state(),
-            "callbacks": callbacks_state(self.callbacks),
-        }
-        log: dict[str, Any] = {}
-        if replay is not None:
-            state["replay"] = replay.get_state()
-            log["entry"] = replay.rows_since(self._logged)
-            log["position"] = int(replay.written.max())
-            log["needed_from"] = int(replay.written.min()) + 1 - replay.rows
-        if self.checkpoints.save(agent.env_steps, state, header, last=last, **log):
-            self._logged = None if replay is None else replay.written
-
-    def restore(self, saved: Checkpoint) -> None:
-        """Restore a checkpoint into fresh objects, whose callbacks have begun."""
-        agent, state = self.agent, saved.state
-        restore_callbacks(self.callbacks, state["callbacks"])
-        agent.set_state(state["agent"])
-        if agent.replay is not None:
-            agent.replay.set_state(state["replay"], self.checkpoints.log())
-            self._logged = agent.replay.written
-        restarted = self.collector.set_state(state["collector"])
-        if restarted.any():
-            warn(
-                f"{int(restarted.sum())} of {len(restarted)} environments could not be restored, "
-                "because the same actions did not lead to the same observations and rewards. Their "
-                "episodes start over, so the result is not that of an uninterrupted training."
-            )
-            agent.restart_episodes(restarted)
-        agent.model.stop_training = saved.header["stopped"]

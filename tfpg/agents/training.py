@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tfpg.agents.callback_state import prepare_callbacks
 from tfpg.agents.non_finite import report_non_finite
 from tfpg.agents.option_checks import check_apart
-from tfpg.agents.resume import TrainingState, check_resumable, describe_training, saved_seed
+from tfpg.agents.resume import ResumableTraining
 from tfpg.agents.warnings import TrainingWarnings
 from tfpg.callbacks.progress_bar import ProgressBar
 from tfpg.checkpoints.manager import Checkpoints
-from tfpg.checkpoints.store import Checkpoint
 from tfpg.core.backend import keras
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
@@ -41,21 +39,17 @@ def fit(
 ) -> keras.callbacks.History:
     """Train an agent; see `Agent.fit` for the arguments."""
     with ExitStack() as stack:
-        saved, stop = None, StopRequest()
+        stop = StopRequest()
         if checkpoints is not None:
             stop = stack.enter_context(deferred_signals(_FINISHING))
-            if not isinstance(checkpoints, Checkpoints):
-                checkpoints = Checkpoints(checkpoints)
-            saved = stack.enter_context(checkpoints).load()
-        seed = check_seed(seed if saved is None else saved_seed(saved, seed))
+        run = stack.enter_context(ResumableTraining(checkpoints))
+        seed = check_seed(run.seed(seed))
         vector_envs = stack.enter_context(
             open_vec(envs, agent.num_envs, seedable=agent.manual_resets)
         )
         policy = agent.policy_for(vector_envs)
         agent.prepare(policy)
-        training = describe_training(agent, vector_envs, seed)
-        if saved is not None:
-            check_resumable(agent, saved, training)
+        run.check(agent, vector_envs, seed)
         validate = _no_validation
         if validation_envs is not None:
             check_apart(envs, validation_envs)
@@ -63,46 +57,60 @@ def fit(
             validate = _validation(agent, others, validation_freq, validation_episodes, seed)
         callback_list = _callback_list(agent, callbacks, iterations, verbose)
         callback_list.params["validates"] = validation_envs is not None
-        if saved is not None:
-            prepare_callbacks(callback_list.callbacks, saved.state["callbacks"])
-        # A model that was not finite when it was passed tells nothing about why.
-        reports = checkpoints.folder if checkpoints and not non_finite_weight(agent.model) else None
+        run.prepare(callback_list.callbacks)
         callback_list.on_train_begin()
         # Keras's BackupAndRestore sets the model's initial epoch.
         first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
-        first = first if saved is None else saved.header["iteration"]
+        first = run.first_iteration(first)
         episode, fragment = agent.first_numbers(first)
         collector = Collector(vector_envs, seed, episode, fragment, agent.window)
         agent.begin(collector, policy)
-        state = None
-        if checkpoints is not None:
-            state = TrainingState(checkpoints, agent, collector, callback_list.callbacks, training)
-        _begin(agent, policy, collector, state, saved)
-        if saved is not None and verbose and first < iterations:
-            print(f"Resuming after iteration {first} of {iterations}.", flush=True)
+        if run.restore(agent, collector, callback_list.callbacks):
+            if verbose and first < iterations:
+                print(f"Resuming after iteration {first} of {iterations}.", flush=True)
+        else:
+            agent.warm_up(collector, policy)
+            collector.forget()  # the model did not play those episodes
         callback_list.params["env_steps"] = agent.env_steps
         callback_list.params["updates"] = getattr(agent, "updates", 0)
-        advice, logs = TrainingWarnings(policy.head), dict[str, float]()
-        for iteration in range(first, iterations):
-            if agent.model.stop_training:
-                break
-            callback_list.on_epoch_begin(iteration)
-            callback_list.on_train_batch_begin(0)
-            with report_non_finite(agent, iteration, logs, reports):
-                logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
-            advice.look(logs, collector.take_finished())
-            last = iteration + 1 == iterations
-            logs |= validate(iteration, last)
-            callback_list.on_train_batch_end(0, logs)
-            callback_list.params["head"] = agent.head_options()
-            callback_list.on_epoch_end(iteration, logs)
-            if state is not None:
-                last = last or agent.model.stop_training or bool(stop)
-                state.save_if_due(iteration, last)
-            stop.raise_if_set()
+        logs = _loop(
+            agent, policy, collector, range(first, iterations), callback_list, validate, run, stop
+        )
         agent.trainable.finalize()
         callback_list.on_train_end(logs)
     return agent.model.history
+
+
+def _loop(
+    agent: Any,
+    policy: Any,
+    collector: Any,
+    iterations: range,
+    callback_list: Any,
+    validate: Callable[[int, bool], dict[str, float]],
+    run: ResumableTraining,
+    stop: StopRequest,
+) -> dict[str, float]:
+    """Collect, update, validate, call callbacks and save, and return the last logs."""
+    advice, logs = TrainingWarnings(policy.head), dict[str, float]()
+    # If the model was not finite from the start, a report could not say why.
+    reports = None if non_finite_weight(agent.model) else run.folder
+    for iteration in iterations:
+        if agent.model.stop_training:
+            break
+        callback_list.on_epoch_begin(iteration)
+        callback_list.on_train_batch_begin(0)
+        with report_non_finite(agent, iteration, logs, reports):
+            logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
+        advice.look(logs, collector.take_finished())
+        last = iteration + 1 == iterations.stop
+        logs |= validate(iteration, last)
+        callback_list.on_train_batch_end(0, logs)
+        callback_list.params["head"] = agent.head_options()
+        callback_list.on_epoch_end(iteration, logs)
+        run.save_if_due(iteration, last or agent.model.stop_training or bool(stop))
+        stop.raise_if_set()
+    return logs
 
 
 def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) -> Any:
@@ -124,19 +132,6 @@ def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) ->
     agent.model.stop_training = False
     agent.model._initial_epoch = None
     return found
-
-
-def _begin(
-    agent: Any, policy: Any, collector: Any, state: TrainingState | None, saved: Checkpoint | None
-) -> None:
-    """Restore a training from a checkpoint, or begin a new one."""
-    if state is not None and saved is not None:
-        state.restore(saved)
-        return
-    if state is not None:
-        state.begin()
-    agent.warm_up(collector, policy)
-    collector.forget()  # the model did not play those episodes
 
 
 def _no_validation(iteration: int, last: bool) -> dict[str, float]:
