@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfpg.agents.non_finite import attach_data
 from tfpg.agents.optimization import Trainable, compiled_in
 from tfpg.agents.state import assign_variables, check_variables, variables_state
 from tfpg.core.backend import keras
@@ -314,8 +313,11 @@ class Agent(WithOptions, abc.ABC):
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
         self.env_steps = before + collector.steps
-        with attach_data(data):
+        try:
             logs = {"env_steps": self.env_steps, **self.update(data)}
+        except FloatingPointError as error:
+            error.data = data  # type: ignore[attr-defined]
+            raise
         if isinstance(data, Trajectory):
             self.update_statistics([data], policy)
         return logs

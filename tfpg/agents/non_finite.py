@@ -19,25 +19,6 @@ _LARGEST_DATA = 200_000_000  # bytes
 
 
 @contextmanager
-def attach_data(data: Any) -> Iterator[None]:
-    """Attach the data of an update to a `FloatingPointError`, as ``error.data``.
-
-    Example:
-        >>> try:
-        ...     with attach_data("steps"):
-        ...         raise FloatingPointError("nan")
-        ... except FloatingPointError as error:
-        ...     error.data
-        'steps'
-    """
-    try:
-        yield
-    except FloatingPointError as error:
-        error.data = data  # type: ignore[attr-defined]
-        raise
-
-
-@contextmanager
 def report_non_finite(
     agent: Any, iteration: int, logs: dict[str, float], folder: Path | None
 ) -> Iterator[None]:

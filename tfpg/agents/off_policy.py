@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.agent import Agent
-from tfpg.agents.non_finite import attach_data
 from tfpg.agents.warnings import QLearningWarnings
 from tfpg.core.memory import available_memory, readable_bytes
 from tfpg.core.messages import warn
@@ -324,8 +323,11 @@ class OffPolicy(Agent):
     def _learn(self, rng: np.random.Generator, beta: float) -> dict[str, float]:
         size = self.updates_per_learn * self.batch_size
         transitions = self._replay.sample(rng, size, self.batch_size, beta)
-        with attach_data(transitions):
+        try:
             logs, errors = self.learn_from(transitions)
+        except FloatingPointError as error:
+            error.data = transitions  # type: ignore[attr-defined]
+            raise
         if self.prioritized:
             known = np.isfinite(errors)
             self._replay.update_priorities(transitions.indices[known], errors[known])

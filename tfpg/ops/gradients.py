@@ -1,23 +1,24 @@
-"""The place that reduces losses: the gradient of their mean over a batch, at once or in slices.
+"""Gradients of losses. This is the only place where losses are reduced to their mean.
 
-`fused` differentiates the weighted mean of the per-step losses plus the weight penalties of the
-variables. In slices it adds up what each gives, so that the activations of one slice are all
-that has to fit into memory; with slices of one step it is the textbooks' tape for every step.
-What only a tape for every step can tell is in `tfpg.ops.per_step`.
+`fused` differentiates the weighted mean of the losses of a batch, plus the regularization of the
+weights. It can go through the batch in slices, so that only the activations of a slice have to
+fit into memory. With slices of one step it is the textbook's gradient tape per step;
+`tfpg.ops.per_step` also measures the noise of the gradient.
 
-Runs eagerly and inside a ``tf.function`` with an open batch dimension.
+All functions run eagerly and inside a ``tf.function`` with an open batch dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tfpg.core.backend import tf
 
-StepLosses = Callable[[Any], dict[str, tf.Tensor]]
-Gradients = list[tf.Tensor]
-Logs = dict[str, tf.Tensor]
+if TYPE_CHECKING:
+    Gradients: TypeAlias = list[tf.Tensor]
+    Logs: TypeAlias = dict[str, tf.Tensor]
+    StepLosses: TypeAlias = Callable[[Any], Logs]
 
 
 def fused(
@@ -29,20 +30,20 @@ def fused(
     batch_size: int | None = None,
     keep: Sequence[str] = (),
 ) -> tuple[Gradients, Logs]:
-    """Gradient of the weighted mean loss over a batch, and of the weight penalties.
+    """Return the gradient of the weighted mean loss of a batch, and of the weight penalties.
 
     Args:
-        step_losses: Maps a batch to a dict of ``[B]`` tensors; ``"loss"`` is differentiated,
-            the others are only averaged.
+        step_losses: Maps a batch to a dict of ``[B]`` tensors. ``"loss"`` is differentiated, the
+            others are averaged.
         variables: Keras variables.
         batch: A (named) tuple of tensors, each ``[B, ...]``, or dicts of them.
-        weights: ``[B]``, at least 0, not all 0. None: all the same.
+        weights: ``[B]``, at least 0, not all 0. None: equal weights.
         batch_size: Steps in a slice. None: the whole batch at once.
-        keep: Entries of the dict to return as they are, ``[B]``; not with slices.
+        keep: Entries of the dict to return without averaging, ``[B]``. Not with slices.
 
     Returns:
-        Gradients, one per variable (zeros where the loss does not depend on it), and the
-        weighted batch means of all other entries of the dict.
+        The gradients, one for each variable (zeros if the loss does not depend on it), and the
+        weighted means of all entries of the dict.
 
     Source:
         Williams, 1992, https://doi.org/10.1007/BF00992696.
@@ -98,7 +99,7 @@ def fused(
 
 
 def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
-    """Sum of the Keras regularizers of the variables: they do not depend on the batch.
+    """Return the sum of the Keras regularizers of variables. It does not depend on the batch.
 
     Example:
         >>> import keras
@@ -116,7 +117,7 @@ def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
 
 
 def sum_of_squares(x: Any) -> tf.Tensor:
-    """Sum of the squares of all numbers, a scalar.
+    """Return the sum of the squares of all elements, a scalar.
 
     Example:
         >>> float(sum_of_squares([[3.0, 0.0], [0.0, 4.0]]))
@@ -124,17 +125,17 @@ def sum_of_squares(x: Any) -> tf.Tensor:
     """
     squares = tf.square(x)
     if squares.shape.rank > 1:
-        # A CPU adds whole rows at a time, but all numbers one by one, and XLA makes two sums in a
-        # row one of all numbers. Of squares the maximum changes nothing but that: a sixth of the
-        # time of an update.
+        # On a CPU XLA sums rows in parallel but a whole array one element at a time, and it merges
+        # two successive sums into one. The maximum changes no square, but keeps the sums apart,
+        # which saves a sixth of an update's time.
         squares = tf.maximum(tf.reduce_sum(squares, axis=0), 0.0)
     return tf.reduce_sum(squares)
 
 
 def clip_by_global_norm(gradients: Sequence[tf.Tensor], clipnorm: float) -> Gradients:
-    """Scales all gradients alike so that their norm is at most ``clipnorm``.
+    """Scale gradients so that their common norm is at most ``clipnorm``.
 
-    Of a norm that is not finite all become NaN.
+    If the norm is not finite, all gradients become NaN.
 
     Source:
         Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks",
@@ -151,10 +152,10 @@ def clip_by_global_norm(gradients: Sequence[tf.Tensor], clipnorm: float) -> Grad
 
 
 def gradient_of(tape: tf.GradientTape, target: tf.Tensor, variables: Sequence[Any]) -> Gradients:
-    """Dense gradients of a scalar, zeros where it does not depend on a variable."""
+    """Return the dense gradients of a scalar, zeros if it does not depend on a variable."""
     values = [v.value for v in variables]
     zero = tf.UnconnectedGradients.ZERO
-    # An embedding's gradient comes as slices, whose repeated rows no norm and no Adam adds up.
+    # The gradient of an embedding is sparse, and its repeated rows would not be added up.
     return [
         tf.convert_to_tensor(g) for g in tape.gradient(target, values, unconnected_gradients=zero)
     ]

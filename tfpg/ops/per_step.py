@@ -18,13 +18,16 @@ Source: Williams, 1992, https://doi.org/10.1007/BF00992696; Greensmith, Bartlett
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tfpg.core.backend import tf
-from tfpg.ops.gradients import Gradients, gradient_of
+from tfpg.ops.gradients import gradient_of
 
-# Maps a batch to a dict of [B] tensors: "log_prob", "rest", and others that are averaged.
-StepTerms = Callable[[Any], dict[str, tf.Tensor]]
+if TYPE_CHECKING:
+    from tfpg.ops.gradients import Gradients
+
+    # Maps a batch to a dict of [B] tensors: "log_prob", "rest", and others that are averaged.
+    StepTerms: TypeAlias = Callable[[Any], dict[str, tf.Tensor]]
 
 
 class GradientSums(NamedTuple):

@@ -8,13 +8,13 @@ from tfpg.core.backend import tf
 
 
 def policy_gradient_loss(log_probs: Any, advantages: Any) -> tf.Tensor:
-    """Minus advantage times log-probability: its gradient is the REINFORCE estimator.
+    """Return ``-A_t log pi(a_t | s_t)``, whose gradient is the REINFORCE estimator.
 
-    ``-A_t * log pi(a_t | s_t)``. No gradient flows into the advantages.
+    No gradient flows into the advantages.
 
     Args:
-        log_probs: ``[B]``, log-probability of the action taken, differentiable.
-        advantages: ``[B]``, the weight of each step: a return, standardized or not.
+        log_probs: ``[B]``, log-probabilities of the actions taken, differentiable.
+        advantages: ``[B]``, the weights of the steps.
 
     Returns:
         ``[B]`` tensor.
@@ -34,15 +34,15 @@ def policy_gradient_loss(log_probs: Any, advantages: Any) -> tf.Tensor:
 def clipped_surrogate_loss(
     log_probs: Any, old_log_probs: Any, advantages: Any, clip_ratio: float
 ) -> tf.Tensor:
-    """PPO's loss: minus advantage times probability ratio, without reward for large steps.
+    """Return PPO's loss, ``-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A)``.
 
-    ``-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A)`` with ``r = pi / pi_old``.
+    ``r = pi / pi_old`` is the ratio of the probabilities of the action taken.
 
     Args:
-        log_probs: ``[B]``, log-probability of the action taken, differentiable.
-        old_log_probs: ``[B]``, under the policy that acted.
-        advantages: ``[B]``.
-        clip_ratio: How far the ratio is rewarded to leave 1, above 0.
+        log_probs: ``[B]``, log-probabilities of the actions taken, differentiable.
+        old_log_probs: ``[B]``, log-probabilities under the policy that acted.
+        advantages: ``[B]``, the weights of the steps.
+        clip_ratio: How far the ratio may leave 1 before it no longer pays, above 0.
 
     Returns:
         ``[B]`` tensor.
@@ -65,10 +65,10 @@ def clipped_surrogate_loss(
 
 
 def entropy_loss(entropies: Any) -> tf.Tensor:
-    """Minus the entropy: adding it to a loss, times a positive coefficient, keeps a policy broad.
+    """Return minus the entropies. Added to a loss, they keep a policy from becoming certain.
 
     Args:
-        entropies: ``[B]``, in nats.
+        entropies: ``[B]``, in nats, differentiable.
 
     Returns:
         ``[B]`` tensor.

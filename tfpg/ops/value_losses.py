@@ -1,4 +1,4 @@
-"""Losses of value functions, one number per step: ``[B]`` in, ``[B]`` out, never reduced."""
+"""Losses of values and Q-values, one number per step: ``[B]`` in, ``[B]`` out, never reduced."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tfpg.core.backend import tf
 
 
 def value_loss(values: Any, returns: Any) -> tf.Tensor:
-    """Squared error of the values. No gradient flows into the returns.
+    """Return the squared errors of values. No gradient flows into the returns.
 
     Args:
         values: ``[B]``, differentiable.
-        returns: ``[B]``, what they are to become.
+        returns: ``[B]``, the targets.
 
     Returns:
         ``[B]`` tensor.
@@ -30,13 +30,13 @@ def value_loss(values: Any, returns: Any) -> tf.Tensor:
 
 
 def clipped_value_loss(values: Any, returns: Any, old_values: Any, clip: float) -> tf.Tensor:
-    """The larger of the squared errors of the values, and of the values kept near the old ones.
+    """Return the larger of two squared errors: of values, and of values clipped near the old ones.
 
     Args:
         values: ``[B]``, differentiable.
-        returns: ``[B]``, what they are to become.
-        old_values: ``[B]``, from before the update.
-        clip: How far a value may move from its old one and still be pulled, above 0.
+        returns: ``[B]``, the targets.
+        old_values: ``[B]``, the values before the update.
+        clip: How far values may move from their old ones, above 0.
 
     Returns:
         ``[B]`` tensor.
@@ -56,12 +56,12 @@ def clipped_value_loss(values: Any, returns: Any, old_values: Any, clip: float) 
 
 
 def q_learning_targets(rewards: Any, discounts: Any, next_q_values: Any) -> tf.Tensor:
-    """What Q(s, a) is to become: ``r + discount * max_a Q(s', a)``. No gradient flows into it.
+    """Return the targets of Q-learning, ``r + discount * max_a Q(s', a)``. No gradient flows in.
 
     Args:
-        rewards: ``[B]``; over several steps, their discounted sum.
-        discounts: ``[B]``: gamma, to the power of the steps, and 0 where the last one terminated.
-        next_q_values: ``[B, A]``, of the target network.
+        rewards: ``[B]``, rewards or discounted sums of several.
+        discounts: ``[B]``, gamma to the power of the steps, or 0 after a termination.
+        next_q_values: ``[B, A]``, Q-values of the target network.
 
     Returns:
         ``[B]`` tensor.
@@ -81,15 +81,16 @@ def q_learning_targets(rewards: Any, discounts: Any, next_q_values: Any) -> tf.T
 def double_q_learning_targets(
     rewards: Any, discounts: Any, next_q_values: Any, next_q_online: Any
 ) -> tf.Tensor:
-    """Double Q-learning's: the online network chooses the action, the target network values it.
+    """Return the targets of Double Q-learning. No gradient flows in.
 
-    ``r + discount * Q_target(s', argmax_a Q_online(s', a))``. No gradient flows into it.
+    ``r + discount * Q_target(s', argmax_a Q_online(s', a))``: the online network chooses the
+    action, the target network gives its value.
 
     Args:
         rewards: See `q_learning_targets`.
         discounts: See `q_learning_targets`.
-        next_q_values: ``[B, A]``, of the target network.
-        next_q_online: ``[B, A]``, of the network that is trained.
+        next_q_values: ``[B, A]``, Q-values of the target network.
+        next_q_online: ``[B, A]``, Q-values of the network that is trained.
 
     Returns:
         ``[B]`` tensor.
@@ -103,16 +104,18 @@ def double_q_learning_targets(
         [2.0]
     """
     chosen = tf.argmax(next_q_online, axis=-1)
-    return _targets(rewards, discounts, _of(next_q_values, chosen))
+    return _targets(rewards, discounts, _select(next_q_values, chosen))
 
 
 def td_errors(q_values: Any, actions: Any, targets: Any) -> tf.Tensor:
-    """Temporal-difference errors: target minus ``Q(s, a)``. No gradient flows into the targets.
+    """Return temporal-difference errors: target minus ``Q(s, a)``.
+
+    No gradient flows into the targets.
 
     Args:
         q_values: ``[B, A]``, differentiable.
-        actions: ``[B]`` integers, the actions that were taken.
-        targets: ``[B]``.
+        actions: ``[B]`` integers, the actions taken.
+        targets: ``[B]``, such as those of `q_learning_targets`.
 
     Returns:
         ``[B]`` tensor.
@@ -124,16 +127,16 @@ def td_errors(q_values: Any, actions: Any, targets: Any) -> tf.Tensor:
         >>> td_errors([[1.0, 2.0]], [0], [3.0]).numpy().tolist()
         [2.0]
     """
-    taken = _of(q_values, actions)
+    taken = _select(q_values, actions)
     return tf.stop_gradient(tf.cast(targets, taken.dtype)) - taken
 
 
-def _of(q_values: Any, actions: Any) -> tf.Tensor:
-    """The values ``[B]`` of those actions."""
+def _select(q_values: Any, actions: Any) -> tf.Tensor:
+    """The Q-values ``[B]`` of the given actions."""
     q_values = tf.convert_to_tensor(q_values)
-    # The gradient of a gather is a scatter, which XLA does one by one: a fifth of an update.
-    is_it = tf.one_hot(actions, q_values.shape[-1], True, False, dtype=tf.bool)
-    return tf.reduce_sum(tf.where(is_it, q_values, tf.zeros_like(q_values)), axis=-1)
+    # XLA computes the gradient of tf.gather one row at a time: a fifth of an update's time.
+    selected = tf.one_hot(actions, q_values.shape[-1], True, False, dtype=tf.bool)
+    return tf.reduce_sum(tf.where(selected, q_values, tf.zeros_like(q_values)), axis=-1)
 
 
 def _targets(rewards: Any, discounts: Any, next_values: tf.Tensor) -> tf.Tensor:
@@ -142,13 +145,13 @@ def _targets(rewards: Any, discounts: Any, next_values: tf.Tensor) -> tf.Tensor:
 
 
 def huber(errors: Any, delta: float = 1.0) -> tf.Tensor:
-    """Huber loss: quadratic for errors within ``delta`` of zero, linear beyond.
+    """Return the Huber loss: quadratic for errors up to ``delta``, linear beyond.
 
-    ``0.5 e^2`` where ``|e| <= delta``, else ``delta (|e| - 0.5 delta)``.
+    ``0.5 e^2`` if ``|e| <= delta``, else ``delta (|e| - 0.5 delta)``.
 
     Args:
         errors: ``[B]``, target minus prediction.
-        delta: Where the loss becomes linear, above 0.
+        delta: The error at which the loss becomes linear, above 0.
 
     Returns:
         ``[B]`` tensor.
@@ -165,7 +168,7 @@ def huber(errors: Any, delta: float = 1.0) -> tf.Tensor:
         [0.125, 2.5]
     """
     if not delta > 0:
-        raise ValueError(f"delta must be above 0, and it is {delta!r}.")
+        raise ValueError(f"delta must be above 0, got {delta!r}.")
     errors = tf.convert_to_tensor(errors)
     size = tf.abs(errors)
     within = tf.minimum(size, delta)
