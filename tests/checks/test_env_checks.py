@@ -12,7 +12,7 @@ from toys import Bandit, Countdown
 
 import tfpg
 from tfpg.checks import env_checks
-from tfpg.checks.env_checks import Moment, fingerprint, first_difference
+from tfpg.checks.random_play import Moment, fingerprint, first_difference
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ class TestGoodEnvironments:
             "observations       ok  finite and in their space, from 0 to 5",
             "copies             ok  observations do not change after they were returned",
             "rewards            ok  finite numbers, always 1",
-            "episodes           ok  20 ended, after 5 steps; no time limit",
+            "episodes           ok  20 ended, after 5 steps",
         ]
 
     def test_a_callable_makes_one_environment_to_compare_and_some_to_measure(self):
@@ -263,7 +263,7 @@ class TestRendering:
 
     def test_an_environment_made_without_a_render_mode(self):
         detail = rows(check(lambda: Well()), "ok")["rendering"][0]
-        assert detail == "made with render_mode=None; for videos, make it with 'rgb_array'"
+        assert detail == "made with render_mode=None; make it with 'rgb_array' to record"
 
 
 class TestTime:

@@ -1,47 +1,42 @@
-"""Play at random in an environment, and report everything that is wrong with it.
+"""Check an environment in stages: its spaces, random steps, determinism, rendering and speed.
 
 Nothing here imports TensorFlow; drawing frames by OpenGL does.
 """
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import math
 import re
 import shutil
 import signal
-import sysconfig
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces, wrappers
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg import envs
 from tfpg.agents import ALGORITHMS, Q_LEARNING
-from tfpg.checks.report import Report, Row
+from tfpg.checks.random_play import (
+    ERRORS,
+    Findings,
+    Moment,
+    RandomPlay,
+    accepts,
+    error_issue,
+    first_difference,
+    peeled,
+)
+from tfpg.checks.report import Report
 from tfpg.core.messages import one_line
 from tfpg.core.seeding import check_seed
-from tfpg.envs.contracts import (
-    PROBLEM,
-    WARNING,
-    Issue,
-    observation_issues,
-    reset_issues,
-    reward_issues,
-    step_issues,
-)
+from tfpg.envs.contracts import PROBLEM, WARNING, Issue
 from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
 from tfpg.video.display import INSTALL_XVFB
@@ -57,29 +52,14 @@ _ROWS = (
     *("observations", "copies", "rewards", "episodes", "determinism", "rendering", "speed"),
     *("closing", "warnings", "time"),
 )
-# What an environment may raise. sys.exit() raises SystemExit.
-_ERRORS = (Exception, SystemExit)
-_MAX_ERRORS = 10
-_MAX_WARNINGS = 3
-# Wrappers that hide mistakes or stumble over them. The step limit is applied here instead.
-_PEELED = (wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
 _IMAGE_MODES = ("rgb_array", "rgb_array_list")
-# Shares of the remaining time for the first random steps and for their repetitions.
+# Shares of the remaining time for the random steps and for their repetitions.
 _PLAY_SHARE, _REPEAT_SHARE = 0.25, 0.7
-# A call may take so much longer than the time limit, and hangs if it takes that long.
+# A call may end so much later than the time limit; one that takes so long hangs.
 _GRACE, _HANGS = 0.5, 2.0
 # A policy's standard deviation starts at 1, so bounds should be about as far apart.
 _NEAR, _FAR = 0.1, 10.0
-# Inputs above this are large for a network.
-_LARGE = 100.0
-
-
-class _OutOfTime(BaseException):
-    """The time for the check is over."""
-
-
-class _Interrupted(_OutOfTime):
-    """The time was over during a call."""
+_MAX_WARNINGS = 3
 
 
 def check_env(
@@ -121,7 +101,7 @@ def check_env(
 def run_checks(
     env: Any, steps: int, seed: int | None, seconds: float, interrupt: bool = False
 ) -> Report:
-    """Run `check_env`; with ``interrupt``, a signal ends calls that take too long."""
+    """Run `check_env`; with ``interrupt``, an alarm signal ends calls that take too long."""
     if isinstance(env, VectorEnv) or not (isinstance(env, (str, gymnasium.Env)) or callable(env)):
         raise TypeError(
             "Expected an environment id, a Gymnasium environment or a callable that makes one, and "
@@ -137,84 +117,15 @@ def run_checks(
         check.run(interrupt)
     check.findings.add("warnings", _warning_issues(caught))
     name = env if isinstance(env, str) else getattr(env, "__qualname__", None) or str(env)
-    return Report(name, check.seed, tuple(check.findings.rows()))
+    return Report(name, check.seed, tuple(check.findings.rows(_ROWS)))
 
 
-class Moment(NamedTuple):
-    """A reset, whose step is None, or a step, with what is compared between repetitions.
-
-    Attributes:
-        seed: Seed of the episode.
-        step: Index of the step in the episode.
-        observation: Its fingerprint.
-        reward: Its fingerprint.
-        end: ``(terminated, truncated)``, or the name of the exception.
-    """
-
-    seed: int
-    step: int | None
-    observation: Any = None
-    reward: Any = None
-    end: Any = None
-
-    def __str__(self) -> str:
-        return f"{'reset' if self.step is None else f'step {self.step}'}, seed {self.seed}"
+class _OutOfTime(BaseException):
+    """The time for the check is over."""
 
 
-class _Findings:
-    """Issues, grouped by their kind, and what was seen where there are none."""
-
-    def __init__(self) -> None:
-        self._issues: dict[tuple[str, str], list[tuple[Issue, Moment | None]]] = {}
-        self._passed: dict[str, str] = {}
-
-    def add(self, what: str, issues: Iterable[Issue], at: Moment | None = None) -> None:
-        for issue in issues:
-            self._issues.setdefault((what, issue.kind), []).append((issue, at))
-
-    def passed(self, what: str, detail: str) -> None:
-        """Describe what was checked, for the case that there is no issue."""
-        self._passed[what] = detail
-
-    def rows(self) -> Iterator[Row]:
-        for what in _ROWS:
-            found = [group for (name, _), group in self._issues.items() if name == what]
-            for group in found:
-                issue, at = group[0]
-                more = len(group) - 1
-                times = f", and {more:,} more time{'s' * (more > 1)}" if more else ""
-                place = f" ({at}{times})" if at else ""
-                yield Row(what, issue.verdict, f"{issue.detail}{place}")
-            if not found and what in self._passed:
-                yield Row(what, "ok", self._passed[what])
-
-
-@dataclass
-class _Played:
-    """Random steps, and what was seen in them."""
-
-    moments: list[Moment] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)  # of finished episodes
-    truncated: int = 0  # of these episodes
-    steps: int = 0
-    errors: int = 0
-    cut: bool = False  # out of time before all steps were made
-    rewards: list[float] = field(default_factory=list)
-    observed: tuple[float, float] = (math.inf, -math.inf)  # lowest and highest number
-    has_floats: bool = False
-    last: tuple[Any, Any, Moment] | None = None  # observation, fingerprint and moment
-
-    def see(self, observation: Any) -> None:
-        for part in observation.values() if isinstance(observation, dict) else [observation]:
-            x = np.asarray(part)
-            if x.dtype.kind in "biuf" and x.size:
-                low, high = self.observed
-                self.observed = min(low, float(x.min())), max(high, float(x.max()))
-                self.has_floats |= x.dtype.kind == "f"
-
-
-class _Unplayable(Exception):
-    """A step returned nothing that can be played on with, which has been reported."""
+class _Interrupted(_OutOfTime):
+    """The time was over during a call."""
 
 
 class _Check:
@@ -223,12 +134,11 @@ class _Check:
     def __init__(self, given: Any, steps: int, seed: int, seconds: float):
         self.given, self.steps, self.seed, self.seconds = given, steps, seed, seconds
         self.deadline = time.monotonic() + seconds
-        self.findings = _Findings()
-        self.played = _Played()
+        self.findings = Findings()
         self.env: Any = None
+        self.play: RandomPlay | None = None
         self.made: list[gymnasium.Env] = []
         self.hanging: tuple[str, Moment | None, float] | None = None  # and since when
-        self.at = Moment(seed, None)
 
     def run(self, interrupt: bool) -> None:
         stages: dict[str, Callable[[], None]] = {
@@ -245,15 +155,16 @@ class _Check:
                 for name, stage in stages.items():
                     try:
                         stage()
-                    except _ERRORS as error:
-                        self.findings.add(name, [_error_issue(error)])
+                    except ERRORS as error:
+                        self.findings.add(name, [error_issue(error)])
                         if self.env is None:
                             return
                     pending.remove(name)
         except _OutOfTime:
             self._report_time(pending)
         finally:
-            self._report_played()
+            if self.play is not None:
+                self.play.summarize(self.steps)
 
     def _call(self, what: str, function: Callable, *args: Any, at: Any = None, **kw: Any) -> Any:
         """Call the environment, unless the time is over."""
@@ -298,7 +209,7 @@ class _Check:
         since, single = time.monotonic(), isinstance(self.given, gymnasium.Env)
         env = self.given if single else self._make_and_keep()
         made = f", made in {time.monotonic() - since:.2f} s" * (not single)
-        self.findings.passed("environment", f"{type(env.unwrapped).__name__}{made}")
+        self.findings.passed["environment"] = f"{type(env.unwrapped).__name__}{made}"
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), gymnasium.Space):
                 raise TypeError(f"self.{name} is not a Gymnasium space: set it in __init__")
@@ -306,159 +217,54 @@ class _Check:
         self._check_spaces(env.observation_space, env.action_space)
 
     def _check_spaces(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
-        usable = True
+        findings = self.findings
         names = [name for name in ALGORITHMS if supports(action, q_values=name in Q_LEARNING)]
         try:
             check_space(observation)
-            self.findings.add("observation space", _observation_space_issues(observation))
+            findings.add("observation space", _observation_space_issues(observation))
+            findings.passed["observation space"] = _describe_space(observation)
         except ValueError as error:
-            usable = False
-            self.findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
+            findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
+            names = []
         try:
             outputs = " or ".join(map(str, heads_of(action)))
-            detail = f"{_describe_space(action)}; a model has {outputs} outputs"
-            self.findings.passed("action space", detail)
-            self.findings.add("action space", _action_space_issues(action))
+            findings.add("action space", _action_space_issues(action))
+            findings.passed["action space"] = (
+                f"{_describe_space(action)}; a model has {outputs} outputs"
+            )
         except ValueError as error:
-            self.findings.add("action space", [Issue(PROBLEM, "kind", one_line(error, 300))])
-        self.findings.passed("observation space", _describe_space(observation))
+            findings.add("action space", [Issue(PROBLEM, "kind", one_line(error, 300))])
         missing = ", ".join(name for name in ALGORITHMS if name not in names)
         but = f"; not {missing}, which needs Discrete actions" * bool(missing)
-        self.findings.passed("algorithms", ", ".join(names) + but)
-        if not usable or not names:
+        findings.passed["algorithms"] = ", ".join(names) + but
+        if not names:
             detail = f"none of {', '.join(ALGORITHMS)} takes these spaces"
-            self.findings.add("algorithms", [Issue(PROBLEM, "none", detail)])
+            findings.add("algorithms", [Issue(PROBLEM, "none", detail)])
+
+    def _left(self) -> float:
+        return self.deadline - time.monotonic()
 
     def _check_steps(self) -> None:
         for name in ("seed", "options"):
-            if not _accepts(self.env, name):
+            if not accepts(self.env, name):
                 detail = f"has no argument {name}: def reset(self, *, seed=None, options=None)"
                 self.findings.add("reset", [Issue(PROBLEM, name, detail)])
-        seconds = _PLAY_SHARE * (self.deadline - time.monotonic())
-        self._play(self.env, self.played, self.findings, seconds)
+        self.play = RandomPlay(self.env, self.seed, self._call, self.findings)
+        self.play.run(self.steps, _PLAY_SHARE * self._left())
         calls: dict[str, dict[str, Any]] = {"reset()": {}}
-        if _accepts(self.env, "options"):
+        if accepts(self.env, "options"):
             calls["reset(options={})"] = {"options": {}}
         for shown, arguments in calls.items():
             try:
-                self._call("reset", _peeled(self.env).reset, **arguments)
-            except _ERRORS as error:
-                issue = _error_issue(error)
+                self._call("reset", peeled(self.env).reset, **arguments)
+            except ERRORS as error:
+                issue = error_issue(error)
                 detail = f"{shown} raises {issue.detail}"
                 self.findings.add("reset", [issue._replace(kind=shown, detail=detail)])
 
-    def _play(self, env: Any, played: _Played, findings: _Findings, seconds: float) -> None:
-        """Play random actions in episodes with ``seed``, ``seed + 1`` and so on."""
-        until = time.monotonic() + seconds
-        actions = _random_actions(env.action_space, self.seed)
-        for seed in itertools.count(self.seed):
-            try:
-                for _ in self._episode(env, seed, actions, played, findings):
-                    if played.steps >= self.steps:
-                        return
-                    if time.monotonic() >= until:
-                        played.cut = True
-                        return
-            except _Unplayable:
-                return
-            except _ERRORS as error:
-                what = "reset" if self.at.step is None else "step"
-                findings.add(what, [_error_issue(error)], self.at)
-                played.moments.append(self.at._replace(end=type(error).__name__))
-                played.errors += 1
-                if played.errors >= _MAX_ERRORS:
-                    return
-
-    def _episode(
-        self, env: Any, seed: int, actions: Iterator, played: _Played, findings: _Findings
-    ) -> Iterator[None]:
-        limit = None if env.spec is None else env.spec.max_episode_steps
-        env = _peeled(env)
-        at = self.at = Moment(seed, None)
-        arguments = {"seed": seed} if _accepts(env, "seed") else {}
-        result = self._call("reset", env.reset, at=at, **arguments)
-        findings.add("reset", reset_issues(result), at)
-        observation = result[0] if isinstance(result, tuple) and result else result
-        self._observe(env, observation, played, findings)
-        yield
-        for t in itertools.count():
-            at = self.at = Moment(seed, t)
-            result = self._call("step", env.step, next(actions), at=at)
-            findings.add("step", step_issues(result), at)
-            if not isinstance(result, (tuple, list)) or len(result) < 4:
-                raise _Unplayable
-            observation, reward, terminated = result[0], result[1], bool(result[2])
-            truncated = t + 1 == limit or (len(result) > 4 and bool(result[3]))
-            findings.add("rewards", reward_issues(reward), at)
-            if isinstance(reward, (int, float, np.number)) and math.isfinite(reward):
-                played.rewards.append(float(reward))
-            played.steps += 1
-            self._observe(env, observation, played, findings, reward, (terminated, truncated))
-            ended = terminated or truncated
-            if ended:
-                played.lengths.append(t + 1)
-                played.truncated += not terminated
-            yield
-            if ended:
-                return
-
-    def _observe(
-        self, env: Any, x: Any, played: _Played, findings: _Findings, reward: Any = None, end=None
-    ) -> None:
-        """Check an observation, and that the one before has not changed."""
-        try:
-            findings.add("observations", observation_issues(env.observation_space, x), self.at)
-        except _ERRORS as error:  # of a space
-            findings.add("observations", [_error_issue(error)], self.at)
-        if played.last is not None and fingerprint(played.last[0]) != played.last[1]:
-            detail = "an observation changes after it was returned; tfpg copies it, and so must you"
-            findings.add("copies", [Issue(WARNING, "in place", detail)], played.last[2])
-        played.last = x, fingerprint(x), self.at
-        played.see(x)
-        played.moments.append(
-            self.at._replace(observation=played.last[1], reward=fingerprint(reward), end=end)
-        )
-
-    def _report_played(self) -> None:
-        """Describe the random steps, for where there is no issue."""
-        played, passed = self.played, self.findings.passed
-        if not played.moments:
-            return
-        low, high = played.observed
-        large = played.has_floats and _LARGE < max(-low, high) < math.inf and low > -math.inf
-        hint = ": networks with normalize=True standardize them" * large
-        seen = f", {_range(low, high)}{hint}" if low <= high else ""
-        passed("reset", "returns (observation, info), takes seed= and options=")
-        passed("observations", f"finite and in their space{seen}")
-        passed("copies", "observations do not change after they were returned")
-        if played.steps:
-            cut = f" of {self.steps:,}: time was short, use --seconds" * played.cut
-            passed("step", f"returns five values, {played.steps:,} times{cut}")
-        if played.rewards:
-            bounds = _range(min(played.rewards), max(played.rewards))
-            passed("rewards", f"finite numbers, {bounds}")
-        if played.lengths or played.cut or played.steps >= self.steps:
-            self._report_episodes(played)
-
-    def _report_episodes(self, played: _Played) -> None:
-        limit = None if self.env.spec is None else self.env.spec.max_episode_steps
-        if not played.lengths:
-            none = f"none ended in {played.steps:,} random steps"
-            self.findings.passed("episodes", f"{none}; time limit {limit}")
-            if limit is None:
-                detail = f"{none}, and there is no time limit: set max_steps"
-                self.findings.add("episodes", [Issue(WARNING, "endless", detail)])
-            return
-        count, short, long = len(played.lengths), min(played.lengths), max(played.lengths)
-        lengths = f"{short:,}" if short == long else f"{short:,} to {long:,}"
-        cut = "all" if played.truncated == count else f"{played.truncated:,}"
-        detail = f"{count:,} ended, after {lengths} steps"
-        detail += f" ({cut} truncated)" * bool(played.truncated)
-        detail += f"; time limit {limit:,}" if limit else "; no time limit" * (cut == "0")
-        self.findings.passed("episodes", detail)
-
     def _check_determinism(self) -> None:
-        if not self.played.steps:
+        assert self.play is not None
+        if not self.play.steps:
             return
         lost, order = "runs cannot be repeated", "episodes depend on earlier ones"
         if self.env is self.given:
@@ -468,44 +274,41 @@ class _Check:
                 "in a second instance": (self._make_and_keep(), PROBLEM, lost),
                 "again in the first": (self.env, WARNING, order),
             }
-        seconds = _REPEAT_SHARE * (self.deadline - time.monotonic()) / len(places)
+        seconds = _REPEAT_SHARE * self._left() / len(places)
         known = self.env.spec is not None and self.env.spec.nondeterministic
-        count = self.played.steps
+        count = self.play.steps
         for place, (env, verdict, consequence) in places.items():
-            again = _Played()
-            self._play(env, again, _Findings(), seconds)
+            again = RandomPlay(env, self.seed, self._call, Findings())
+            again.run(self.steps, seconds)
             count = min(count, again.steps)
-            if difference := first_difference(self.played.moments, again.moments):
+            if difference := first_difference(self.play.moments, again.moments):
                 detail = f"equal seeds and actions give another {difference} {place}"
                 detail += f"{', as it is registered' * known}: {consequence}"
                 verdict = WARNING if known else verdict
                 self.findings.add("determinism", [Issue(verdict, "different", detail)])
                 return
         detail = f"equal seeds and actions give the same {count:,} steps {' and '.join(places)}"
-        self.findings.passed("determinism", detail)
+        self.findings.passed["determinism"] = detail
 
     def _check_rendering(self) -> None:
         modes = tuple((self.env.metadata or {}).get("render_modes") or ())
-        known, own = ", ".join(modes), self.env.render_mode
-        image = next((mode for mode in _IMAGE_MODES if mode in modes), None)
-        issue = detail = None
+        known, own, passed = ", ".join(modes), self.env.render_mode, self.findings.passed
+        image, issue = next((mode for mode in _IMAGE_MODES if mode in modes), None), None
         if image and isinstance(self.given, str):
             self._check_frames(partial(self._make, render_mode=image), image, known)
         elif own in _IMAGE_MODES:
             self._check_frames(self.given, own, known)
         elif image:
-            detail = f"made with render_mode={own!r}; for videos, make it with {image!r}"
+            passed["rendering"] = f"made with render_mode={own!r}; make it with {image!r} to record"
         elif "human" not in modes:
             has = f"its render modes are {known}" if modes else "it has no render modes"
             issue = f"{has}: no videos, use tfpg train --no-film"
         elif shutil.which("Xvfb") is None:
             issue = f"it only opens a window, which needs Xvfb: {INSTALL_XVFB}"
         else:
-            detail = "it only opens a window, which is recorded with Xvfb"
+            passed["rendering"] = "it only opens a window, which is recorded with Xvfb"
         if issue:
             self.findings.add("rendering", [Issue(WARNING, "none", issue)])
-        if detail:
-            self.findings.passed("rendering", detail)
 
     def _check_frames(self, build: Any, mode: str, known: str) -> None:
         with ExitStack() as stack:
@@ -513,20 +316,19 @@ class _Check:
             images = self._call("rendering", _frames_of_a_step, env, self.seed)
         self.findings.add("rendering", frame_issues(images))
         height, width = (*np.shape(images[0]), 0, 0)[:2]
-        detail = f"{mode} with {width} x {height} pixels; render modes {known}"
-        self.findings.passed("rendering", detail)
+        size = f"{width} x {height} pixels"
+        self.findings.passed["rendering"] = f"{mode} with {size}; render modes {known}"
 
     def _check_speed(self) -> None:
-        if not self.played.steps:
+        if self.play is None or not self.play.steps:
             return
         measured = []
         for count in [1] if self.env is self.given else [1, NUM_ENVS]:
             with self._call("speed", envs.open_vec, self.given, count) as many:
                 speed = self._call("speed", _steps_per_second, many, self.seed)
-            plural = "s" * (count > 1)
-            measured.append(f"{speed:,.0f} with {count} environment{plural}")
-        detail = f"steps/s: {', '.join(measured)} ({type(many.unwrapped).__name__})"
-        self.findings.passed("speed", detail)
+            measured.append(f"{speed:,.0f} with {count} environment{'s' * (count > 1)}")
+        kind = type(many.unwrapped).__name__
+        self.findings.passed["speed"] = f"steps/s: {', '.join(measured)} ({kind})"
 
     def _check_closing(self) -> None:
         for env in self.made:
@@ -546,40 +348,6 @@ def _alarm(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def fingerprint(x: Any) -> Any:
-    """Return a value that is equal for bitwise equal observations, without a reference to them.
-
-    Example:
-        >>> fingerprint(np.array([1.0, np.nan])) == fingerprint(np.array([1.0, np.nan]))
-        True
-    """
-    if isinstance(x, dict):
-        return tuple((str(key), fingerprint(part)) for key, part in x.items())
-    if isinstance(x, (list, tuple)):
-        return tuple(map(fingerprint, x))
-    array = np.asarray(x)
-    if array.dtype.kind == "O":
-        return repr(x)
-    return hash((array.dtype.str, array.shape, array.tobytes()))
-
-
-def first_difference(one: Iterable[Moment], other: Iterable[Moment]) -> str | None:
-    """Return what differs first between two sequences of moments, or None.
-
-    Example:
-        >>> first_difference([Moment(0, None, 1), Moment(0, 0, 2, 1.0)], [Moment(0, None, 1)])
-        >>> first_difference([Moment(0, 5, 1, 1.0)], [Moment(0, 5, 1, 2.0)])
-        'reward (step 5, seed 0)'
-    """
-    for a, b in zip(one, other, strict=False):
-        if a.end != b.end and str in (type(a.end), type(b.end)):
-            return f"error ({a})"
-        for name in ("observation", "reward", "end"):
-            if getattr(a, name) != getattr(b, name):
-                return f"{name} ({a})"
-    return None
 
 
 def frame_issues(images: Iterable[Any]) -> Iterator[Issue]:
@@ -610,25 +378,23 @@ def _observation_space_issues(space: gymnasium.Space) -> Iterator[Issue]:
     for part in space.values() if isinstance(space, spaces.Dict) else [space]:
         shape = part.shape or ()
         if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
-            yield Issue(
-                WARNING,
-                "channels",
+            detail = (
                 f"{shape} looks like an image with its channels first, but Keras's convolutions "
-                "expect them last: use gymnasium.wrappers.TransformObservation",
+                "expect them last: use gymnasium.wrappers.TransformObservation"
             )
+            yield Issue(WARNING, "channels", detail)
 
 
 def _action_space_issues(space: gymnasium.Space) -> Iterator[Issue]:
     if isinstance(space, spaces.Box) and space.is_bounded("both") and space.low.size:
         reach = (space.high.astype(np.float64) - space.low) / 2
         if reach.max() > _FAR or reach.min() < _NEAR:
-            yield Issue(
-                WARNING,
-                "scale",
+            detail = (
                 f"bounds from {space.low.min():.6g} to {space.high.max():.6g}, but a new policy "
                 "explores with a standard deviation of 1: use gymnasium.wrappers.RescaleAction to "
-                "-1, 1",
+                "-1, 1"
             )
+            yield Issue(WARNING, "scale", detail)
 
 
 def _describe_space(space: gymnasium.Space) -> str:
@@ -650,44 +416,6 @@ def _warning_issues(caught: Iterable[warnings.WarningMessage]) -> Iterator[Issue
     ]
     for text in list(dict.fromkeys(texts))[:_MAX_WARNINGS]:
         yield Issue(WARNING, text, text)
-
-
-def _error_issue(error: BaseException) -> Issue:
-    """Describe an exception and the innermost line of the environment, or of what it calls."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ignored = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<")
-    packages = [frame for frame in frames if "site-packages" in frame.filename]
-    own = [f for f in frames if not f.filename.startswith(ignored) and f not in packages]
-    last = (own or packages)[-1:]
-    line = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in last)
-    name = type(error).__name__
-    return Issue(PROBLEM, f"{name}{line}", one_line(f"{name}: {error}", 300) + line)
-
-
-def _peeled(env: gymnasium.Env) -> gymnasium.Env:
-    """Remove the outer wrappers that would stumble over mistakes."""
-    limited = env.spec is not None and env.spec.max_episode_steps is not None
-    peeled = (*_PEELED, wrappers.TimeLimit) if limited else _PEELED
-    while isinstance(env, peeled):
-        env = env.env
-    return env
-
-
-def _accepts(env: gymnasium.Env, name: str) -> bool:
-    """Return whether the environment's own ``reset`` has an argument of this name."""
-    parameters = inspect.signature(env.unwrapped.reset).parameters
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def _random_actions(space: gymnasium.Space, seed: int) -> Iterator[Any]:
-    copy = deepcopy(space)  # the environment's own generator stays as it is
-    copy.seed(seed)
-    while True:
-        yield copy.sample()
-
-
-def _range(low: float, high: float) -> str:
-    return f"always {low:.6g}" if low == high else f"from {low:.6g} to {high:.6g}"
 
 
 def _frames_of_a_step(env: gymnasium.Env, seed: int) -> list[Any]:
