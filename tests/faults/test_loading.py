@@ -486,6 +486,22 @@ def test_weights_that_are_not_plain_arrays_are_refused(case, write, parts, canar
     check_refused(write(changed_weights(parts, change)), match)
 
 
+def test_arrays_that_share_their_bytes_are_refused(write, parts):
+    def add(file):
+        file["a"] = np.zeros(5000)
+        file.create_dataset("b", (5000,), "f8")
+        file.create_dataset("c", (5000,), "f8")
+
+    data = changed_weights(parts, add)["model.weights.h5"]
+    with h5py.File(io.BytesIO(data), "r") as file:
+        address = struct.pack("<Q", file["a"].id.get_offset())
+    size = struct.pack("<Q", 40_000)
+    shared = data.replace(b"\xff" * 8 + size, address + size)  # which b and c did not have
+    with h5py.File(io.BytesIO(shared), "r") as file:
+        assert file["b"].id.get_offset() == file["c"].id.get_offset() == file["a"].id.get_offset()
+    check_refused(write({"model.weights.h5": shared}), "needs 40,000 bytes and has")
+
+
 def test_damaged_attributes_of_the_weights_are_not_read(tmp_path):
     """HDF5 and Keras would search forever in a text of the wrong length."""
     model = MODELS["mixed precision"]()

@@ -322,10 +322,8 @@ def _copy_weights(stored: bytes, file: str) -> tuple[io.BytesIO, int]:
     new, total = io.BytesIO(), 0
     try:
         with h5py.File(io.BytesIO(stored), "r") as source, h5py.File(new, "w") as target:
-            for name, values in _plain_arrays(source, file):
+            for name, values in _plain_arrays(source, len(stored), file):
                 total += values.nbytes
-                if total > len(stored):
-                    raise _refusal(file, f"its arrays have more than its {len(stored):,} bytes")
                 array = target.create_dataset(name, data=values)
                 if values.dtype == _BFLOAT16:
                     array.attrs["dtype"] = "bfloat16"  # as Keras marks it
@@ -339,8 +337,8 @@ def _copy_weights(stored: bytes, file: str) -> tuple[io.BytesIO, int]:
     return new, total
 
 
-def _plain_arrays(source: Any, file: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and the values of each array in an HDF5 file."""
+def _plain_arrays(source: Any, size: int, file: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and the values of each array in an HDF5 file of ``size`` bytes."""
     import h5py
 
     seen = {h5py.h5o.get_info(source.id).addr}
@@ -361,12 +359,14 @@ def _plain_arrays(source: Any, file: str) -> Iterator[tuple[str, np.ndarray]]:
             if isinstance(item, h5py.Group):
                 left.append((name, item))
             elif isinstance(item, h5py.Dataset):
-                yield name, _values(item, file, shown)
+                values = _values(item, size, file, shown)
+                size -= values.nbytes  # arrays that share their bytes would have more together
+                yield name, values
             else:
                 raise _refusal(file, f"{shown} is neither a group nor an array")
 
 
-def _values(array: Any, file: str, shown: str) -> np.ndarray:
+def _values(array: Any, size: int, file: str, shown: str) -> np.ndarray:
     # First of all, because the shape of a virtual array is looked up in other files.
     if array.is_virtual or array.external:
         raise _refusal(file, f"{shown} is stored in other files")
@@ -374,7 +374,8 @@ def _values(array: Any, file: str, shown: str) -> np.ndarray:
         raise _refusal(file, f"{shown} is chunked or compressed, which Keras never does")
     if array.dtype.kind not in "biuf" and array.dtype != _BFLOAT16:
         raise _refusal(file, f"{shown} is not an array of numbers")
-    needed, stored = math.prod(array.shape) * array.dtype.itemsize, array.id.get_storage_size()
+    needed = math.prod(array.shape) * array.dtype.itemsize
+    stored = min(array.id.get_storage_size(), size)
     if needed > stored:
         raise _refusal(file, f"{shown} needs {needed:,} bytes and has {stored:,}")
     return array[()]
