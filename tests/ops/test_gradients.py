@@ -6,7 +6,7 @@ from gymnasium import spaces
 from marks import slow_but
 
 from tfpg.agents.minibatches import Batch
-from tfpg.agents.optimization import apply
+from tfpg.agents.optimization import apply_gradients
 from tfpg.models.heads import head_for
 from tfpg.ops import gradients
 from tfpg.ops.gradients import clip_by_global_norm, sum_of_squares
@@ -221,7 +221,7 @@ class TestClipping:
         return [v.numpy() for v in variables], optimizer
 
     def both(self, scale, **options):
-        ours, optimizer = self.learned(lambda o, g, v: apply([(o, v)], g), scale, **options)
+        ours, optimizer = self.learned(lambda o, g, v: apply_gradients([(o, v)], g), scale, **options)
         assert optimizer.global_clipnorm == options.get("global_clipnorm")
         return ours, self.learned(lambda o, g, v: o.apply(g, v), scale, **options)[0]
 
@@ -250,5 +250,5 @@ class TestClipping:
         v = keras.Variable([1.0])
         optimizer.build([v])
         with pytest.raises(Exception, match="hape"):
-            apply([(optimizer, [v])], [tf.ones((2, 2))])
+            apply_gradients([(optimizer, [v])], [tf.ones((2, 2))])
         assert optimizer.global_clipnorm == 0.5
