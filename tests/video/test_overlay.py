@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, features
+from tfpg.video.text import Item, Strip, _font, font_size, number, places, tinted, under
 
 from tfpg.video.explain import Bar
 from tfpg.video.frames import BACKGROUND
-from tfpg.video.text import Item, Strip, _font, font_size, number, places, tinted, under
 
 REFERENCE = Path(__file__).parent / "reference_overlay.png"
 ORANGE = (255, 165, 60)

@@ -51,7 +51,7 @@ def probe() -> dict[str, Any]:
         - ``dtype_policy``: Keras's dtype policy, or None if Keras did not start.
         - ``video``: ``display`` (the variable ``DISPLAY``), ``xvfb`` (whether it is installed),
           ``gl`` (MuJoCo's name of the off-screen OpenGL, or None) and ``suffixes`` (of video
-          files that can be written; None if PyAV or imageio is missing).
+          files that can be written; None if PyAV is missing).
         - ``error``: why training does not work, and what to do; or None.
         - ``why_no_gpu``: why TensorFlow uses no GPU, or None.
         - ``works``: whether training works.
@@ -175,7 +175,7 @@ def _video_rows(
     display: str | None, xvfb: bool, gl: str | None, suffixes: Iterable[str] | None
 ) -> Iterator[tuple[str, str]]:
     if suffixes is None:
-        yield "videos", "none: pip install 'imageio[pyav]'"
+        yield "videos", "none: pip install av"
     else:
         missing = ", ".join(suffix for suffix in SUFFIXES if suffix not in suffixes)
         hint = f"; not {missing}: pip install --force-reinstall --only-binary av av"

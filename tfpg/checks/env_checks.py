@@ -41,7 +41,7 @@ from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
 from tfpg.video.display import INSTALL_XVFB
 from tfpg.video.frames import as_frame
-from tfpg.video.render_env import pictures, rendering
+from tfpg.video.render_env import open_render_env, render_images
 
 NUM_ENVS = 8
 SPEED_SECONDS = 0.3
@@ -312,7 +312,7 @@ class _Check:
 
     def _check_frames(self, build: Any, mode: str, known: str) -> None:
         with ExitStack() as stack:
-            env = self._call("rendering", stack.enter_context, rendering(build))
+            env = self._call("rendering", stack.enter_context, open_render_env(build))
             images = self._call("rendering", _frames_of_a_step, env, self.seed)
         self.findings.add("rendering", frame_issues(images))
         height, width = (*np.shape(images[0]), 0, 0)[:2]
@@ -420,9 +420,9 @@ def _warning_issues(caught: Iterable[warnings.WarningMessage]) -> Iterator[Issue
 
 def _frames_of_a_step(env: gymnasium.Env, seed: int) -> list[Any]:
     env.reset(seed=seed)
-    images = pictures(env)
+    images = render_images(env)
     env.step(env.action_space.sample())
-    return images + pictures(env)
+    return images + render_images(env)
 
 
 def _steps_per_second(many: VectorEnv, seed: int) -> float:

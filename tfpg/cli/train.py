@@ -300,10 +300,10 @@ def _tell(folder: Path, history: dict[str, list[float]], env_steps: int) -> None
 
 
 def _check_film(env_id: str) -> None:
-    from tfpg.video.record import rendering
+    from tfpg.video.render_env import open_render_env
 
     try:
-        with rendering(env_id):
+        with open_render_env(env_id):
             pass
     except Exception as error:
         raise RuntimeError(

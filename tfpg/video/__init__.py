@@ -1,4 +1,4 @@
-"""Films: a virtual display where one is needed, streaming video files, recorded episodes."""
+"""Recording episodes: playing, drawing, virtual displays, and video files written as a stream."""
 
-# What a film can show of a policy, from what any has to what few have.
+# What can be drawn of a policy: first what every policy has, last what few have.
 OVERLAYS = ("caption", "action", "bars", "value", "entropy", "epsilon", "saliency")

@@ -1,4 +1,4 @@
-"""What a machine without a screen lacks: a display, an SDL driver, off-screen OpenGL."""
+"""Rendering on a machine without a screen: virtual displays, SDL drivers, off-screen OpenGL."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import glob
 import os
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from tfpg.core.signals import blocked
 
 INSTALL_XVFB = "apt-get install xvfb"
 INSTALL_GL = "apt-get install libegl1 libgl1-mesa-dri"
 
-# Off-screen OpenGL by the names that MuJoCo has for it, and the library of each.
-GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+# MuJoCo's names for off-screen OpenGL, and the library of each.
+_GL_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 
-# Where distributions put Mesa's drivers; since its version 24.1 they are one library.
-_MESA = [
+# Where distributions put Mesa's drivers. Since Mesa 24.1 they are one library.
+_MESA_DRIVERS = [
     *("/usr/lib*/dri/swrast_dri.so", "/usr/lib/*/dri/swrast_dri.so"),
     *("/usr/lib*/libgallium-*.so", "/usr/lib/*/libgallium-*.so"),
 ]
 
-# DISPLAY is the process's: who has put it somewhere else keeps other threads waiting.
-_DISPLAY = threading.Lock()
-_holder: int | None = None
+# DISPLAY belongs to the whole process, so only one thread at a time may change it.
+_display_lock = threading.Lock()
+_display_owner: int | None = None
 
 
 class DisplayError(RuntimeError):
@@ -35,11 +36,11 @@ class DisplayError(RuntimeError):
 
 @contextmanager
 def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
-    """An X display that nobody sees, for the length of a ``with`` block.
+    """Start an X display without a screen for the length of a ``with`` block.
 
-    Starts Xvfb through pyvirtualdisplay on a free display number, points ``DISPLAY`` at it, and
-    always takes it down and puts ``DISPLAY`` back: after success, an exception or Ctrl-C. It goes
-    with this process too, however that ends. A process has one at a time, and threads take turns.
+    Starts Xvfb through pyvirtualdisplay on a free display number and points ``DISPLAY`` at it.
+    Xvfb is stopped and ``DISPLAY`` restored after success, an exception or Ctrl-C. If this process
+    is killed, Xvfb ends too. A process has one virtual display at a time, and threads take turns.
 
     Args:
         size: Width and height, in pixels.
@@ -48,7 +49,7 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
         The name of the display, such as ``":1"``.
 
     Raises:
-        DisplayError: Xvfb is not installed or does not start, or this thread has one already.
+        DisplayError: Xvfb is not installed or does not start, or this thread already has a display.
 
     Example:
         >>> with virtual_display() as name:
@@ -57,11 +58,12 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
     """
     from pyvirtualdisplay.display import Display
 
-    with _alone(), ExitStack() as stack:
-        stack.enter_context(environment(DISPLAY=os.environ.get("DISPLAY")))
+    with ExitStack() as stack:
+        stack.enter_context(_exclusive())
+        stack.enter_context(environment_variables(DISPLAY=os.environ.get("DISPLAY")))
         try:
-            # Xvfb leaves with its last client. We are one, so that it stays until then, and no
-            # longer than this process: the system closes the connections of one that was killed.
+            # With -terminate, Xvfb ends with its last client. We are one, so it stays as long as
+            # we do: the system closes the connections of a process that is killed.
             display = Display(visible=False, size=size, extra_args=["-terminate"])
         except FileNotFoundError as error:
             raise DisplayError(
@@ -69,141 +71,124 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
             ) from error
         stack.callback(_stop, display)
         try:
-            # A terminal sends them to all in it, and a display has to outlive its clients.
-            with blocked():  # Xvfb inherits that
+            # Xvfb inherits the blocked signals: a Ctrl-C in the terminal must not end it before
+            # its clients.
+            with blocked():
                 display.start()
-            connection = connect(os.environ["DISPLAY"])
+            stack.enter_context(x_connection(os.environ["DISPLAY"]))
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise DisplayError(f"Xvfb did not start: {reason}") from error
-        stack.callback(close, connection)
         yield os.environ["DISPLAY"]
 
 
 @contextmanager
-def headless_sdl() -> Iterator[None]:
-    """Lets pygame draw without a display where there is none, for the length of the block.
+def offscreen_drivers() -> Iterator[None]:
+    """Let pygame and MuJoCo render without a display for the length of a ``with`` block.
 
-    SDL's dummy drivers serve every environment that draws on a surface of its own, and keep
-    SDL from complaining about the missing desktop and the missing sound.
+    pygame draws with SDL's offscreen driver and without sound. MuJoCo uses EGL or OSMesa, whichever
+    is installed. Drivers that the user has chosen, and a display that exists, are kept.
     """
-    if os.environ.get("DISPLAY") or os.environ.get("SDL_VIDEODRIVER"):
-        yield
-        return
-    with environment(SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy"):
-        yield
-
-
-@contextmanager
-def offscreen_gl() -> Iterator[None]:
-    """Lets MuJoCo render without a display, for the length of the block.
-
-    By EGL, or OSMesa, whichever is installed first. ``MUJOCO_GL`` is the user's where it is set.
-    """
-    found = gl_library()
-    if os.environ.get("MUJOCO_GL") or found is None:
-        yield
-        return
-    with environment(MUJOCO_GL=found):
+    drivers: dict[str, str | None] = {}
+    if not os.environ.get("DISPLAY") and not os.environ.get("SDL_VIDEODRIVER"):
+        # Some environments draw nothing with SDL's "dummy" driver.
+        drivers |= {"SDL_VIDEODRIVER": "offscreen,dummy", "SDL_AUDIODRIVER": "dummy"}
+    if not os.environ.get("MUJOCO_GL") and (gl := gl_library()) is not None:
+        drivers |= {"MUJOCO_GL": gl}
+    with environment_variables(**drivers):
         yield
 
 
 def gl_library() -> str | None:
-    """MuJoCo's name for the off-screen OpenGL of this machine; None: it has none.
+    """Return MuJoCo's name for the off-screen OpenGL of this machine, or None without one.
 
     Example:
         >>> gl_library() in ("egl", "osmesa", None)
         True
     """
-    for name, library in GL_LIBRARIES.items():
+    for name, library in _GL_LIBRARIES.items():
         with suppress(OSError):
             ctypes.CDLL(library)
             return name
     return None
 
 
-def keep_mesa_apart() -> None:
-    """Loads the drivers of Mesa, where there are any, so that they keep to their own LLVM.
+def preload_mesa() -> None:
+    """Load Mesa's drivers, if there are any, bound to their own symbols and after TensorFlow.
 
-    TensorFlow holds an LLVM of another version, and whichever draws or is loaded second takes the
-    functions of the other for its own and ends the process, unless TensorFlow comes first and
-    Mesa's drivers look for names in themselves first.
+    Mesa and TensorFlow each contain an LLVM, of different versions. Otherwise the one that is
+    loaded second uses functions of the first, and the process ends with a segmentation fault.
     """
     import tensorflow  # noqa: F401
 
-    given = os.environ.get("LIBGL_DRIVERS_PATH")
-    patterns = [f"{given}/swrast_dri.so"] if given else _MESA
+    folder = os.environ.get("LIBGL_DRIVERS_PATH")
+    patterns = [f"{folder}/swrast_dri.so"] if folder else _MESA_DRIVERS
     for path in sorted({found for pattern in patterns for found in glob.glob(pattern)}):
         with suppress(OSError):
             ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_DEEPBIND)
 
 
 @contextmanager
-def environment(**variables: str | None) -> Iterator[None]:
-    """Environment variables set, or unset where None, for the length of a ``with`` block.
+def environment_variables(**variables: str | None) -> Iterator[None]:
+    """Set environment variables, or unset them with None, for the length of a ``with`` block.
 
     Example:
-        >>> with environment(TFPG_EXAMPLE="1"):
+        >>> with environment_variables(TFPG_EXAMPLE="1"):
         ...     os.environ["TFPG_EXAMPLE"]
         '1'
         >>> "TFPG_EXAMPLE" in os.environ
         False
     """
+
+    def assign(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
     before = {name: os.environ.get(name) for name in variables}
-    _set(variables)
+    assign(variables)
     try:
         yield
     finally:
-        _set(before)
-
-
-def connect(name: str):
-    """A connection to an X display, as a client of it.
-
-    Raises:
-        Exception: One of python-xlib's, where it is not there.
-    """
-    from Xlib.display import Display
-
-    return Display(name)
+        assign(before)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Keeps other threads out; a film that was left half-way may be ended by another one."""
-    global _holder
-    if _holder == threading.get_ident():
-        raise DisplayError(
-            "A virtual display is in use already, perhaps by frames of a window that are not all "
-            "taken: a process has one at a time."
-        )
-    _DISPLAY.acquire()
-    _holder = threading.get_ident()
+def x_connection(name: str) -> Iterator[Any]:
+    """Connect to an X display as a client, by python-xlib."""
+    from Xlib.display import Display
+
+    connection = Display(name)
     try:
-        yield
+        yield connection
     finally:
-        _holder = None
-        _DISPLAY.release()
+        with suppress(Exception):  # the server may be gone
+            connection.close()
 
 
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+@contextmanager
+def _exclusive() -> Iterator[None]:
+    """Make other threads wait. The block may end in another thread than it began in."""
+    global _display_owner
+    if _display_owner == threading.get_ident():
+        raise DisplayError(
+            "A virtual display is already in use, perhaps by tfpg.frames of a window that was not "
+            "read to its end. A process has one at a time."
+        )
+    with _display_lock:
+        _display_owner = threading.get_ident()
+        try:
+            yield
+        finally:
+            _display_owner = None
 
 
-def close(connection) -> None:
-    """Ends a connection, whose server may be gone."""
-    with suppress(Exception):
-        connection.close()
-
-
-def _stop(display) -> None:
+def _stop(display: Any) -> None:
     with suppress(Exception):
         display.stop()
-    # stop() gives up quietly when start() failed half-way, and leaves the process behind.
+    # stop() leaves the process running if start() failed half-way.
     process = getattr(display._obj, "_subproc", None)
     if process is not None and process.poll() is None:
         process.kill()

@@ -1,9 +1,10 @@
-"""How a film looks: what of the picture is shown, how large, and what is written under it."""
+"""Drawing frames: which part of the picture to show, at what size, and what to write below it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,188 +12,198 @@ import numpy as np
 from tfpg.models.heads import EpsilonGreedyHead
 from tfpg.models.policy import Policy, as_policy, is_policy_like
 from tfpg.video import OVERLAYS
-from tfpg.video.episodes import Shot
+from tfpg.video.episodes import RenderedStep
 from tfpg.video.explain import (
-    Bar,
-    Range,
+    RunningRange,
+    action_bars,
     action_names,
     action_text,
-    bar_labels,
-    bars,
     entropy,
-    two_digits,
-    value_reader,
+    two_decimals,
+    value_function,
+    widest_bar_labels,
 )
-from tfpg.video.frames import Box, as_frame, cropped, fitted, scaled
-from tfpg.video.saliency import saliency, sees_images
-from tfpg.video.text import Item, Strip, number, tinted, under
+from tfpg.video.frames import add_below, as_frame, crop, letterbox, rescale, tint
+from tfpg.video.panel import Field, Panel
+from tfpg.video.saliency import saliency_function, sees_images
+
+_DECIMALS = "-0000.00"
 
 
-class Look(NamedTuple):
-    """How a film looks.
+@dataclass
+class DrawingOptions:
+    """What to draw, checked as far as that is possible without a policy. See `tfpg.record`.
 
     Attributes:
-        overlay: Of `OVERLAYS`, or ``("all",)``.
-        scale: How much larger than it is rendered the picture is shown.
-        crop: What is shown of it, before it is scaled: left, top, right and bottom.
-        names: Of the actions. None: what is known of them.
-    """
-
-    overlay: tuple[str, ...] = ("caption",)
-    scale: float = 1.0
-    crop: Box | None = None
-    names: Sequence[str] | None = None
-
-
-def look_of(
-    overlay: str | bool | Sequence[str] | None,
-    scale: float,
-    crop: Sequence[int] | None,
-    names: Sequence[str] | None,
-) -> Look:
-    """A `Look` of what a user says.
+        overlay: Names from `OVERLAYS`, or ``("all",)``.
+        scale: Factor by which the picture is enlarged.
+        crop: The part of the picture to show: left, top, right and bottom. None: all of it.
+        action_names: Names of the actions. None: those that are known for the environment.
 
     Raises:
-        ValueError: A name is unknown, ``scale`` is not above 0, or ``crop`` is no four numbers.
+        ValueError: An overlay is unknown, ``scale`` is not positive, or ``crop`` does not have four
+            numbers.
 
     Example:
-        >>> look_of("bars", 1.0, None, None).overlay, look_of(False, 1.0, None, None).overlay
+        >>> DrawingOptions("bars").overlay, DrawingOptions(False).overlay
         (('bars',), ())
     """
-    if overlay is None or isinstance(overlay, bool):
-        overlay = ("all",) if overlay else ()
-    overlay = (overlay,) if isinstance(overlay, str) else tuple(overlay)
-    for name in overlay:
-        if name not in (*OVERLAYS, "all"):
-            raise ValueError(
-                f"Unknown overlay {name!r}: it is of {', '.join(OVERLAYS)}, or all of them."
-            )
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"scale must be above 0, and it is {scale!r}.")
-    if crop is not None and len(crop) != 4:
-        raise ValueError(f"crop is four numbers, (left, top, right, bottom), and it is {crop!r}.")
-    return Look(overlay, float(scale), None if crop is None else tuple(map(int, crop)), names)  # type: ignore[arg-type]
+
+    overlay: Any = "caption"
+    scale: float = 1.0
+    crop: Any = None
+    action_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.overlay is None or isinstance(self.overlay, bool):
+            self.overlay = ("all",) if self.overlay else ()
+        self.overlay = (self.overlay,) if isinstance(self.overlay, str) else tuple(self.overlay)
+        for name in self.overlay:
+            if name not in (*OVERLAYS, "all"):
+                raise ValueError(
+                    f"Unknown overlay {name!r}. Expected some of {', '.join(OVERLAYS)}, or "
+                    "overlay=True for all of them."
+                )
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale must be positive, and got {self.scale!r}.")
+        if self.crop is not None:
+            if len(self.crop) != 4:
+                raise ValueError(
+                    f"crop must be four numbers, (left, top, right, bottom), and got {self.crop!r}."
+                )
+            self.crop = tuple(map(int, self.crop))
 
 
-class Artist:
+class FrameDrawer:
     """Draws the frames of one policy's episodes, all in one size.
 
     Args:
-        policy: What plays.
+        policy: The policy that plays.
         env: The environment it plays in.
-        look: How.
-        title: In front of what is written.
-        titles: Of all that is in the film, so that the widest has its place.
+        options: What to draw.
+        title: Title of these episodes.
+        titles: All titles of the video. The widest one decides how much room a title gets.
 
     Raises:
-        ValueError: The policy has not what the overlay is to show, or there are not as many
-            ``names`` as actions.
+        ValueError: The policy does not have what the overlay is to show, or the number of action
+            names is not the number of actions.
+
+    Attributes:
+        color: The color of all pixels of all pictures so far. None: there is more than one.
     """
 
     def __init__(
         self,
         policy: Any,
         env: gymnasium.Env,
-        look: Look,
+        options: DrawingOptions,
         title: str = "",
         titles: Sequence[str] = (),
     ):
-        self._look, self._title = look, title
-        self._widest = max((*titles, title), key=len)
         self._policy: Any = as_policy(policy, env) if is_policy_like(policy) else None
-        self._space = env.action_space
-        self._wanted = _wanted(look.overlay, self._policy, self._space)
-        self._names = _checked_names(look.names, action_names(env))
-        self._seen = Range()
-        self._value: Any = None
-        self._salient: Any = None
-        if self._policy is not None:
-            if "value" in self._wanted:
-                self._value = value_reader(self._policy)
-            if "saliency" in self._wanted:
-                self._salient = saliency(self._policy)
+        self._options, self._space = options, env.action_space
+        self._overlay = _checked_overlay(options.overlay, self._policy, self._space)
+        self._names = _checked_names(options.action_names, action_names(env))
+        self._q_range = RunningRange()
+        self._saliency: Any = None
+        if "saliency" in self._overlay:
+            self._saliency = saliency_function(self._policy)
+        texts = list(self._texts(title, max((*titles, title), key=len)))
+        self._fields, self._readers = [field for field, _ in texts], [read for _, read in texts]
+        self.color: tuple[int, ...] | None = None
         self._size: tuple[int, int] | None = None
-        self._strip: Strip
+        self._panel: Panel
 
-    def draw(self, shot: Shot) -> np.ndarray:
-        """The frame of a shot, ``[height, width, 3]`` uint8."""
-        picture = as_frame(shot.image)
-        if self._salient is not None:
-            picture = tinted(picture, self._salient(shot.observation[0]))
-        if self._look.crop is not None:
-            picture = cropped(picture, self._look.crop)
-        picture = scaled(picture, self._look.scale)
-        items = self._items(shot)
+    def draw(self, step: RenderedStep) -> np.ndarray:
+        """Return the frame of a step, ``[height, width, 3]`` uint8."""
+        picture = as_frame(step.image)
         if self._size is None:
-            self._size = height, width = picture.shape[:2]
-            labels = bar_labels(self._space, self._names) if "bars" in self._wanted else ()
-            self._strip = Strip(height, width, items, labels)
-        picture = fitted(picture, *self._size)
-        if not self._strip.height:
+            self.color = tuple(picture[0, 0].tolist())
+        if self.color is not None and (picture != self.color).any():
+            self.color = None
+        if self._saliency is not None:
+            picture = tint(picture, self._saliency(step.observation[0]))
+        if self._options.crop is not None:
+            picture = crop(picture, self._options.crop)
+        picture = rescale(picture, self._options.scale)
+        has_bars = "bars" in self._overlay
+        if self._size is None:
+            self._size = picture.shape[:2]
+            labels = widest_bar_labels(self._space, self._names) if has_bars else ()
+            self._panel = Panel(*self._size, self._fields, labels)
+        picture = letterbox(picture, *self._size)
+        if not self._panel.height:
             return picture
-        chart: Sequence[Bar] = ()
-        if "bars" in self._wanted and shot.decision is not None:
-            chart = bars(self._policy, shot.decision, self._names, self._seen)
-        return under(picture, self._strip.draw(items, chart))
+        bars = []
+        if has_bars and step.decision is not None:
+            bars = action_bars(self._policy, step.decision, self._names, self._q_range)
+        return add_below(picture, self._panel.draw([read(step) for read in self._readers], bars))
 
-    def _items(self, shot: Shot) -> list[Item]:
-        """Always the same words, of which those that are not known now are empty."""
-        items, decision, policy = [], shot.decision, self._policy
-        if self._widest:
-            items.append(Item("", self._title, self._widest))
-        if "caption" in self._wanted:
-            items.append(Item("step", str(shot.step), "00000"))
-            items.append(Item("return", number(shot.episode_return)))
-        if "action" in self._wanted:
-            text = ""
-            if decision is not None:
-                text = action_text(self._space, decision.env_actions[0], self._names)
-            items.append(Item("action", text, self._widest_action()))
-        if "value" in self._wanted:
-            items.append(
-                self._number("value", decision and self._value(shot.observation, decision))
+    def _texts(
+        self, title: str, widest: str
+    ) -> Iterator[tuple[Field, Callable[[RenderedStep], str]]]:
+        """The fields of the panel, and how to read the text of each from a step."""
+        policy, space, names = self._policy, self._space, self._names
+
+        def if_decided(read: Callable[[RenderedStep, Any], str]) -> Callable[[RenderedStep], str]:
+            return lambda step: "" if step.decision is None else read(step, step.decision)
+
+        if widest:
+            yield Field("", widest), lambda _: title
+        if "caption" in self._overlay:
+            yield Field("step", "00000"), lambda step: str(step.step)
+            yield Field("return"), lambda step: short_number(step.episode_return)
+        if "action" in self._overlay:
+            is_discrete = isinstance(space, gymnasium.spaces.Discrete)
+            width = max(names, key=len) if is_discrete else " ".join(["-0.00"] * len(names))
+            read = if_decided(
+                lambda _, decision: action_text(space, decision.env_actions[0], names)
             )
-        if "entropy" in self._wanted:
-            items.append(self._number("entropy", decision and entropy(policy, decision)))
-        if "epsilon" in self._wanted:
-            items.append(self._number("epsilon", policy.head.epsilon))
-        return items
-
-    @staticmethod
-    def _number(label: str, value: float | None) -> Item:
-        return Item(label, "" if value is None else two_digits(value), "-0000.00")
-
-    def _widest_action(self) -> str:
-        if isinstance(self._space, gymnasium.spaces.Discrete):
-            return max(self._names, key=len)
-        return " ".join(["-0.00"] * len(self._names))
+            yield Field("action", width), read
+        if "value" in self._overlay:
+            value: Any = value_function(policy)
+            read = if_decided(lambda step, made: two_decimals(value(step.observation, made)))
+            yield Field("value", _DECIMALS), read
+        if "entropy" in self._overlay:
+            read = if_decided(lambda _, decision: two_decimals(entropy(policy, decision)))
+            yield Field("entropy", _DECIMALS), read
+        if "epsilon" in self._overlay:
+            yield Field("epsilon", _DECIMALS), lambda _: two_decimals(policy.head.epsilon)
 
 
-def _wanted(
+def short_number(value: float) -> str:
+    """Format a whole number without decimals, and others with one.
+
+    Example:
+        >>> short_number(21.0), short_number(-3.25), short_number(float("nan"))
+        ('21', '-3.2', 'nan')
+    """
+    text = str(int(value)) if float(value).is_integer() else f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def _checked_overlay(
     overlay: Sequence[str], policy: Policy | None, space: gymnasium.Space
 ) -> tuple[str, ...]:
-    """What of the overlay to draw: all that a policy has, or just what is said, if it has that.
-
-    Raises:
-        ValueError: It has not.
-    """
-    has = {"caption", "action"}
+    """The parts of the overlay to draw: everything the policy has, or what was asked for."""
+    available = {"caption", "action"}
     if policy is not None:
-        q_values = isinstance(policy.head, EpsilonGreedyHead)
-        has |= {"bars", "entropy"} | ({"epsilon"} if q_values else set())
-        has |= {"value"} if policy.has_value or q_values else set()
-        has |= {"saliency"} if sees_images(policy.observation_space) else set()
+        is_q_network = isinstance(policy.head, EpsilonGreedyHead)
+        available |= {"bars", "entropy"}
+        available |= {"epsilon"} if is_q_network else set()
+        available |= {"value"} if policy.has_value or is_q_network else set()
+        available |= {"saliency"} if sees_images(policy.observation_space) else set()
     if "all" in overlay:
         if not isinstance(space, gymnasium.spaces.Discrete):
-            has -= {"action"}  # the bars say it, and shorter
-        return tuple(name for name in OVERLAYS if name in has)
-    missing = [name for name in overlay if name not in has]
-    if missing:
-        offered = ", ".join(name for name in OVERLAYS if name in has)
-        raise ValueError(
-            f"The overlay {missing[0]!r} is not for this policy, which has {offered}."
-            + (" A bare Q-network: tfpg.Policy(model, env, epsilon=0)." * (missing[0] == "epsilon"))
-        )
+            available -= {"action"}  # the bars show the same numbers in less space
+        return tuple(name for name in OVERLAYS if name in available)
+    for name in overlay:
+        if name not in available:
+            offered = ", ".join(each for each in OVERLAYS if each in available)
+            hint = " A Q-network is tfpg.Policy(model, env, epsilon=0)." * (name == "epsilon")
+            raise ValueError(
+                f"The overlay {name!r} is not available for this policy, only {offered}.{hint}"
+            )
     return tuple(overlay)
 
 
@@ -200,5 +211,5 @@ def _checked_names(names: Sequence[str] | None, known: Sequence[str]) -> tuple[s
     if names is None:
         return tuple(known)
     if len(names) != len(known):
-        raise ValueError(f"There are {len(known)} actions and {len(names)} names for them.")
+        raise ValueError(f"Expected {len(known)} action_names, one per action, got {len(names)}.")
     return tuple(map(str, names))

@@ -1,70 +1,93 @@
-"""Files of pictures, one class for each kind: MP4, WebM, GIF, and a sheet of some of them.
+"""File formats: MP4, WebM, GIF and a PNG contact sheet, one class each.
 
-Each takes frames as they come and keeps a fixed number of them at most.
+Every encoder takes frames as they come, and holds a bounded number of them in memory.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tfpg.video.frames import scaled, tiled
+from tfpg.video.frames import rescale, tile
 
-# A GIF's palette is made from this many first frames, which wait in memory until then.
+# A GIF's palette is made from its first frames, which wait in memory until then.
 _PALETTE_FRAMES = 32
-# The rest of a palette's 256 colours is a coarse cube, for what those frames did not show.
-_CUBE = 5
+# Beyond this Pillow's sums of colors overflow.
+_PALETTE_PIXELS = 2**23
+# The rest of the palette is a coarse color cube, for colors that appear later.
+_CUBE_SIDE = 5
 
-_SHEET = 12  # pictures
+_SHEET_FRAMES = 12
 _SHEET_COLUMNS = 4
-_SHEET_WIDEST = 400  # pixels of a picture
-
-
-class Encoder(Protocol):
-    """Writes frames of one size to one file."""
-
-    def write(self, frame: np.ndarray) -> None: ...
-
-    def close(self, failed: bool) -> None:
-        """Ends the file, which has a whole film in it unless that failed."""
-        ...
+_SHEET_FRAME_WIDTH = 400  # pixels, at most
 
 
 class Mp4:
     """H.264 in yuv420p with its index in front, which every browser plays."""
 
     codec = "libx264"
-    container: ClassVar[dict[str, str]] = {"movflags": "faststart"}
-    most_fps = 60.0
+    pixel_format = "yuv420p"
+    container_options: ClassVar[dict[str, str]] = {"movflags": "faststart"}
+    max_fps = 60.0
+    _container: Any = None
 
     def __init__(self, path: Path, fps: float):
-        self.path, self.fps = path, fps
-        self._writer: Any = None
+        self._path, self._count = path, 0
+        self._rate = Fraction(fps).limit_denominator(2**16 - 1)
 
     def write(self, frame: np.ndarray) -> None:
-        if self._writer is None:
-            self._writer = _imopen(self.path, self.codec, options=self.container)
-            self._writer.init_video_stream(self.codec, fps=self.fps, pixel_format="yuv420p")
-            context = self._writer._video_stream.codec_context
-            # The same frames shall give the same film, whichever threads come first.
-            context.thread_count, context.options = 1, self.codec_options()
-        self._writer.write_frame(_even(frame))
+        """Add a frame, ``[height, width, 3]`` uint8."""
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:  # yuv420p needs even sides
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self._container is None:
+            self._open(*frame.shape[:2])
+        self._encode(self._timed(frame))
 
-    def close(self, failed: bool) -> None:
-        _close(self._writer, failed)
+    def close(self) -> None:
+        """Finish the file."""
+        self._encode(None)
+        self._container.close()
 
-    @staticmethod
-    def codec_options() -> dict[str, str]:
-        """How x264 encodes: fast, and without its AVX-512 code.
+    def abort(self) -> None:
+        """Stop writing. The file is incomplete."""
+        if self._container is not None:
+            with suppress(Exception):
+                self._container.close()
 
-        What is added to its fastest preset halves the file for little time. With AVX-512, equal
-        frames were seen to become different pixels.
+    def _open(self, height: int, width: int) -> None:
+        av = _import_av(self._path.suffix, self.codec)
+        self._container = av.open(str(self._path), "w", container_options=self.container_options)
+        options = self.codec_options()
+        stream = self._container.add_stream(self.codec, self._rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, self.pixel_format
+        # With several threads, equal frames may become different files.
+        stream.thread_count = 1
+        self._stream = stream
+
+    def _timed(self, frame: np.ndarray) -> Any:
+        from av import VideoFrame
+
+        timed = VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+        timed.pts, timed.time_base = self._count, 1 / self._rate
+        self._count += 1
+        return timed
+
+    def _encode(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def codec_options(self) -> dict[str, str]:
+        """Return options of x264: fast, and without its AVX-512 code.
+
+        The parameters added to its fastest preset halve the file for little time. With AVX-512,
+        equal frames were seen to become different pixels.
         """
         params = "cabac=1:8x8dct=1:deblock=1:aq-mode=1:subme=1"
         with suppress(OSError):
@@ -77,100 +100,103 @@ class WebM(Mp4):
     """VP9 in yuv420p."""
 
     codec = "libvpx-vp9"
-    container: ClassVar[dict[str, str]] = {"fflags": "+bitexact"}  # else it gets a number by lot
+    container_options: ClassVar[dict[str, str]] = {"fflags": "+bitexact"}  # no random identifier
 
-    @staticmethod
-    def codec_options() -> dict[str, str]:
+    def codec_options(self) -> dict[str, str]:
         return {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0"}
 
 
-class Gif:
+class Gif(Mp4):
     """A looping GIF with one palette for all frames, made from the first of them."""
 
     codec = "gif"
-    most_fps = 50.0
+    pixel_format = "pal8"
+    container_options: ClassVar[dict[str, str]] = {}
+    max_fps = 50.0
 
     def __init__(self, path: Path, fps: float):
-        self.path, self.fps = path, fps
-        self._writer: Any = None
+        super().__init__(path, fps)
         self._waiting: list[np.ndarray] = []
 
     def write(self, frame: np.ndarray) -> None:
-        if self._writer is not None:
-            self._writer.write_frame(frame)
+        if self._container is not None:
+            self._write(frame)
             return
         self._waiting.append(frame)
         if len(self._waiting) == _PALETTE_FRAMES:
-            self._open()
+            self._start()
 
-    def close(self, failed: bool) -> None:
-        if self._waiting and not failed:
-            self._open()
-        _close(self._writer, failed)
+    def close(self) -> None:
+        if self._container is None:
+            self._start()
+        super().close()
 
-    def _open(self) -> None:
-        frames, self._waiting = self._waiting, []
-        height, width = frames[0].shape[:2]
-        writer = self._writer = _imopen(self.path, self.codec)
-        writer.init_video_stream("gif", fps=self.fps, pixel_format="pal8")
-        # The filter takes its size from the stream, which has none before its first frame.
-        writer._video_stream.width, writer._video_stream.height = width, height
-        with tempfile.TemporaryDirectory() as folder:
-            palette = Path(folder) / "palette.png"
-            _palette_image(frames).save(palette)
-            writer.set_video_filter(
-                filter_graph=(
-                    {
-                        "palette": ("movie", {"filename": str(palette)}),
-                        "use": ("paletteuse", "dither=none"),
-                    },
-                    [
-                        ("video_in", "use", 0, 0),
-                        ("palette", "use", 0, 1),
-                        ("use", "video_out", 0, 0),
-                    ],
-                )
-            )
-            for frame in frames:
-                writer.write_frame(frame)
+    def codec_options(self) -> dict[str, str]:
+        return {}
+
+    def _start(self) -> None:
+        """Open the file, map colors to a palette from here on, and write what waits."""
+        waiting, self._waiting = self._waiting, []
+        height, width = waiting[0].shape[:2]
+        self._open(height, width)
+        from av.filter import Graph
+
+        graph = Graph()
+        self._video, palette = (
+            graph.add_buffer(width=w, height=h, format="rgb24", time_base=1 / self._rate)
+            for h, w in ((height, width), (16, 16))
+        )
+        mapped, self._mapped = graph.add("paletteuse", "dither=none"), graph.add("buffersink")
+        self._video.link_to(mapped, 0, 0)
+        palette.link_to(mapped, 0, 1)
+        mapped.link_to(self._mapped)
+        graph.configure()
+        palette.push(self._timed(make_palette(waiting)))
+        palette.push(None)
+        self._graph, self._count = graph, 0
+        for frame in waiting:
+            self._write(frame)
+
+    def _write(self, frame: np.ndarray) -> None:
+        self._video.push(self._timed(frame))
+        self._encode(self._mapped.pull())
 
 
-class Sheet:
-    """A picture of twelve frames, evenly spaced from the first to the last."""
+class ContactSheet:
+    """One image of twelve frames, evenly spaced from the first to the last."""
 
     codec = "png"
-    most_fps = math.inf
+    max_fps = math.inf
 
     def __init__(self, path: Path, fps: float):
-        self.path = path
+        self._path, self._count, self._spacing = path, 0, 1
         self._kept: list[np.ndarray] = []
-        self._every, self._seen = 1, 0
         self._last: Any = None
 
     def write(self, frame: np.ndarray) -> None:
-        frame = scaled(frame, min(1.0, _SHEET_WIDEST / frame.shape[1]))
-        if self._seen % self._every == 0:
-            self._kept.append(frame)
-        if len(self._kept) == 8 * _SHEET:
-            self._kept, self._every = self._kept[::2], 2 * self._every
-        self._seen, self._last = self._seen + 1, frame
+        self._last = rescale(frame, min(1.0, _SHEET_FRAME_WIDTH / frame.shape[1]))
+        if self._count % self._spacing == 0:
+            self._kept.append(self._last)
+        if len(self._kept) == 8 * _SHEET_FRAMES:
+            self._kept, self._spacing = self._kept[::2], 2 * self._spacing
+        self._count += 1
 
-    def close(self, failed: bool) -> None:
-        if failed or not self._kept:
-            return
+    def close(self) -> None:
         from PIL import Image
 
-        chosen = [self._kept[i] for i in evenly(len(self._kept), _SHEET)]
+        chosen = [self._kept[i] for i in evenly_spaced(len(self._kept), _SHEET_FRAMES)]
         chosen[-1] = self._last
-        sheet = tiled(chosen, min(len(chosen), _SHEET_COLUMNS))
-        Image.fromarray(sheet).save(self.path)
+        Image.fromarray(tile(chosen, min(len(chosen), _SHEET_COLUMNS))).save(self._path)
+
+    def abort(self) -> None:
+        pass
 
 
-ENCODERS: dict[str, Any] = {".mp4": Mp4, ".gif": Gif, ".webm": WebM, ".png": Sheet}
+ENCODERS: dict[str, Any] = {".mp4": Mp4, ".gif": Gif, ".webm": WebM, ".png": ContactSheet}
 
 
 def writable_suffixes() -> tuple[str, ...] | None:
-    """The kinds of films whose codecs are here. None: imageio or PyAV is not installed.
+    """Return the file formats whose codecs are available. None if PyAV is not installed.
 
     Example:
         >>> writable_suffixes()
@@ -178,84 +204,56 @@ def writable_suffixes() -> tuple[str, ...] | None:
     """
     try:
         import av
-        import imageio  # noqa: F401
     except ImportError:
         return None
-    known = av.codecs_available
-    return tuple(s for s, kind in ENCODERS.items() if kind.codec in known)
+    available = av.codecs_available
+    return tuple(suffix for suffix, kind in ENCODERS.items() if kind.codec in available)
 
 
-def evenly(count: int, wanted: int) -> list[int]:
-    """So many of ``count`` numbers from 0, evenly spaced from the first to the last.
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """Return up to ``wanted`` of the indices below ``count``, from the first to the last.
 
     Example:
-        >>> evenly(9, 3), evenly(2, 3)
+        >>> evenly_spaced(9, 3), evenly_spaced(2, 3)
         ([0, 4, 8], [0, 1])
     """
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, wanted))})
 
 
-def thinned(fps: float, most: float) -> tuple[int, float]:
-    """Of every how many frames one is shown, and how many a second, so that no time is lost.
-
-    Args:
-        fps: Frames a second that there are.
-        most: That can be shown.
+def thin_out(fps: float, max_fps: float) -> tuple[int, float]:
+    """Return n such that every n-th frame is shown, and the frame rate that is left.
 
     Example:
-        >>> thinned(50, 60), thinned(120, 50)
+        >>> thin_out(50, 60), thin_out(120, 50)
         ((1, 50.0), (3, 40.0))
     """
-    every = max(1, math.ceil(fps / most - 1e-9))
+    every = max(1, math.ceil(fps / max_fps - 1e-9))
     return every, fps / every
 
 
-def _imopen(path: Path, codec: str, **options: Any) -> Any:
-    try:
-        import av
-        import imageio.v3 as iio
-    except ImportError as error:
-        raise ImportError("Films need imageio with PyAV: pip install 'imageio[pyav]'") from error
-    if codec not in av.codecs_available:
-        raise ImportError(
-            f"{path.suffix} needs the codec {codec}, which this PyAV was built without: "
-            "pip install --force-reinstall --only-binary av av"
-        )
-    return iio.imopen(path, "w", plugin="pyav", **options)
-
-
-def _close(writer: Any, failed: bool) -> None:
-    if writer is None:
-        return
-    try:
-        writer.close()
-    except Exception:
-        # Closed again it would try to write once more.
-        writer._video_stream = writer._container = None
-        writer.close()
-        if not failed:
-            raise
-    finally:
-        # imageio closes again when it is deleted, where a Ctrl-C would be ignored.
-        writer.close = lambda: None
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    # yuv420p halves both sides; an odd one repeats its last row or column.
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2:
-        return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return frame
-
-
-def _palette_image(frames: Sequence[np.ndarray]) -> Any:
-    """A 16 x 16 image of the 256 colours of a GIF."""
+def make_palette(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the 256 colors of a GIF, ``[16, 16, 3]`` uint8."""
     from PIL import Image
 
-    steps = np.linspace(0, 255, _CUBE).round()
+    pixels = np.concatenate([frame.reshape(-1, 3) for frame in frames])
+    pixels = pixels[:: -(-len(pixels) // _PALETTE_PIXELS)]
+    steps = np.linspace(0, 255, _CUBE_SIDE).round()
     cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
-    sheet = Image.fromarray(np.concatenate(frames))
-    adaptive = np.array(sheet.quantize(256 - len(cube)).getpalette("RGB"), float)
-    colours = np.concatenate([adaptive.reshape(-1, 3), cube])
-    colours = np.concatenate([colours, np.repeat(colours[-1:], 256 - len(colours), axis=0)])
-    return Image.fromarray(colours.reshape(16, 16, 3).astype(np.uint8))
+    quantized = Image.fromarray(pixels[np.newaxis]).quantize(256 - len(cube))
+    adaptive = np.array(quantized.getpalette("RGB"), float).reshape(-1, 3)
+    colors = np.concatenate([adaptive, cube])
+    padding = np.repeat(colors[-1:], 256 - len(colors), axis=0)
+    return np.concatenate([colors, padding]).reshape(16, 16, 3).astype(np.uint8)
+
+
+def _import_av(suffix: str, codec: str) -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("Writing videos needs PyAV: pip install av") from error
+    if codec not in av.codecs_available:
+        raise ImportError(
+            f"{suffix} files need the codec {codec}, which this PyAV was built without: "
+            "pip install --force-reinstall --only-binary av av"
+        )
+    return av

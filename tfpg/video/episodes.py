@@ -1,4 +1,4 @@
-"""Episodes as they are filmed: who plays which, and what is seen of them."""
+"""Playing episodes for a video: which ones, and what is known at every step."""
 
 from __future__ import annotations
 
@@ -12,41 +12,37 @@ import numpy as np
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.seeding import evaluation_rng, reset_seed
-from tfpg.models.policy import Decision, as_policy, is_policy_like
+from tfpg.models.policy import Decision
 from tfpg.rollouts.evaluation import actor_for
 from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import NO_LIMIT_STEPS, ActionNoise, warn_of_the_cut
-from tfpg.video.render_env import pictures
+from tfpg.video.render_env import render_images
 
 
-class Take(NamedTuple):
-    """An episode to film."""
+class Episode(NamedTuple):
+    """An episode to play."""
 
     policy: Any
-    episode: int  # its number, of which with the film's seed all its randomness follows
+    number: int  # all randomness follows from this number and the seed
     title: str = ""
 
+    def numbered(self) -> Episode:
+        """Return the same episode, with its number in the title."""
+        return self._replace(title=f"{self.title} episode {self.number + 1}".strip())
 
-class Shot(NamedTuple):
-    """One picture of an episode, and what is known when it is seen."""
+
+class RenderedStep(NamedTuple):
+    """One image of an episode, and what is known when it is seen."""
 
     image: Any  # as the environment rendered it
     observation: Any  # [1, ...]
-    decision: Decision | None  # on that observation; None where the episode is over
+    decision: Decision | None  # on that observation; None when the episode is over
     step: int
     episode_return: float
 
 
 class Player:
-    """Plays episodes in one environment.
-
-    Args:
-        policy: A Keras model, an agent, a `tfpg.Policy` or a callable.
-        env: The environment.
-        seed: Of the film.
-        deterministic: Play the most probable action; else sample.
-        max_steps: Where an episode is cut. None: the environment's own limit.
-    """
+    """Plays a policy's episodes in one environment. The arguments are those of `tfpg.record`."""
 
     def __init__(
         self,
@@ -61,26 +57,26 @@ class Player:
         self._seed = seed
         self._max_steps = max_steps
 
-    def shots(self, episode: int) -> Iterator[Shot]:
-        """What is seen of an episode: a picture after the reset and after every step, or more.
+    def rendered_steps(self, number: int) -> Iterator[RenderedStep]:
+        """Play an episode, and yield its images: one or more after the reset and every step.
 
         Raises:
-            tfpg.errors.EnvDataError: A reward is not finite, or what a model was given.
-            FloatingPointError: The model's outputs are not.
+            tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+            FloatingPointError: An output of the model is NaN or infinite.
         """
-        for observation, decision, step, episode_return in self._steps(episode):
-            for image in pictures(self.env):
-                yield Shot(image, observation, decision, step, episode_return)
+        for observation, decision, step, episode_return in self._steps(number):
+            for image in render_images(self.env):
+                yield RenderedStep(image, observation, decision, step, episode_return)
 
-    def outcome(self, episode: int) -> float:
-        """The return of an episode, which nothing is seen of."""
-        ((*_, episode_return),) = deque(self._steps(episode), maxlen=1)
+    def episode_return(self, number: int) -> float:
+        """Play an episode without rendering it, and return its return."""
+        ((*_, episode_return),) = deque(self._steps(number), maxlen=1)
         return episode_return
 
-    def _steps(self, episode: int) -> Iterator[tuple[Any, Decision | None, int, float]]:
-        env, rng = self.env, evaluation_rng(self._seed, episode)
-        own = env.spec and env.spec.max_episode_steps
-        limit = self._max_steps or own or NO_LIMIT_STEPS
+    def _steps(self, number: int) -> Iterator[tuple[Any, Decision | None, int, float]]:
+        env, rng = self.env, evaluation_rng(self._seed, number)
+        env_limit = env.spec and env.spec.max_episode_steps
+        limit = self._max_steps or env_limit or NO_LIMIT_STEPS
         noise = repeat(None) if self._head is None else ActionNoise(self._head, [rng])
         observation, _ = env.reset(seed=reset_seed(rng))
         episode_return, over = 0.0, False
@@ -95,7 +91,7 @@ class Player:
             check_rewards(np.asarray([reward], float), np.ones(1, bool), t)
             episode_return += float(reward)
             over = terminated or truncated
-        if not (over or self._max_steps or own):
+        if not (over or self._max_steps or env_limit):
             warn_of_the_cut(limit)
 
     def _decide(self, row: Any, noise: np.ndarray | None, step: int) -> Decision:
@@ -106,54 +102,42 @@ class Player:
             raise
 
 
-def as_player(policy: Any, env: gymnasium.Env) -> Any:
-    """A `tfpg.Policy` for the environment, or the callable that it is.
-
-    Raises:
-        TypeError, ValueError: It is none, or does not fit.
-    """
-    return as_policy(policy, env) if is_policy_like(policy) or not callable(policy) else policy
-
-
-def takes_of(policy: Any, episodes: int) -> list[Take]:
-    """The episodes of a film, those of one policy after each other.
-
-    Args:
-        policy: What plays, or a mapping from titles to what plays.
-        episodes: Of each; policies play the same ones.
+def list_episodes(policy: Any, count: int) -> list[Episode]:
+    """Return the episodes to play, ``count`` per policy: policies play the same episodes.
 
     Example:
-        >>> [take[1:] for take in takes_of({"before": 1, "after": 2}, 2)]
+        >>> [episode[1:] for episode in list_episodes({"before": 1, "after": 2}, 2)]
         [(0, 'before'), (1, 'before'), (0, 'after'), (1, 'after')]
     """
     named = policy if isinstance(policy, Mapping) else {"": policy}
     if not named:
-        raise ValueError("There is no policy in the mapping: nothing to film.")
+        raise ValueError("The mapping of policies is empty: there is nothing to record.")
     titles = {" ".join(str(title).split()): each for title, each in named.items()}
-    return [Take(each, e, title) for title, each in titles.items() for e in range(episodes)]
+    return [Episode(each, n, title) for title, each in titles.items() for n in range(count)]
 
 
-def ranked(takes: list[Take], outcome: Callable[[Take], float]) -> list[Take]:
-    """The best, the median and the worst of some episodes, by their returns.
+def best_median_worst(
+    episodes: list[Episode], episode_return: Callable[[Episode], float]
+) -> list[Episode]:
+    """Return the best, the median and the worst of some episodes, with titles that say so.
 
-    The best of equals is the first of them, the worst the last; the median of an even number of
-    episodes is the lower of the two in the middle.
-
-    Args:
-        takes: At least 1. Of fewer than 3 all, each once.
-        outcome: The return of one.
+    Of equal episodes the first is the best and the last the worst. The median of an even number
+    is the lower of the two in the middle. Fewer than 3 episodes are returned once each.
 
     Example:
-        >>> takes = ranked(takes_of(None, 5), lambda take: float(take.episode))
-        >>> [(take.episode, take.title) for take in takes]
+        >>> ranked = best_median_worst(list_episodes(None, 5), lambda e: float(e.number))
+        >>> [(episode.number, episode.title) for episode in ranked]
         [(4, 'best of 5'), (2, 'median of 5'), (0, 'worst of 5')]
     """
-    returns = [outcome(take) for take in takes]
-    order = sorted(range(len(takes)), key=lambda i: -returns[i])
-    middle = {order[len(takes) // 2]: "median"} if len(takes) > 2 else {}
-    last = {order[-1]: "worst"} if len(takes) > 1 else {}
-    chosen = {order[0]: "best", **middle, **last}
+    count = len(episodes)
+    returns = [episode_return(episode) for episode in episodes]
+    order = sorted(range(count), key=lambda i: -returns[i])
+    ranks = {order[0]: "best"}
+    if count > 2:
+        ranks[order[count // 2]] = "median"
+    if count > 1:
+        ranks[order[-1]] = "worst"
     return [
-        takes[i]._replace(title=f"{takes[i].title} {rank} of {len(takes)}".strip())
-        for i, rank in chosen.items()
+        episodes[i]._replace(title=f"{episodes[i].title} {rank} of {count}".strip())
+        for i, rank in ranks.items()
     ]

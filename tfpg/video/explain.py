@@ -1,13 +1,14 @@
-"""What a policy thinks of what it sees, in numbers that can be drawn."""
+"""What a policy computed for one observation, as numbers and bars to draw."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 
+from tfpg.core.backend import tf
 from tfpg.models.heads import EpsilonGreedyHead
 from tfpg.models.policy import Decision, Policy
 from tfpg.ops.distributions import (
@@ -18,9 +19,10 @@ from tfpg.ops.distributions import (
     MultiCategorical,
 )
 from tfpg.ops.numeric import sigmoid
+from tfpg.video.panel import Bar
 
-# What the numbers of actions mean, by the ids of environments without their versions.
-_ACTIONS = {
+# Names of actions, by environment id without the version.
+_ACTION_NAMES = {
     "CartPole": ("left", "right"),
     "MountainCar": ("left", "coast", "right"),
     "MountainCarContinuous": ("force",),
@@ -38,29 +40,20 @@ _ACTIONS = {
 }
 
 
-class Bar(NamedTuple):
-    """One row of a bar chart."""
-
-    label: str
-    share: float  # of the full width, in [0, 1]
-    text: str
-    chosen: bool
-
-
-class Range:
-    """The lowest and the highest number so far, between which bars are drawn.
+class RunningRange:
+    """The range of all values so far, which scales values to [0, 1].
 
     Example:
-        >>> seen = Range()
-        >>> seen.share(np.array([0.0, 4.0])).tolist(), seen.share(np.array([1.0])).tolist()
+        >>> values = RunningRange()
+        >>> values.scale(np.array([0.0, 4.0])).tolist(), values.scale(np.array([1.0])).tolist()
         ([0.0, 1.0], [0.25])
     """
 
     def __init__(self) -> None:
         self.low, self.high = np.inf, -np.inf
 
-    def share(self, values: np.ndarray) -> np.ndarray:
-        """Where values lie, in [0, 1], after they have widened the range."""
+    def scale(self, values: np.ndarray) -> np.ndarray:
+        """Widen the range to include the values, and return where they lie in it."""
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
         width = self.high - self.low
@@ -68,9 +61,7 @@ class Range:
 
 
 def action_names(env: gymnasium.Env) -> tuple[str, ...]:
-    """What the actions of an environment are called, or their numbers.
-
-    For a `Box` or the parts of another space, what they are called.
+    """Return the names of an environment's actions, or of the parts of an action.
 
     Example:
         >>> from tfpg.envs import open_env
@@ -86,29 +77,15 @@ def action_names(env: gymnasium.Env) -> tuple[str, ...]:
     name = env.spec.id.rpartition("/")[2].rpartition("-v")[0] if env.spec else ""
     if name == "LunarLander" and isinstance(space, gymnasium.spaces.Box):
         name = "LunarLanderContinuous"
-    known = _ACTIONS.get(name, ())
+    names = _ACTION_NAMES.get(name, ())
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     if callable(meanings):
-        known = tuple(str(name).lower() for name in meanings())
-    return known if len(known) == len(numbers) else tuple(f"action {n}" for n in numbers)
-
-
-def bar_labels(space: gymnasium.Space, names: Sequence[str]) -> tuple[str, ...]:
-    """The widest labels that `bars` may give.
-
-    Example:
-        >>> bar_labels(gymnasium.spaces.MultiDiscrete([12, 2]), ("steer", "gas"))
-        ('steer: 11', 'gas: 0')
-    """
-    if not isinstance(space, gymnasium.spaces.MultiDiscrete):
-        return tuple(names)
-    ends = zip(names, space.start.ravel(), space.nvec.ravel(), strict=True)
-    widest = ((name, max(str(start), str(start + n - 1), key=len)) for name, start, n in ends)
-    return tuple(f"{name}: {number}" for name, number in widest)
+        names = tuple(str(meaning).lower() for meaning in meanings())
+    return names if len(names) == len(numbers) else tuple(f"action {n}" for n in numbers)
 
 
 def action_text(space: gymnasium.Space, action: Any, names: Sequence[str]) -> str:
-    """An action in words.
+    """Return the name of a discrete action, or the numbers of another one.
 
     Example:
         >>> action_text(gymnasium.spaces.Discrete(2), 1, ("left", "right"))
@@ -119,96 +96,110 @@ def action_text(space: gymnasium.Space, action: Any, names: Sequence[str]) -> st
     if isinstance(space, gymnasium.spaces.Discrete):
         return names[int(action) - int(space.start)]
     values = np.asarray(action).ravel()
-    how = two_digits if values.dtype.kind == "f" else str
-    return " ".join(how(value) for value in values)
+    to_text = two_decimals if values.dtype.kind == "f" else str
+    return " ".join(to_text(value) for value in values)
 
 
-def two_digits(value: float) -> str:
-    """A number with two digits after the point, and no sign of a zero.
+def two_decimals(value: float) -> str:
+    """Format a number with two decimals, and zero without a sign.
 
     Example:
-        >>> two_digits(-0.001), two_digits(-1.5)
+        >>> two_decimals(-0.001), two_decimals(-1.5)
         ('0.00', '-1.50')
     """
     text = f"{value:.2f}"
     return text.lstrip("-") if float(text) == 0 else text
 
 
-def bars(policy: Policy, decision: Decision, names: Sequence[str], seen: Range) -> list[Bar]:
-    """How much a policy is for each action, as it decided on one observation.
+def widest_bar_labels(space: gymnasium.Space, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the widest labels that `action_bars` may use.
 
-    Probabilities of `Discrete` actions and of the bits of `MultiBinary` ones, that of the choice
-    of each part of a `MultiDiscrete` one, values for a Q-network, and where in its bounds each
-    number of a `Box` lies.
+    Example:
+        >>> widest_bar_labels(gymnasium.spaces.MultiDiscrete([12, 2]), ("steer", "gas"))
+        ('steer: 11', 'gas: 0')
+    """
+    if not isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return tuple(names)
+    ends = zip(names, space.start.ravel(), space.nvec.ravel(), strict=True)
+    widest = ((name, max(str(start), str(start + n - 1), key=len)) for name, start, n in ends)
+    return tuple(f"{name}: {number}" for name, number in widest)
+
+
+def action_bars(
+    policy: Policy, decision: Decision, names: Sequence[str], q_range: RunningRange
+) -> list[Bar]:
+    """Return one bar per action, or per part of an action, for a decision on one observation.
+
+    A bar shows, by the kind of policy:
+
+    - Q-network: the Q-value of an action, within the range of all Q-values so far
+    - `Discrete`: the probability of an action
+    - `MultiBinary`: the probability of a 1
+    - `MultiDiscrete`: the probability of the choice that was made
+    - `Box`: the number that is played, within its bounds
 
     Args:
-        policy: That decided.
-        decision: On one observation.
-        names: Of the actions, or of the parts of one.
-        seen: Of the values so far.
+        policy: The policy that decided.
+        decision: Its decision on one observation.
+        names: Names of the actions, or of the parts of one.
+        q_range: Range of Q-values or unbounded numbers so far. It is updated.
 
     Example:
         >>> import tfpg
         >>> policy = Policy(tfpg.networks.mlp("CartPole-v1", seed=0), "CartPole-v1")
         >>> decision = policy.actor()(np.zeros((1, 4), np.float32))
-        >>> [(bar.label, bar.text) for bar in bars(policy, decision, ("left", "right"), Range())]
+        >>> bars = action_bars(policy, decision, ("left", "right"), RunningRange())
+        >>> [(bar.label, bar.text) for bar in bars]
         [('left', '0.50'), ('right', '0.50')]
     """
-    chosen, space = decision.env_actions[0], policy.action_space
-    kind: Any = policy.distribution_of(decision.outputs)
-    if isinstance(kind, EpsilonGreedy):
-        values = kind.q_values[0]
-        picked = np.arange(len(values)) == int(chosen) - int(space.start)  # type: ignore
-        return _bars(names, seen.share(values), values, picked)
-    if isinstance(kind, (Bernoulli, Categorical)):
-        count = int(space.n)  # type: ignore[attr-defined]
-        options = np.arange(count)
-        probabilities = np.exp([kind.log_prob(np.array([a]))[0] for a in options])
-        picked = options == int(chosen) - int(space.start)  # type: ignore[attr-defined]
-        return _bars(names, probabilities, probabilities, picked)
-    if isinstance(kind, MultiBinary):
-        probabilities = sigmoid(kind.logits[0])
-        return _bars(names, probabilities, probabilities, np.asarray(chosen).ravel() > 0)
-    if isinstance(kind, MultiCategorical):
-        actions = decision.actions[0]
-        parts = zip(kind.groups(), actions, strict=True)
-        probabilities = np.exp([part.log_prob(np.array([a]))[0] for part, a in parts])
-        played = np.asarray(chosen).ravel()
-        labels = [f"{name}: {a}" for name, a in zip(names, played, strict=True)]
-        return _bars(labels, probabilities, probabilities, np.ones(len(labels), bool))
-    values = np.asarray(chosen, float).ravel()
-    low, high = (np.asarray(x, float).ravel() for x in (space.low, space.high))  # type: ignore
+    space: Any = policy.action_space
+    played = np.ravel(decision.env_actions[0])
+    distribution: Any = policy.distribution_of(decision.outputs)
+    if isinstance(distribution, EpsilonGreedy):
+        values = distribution.q_values[0]
+        lengths, chosen = q_range.scale(values), np.arange(len(values)) == played - space.start
+    elif isinstance(distribution, (Bernoulli, Categorical)):
+        options = np.arange(int(space.n))
+        values = lengths = np.exp([distribution.log_prob(np.array([a]))[0] for a in options])
+        chosen = options == played - space.start
+    elif isinstance(distribution, MultiBinary):
+        values = lengths = sigmoid(distribution.logits[0])
+        chosen = played > 0
+    elif isinstance(distribution, MultiCategorical):
+        parts = zip(distribution.groups(), decision.actions[0], strict=True)
+        values = lengths = np.exp([part.log_prob(np.array([a]))[0] for part, a in parts])
+        names = [f"{name}: {a}" for name, a in zip(names, played, strict=True)]
+        chosen = np.ones(len(values), bool)
+    else:
+        values = played.astype(float)
+        lengths, chosen = _within_bounds(space, values, q_range), np.ones(len(values), bool)
+    rows = zip(names, lengths, values, chosen, strict=True)
+    return [Bar(name, float(x), two_decimals(v), bool(c)) for name, x, v, c in rows]
+
+
+def _within_bounds(space: Any, values: np.ndarray, unbounded: RunningRange) -> np.ndarray:
+    """Where the numbers of a `Box` action lie, in [0, 1]."""
+    low, high = (np.asarray(bound, float).ravel() for bound in (space.low, space.high))
     bounded = np.isfinite(low) & np.isfinite(high)
-    shares = seen.share(values)
+    low = np.where(bounded, low, 0.0)
     width = np.where(bounded & (high > low), high - low, 1.0)
-    shares = np.where(bounded, (values - np.where(bounded, low, 0.0)) / width, shares)
-    return _bars(names, shares, values, np.ones(len(values), bool))
+    return np.where(bounded, (values - low) / width, unbounded.scale(values))
 
 
-def _bars(names: Any, shares: Any, values: Any, chosen: Any) -> list[Bar]:
-    rows = zip(names, shares, values, chosen, strict=True)
-    return [
-        Bar(name, float(share), two_digits(value), bool(picked))
-        for name, share, value, picked in rows
-    ]
+def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
+    """Return a function of an observation ``[1, ...]`` and the decision on it: its value.
 
-
-def value_reader(policy: Policy) -> Callable[[Any, Decision], float] | None:
-    """A function of an observation ``[1, ...]`` and the decision on it: what it is worth.
-
-    That is the model's second output, or a Q-network's largest value. None: the model has neither.
+    The value is the model's second output, or the largest Q-value. None for models without either.
 
     Example:
         >>> import tfpg
-        >>> value_reader(Policy(tfpg.networks.mlp("CartPole-v1"), "CartPole-v1"))
+        >>> value_function(Policy(tfpg.networks.mlp("CartPole-v1"), "CartPole-v1"))
         >>> model = tfpg.networks.actor_critic("CartPole-v1", seed=0)
         >>> policy = Policy(model, "CartPole-v1")
         >>> zeros = np.zeros((1, 4), np.float32)
-        >>> value_reader(policy)(zeros, policy.actor()(zeros))
+        >>> value_function(policy)(zeros, policy.actor()(zeros))
         0.0
     """
-    from tfpg.core.backend import tf
-
     if policy.has_value:
 
         @tf.function(input_signature=[policy.input_spec], autograph=False)
@@ -222,5 +213,5 @@ def value_reader(policy: Policy) -> Callable[[Any, Decision], float] | None:
 
 
 def entropy(policy: Policy, decision: Decision) -> float:
-    """Entropy of the distribution that one decision was drawn from, in nats."""
+    """Return the entropy of the distribution that a decision was drawn from, in nats."""
     return float(policy.distribution_of(decision.outputs).entropy()[0])

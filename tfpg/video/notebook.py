@@ -1,4 +1,4 @@
-"""Films in a notebook."""
+"""Showing videos in a notebook."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 from tfpg.video.writer import check_suffix
 
 
-def show(film: Any, width: int | None = None) -> None:
-    """Displays a film or a sheet of pictures in a notebook, inside the notebook itself.
+def show(video: Any, width: int | None = None) -> None:
+    """Display a video or an image in a notebook, embedded in the notebook file.
 
     Args:
-        film: A path, or what `tfpg.record` returned.
-        width: In pixels. None: the film's own.
+        video: A path, or the `tfpg.video.record.Recording` that `tfpg.record` returned.
+        width: Width in pixels. None: the width of the video.
 
     Raises:
-        ValueError: It is of another kind than `tfpg.record` writes.
-        FileNotFoundError: There is none.
-        ImportError: IPython, with which notebooks display, is not installed.
+        ValueError: The file has a suffix that `tfpg.record` does not write.
+        FileNotFoundError: There is no such file.
+        ImportError: IPython is not installed.
 
     Example:
-        >>> show("film.avi")
+        >>> show("cartpole.avi")
         Traceback (most recent call last):
             ...
-        ValueError: A film ends in .mp4, .gif, .webm or .png, and this is 'film.avi'.
+        ValueError: Expected a file ending in .mp4, .gif, .webm or .png, got 'cartpole.avi'.
     """
-    path: Path = check_suffix(film if isinstance(film, (str, os.PathLike)) else film.path)
+    path: Path = check_suffix(video if isinstance(video, (str, os.PathLike)) else video.path)
     if not path.exists():
-        raise FileNotFoundError(f"No film at {str(path)!r}.")
+        raise FileNotFoundError(f"There is no video at {str(path)!r}.")
     try:
         from IPython.display import Image, Video, display
     except ImportError as error:
-        raise ImportError("Notebooks display by IPython: pip install ipython") from error
+        raise ImportError("tfpg.show needs IPython: pip install ipython") from error
     if path.suffix.lower() in (".gif", ".png"):
         display(Image(filename=str(path), width=width))
     else:

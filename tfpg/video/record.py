@@ -1,4 +1,4 @@
-"""Filming policies: `record` plays episodes and writes what is seen, `frames` gives it."""
+"""Recording policies: `record` writes videos of episodes, and `frames` yields their frames."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import gymnasium
 import numpy as np
 
 from tfpg.core.files import check_writable
+from tfpg.core.messages import warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import EnvLike
+from tfpg.models.policy import as_policy, is_policy_like
 from tfpg.rollouts.evaluation import check_count
-from tfpg.video.drawing import Artist, Look, look_of
-from tfpg.video.episodes import Player, Take, as_player, ranked, takes_of
-from tfpg.video.frames import dimmed, fitted, tiled
-from tfpg.video.render_env import rendering
+from tfpg.video.drawing import DrawingOptions, FrameDrawer
+from tfpg.video.episodes import Episode, Player, best_median_worst, list_episodes
+from tfpg.video.frames import letterbox, tile
+from tfpg.video.render_env import open_render_env
 from tfpg.video.window import WindowEnv
-from tfpg.video.writer import check_suffix, films
+from tfpg.video.writer import check_suffix, video_writer
 
 
-class Film(NamedTuple):
-    """What `record` wrote."""
+class Recording(NamedTuple):
+    """The result of `record`."""
 
     path: Path
     frames: int
@@ -53,51 +55,54 @@ def record(
     crop: Sequence[int] | None = None,
     grid: bool | int | None = None,
     rank: bool = False,
-) -> Film:
-    """Plays episodes and films them, a frame for every reset and every step.
+) -> Recording:
+    """Play episodes and record them, with one frame for every reset and every step.
 
-    Frames go to the encoder as they come, so memory does not grow with the film, and it encodes
-    while the next are made. An environment that can render without a display needs none; for one
-    that cannot, or that only opens a window, a virtual display is started and taken down again.
+    Frames are encoded while the next ones are made, so memory does not grow with the video. An
+    environment that renders off-screen needs no display. For one that needs a display, or that
+    only opens a window, a virtual display is started and stopped again.
 
     Args:
         policy: A Keras model, an agent, a `tfpg.Policy`, or any callable that maps observations
-            ``[1, ...]`` to actions ``[1, ...]``. Or a mapping from titles to several of them,
-            which play the same episodes: two models side by side, or one as it learned.
-        env: An environment id, a callable making an environment, or an environment; the latter
-            two with ``render_mode="rgb_array"``, or ``"rgb_array_list"``, or a callable with
-            ``"human"``, whose window is filmed.
-        path: Ends in ``.mp4`` (H.264), ``.webm`` (VP9), ``.gif`` (looping) or ``.png`` (twelve
-            frames on a sheet). Several are written in one pass. Their folders exist.
-        episodes: How many of each policy, at least 1.
-        seed: Of the resets and the samples. None: fresh ones. Its episodes are those that
+            ``[1, ...]`` to actions ``[1, ...]``. A mapping from titles to policies records several
+            of them playing the same episodes, for example one model before and after training.
+        env: An environment id, a callable that makes an environment, or an environment. The latter
+            two have ``render_mode="rgb_array"`` or ``"rgb_array_list"``. What a callable makes may
+            also have ``"human"``: then its window is recorded.
+        path: A file in an existing folder, or several that are written in one pass. The suffix is
+            ``.mp4`` (H.264), ``.webm`` (VP9), ``.gif`` (looping) or ``.png`` (a contact sheet of
+            twelve frames).
+        episodes: Number of episodes per policy, at least 1.
+        seed: Seed of resets and sampled actions. None: a random one. The episodes are those that
             `tfpg.evaluate` plays with the same seed, except in environments that Gymnasium
             vectorizes itself, whose resets share one generator.
-        deterministic: Play the most probable action; else sample.
-        max_steps: Where an episode is cut. None: the environment's own limit.
+        deterministic: Whether to take the most probable action; else sample.
+        max_steps: Number of steps after which an episode is cut off. None: the environment's limit.
         fps: Frames per second. None: the environment's ``metadata["render_fps"]``, or 30.
-        speed: How many times faster than that to play. Beyond 60 frames a second, of a GIF 50,
-            frames are left out.
-        max_seconds: Where the film is cut.
-        overlay: What to write under the picture: of ``"caption"`` (step and return so far),
-            ``"action"`` (by name), ``"bars"`` (of action probabilities or Q-values), ``"value"``,
-            ``"entropy"``, ``"epsilon"``, and ``"saliency"``, where a policy looks, on the picture.
-            True: all that the policy has. False: nothing.
-        action_names: Of the actions. None: what is known of the environment's.
-        scale: How much larger to show the picture; whole factors keep its pixels sharp.
-        crop: What to show of it, before that: left, top, right and bottom, in pixels.
-        grid: All episodes side by side; a number says how many in a row. False: one after
-            another. None: side by side where there are several policies, or with ``rank``.
-        rank: Play the episodes first, and film each policy's best, median and worst.
+        speed: Factor by which the video is faster. Above 60 frames per second, or 50 in a GIF,
+            frames are dropped.
+        max_seconds: Maximum length of the video, in seconds.
+        overlay: What to draw: one or more of ``"caption"`` (step and return so far), ``"action"``
+            (by name), ``"bars"`` (action probabilities or Q-values), ``"value"``, ``"entropy"``,
+            ``"epsilon"`` and ``"saliency"`` (where the policy looks). True: everything the policy
+            has. False: nothing.
+        action_names: Names of the actions. None: those known for the environment.
+        scale: Factor by which the picture is enlarged. Integers keep its pixels sharp.
+        crop: The part of the picture to show, before it is scaled: left, top, right and bottom, in
+            pixels.
+        grid: Whether to show all episodes side by side, or the number of columns of the grid. With
+            False they follow one another. None: side by side with several policies or with
+            ``rank``.
+        rank: Play all episodes first, and record the best, the median and the worst of each policy.
 
     Returns:
-        A `Film`: ``path`` (the first), ``frames``, ``episode_returns`` and ``episode_lengths``,
-        as far as they were filmed, and ``paths``.
+        A `Recording`: ``path`` (the first), ``frames`` (their number), ``episode_returns`` and
+        ``episode_lengths`` (as far as they were recorded), and ``paths``.
 
     Raises:
         ValueError: A suffix, a number, the render mode, the overlay or the model does not fit.
         FileNotFoundError, PermissionError: The folder of ``path`` is missing or not writable.
-        tfpg.video.writer.VideoWriteError: The film could not be written; nothing is left.
+        tfpg.video.writer.VideoWriteError: The video could not be written. Nothing of it is left.
         tfpg.video.display.DisplayError: A display is needed and Xvfb is missing.
         tfpg.video.window.WindowError: The environment opened no window.
 
@@ -105,34 +110,38 @@ def record(
         >>> import tempfile, tfpg
         >>> model = tfpg.networks.mlp("CartPole-v1")
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     film = tfpg.record(model, "CartPole-v1", f"{folder}/cartpole.mp4", max_steps=5)
-        >>> film.frames
+        ...     video = tfpg.record(model, "CartPole-v1", f"{folder}/cartpole.mp4", max_steps=5)
+        >>> video.frames
         6
     """
-    single = isinstance(path, (str, os.PathLike))
-    paths = [check_suffix(each) for each in ([path] if single else path)]  # type: ignore
+    is_single = isinstance(path, (str, os.PathLike))
+    paths = [check_suffix(each) for each in ([path] if is_single else path)]  # type: ignore
     if not paths:
-        raise ValueError("path is an empty list: nothing to write.")
+        raise ValueError("path is an empty list: there is no file to write.")
     for each in paths:
         check_writable(each)
-    for name, number in (("speed", speed), ("max_seconds", max_seconds)):
+    for name, number in (("fps", fps), ("speed", speed), ("max_seconds", max_seconds)):
         if number is not None and not 0 < number < np.inf:
-            raise ValueError(f"{name} must be above 0, and it is {number!r}.")
-    if fps is not None and not 0 < fps < np.inf:
-        raise ValueError(f"fps must be above 0, and it is {fps!r}.")
-    look = look_of(overlay, scale, crop, action_names)
+            raise ValueError(f"{name} must be positive, and got {number!r}.")
+    options = DrawingOptions(overlay, scale, crop, action_names)
     with ExitStack() as stack:
-        reel = Reel(stack, policy, env, episodes, seed, deterministic, max_steps, look, grid, rank)
-        fps = (reel.fps if fps is None else fps) * speed
-        # A film of some seconds has a frame at least.
-        most = None if max_seconds is None else max(1, round(max_seconds * fps))
+        shown = EpisodeFrames(
+            stack, policy, env, episodes, seed, deterministic, max_steps, options, grid, rank
+        )
+        fps = (fps or shown.fps) * speed
+        max_frames = None if max_seconds is None else max(1, round(max_seconds * fps))
         count = 0
-        with films(paths, fps) as write:
-            for count, frame in enumerate(islice(reel, most), 1):  # noqa: B007
+        with video_writer(paths, fps) as write:
+            for count, frame in enumerate(islice(shown, max_frames), 1):  # noqa: B007
                 write(frame)
-    outcomes = [reel.outcomes[i] for i in sorted(reel.outcomes)]
+        if count > 1 and shown.is_blank():
+            warn(
+                f"All frames of {str(paths[0])!r} show the same single color: the environment may "
+                "not draw without a display."
+            )
+    outcomes = [shown.outcomes[i] for i in sorted(shown.outcomes)]
     returns, lengths = [x for x, _ in outcomes], [n for _, n in outcomes]
-    return Film(paths[0], count, returns, lengths, tuple(paths))
+    return Recording(paths[0], count, returns, lengths, tuple(paths))
 
 
 def frames(
@@ -150,60 +159,37 @@ def frames(
     grid: bool | int | None = None,
     rank: bool = False,
 ) -> Iterator[np.ndarray]:
-    """The frames that `record` would write, as they come, for those who animate or draw on them.
+    """Yield the frames that `record` would write, one by one.
 
-    Args:
-        policy: See `record`, here and below.
-        env: What it plays in.
-        episodes: How many.
-        seed: Of the resets and the samples.
-        deterministic: Play the most probable action.
-        max_steps: Where an episode is cut.
-        overlay: What to write under the picture.
-        action_names: Of the actions.
-        scale: How much larger to show the picture.
-        crop: What to show of it.
-        grid: Whether episodes are side by side.
-        rank: Film the best, the median and the worst.
+    The arguments are those of `record`.
 
     Yields:
-        ``[height, width, 3]`` uint8, all of one size.
+        Frames, ``[height, width, 3]`` uint8, all of one size.
 
     Raises:
-        ValueError, DisplayError, WindowError: As `record`, when the first frame is asked for.
+        ValueError, DisplayError, WindowError: As in `record`, when the first frame is requested.
 
     Example:
         >>> import tfpg
         >>> model = tfpg.networks.mlp("CartPole-v1")
-        >>> shown = tfpg.frames(model, "CartPole-v1", max_steps=5, overlay=False)
-        >>> [frame.shape for frame in shown][-1]
-        (400, 600, 3)
+        >>> [frame.shape for frame in tfpg.frames(model, "CartPole-v1", max_steps=1, overlay=False)]
+        [(400, 600, 3), (400, 600, 3)]
     """
-    look = look_of(overlay, scale, crop, action_names)
+    options = DrawingOptions(overlay, scale, crop, action_names)
     with ExitStack() as stack:
-        yield from Reel(
-            stack, policy, env, episodes, seed, deterministic, max_steps, look, grid, rank
+        yield from EpisodeFrames(
+            stack, policy, env, episodes, seed, deterministic, max_steps, options, grid, rank
         )
 
 
-class Reel:
-    """The frames of a film, in the order in which they are shown.
+class EpisodeFrames:
+    """The frames of all episodes of a video, one after another or side by side.
 
-    Args:
-        stack: Closes the environments.
-        policy: See `record`, here and below.
-        env: What it plays in.
-        episodes: How many.
-        seed: Of the resets and the samples.
-        deterministic: Play the most probable action.
-        max_steps: Where an episode is cut.
-        look: How it looks.
-        grid: Whether episodes are side by side.
-        rank: Film the best, the median and the worst.
+    The stack closes the environments. The other arguments are those of `record`.
 
     Attributes:
         fps: Frames per second of the environment.
-        outcomes: The return and the steps of each episode, as far as its frames were taken.
+        outcomes: Return and length of each episode, up to the frames that were taken.
     """
 
     def __init__(
@@ -211,131 +197,134 @@ class Reel:
         stack: ExitStack,
         policy: Any,
         env: EnvLike,
-        episodes: int,
+        count: int,
         seed: int | None,
         deterministic: bool,
         max_steps: int | None,
-        look: Look,
+        options: DrawingOptions,
         grid: bool | int | None,
         rank: bool,
     ):
-        episodes = check_count("episodes", episodes)
+        count = check_count("episodes", count)
         max_steps = None if max_steps is None else check_count("max_steps", max_steps)
         seed = check_seed(seed)
-        takes = takes_of(policy, episodes)
-        policies = len(takes) // episodes
+        episodes = list_episodes(policy, count)
+        policies = len(episodes) // count
         if grid is None:
             grid = rank or policies > 1
         elif not isinstance(grid, bool):
             grid = check_count("grid", grid)
-        first = stack.enter_context(rendering(env))
+        first = stack.enter_context(open_render_env(env))
         self.fps = float(first.metadata.get("render_fps") or 30)
-        played = {take.title: as_player(take.policy, first) for take in takes}
-        takes = [take._replace(policy=played[take.title]) for take in takes]
+        as_players = {each.title: _as_player(each.policy, first) for each in episodes}
+        episodes = [each._replace(policy=as_players[each.title]) for each in episodes]
 
-        def player(take: Take, made: gymnasium.Env = first) -> Player:
-            return Player(take.policy, made, seed, deterministic, max_steps)
+        def player(episode: Episode, made: gymnasium.Env = first) -> Player:
+            return Player(episode.policy, made, seed, deterministic, max_steps)
 
         if rank:
-            groups = [takes[i : i + episodes] for i in range(0, len(takes), episodes)]
-            outcome = lambda take: player(take).outcome(take.episode)  # noqa: E731
-            takes = [take for group in groups for take in ranked(group, outcome)]
-        elif grid and episodes > 1:
-            takes = [_numbered(take) for take in takes]
+            groups = [episodes[i : i + count] for i in range(0, len(episodes), count)]
+            play = lambda each: player(each).episode_return(each.number)  # noqa: E731
+            episodes = [each for group in groups for each in best_median_worst(group, play)]
+        elif grid and count > 1:
+            episodes = [each.numbered() for each in episodes]
+        titles = [each.title for each in episodes]
         self.outcomes: dict[int, tuple[float, int]] = {}
-        envs = [first] if grid else [first] * len(takes)
-        if grid:
-            for _ in takes[1:]:
-                envs[len(envs) :] = [stack.enter_context(_another(env, envs))]
-        titles = [take.title for take in takes]
-        streams = [
-            self._frames(
-                i, take, Artist(take.policy, made, look, take.title, titles), player(take, made)
-            )
-            for i, (take, made) in enumerate(zip(takes, envs, strict=True))
-        ]
-        self._shown = in_turn(streams)
-        if grid:
-            self._shown = side_by_side(streams, _columns(grid, len(takes), policies))
+        self._drawers: list[FrameDrawer] = []
+        envs, streams = [first], []
+        for i, each in enumerate(episodes):
+            if grid and i > 0:
+                envs.append(stack.enter_context(_open_another(env, envs)))
+            self._drawers.append(FrameDrawer(each.policy, envs[-1], options, each.title, titles))
+            streams.append(self._frames(i, player(each, envs[-1]), each.number))
+        columns = _columns(grid, len(episodes), policies)
+        self._shown = side_by_side(streams, columns) if grid else one_by_one(streams)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self._shown
 
-    def _frames(self, i: int, take: Take, artist: Artist, player: Player) -> Iterator[np.ndarray]:
-        for shot in player.shots(take.episode):
-            self.outcomes[i] = shot.episode_return, shot.step
-            yield artist.draw(shot)
+    def _frames(self, i: int, player: Player, number: int) -> Iterator[np.ndarray]:
+        for step in player.rendered_steps(number):
+            self.outcomes[i] = step.episode_return, step.step
+            yield self._drawers[i].draw(step)
+
+    def is_blank(self) -> bool:
+        """Return whether all pictures so far had the same single color."""
+        colors = {self._drawers[i].color for i in self.outcomes}
+        return len(colors) == 1 and None not in colors
 
 
-def in_turn(streams: Iterable[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
-    """The frames of all streams one after another, in the size of the very first.
+def one_by_one(streams: Iterable[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """Yield the frames of all streams one after another, in the size of the first frame.
 
     Example:
         >>> streams = [iter([np.zeros((2, 2, 3), np.uint8)]), iter([np.ones((4, 4, 3), np.uint8)])]
-        >>> [frame.shape for frame in in_turn(streams)]
+        >>> [frame.shape for frame in one_by_one(streams)]
         [(2, 2, 3), (2, 2, 3)]
     """
     size = None
     for frame in chain.from_iterable(streams):
         size = size or frame.shape[:2]
-        yield fitted(frame, *size)
+        yield letterbox(frame, *size)
 
 
 def side_by_side(streams: Sequence[Iterator[np.ndarray]], columns: int) -> Iterator[np.ndarray]:
-    """The frames of all streams at the same time, until the last has ended.
+    """Yield the frames of all streams in a grid, until the last one has ended.
 
-    One that has ended shows its last frame, dimmed.
+    A stream that has ended shows its last frame at half its brightness.
 
     Args:
-        streams: Each has a frame at least. Their sizes are that of the first.
-        columns: Streams in a row.
+        streams: Streams of at least one frame each. All are shown in the size of the first frame.
+        columns: Number of streams in a row.
 
     Example:
         >>> frame = np.full((2, 2, 3), 200, np.uint8)
-        >>> films = side_by_side([iter([frame]), iter([frame, frame])], columns=2)
-        >>> [int(film[0, 0, 0]) for film in films]
+        >>> grid = side_by_side([iter([frame]), iter([frame, frame])], columns=2)
+        >>> [int(frame[0, 0, 0]) for frame in grid]
         [200, 100]
     """
     shown = [next(stream) for stream in streams]
     size = shown[0].shape[:2]
-    shown = [fitted(frame, *size) for frame in shown]
-    running = set(range(len(streams)))
+    shown = [letterbox(frame, *size) for frame in shown]
+    running = list(range(len(streams)))
     while running:
-        yield tiled(shown, columns)
-        for i in sorted(running):
+        yield tile(shown, columns)
+        for i in list(running):
             frame = next(streams[i], None)
             if frame is None:
-                running.discard(i)
-                shown[i] = dimmed(shown[i])
+                running.remove(i)
+                shown[i] = shown[i] // 2
             else:
-                shown[i] = fitted(frame, *size)
+                shown[i] = letterbox(frame, *size)
+
+
+def _as_player(policy: Any, env: gymnasium.Env) -> Any:
+    """A `tfpg.Policy`, made once for all episodes, or the callable itself."""
+    return as_policy(policy, env) if is_policy_like(policy) or not callable(policy) else policy
 
 
 @contextmanager
-def _another(env: EnvLike, others: Sequence[gymnasium.Env]) -> Iterator[gymnasium.Env]:
-    """A further environment like the others, to play in at the same time.
-
-    Raises:
-        ValueError: There can be only one.
-    """
+def _open_another(env: EnvLike, others: Sequence[gymnasium.Env]) -> Iterator[gymnasium.Env]:
+    """Open one more environment, to play at the same time as the others."""
     if isinstance(others[0], WindowEnv):
-        raise ValueError("A window is filmed alone: grid=False shows one episode after another.")
-    alone = "Episodes side by side need an environment each: give an id or a callable that makes "
-    alone += "a new one each time, or grid=False."
+        raise ValueError(
+            "Only one window can be recorded at a time: grid=False shows the episodes one after "
+            "another."
+        )
+    one_env = (
+        "Each episode of a grid needs an environment of its own: pass an id, or a callable that "
+        "makes a new one each time, or grid=False."
+    )
     if isinstance(env, gymnasium.Env):
-        raise ValueError(alone)
-    with rendering(env) as made:
-        if any(made is other for other in others):
-            raise ValueError(alone)
+        raise ValueError(one_env)
+    with open_render_env(env) as made:
+        if any(made.unwrapped is other.unwrapped for other in others):
+            raise ValueError(one_env)
         yield made
 
 
-def _numbered(take: Take) -> Take:
-    return take._replace(title=f"{take.title} episode {take.episode + 1}".strip())
-
-
 def _columns(grid: bool | int, count: int, policies: int) -> int:
-    """How many of the episodes are in a row: those of a policy, where there are several."""
+    """The number of columns of a grid. With several policies each has a row of its own."""
     if not isinstance(grid, bool):
         return grid
     if 1 < policies < count:

@@ -1,11 +1,11 @@
-"""Environments that render images, whatever they need for it."""
+"""Environments that render images, with whatever they need to do so."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -15,109 +15,102 @@ from tfpg.video.display import (
     INSTALL_GL,
     DisplayError,
     gl_library,
-    headless_sdl,
-    keep_mesa_apart,
-    offscreen_gl,
+    offscreen_drivers,
+    preload_mesa,
     virtual_display,
 )
-from tfpg.video.window import filmed_window
+from tfpg.video.window import window_env
 
 _MODES = ("rgb_array", "rgb_array_list", "human")
-# What environments render with that takes OpenGL.
+# Packages that render with OpenGL.
 _OPENGL = {"mujoco", "OpenGL", "glfw", "pyglet", "moderngl", "panda3d", "pybullet"}
 
 
 @contextmanager
-def rendering(env: EnvLike) -> Iterator[gymnasium.Env]:
-    """An environment that renders images: off-screen if it can, else from its window.
+def open_render_env(env: EnvLike) -> Iterator[gymnasium.Env]:
+    """Open an environment that renders images: off-screen if it can, else from its window.
 
-    An environment that can render without a display gets none. For one that cannot, and for one
-    that only opens a window, a virtual display is started and taken down again.
+    A virtual display is started, and stopped at the end, only for an environment that cannot
+    render without one or that only opens a window.
 
     Args:
-        env: An environment id, a callable making an environment, or an environment. The latter
-            two have ``render_mode="rgb_array"`` or ``"rgb_array_list"``, and what a callable makes
-            may have ``"human"``.
+        env: An environment id, a callable that makes an environment, or an environment. The latter
+            two have ``render_mode="rgb_array"`` or ``"rgb_array_list"``. What a callable makes may
+            also have ``"human"``.
 
     Yields:
-        A single environment, reset and rendered once to be sure. Its ``render()`` gives an image,
-        or a list of them with ``"rgb_array_list"``.
+        An environment that was reset and rendered once, to be sure that it works. Its ``render()``
+        returns an image, or a list of them with ``"rgb_array_list"``.
 
     Raises:
-        ValueError: Its render mode is another.
-        tfpg.video.display.DisplayError: It needs a display and Xvfb is missing.
-        tfpg.video.window.WindowError: It has opened no window.
+        ValueError: The render mode is another one.
+        tfpg.video.display.DisplayError: The environment needs a display, and Xvfb is missing.
+        tfpg.video.window.WindowError: The environment opened no window.
 
     Example:
-        >>> with rendering("CartPole-v1") as env:
+        >>> with open_render_env("CartPole-v1") as env:
         ...     env.render().shape
         (400, 600, 3)
     """
-    mode = _mode_of(env) if isinstance(env, str) else None
+    mode = _best_mode(env) if isinstance(env, str) else None
     with ExitStack() as stack:
-        try:
-            if mode == "human":
-                raise _OnlyAWindow
-            made = _off_screen(env, {"render_mode": mode} if mode else {}, stack)
-        except _OnlyAWindow:
-            made = stack.enter_context(filmed_window(lambda: _with_a_window(env)))
-            _render_once(made)
-        yield made
+        if mode != "human":
+            opened = _open_off_screen(env, {"render_mode": mode} if mode else {}, stack)
+            mode = opened.render_mode
+        if mode == "human":
+            stack.close()  # a window has to open on a virtual display
+            opened = stack.enter_context(window_env(lambda: _make_with_window(env)))
+            _render_once(opened)
+        yield opened
 
 
-def pictures(env: gymnasium.Env) -> list[Any]:
-    """What an environment of `rendering` shows now: one image, or those since it was last asked.
+def render_images(env: gymnasium.Env) -> list[Any]:
+    """Return what an environment renders now: one image, or all since the last call.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It renders nothing.
 
     Example:
-        >>> with rendering("CartPole-v1") as env:
-        ...     len(pictures(env))
+        >>> with open_render_env("CartPole-v1") as env:
+        ...     len(render_images(env))
         1
     """
     shown = env.render()
     if shown is None:
         raise ValueError(
-            f"The environment rendered nothing: render() gave None with render_mode="
-            f"{env.render_mode!r}. Mend its render()."
+            f"The environment rendered nothing: render() returned None with render_mode="
+            f"{env.render_mode!r}. Its render() must return an image."
         )
     return list(shown) if isinstance(shown, (list, tuple)) else [shown]
 
 
-class _OnlyAWindow(ValueError):
-    """The environment has ``render_mode="human"``."""
-
-
-def _mode_of(env_id: str) -> str:
-    """The render mode to film an environment in.
-
-    Raises:
-        ValueError: It has none.
-    """
-    known = render_modes(env_id) or _MODES[:1]  # some say nothing
+def _best_mode(env_id: str) -> str:
+    modes = render_modes(env_id)
+    if not modes:  # made by a function: ask the environment itself
+        with suppress(Exception), open_env(env_id) as env:
+            modes = tuple(env.metadata.get("render_modes") or ())
+    modes = modes or _MODES[:1]
     for mode in _MODES:
-        if mode in known:
+        if mode in modes:
             return mode
     raise ValueError(
-        f"{env_id} cannot be filmed: its render modes are {', '.join(known)}, and a film needs one "
-        f"of {', '.join(_MODES)}."
+        f"{env_id} cannot be recorded: its render modes are {', '.join(modes)}, and a video needs "
+        f"one of {', '.join(_MODES)}."
     )
 
 
-def _with_a_window(env: Any) -> gymnasium.Env:
+def _make_with_window(env: Any) -> gymnasium.Env:
     return make(env, render_mode="human") if isinstance(env, str) else env()
 
 
-def _off_screen(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium.Env:
-    """The environment, without a display if that works, and with a virtual one if it does not."""
+def _open_off_screen(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium.Env:
+    """Open without a display if that works, else with a virtual one."""
     try:
-        with ExitStack() as needs:
-            needs.enter_context(headless_sdl())
-            needs.enter_context(offscreen_gl())
-            made = _opened(env, kwargs, needs)
-            stack.push(needs.pop_all())
-            return made
+        with ExitStack() as drivers:
+            drivers.enter_context(offscreen_drivers())
+            opened = _open_checked(env, kwargs, drivers)
+            stack.push(drivers.pop_all())
+            return opened
     except Exception as error:
         if os.environ.get("DISPLAY") or isinstance(error, (ValueError, TypeError, ImportError)):
             raise
@@ -125,38 +118,38 @@ def _off_screen(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymna
         try:
             stack.enter_context(virtual_display())
         except DisplayError as missing:
-            raise DisplayError(f"{missing} (without one: {reason})") from error
+            raise DisplayError(f"{missing} (without a display: {reason})") from error
         try:
-            return _opened(env, kwargs, stack)
-        except Exception as still:
+            return _open_checked(env, kwargs, stack)
+        except Exception as second:
             if gl_library() is not None:
                 raise
             raise DisplayError(
-                f"Nothing renders here: {reason}. If it is OpenGL that is missing: {INSTALL_GL}"
-            ) from still
+                f"Rendering failed: {reason}. If OpenGL is missing: {INSTALL_GL}"
+            ) from second
 
 
-def _opened(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium.Env:
-    made = stack.enter_context(open_env(env, **kwargs))
-    mode = made.render_mode
+def _open_checked(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium.Env:
+    opened = stack.enter_context(open_env(env, **kwargs))
+    mode = opened.render_mode
     if mode == "human" and not isinstance(env, gymnasium.Env):
-        raise _OnlyAWindow
+        return opened
     if mode == "human":
         raise ValueError(
-            "To film an environment with render_mode='human' give the callable that makes it: its "
-            "window has to open on a display of the film's."
+            "To record an environment with render_mode='human', pass the callable that makes it: "
+            "its window has to open on a virtual display."
         )
     if mode not in _MODES:
         raise ValueError(
-            f"A film needs an environment with render_mode='rgb_array', and this one has {mode!r}: "
-            "gymnasium.make(id, render_mode='rgb_array')."
+            f"A video needs an environment with render_mode='rgb_array', and this one has {mode!r}"
+            ": gymnasium.make(id, render_mode='rgb_array')."
         )
     if os.environ.get("DISPLAY") or _OPENGL & sys.modules.keys():
-        keep_mesa_apart()
-    _render_once(made)
-    return made
+        preload_mesa()
+    _render_once(opened)
+    return opened
 
 
 def _render_once(env: gymnasium.Env) -> None:
     env.reset(seed=0)
-    pictures(env)
+    render_images(env)

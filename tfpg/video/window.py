@@ -1,4 +1,4 @@
-"""Environments that only know how to open a window, filmed from the display it is on."""
+"""Recording environments that only open a window, from the display it is on."""
 
 from __future__ import annotations
 
@@ -11,86 +11,84 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tfpg.video.display import close, connect, environment, keep_mesa_apart, virtual_display
+from tfpg.video.display import environment_variables, preload_mesa, virtual_display, x_connection
 
-# A window larger than the screen cannot be seen whole.
-_SCREEN = (2560, 1600)
-# Seconds in which a window must have opened after a reset.
-_PATIENCE = 5.0
+SCREEN_SIZE = (2560, 1600)  # of the virtual display; larger windows cannot be recorded
+WINDOW_TIMEOUT = 5.0  # seconds after a reset in which a window must open
 
 
 class WindowError(RuntimeError):
-    """There is no window to film."""
+    """There is no window to record."""
 
 
 @contextmanager
-def filmed_window(build: Callable[[], gymnasium.Env]) -> Iterator[gymnasium.Env]:
-    """An environment with ``render_mode="human"`` on a private display, whose `render` films it.
+def window_env(build: Callable[[], gymnasium.Env]) -> Iterator[gymnasium.Env]:
+    """Make an environment with ``render_mode="human"`` on a virtual display of its own.
 
     Args:
         build: Makes the environment. It is closed when the block ends.
 
     Yields:
-        The environment. ``render()`` gives what is in its window, ``[height, width, 3]`` uint8.
+        The environment. Its ``render()`` returns the content of its window,
+        ``[height, width, 3]`` uint8, or raises a `WindowError`.
 
     Raises:
         tfpg.video.display.DisplayError: Xvfb is missing.
-        WindowError: pygame has a window open already; by ``render()``: none has opened, or it
-            cannot be seen.
+        WindowError: pygame already has an open window.
     """
     with ExitStack() as stack:
         _check_pygame()
-        name = stack.enter_context(virtual_display(_SCREEN))
-        # A dummy driver opens no window; a dummy card keeps a missing one from complaining.
-        stack.enter_context(environment(SDL_VIDEODRIVER="x11", SDL_AUDIODRIVER="dummy"))
-        keep_mesa_apart()
-        _forget_pygame()
+        name = stack.enter_context(virtual_display(SCREEN_SIZE))
+        stack.enter_context(environment_variables(SDL_VIDEODRIVER="x11", SDL_AUDIODRIVER="dummy"))
+        preload_mesa()
+        _quit_pygame_display()
         # A window whose display is gone would end the process.
-        stack.callback(_forget_pygame)
-        connection = connect(name)
-        stack.callback(close, connection)
-        yield stack.enter_context(_closing(WindowEnv(build(), connection)))
+        stack.callback(_quit_pygame_display)
+        connection = stack.enter_context(x_connection(name))
+        env = WindowEnv(build(), connection)
+        stack.callback(env.close)
+        yield env
 
 
 class WindowEnv(gymnasium.Wrapper):
-    """What the largest window of a display shows, in place of what the environment renders."""
+    """Renders the largest window of a display instead of what the environment renders."""
 
     def __init__(self, env: gymnasium.Env, connection: Any):
         super().__init__(env)
         self._connection = connection
-        self._draws_itself: bool | None = None
+        self._draws_by_itself: bool | None = None
 
     def render(self) -> Any:
         from Xlib.error import ConnectionClosedError, XError
 
         try:
-            return self._film()
+            return self._grab()
         except (XError, ConnectionClosedError) as error:
-            width, height = _SCREEN
+            width, height = SCREEN_SIZE
             raise WindowError(
-                f"The window cannot be seen whole on a screen of {width} x {height} pixels, or its "
+                f"The window is larger than the screen of {width} x {height} pixels, or its "
                 f"display is gone: {' '.join(str(error).split())[:200]}"
             ) from error
 
-    def _film(self) -> np.ndarray:
-        if self._draws_itself is None:
-            # Gymnasium's environments draw when they are reset and stepped, others when asked to.
-            found = self._largest()
-            self._draws_itself = found is not None and len(np.unique(_pixels(*found))) > 1
-        if not self._draws_itself:
+    def _grab(self) -> np.ndarray:
+        if self._draws_by_itself is None:
+            # Gymnasium's environments draw in reset() and step(), others only in render().
+            window = self._largest_window()
+            self._draws_by_itself = window is not None and len(np.unique(_pixels(*window))) > 1
+        if not self._draws_by_itself:
             self.env.render()
-        until = time.monotonic() + _PATIENCE
-        while (found := self._largest()) is None:
-            if time.monotonic() >= until:
+        deadline = time.monotonic() + WINDOW_TIMEOUT
+        while (window := self._largest_window()) is None:
+            if time.monotonic() >= deadline:
                 raise WindowError(
-                    "The environment has render_mode='human' and has opened no window on its "
-                    f"display within {_PATIENCE:.0f} s of a reset: it cannot be filmed."
+                    "The environment has render_mode='human' and opened no window on its display "
+                    f"within {WINDOW_TIMEOUT:.0f} s of a reset: it cannot be recorded."
                 )
             time.sleep(0.01)
-        return _pixels(*found)
+        return _pixels(*window)
 
-    def _largest(self) -> tuple[Any, int, int] | None:
-        """The largest window that can be seen, its width and its height."""
+    def _largest_window(self) -> tuple[Any, int, int] | None:
+        """The largest visible window, its width and its height."""
         from Xlib import X
 
         found = []
@@ -106,31 +104,24 @@ def _pixels(window: Any, width: int, height: int) -> np.ndarray:
     from Xlib import X
 
     data = window.get_image(0, 0, width, height, X.ZPixmap, 0xFFFFFFFF).data
-    return np.frombuffer(data, np.uint8).reshape(height, width, 4)[:, :, 2::-1]  # of BGRX
-
-
-@contextmanager
-def _closing(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
-    try:
-        yield env
-    finally:
-        env.close()
+    return np.frombuffer(data, np.uint8).reshape(height, width, 4)[:, :, 2::-1]  # from BGRX
 
 
 def _check_pygame() -> None:
-    """Raises where pygame has a window that is somebody else's: it can have one at a time."""
+    """Raise if pygame already has a window, for it can have only one."""
     pygame = sys.modules.get("pygame")
     if pygame is None or not pygame.display.get_init():
         return
-    if pygame.display.get_surface() is not None and pygame.display.get_driver() != "dummy":
+    offscreen = pygame.display.get_driver() in ("dummy", "offscreen")
+    if pygame.display.get_surface() is not None and not offscreen:
         raise WindowError(
-            "pygame has a window open in this process, and can have one at a time: close it first "
-            "(pygame.display.quit()), or film in another process."
+            "pygame has an open window in this process, and can have only one: close it first "
+            "(pygame.display.quit()), or record in another process."
         )
 
 
-def _forget_pygame() -> None:
-    """Closes pygame's window and driver: it chooses them once, by where it started."""
+def _quit_pygame_display() -> None:
+    """Close pygame's window and driver. It chooses a driver only when its display starts."""
     pygame = sys.modules.get("pygame")
     if pygame is not None and pygame.display.get_init():
         pygame.display.quit()
