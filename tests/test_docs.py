@@ -53,7 +53,7 @@ def test_the_three_lines_of_the_readme_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["docs/films.md", "docs/environments.md"])
+@pytest.mark.parametrize("document", ["docs/videos.md", "docs/environments.md"])
 def test_the_examples_of_a_page_run(document, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert blocks

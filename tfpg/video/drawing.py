@@ -106,7 +106,7 @@ class FrameDrawer:
         self._names = _checked_names(options.action_names, action_names(env))
         self._q_range = RunningRange()
         self._saliency: Any = None
-        if "saliency" in self._overlay:
+        if self._policy is not None and "saliency" in self._overlay:
             self._saliency = saliency_function(self._policy)
         texts = list(self._texts(title, max((*titles, title), key=len)))
         self._fields, self._readers = [field for field, _ in texts], [read for _, read in texts]

@@ -141,7 +141,7 @@ class Gif(Mp4):
         self._open(height, width)
         from av.filter import Graph
 
-        graph = Graph()
+        graph: Any = Graph()
         self._video, palette = (
             graph.add_buffer(width=w, height=h, format="rgb24", time_base=1 / self._rate)
             for h, w in ((height, width), (16, 16))

@@ -56,10 +56,10 @@ def video_writer(
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['a.mp4', 'b.png']
     """
-    paths = [check_suffix(path) for path in paths]
+    targets = [check_suffix(path) for path in paths]
     with ExitStack() as stack:
-        temporary = [stack.enter_context(written_beside(path)) for path in paths]
-        thread = _EncoderThread(paths, temporary, fps)
+        temporary = [stack.enter_context(written_beside(path)) for path in targets]
+        thread = _EncoderThread(targets, temporary, fps)
         try:
             thread.start()
             yield thread.write

@@ -1,11 +1,11 @@
-"""Frames per second of tfpg.record beside Gymnasium's RecordVideo, and the memory of a long film.
+"""Compare tfpg.record with Gymnasium's RecordVideo in frames per second, and measure memory.
 
-Both film the same episodes of CartPole to MP4, played by the same few lines, each in a process of
-its own, in pairs that alternate; the clock runs from the first reset until the file is there.
-RecordVideo is measured in an environment of its own, because moviepy asks for an older Pillow.
+Both record the same episodes of CartPole to MP4, played by the same function, each in a process of
+its own, in alternating pairs. The time runs from the first reset until the file is complete.
+RecordVideo runs in a virtual environment of its own, because moviepy needs an older Pillow.
 
-    python benchmarks/films.py --peer-python peer/bin/python
-    python benchmarks/films.py --memory 100000
+    python benchmarks/videos.py --peer-python peer/bin/python
+    python benchmarks/videos.py --memory 100000
 """
 
 import argparse
@@ -20,22 +20,22 @@ from statistics import median
 
 import numpy as np
 
-HOW_TO = """RecordVideo is measured in a virtual environment of its own. To make one:
+HOW_TO = """RecordVideo needs a virtual environment of its own. Create it:
     python -m venv peer
     peer/bin/pip install 'gymnasium[classic-control]==1.4.0' moviepy
-and give its Python: --peer-python peer/bin/python"""
+and pass its Python: --peer-python peer/bin/python"""
 
 ENV = "CartPole-v1"
-STEPS = 500  # of an episode
+STEPS = 500  # per episode
 
 
 def balance(observations: np.ndarray) -> np.ndarray:
-    """Pushes the cart where the pole falls: it does not."""
+    """Balance the pole for the whole episode."""
     return (observations @ np.array([0.0, 0.1, 1.0, 1.0]) > 0).astype(int)
 
 
-def film_of_peer(episodes: int, folder: str) -> tuple[int, float]:
-    """Frames and seconds of RecordVideo."""
+def record_with_gymnasium(episodes: int, folder: str) -> tuple[int, float]:
+    """Return the frames and seconds of RecordVideo."""
     import gymnasium
     from gymnasium.wrappers import RecordVideo
 
@@ -55,18 +55,19 @@ def film_of_peer(episodes: int, folder: str) -> tuple[int, float]:
     return frames, time.perf_counter() - start
 
 
-def film_of_tfpg(episodes: int, folder: str, suffixes: str, overlay: bool) -> tuple[int, float]:
-    """Frames and seconds of tfpg.record."""
+def record_with_tfpg(episodes: int, folder: str, suffixes: str, overlay: bool) -> tuple[int, float]:
+    """Return the frames and seconds of tfpg.record."""
     from tfpg.video.record import record
 
-    paths = [f"{folder}/film{suffix}" for suffix in suffixes.split()]
+    paths = [f"{folder}/cartpole{suffix}" for suffix in suffixes.split()]
     start = time.perf_counter()
-    film = record(balance, ENV, paths, episodes, seed=0, overlay="caption" if overlay else False)
-    return film.frames, time.perf_counter() - start
+    overlays = "caption" if overlay else False
+    video = record(balance, ENV, paths, episodes, seed=0, overlay=overlays)
+    return video.frames, time.perf_counter() - start
 
 
 def run(python: str, *args: str) -> float:
-    """Frames per second that a process of its own measures."""
+    """Return the frames per second measured in a process of its own."""
     done = subprocess.run(
         [python, __file__, *args], capture_output=True, text=True, check=False, timeout=1800
     )
@@ -77,7 +78,7 @@ def run(python: str, *args: str) -> float:
 
 
 def ready(peer: str | None) -> bool:
-    """Whether that Python has what is measured."""
+    """Return whether that Python has Gymnasium and moviepy."""
     if peer is None or not Path(peer).exists():
         return False
     check = [peer, "-c", "import moviepy, gymnasium.envs.classic_control"]
@@ -85,7 +86,7 @@ def ready(peer: str | None) -> bool:
 
 
 def memory(frames: int) -> None:
-    """Films so many frames and prints the highest memory on the way."""
+    """Record a number of frames and print the peak memory on the way."""
     from tfpg.video.record import record
 
     episodes = -(-frames // (STEPS + 1))
@@ -95,25 +96,27 @@ def memory(frames: int) -> None:
         nonlocal steps
         steps += 1
         if steps in (1000, 10_000) or steps % 25_000 == 0:
-            highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"after {steps:7,} steps  {highest:7,.0f} MiB at most", flush=True)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"after {steps:7,} steps  {peak:7,.0f} MiB peak", flush=True)
         return balance(observations)
 
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        film = record(watched, ENV, f"{folder}/film.mp4", episodes, seed=0)
-        seconds, size = time.perf_counter() - start, film.path.stat().st_size
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"after {film.frames:7,} frames {highest:7,.0f} MiB at most")
-    print(f"{film.frames / seconds:,.0f} frames/s, {size / 2**20:,.1f} MiB")
+        video = record(watched, ENV, f"{folder}/cartpole.mp4", episodes, seed=0)
+        seconds, size = time.perf_counter() - start, video.path.stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"after {video.frames:7,} frames {peak:7,.0f} MiB peak")
+    print(f"{video.frames / seconds:,.0f} frames/s, {size / 2**20:,.1f} MiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", help="a Python with gymnasium and moviepy")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--episodes", type=int, default=4, help="of 501 frames each")
-    parser.add_argument("--memory", type=int, metavar="FRAMES", help="of one film so long")
+    parser.add_argument("--episodes", type=int, default=4, help="episodes of 501 frames each")
+    parser.add_argument(
+        "--memory", type=int, metavar="FRAMES", help="length of a video whose memory to measure"
+    )
     parser.add_argument("--side", choices=["tfpg", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--suffixes", default=".mp4", help=argparse.SUPPRESS)
     parser.add_argument("--overlay", action="store_true", help=argparse.SUPPRESS)
@@ -124,9 +127,11 @@ def main() -> None:
     if args.side:
         with tempfile.TemporaryDirectory() as folder:
             if args.side == "peer":
-                print(json.dumps(film_of_peer(args.episodes, folder)))
+                print(json.dumps(record_with_gymnasium(args.episodes, folder)))
             else:
-                print(json.dumps(film_of_tfpg(args.episodes, folder, args.suffixes, args.overlay)))
+                print(
+                    json.dumps(record_with_tfpg(args.episodes, folder, args.suffixes, args.overlay))
+                )
         return
     if not ready(args.peer_python):
         sys.exit(HOW_TO)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes the GIFs of videos/ anew: trains what is not in runs/films yet, and films it.
-#   ./scripts/films.sh        CartPole and LunarLander, a quarter of an hour on 2 CPU cores
-#   ./scripts/films.sh pong   Pong too, another hour
+# Makes the GIFs in videos/ again: trains what is not yet in runs/videos, and records it.
+#   ./scripts/videos.sh        CartPole and LunarLander, 15 minutes on 2 CPU cores
+#   ./scripts/videos.sh pong   Pong too, another hour
 set -eu
 . "$(dirname "$0")/setup.sh" --editable '.[atari,box2d]'
-runs=runs/films
+runs=runs/videos
 
 [ -e $runs/cartpole ] ||
     tfpg train reinforce CartPole-v1 --seed 1 --run $runs/cartpole --no-film --snapshots 0 6 12 38
