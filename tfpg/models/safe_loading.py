@@ -99,8 +99,8 @@ def check_model_file(path: str | os.PathLike) -> Path:
 @contextmanager
 def checked_model(
     path: str | os.PathLike,
-    is_registered: Callable[[str], bool] = lambda name: False,
-    allow_version_skew: bool = False,
+    is_registered: Callable[[str], bool],
+    allow_version_skew: bool,
 ) -> Iterator[CheckedModel]:
     """Check a ``.keras`` file and unpack it into a folder that exists during the block.
 
@@ -192,7 +192,7 @@ def _check_parts(infos: list[zipfile.ZipInfo], size: int, file: str) -> None:
         raise _corrupt(file, f"this contains {found}")
     if len(names) > len(PARTS):
         other = next((repr(name[:200]) for name in names if name not in PARTS), "a part twice")
-        raise _refusal(file, f"it contains {other}, and a model is {', '.join(PARTS)} only")
+        raise _refusal(file, f"it contains {other}, and a model is only {', '.join(PARTS)}")
     for info in infos:
         # Keras does not compress, so reading a part takes no more memory than its size on disk.
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -276,10 +276,9 @@ class _ConfigChecker:
             return limited
         is_function = kind == "function"
         name = str(settings) if is_function else kind
+        names = [name] if is_function else [name, alias]
         # Without a module, Keras loads an object in an older way that checks less.
-        if "module" in node and any(
-            map(self.is_registered, (name, name if is_function else alias))
-        ):
+        if "module" in node and any(map(self.is_registered, names)):
             self.built_in = False
             return False
         allowed = ALLOWED_FUNCTIONS if is_function else ALLOWED_CLASSES
@@ -312,10 +311,10 @@ def _has_layer_output(value: Any) -> bool:
 
 
 def _copy_weights(stored: bytes, file: str) -> tuple[io.BytesIO, int]:
-    """Return a new HDF5 file of the arrays in another one, and the bytes of the arrays.
+    """Return a new HDF5 file with the arrays of another one, and their size in bytes.
 
     Attributes are not copied: damaged ones make HDF5 search forever. The new file is in memory,
-    because HDF5 ends the process if it cannot write to a disk.
+    because h5py crashes the process when a disk is full.
     """
     import h5py
 
