@@ -264,9 +264,7 @@ class TestArchive:
         "name", ["assets/vocabulary.txt", "../PWNED", "/tmp/PWNED", "model.weights.npz", "a/"]
     )
     def test_a_fourth_part_is_refused(self, write, name, canary):
-        check_refused(
-            write(extra=[(name, "x")]), f"contains {name!r}, and a model is only"
-        )
+        check_refused(write(extra=[(name, "x")]), f"contains {name!r}, and a model is only")
 
     def test_a_part_that_is_there_twice_is_refused(self, write):
         with pytest.warns(UserWarning, match="Duplicate name"):

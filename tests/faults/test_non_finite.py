@@ -87,7 +87,7 @@ def test_a_bundle_of_a_replay_has_the_transitions(tmp_path):
 def test_a_model_that_is_not_finite_from_the_start_has_no_bundle(tmp_path):
     model = q_network()
     model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
-    with pytest.raises(FloatingPointError, match=r"Its weight .* is not finite: load an earlier model"):
+    with pytest.raises(FloatingPointError, match="Its weight .* is not finite"):
         tfpg.DQN(model, **SMALL).fit("CartPole-v1", 1, seed=0, verbose=0, checkpoints=tmp_path)
     assert list(tmp_path.glob("*")) == []
 

@@ -221,7 +221,10 @@ class TestClipping:
         return [v.numpy() for v in variables], optimizer
 
     def both(self, scale, **options):
-        ours, optimizer = self.learned(lambda o, g, v: apply_gradients([(o, v)], g), scale, **options)
+        def apply(optimizer, gradients, variables):
+            apply_gradients([(optimizer, variables)], gradients)
+
+        ours, optimizer = self.learned(apply, scale, **options)
         assert optimizer.global_clipnorm == options.get("global_clipnorm")
         return ours, self.learned(lambda o, g, v: o.apply(g, v), scale, **options)[0]
 
