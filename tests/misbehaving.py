@@ -1,4 +1,4 @@
-"""Environments that each do one thing wrong; as ids with ``misbehaving:`` before them."""
+"""Environments with one mistake each, registered as ``misbehaving:NAME-v0``."""
 
 import atexit
 import ctypes
@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 import warnings
 
@@ -18,7 +17,7 @@ from toys import Countdown, Endless
 
 
 class Well(Countdown):
-    """Five steps, nothing wrong; what the others begin with."""
+    """Has no mistake, and episodes of five steps. The base class of the others."""
 
     def __init__(self, render_mode=None):
         super().__init__(length=5, render_mode=render_mode)
@@ -26,6 +25,13 @@ class Well(Countdown):
 
     def _observe(self):
         return np.array([self.t, 0], np.float32)
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, self._pay(reward), *rest
+
+    def _pay(self, reward):
+        return reward
 
 
 class NaNObservation(Well):
@@ -49,40 +55,31 @@ class WrongShape(Well):
         return np.zeros(3, np.float32)
 
 
-class Rewarding(Well):
-    """Every step is paid ``reward``."""
-
-    def __init__(self, reward=None, render_mode=None):
-        super().__init__(render_mode)
-        self.reward = reward
-
-    def step(self, action):
-        observation, _, *rest = super().step(action)
-        return observation, self.reward, *rest
+class NoReward(Well):
+    def _pay(self, reward):
+        return None
 
 
 class Nondeterministic(Well):
-    """Pays what nobody seeds, from the third step of an episode on."""
+    """Pays unseeded noise from the third step of an episode on."""
 
-    def step(self, action):
-        observation, _, *rest = super().step(action)
-        return observation, random.random() if self.t > 2 else 1.0, *rest
+    def _pay(self, reward):
+        return random.random() if self.t > 2 else reward
 
 
 class Remembering(Well):
-    """Each instance plays its episodes alike once, and never again."""
+    """Pays the number of the step, counted over all episodes of the instance."""
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
         self.count = itertools.count()
 
-    def step(self, action):
-        observation, _, *rest = super().step(action)
-        return observation, float(next(self.count)), *rest
+    def _pay(self, reward):
+        return float(next(self.count))
 
 
 class Raising(Well):
-    """Raises in the fourth step of every episode."""
+    """Raises an exception in the fourth step of every episode."""
 
     def step(self, action):
         if self.t == 3:
@@ -105,7 +102,7 @@ class Spaceless(gymnasium.Env):
 
 
 class OldInterface(Well):
-    """As before Gym 0.26."""
+    """Has the interface of Gym before 0.26."""
 
     def reset(self):
         super().reset()
@@ -117,14 +114,14 @@ class OldInterface(Well):
 
 
 class Talking(Well):
-    """A step returns words."""
+    """Returns a string from ``step``."""
 
     def step(self, action):
         return "further"
 
 
 class Untyped(Well):
-    """Ends are integers or None, and infos lists."""
+    """Returns an integer, None and a list where two bools and a dict are expected."""
 
     def step(self, action):
         observation, reward, terminated, _, _ = super().step(action)
@@ -132,7 +129,7 @@ class Untyped(Well):
 
 
 class Buffered(Well):
-    """One array for all observations."""
+    """Uses one array for all observations."""
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
@@ -144,61 +141,30 @@ class Buffered(Well):
 
 
 class Hanging(Well):
+    """Sleeps in the fourth step of an episode."""
+
     def step(self, action):
         if self.t == 3:
             time.sleep(60)
         return super().step(action)
 
 
-class Ending(Well):
-    def step(self, action):
-        os._exit(3)
+class Spinning(Well):
+    """Computes for a long time in a reset."""
 
-
-class Helped(Well):
-    """Has a process of its own, which it ends when Python does."""
-
-    def __init__(self, render_mode=None):
-        super().__init__(render_mode)
-        helper = subprocess.Popen(["sleep", os.environ["HELPER"]])
-        atexit.register(helper.kill)
-
-
-class Leaving(Well):
-    def step(self, action):
-        if os.fork() == 0:
-            os.closerange(1, 3)
-            time.sleep(25)
-            os._exit(0)
-        os._exit(3)
+    def reset(self, *, seed=None, options=None):
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            pass
+        return super().reset(seed=seed)
 
 
 class Holding(Well):
-    """A step in native code that lets nothing else run, for ten seconds."""
+    """Holds Python's lock for ten seconds in a step, in native code."""
 
     def step(self, action):
         ctypes.PyDLL(None).usleep(10_000_000)
         return super().step(action)
-
-
-class Crashing(Well):
-    def step(self, action):
-        return crash()
-
-
-def crash():
-    """As native code does, given a wrong pointer."""
-    ctypes.string_at(0)
-
-
-class Spinning(Well):
-    enough = threading.Event()
-
-    def reset(self, *, seed=None, options=None):
-        until = time.monotonic() + 30
-        while time.monotonic() < until and not self.enough.is_set():
-            pass
-        return super().reset(seed=seed)
 
 
 class Slow(Well):
@@ -207,16 +173,52 @@ class Slow(Well):
         return super().step(action)
 
 
+class Ending(Well):
+    """Ends its process."""
+
+    def step(self, action):
+        os._exit(3)
+
+
+class Crashing(Well):
+    """Crashes its process."""
+
+    def step(self, action):
+        return crash()
+
+
+def crash():
+    """Read a wrong address, as broken native code does."""
+    ctypes.string_at(0)
+
+
+class Leaving(Well):
+    """Ends its process, and leaves another one behind."""
+
+    def step(self, action):
+        if os.fork() == 0:
+            os.closerange(1, 3)
+            time.sleep(25)
+            os._exit(0)
+        os._exit(3)
+
+
+class Helped(Well):
+    """Starts a process, and kills it when Python exits."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        helper = subprocess.Popen(["sleep", os.environ["HELPER"]])
+        atexit.register(helper.kill)
+
+
 class Tupled(Well):
-    """Spaces that tfpg has no inputs and no head for."""
+    """Has spaces that no model of tfpg supports."""
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
         self.observation_space = spaces.Tuple([spaces.Discrete(9), spaces.Discrete(2)])
         self.action_space = spaces.Tuple([spaces.Discrete(2)])
-
-    def step(self, action):
-        return super().step(action[0])
 
     def _observe(self):
         return self.t, 0
@@ -234,14 +236,16 @@ class Windowed(Well):
 
 
 class Squeaking(Well):
+    """Warns and prints."""
+
     def step(self, action):
         warnings.warn("The wheel squeaks.", stacklevel=1)
         print("squeak")
         return super().step(action)
 
 
-class Everything(Well):
-    """Much is wrong at once."""
+class Everything(Buffered):
+    """Makes many mistakes at once."""
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
@@ -257,13 +261,12 @@ class Everything(Well):
         return self._observe(), np.array([random.random()]), self.t == 5, False, {}
 
     def _observe(self):
-        self.buffer[:] = np.nan, -7
-        self.buffer[0] = self.t if self.t < 2 else np.nan
+        self.buffer[:] = self.t if self.t < 2 else np.nan, -7
         return self.buffer
 
     def render(self):
         raise OSError("no GPU")
 
 
-for kind in (Well, *Well.__subclasses__(), Spaceless, Endless):
+for kind in (Well, *Well.__subclasses__(), Everything, Spaceless, Endless):
     gymnasium.register(f"{kind.__name__}-v0", f"{__name__}:{kind.__name__}")

@@ -1,4 +1,4 @@
-"""Tiny environments whose right answers are known."""
+"""Tiny environments with known right answers."""
 
 import gymnasium
 import numpy as np
@@ -6,9 +6,9 @@ from gymnasium import spaces
 
 
 class Countdown(gymnasium.Env):
-    """Ends by itself after ``length`` steps; observes the step, and is paid 1 for each.
+    """Observes the step and the episode, pays 1 for each step, and terminates after ``length``.
 
-    With ``lengths``, episode k has ``lengths[k]`` steps. Every reset's seed is kept.
+    With ``lengths``, episode k has ``lengths[k]`` steps. ``seeds`` holds the seeds of all resets.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -55,9 +55,10 @@ class Endless(gymnasium.Env):
 
 
 class Bandit(gymnasium.Env):
-    """One step; observes a sign and is paid 1 for the action that fits it.
+    """One step; observes a sign, and pays 1 for the action that matches it.
 
-    ``space`` is the action space; for a Box the pay is minus the squared distance to the sign.
+    ``space`` is the action space. In a Box, the reward is minus the squared distance to half the
+    sign.
     """
 
     def __init__(self, space=None):
@@ -79,9 +80,9 @@ class Bandit(gymnasium.Env):
 
 
 class Windowed(Countdown):
-    """Only opens a window, 120 wide and 81 high, and paints the step into it.
+    """Only opens a window, 120 wide and 81 high, and draws the step into it.
 
-    With ``when="asked"`` it paints when `render` is called, as few environments do.
+    With ``when="asked"`` it draws when `render` is called, as few environments do.
     """
 
     metadata = {"render_modes": ["human"], "render_fps": 10}
@@ -90,7 +91,7 @@ class Windowed(Countdown):
         super().__init__(length, render_mode=render_mode)
         self.when, self.screen = when, None
 
-    def _paint(self):
+    def _draw(self):
         import pygame
 
         if self.screen is None:
@@ -103,18 +104,18 @@ class Windowed(Countdown):
     def reset(self, *, seed=None, options=None):
         result = super().reset(seed=seed)
         if self.when == "stepped":
-            self._paint()
+            self._draw()
         return result
 
     def step(self, action):
         result = super().step(action)
         if self.when == "stepped":
-            self._paint()
+            self._draw()
         return result
 
     def render(self):
         if self.when == "asked":
-            self._paint()
+            self._draw()
 
     def close(self):
         import pygame
@@ -125,7 +126,7 @@ class Windowed(Countdown):
 
 
 class Listed(Countdown):
-    """Renders two pictures a step, and one after a reset."""
+    """Renders a list of two frames after a step, and of one frame after a reset."""
 
     metadata = {"render_modes": ["rgb_array_list"], "render_fps": 10}
 

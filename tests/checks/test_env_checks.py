@@ -131,7 +131,7 @@ BROKEN = [
     ("NaNObservation", "observations", "1 of 2 values is NaN or infinite (step 2, seed 0, and "),
     ("OutOfBounds", "observations", "1 of 2 values is outside the space: 4 > 3"),
     ("WrongShape", "observations", "shape (3,), but the space has (2,) (reset, seed 0, and "),
-    ("Rewarding", "rewards", "expected a float, got NoneType (step 0, seed 0, and 99 more times)"),
+    ("NoReward", "rewards", "expected a float, got NoneType (step 0, seed 0, and 99 more times)"),
     ("Raising", "step", "KeyError: 'wheel' (misbehaving.py:"),
     ("Exiting", "reset", "SystemExit: no licence (misbehaving.py:"),
     ("Talking", "step", "expected (observation, reward, terminated, truncated, info), got str"),
