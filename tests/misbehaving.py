@@ -167,6 +167,15 @@ class Holding(Well):
         return super().step(action)
 
 
+class Deadlocked(Well):
+    """Waits forever in a step, in native code that holds Python's lock and ignores signals."""
+
+    def step(self, action):
+        mutex, lock = ctypes.create_string_buffer(64), ctypes.PyDLL(None).pthread_mutex_lock
+        lock(mutex)
+        lock(mutex)
+
+
 class Slow(Well):
     def step(self, action):
         time.sleep(0.01)

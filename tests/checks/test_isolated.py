@@ -83,6 +83,15 @@ def test_an_environment_that_ends_its_process(name, words):
     assert ("in crash\n" in done.stderr) == (name == "Crashing")
 
 
+@pytest.mark.slow
+def test_native_code_that_never_returns_is_ended_with_its_traceback():
+    done = run("misbehaving:Deadlocked-v0", "--seconds", "0.5")
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert 'misbehaving.py", line' in done.stderr
+    assert "died with exit code 1" in " ".join(done.stdout.split())
+
+
 def test_a_closed_pipe_is_no_error_of_the_environment():
     reads, writes = os.pipe()
     os.close(reads)
