@@ -107,7 +107,7 @@ def test_images_of_a_replay_are_kept_there_and_the_same():
 
 
 def test_a_replay_on_a_gpu_of_more_than_it_has_is_kept_in_the_machine():
-    from tfpg.rollouts.replay_device import DeviceRows
+    from tfpg.rollouts.replay_storage import DeviceRows
 
-    with pytest.raises(MemoryError, match="on GPU:0, which has not as much free"):
+    with pytest.raises(MemoryError, match="on GPU:0, which does not have as much free"):
         DeviceRows(10**9, np.dtype((np.uint8, (84, 84))), "GPU:0")

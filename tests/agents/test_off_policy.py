@@ -94,8 +94,9 @@ class TestWhatIsGiven:
     def test_random_play_before_the_first_update_whatever_epsilon_is(self):
         agent = spied(Endless, iterations=1, epsilon=0.0, capacity=4000, learning_starts=128)
         rows = np.arange(128 // 4)
-        assert set(agent.replay._actions[rows]) == {0, 1}
-        assert len(set(agent.replay._actions[rows[-1] + 1 : rows[-1] + 16])) == 1
+        actions = agent.replay.rows_since()["actions"]
+        assert set(actions[rows]) == {0, 1}
+        assert len(set(actions[rows[-1] + 1 : rows[-1] + 16])) == 1
 
     def test_the_warm_up_counts_steps_and_not_resets(self):
         agent = spied(Countdown, learning_starts=200)
@@ -374,13 +375,13 @@ class TestFrames:
         monkeypatch.setattr(off_policy, "replay_device", lambda asked, _: asked and "GPU:0")
         with pytest.warns(UserWarning, match="as much free. Its images are kept in the mach"):
             agent, *_ = self.learned()
-        assert isinstance(agent.replay._observations, np.ndarray)
+        assert isinstance(agent.replay.observations(np.arange(2)), np.ndarray)
         with pytest.raises(MemoryError, match="GPU:0 has not as much free"):
             self.learned(replay_device="GPU:0")
 
     def test_that_are_none_are_refused(self):
         agent = tfpg.DQN(self.model(), frame_stack=3, **SMALL)
-        with pytest.raises(ValueError, match="have not moved on by one along their last axis"):
+        with pytest.raises(ValueError, match="do not move on by one along the last axis"):
             agent.fit(self.stacked(moves=False), 1, seed=0, verbose=0)
 
     def test_of_another_number(self):

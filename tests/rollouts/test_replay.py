@@ -1,4 +1,4 @@
-"""Whatever is put in, what comes out is what happened: every sampled transition tells of itself."""
+"""Whatever steps are added, each sampled transition is one that happened."""
 
 import gymnasium
 import numpy as np
@@ -9,21 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpg.core.arrays import map_arrays
-from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.heads import EpsilonGreedyHead
+from tfpg.models.policy import Decision
 from tfpg.ops.distributions import EpsilonGreedy
+from tfpg.rollouts import replay_storage
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.replay import ReplayBuffer
+from tfpg.rollouts.replay_storage import DeviceRows, bytes_needed, replay_device
 from tfpg.rollouts.trajectory import Trajectory
 
 GAMMA = 0.5
+IMAGES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+NUMBERS = spaces.Box(0, 99, (1,))
 
 
 class Telling(gymnasium.Env):
-    """Observes the numbers of its environment, episode and step; pays them.
+    """Observes the numbers of its environment, episode and step, and is paid by them.
 
-    Every third episode is truncated, the others terminate. With ``stack`` the observation stacks
-    that many frames, of which the missing ones are those of step 0, or zeros.
+    Every third episode is truncated, the others terminate. With ``stack`` an observation is a stack
+    of so many frames, and the missing ones are those of step 0, or zeros.
     """
 
     def __init__(self, number=0, stack=1, zeros=False, kind="array"):
@@ -37,7 +41,7 @@ class Telling(gymnasium.Env):
         self.action_space = spaces.Discrete(4)
         self.episode = -1
 
-    def _observe(self):
+    def observe(self):
         x = np.array([self.number, self.episode % 200, self.t], np.uint8)
         if self.stack > 1:
             ago = np.arange(self.stack - 1, -1, -1)
@@ -52,23 +56,18 @@ class Telling(gymnasium.Env):
         super().reset(seed=seed)
         self.episode += 1
         self.t = 0
-        self.length = 1 + (7 * self.episode + 3 * self.number) % 6
-        return self._observe(), {}
+        self.length = length_of(self.number, self.episode)
+        return self.observe(), {}
 
     def step(self, action):
         self.t += 1
         over = self.t >= self.length
         cut = over and self.episode % 3 == 2
-        return (
-            self._observe(),
-            reward(self.number, self.episode % 200, self.t - 1),
-            over and not cut,
-            cut,
-            {},
-        )
+        reward = reward_of(self.number, self.episode % 200, self.t - 1)
+        return self.observe(), reward, over and not cut, cut, {}
 
 
-def reward(number, episode, t):
+def reward_of(number, episode, t):
     return 100.0 * number + episode + t / 10
 
 
@@ -77,13 +76,11 @@ def length_of(number, episode):
 
 
 class Player:
-    """A policy that plays the step's number."""
+    """A policy whose action is the number of the step."""
 
     head = EpsilonGreedyHead(spaces.Discrete(4))
 
     def actor(self):
-        from tfpg.models.policy import Decision
-
         def act(observations, noise):
             x = observations["a"] if isinstance(observations, dict) else observations
             t = x[:, 2] if x.ndim == 2 else x[:, 2, 0, -1]
@@ -96,17 +93,12 @@ class Player:
         return EpsilonGreedy(outputs, 1.0)
 
 
-def collector(mode, count=3, **options):
-    makers = [lambda n=n: Telling(n, **options) for n in range(count)]
-    if mode is AutoresetMode.DISABLED:
-        makers = [lambda m=m: SupervisedEnv(m()) for m in makers]
-    return Collector(SyncVectorEnv(makers, autoreset_mode=mode), seed=0)
-
-
 def filled(mode, steps, capacity, n_step=1, count=3, prioritized=False, device=None, **options):
-    player = collector(mode, count, **options)
+    """A replay that was given fragments of so many steps, and the collector that played them."""
+    makers = [lambda n=n: Telling(n, **options) for n in range(count)]
+    collector = Collector(SyncVectorEnv(makers, autoreset_mode=mode), seed=0)
     replay = ReplayBuffer(
-        player.envs.single_observation_space,
+        collector.envs.single_observation_space,
         capacity,
         count,
         n_step=n_step,
@@ -116,21 +108,18 @@ def filled(mode, steps, capacity, n_step=1, count=3, prioritized=False, device=N
         device=device,
     )
     for number in steps:
-        replay.add(player.collect_steps(Player(), number))
-    return replay, player
+        replay.add(collector.collect_steps(Player(), number))
+    return replay, collector
 
 
-def check(replay, transitions, stack=1, zeros=False, cuts=()):
-    """Every transition is what the environment's own rule says of its first observation."""
+def check(replay, transitions, stack=1, zeros=False):
+    """Each transition is what the environment's own rules say of its first observation."""
     for i in range(len(transitions.rewards)):
         x, following = transitions.observations[i], transitions.next_observations[i]
         number, episode, t = (x if stack == 1 else x[:, 0, -1]).tolist()
         length = length_of(number, episode)
         steps = min(replay.n_step, length - t)
-        for cut in cuts:  # the last step before somebody began anew
-            if cut[:2] == (number, episode):
-                steps = min(steps, cut[2] - t)
-        rewards = [reward(number, episode, t + j) * GAMMA**j for j in range(steps)]
+        rewards = [reward_of(number, episode, t + j) * GAMMA**j for j in range(steps)]
         ends = t + steps == length and episode % 3 != 2
         assert transitions.actions[i] == t % 4
         assert transitions.rewards[i] == pytest.approx(sum(rewards), rel=1e-6)
@@ -138,68 +127,80 @@ def check(replay, transitions, stack=1, zeros=False, cuts=()):
         env = Telling(number, stack, zeros)
         for seen, time in ((x, t), (following, t + steps)):
             env.episode, env.t = episode, time
-            np.testing.assert_array_equal(seen, env._observe())
+            np.testing.assert_array_equal(seen, env.observe())
 
 
-MODES = [AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
-modes = pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+def sample(replay, count, batch_size=None, seed=0, **options):
+    return replay.sample(np.random.default_rng(seed), count, batch_size, **options)
+
+
+def fragment(observations):
+    """Steps of one environment between these observations, each paid 1."""
+    steps = len(observations) - 1
+    return Trajectory(
+        np.array(observations, np.float32).reshape(-1, 1, 1),
+        np.zeros((steps, 1), int),
+        np.ones((steps, 1)),
+        *np.zeros((2, steps, 1), bool),
+        np.ones((steps, 1)),
+        np.zeros((steps, 1)),
+    )
+
+
+def numbers(*fragments, rows=20, **options):
+    """A replay of one environment that observes numbers."""
+    replay = ReplayBuffer(NUMBERS, rows, gamma=GAMMA, **options)
+    for data in fragments:
+        replay.add(fragment(data))
+    return replay
+
+
+modes = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda m: m.name)
 
 
 @modes
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize(("stack", "zeros"), [(1, False), (4, False), (3, True)])
-@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize(
+    ("n_step", "stack", "zeros", "prioritized"),
+    [(1, 1, False, False), (3, 1, False, True), (1, 4, False, True), (3, 3, True, False)],
+)
 def test_transitions_are_what_happened(mode, n_step, stack, zeros, prioritized):
-    replay, _ = filled(
-        mode,
-        [1, 1, 7, 2, 12, 1, 1, 5, 12, 12, 12, 12],
-        200,
-        n_step,
-        stack=stack,
-        zeros=zeros,
-        prioritized=prioritized,
-    )
-    transitions = replay.sample(np.random.default_rng(0), 600)
+    steps = [1, 1, 7, 2, 12, 1, 1, 5, 12, 12, 12, 12]
+    options = {"stack": stack, "zeros": zeros, "prioritized": prioritized}
+    replay, _ = filled(mode, steps, 200, n_step, **options)
+    transitions = sample(replay, 600)
     check(replay, transitions, stack, zeros)
-    # Nearly every stored step comes up; none from a row that is no step.
-    assert len(set(transitions.indices)) > 0.8 * len(replay)
-    assert replay._real[transitions.indices].all()
+    # Nearly all stored steps come up.
+    assert 0.8 * len(replay) < len(set(transitions.indices)) <= len(replay)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=25),
     st.integers(12, 60),
     st.integers(1, 4),
     st.sampled_from([1, 2, 4]),
-    st.sampled_from(MODES),
-    st.booleans(),
+    st.sampled_from(list(AutoresetMode)),
 )
-def test_any_order_of_adding(steps, rows, n_step, stack, mode, prioritized):
-    capacity = 2 * (rows + 50)
-    replay, _ = filled(mode, steps, capacity, n_step, 2, prioritized, stack=stack)
-    assert len(replay) == replay._real.sum()
-    try:
-        transitions = replay.sample(np.random.default_rng(1), 64)
-    except ValueError:
+def test_any_sequence_of_fragments(steps, rows, n_step, stack, mode):
+    replay, _ = filled(mode, steps, 2 * (rows + 50), n_step, 2, stack=stack)
+    prioritized, _ = filled(mode, steps, 2 * (rows + 50), n_step, 2, prioritized=True, stack=stack)
+    if not replay.ready:
         assert sum(steps) <= n_step + stack
         return
-    check(replay, transitions, stack)
-    if prioritized:
-        tree = replay.tree
-        first, stop = replay._window()
-        inside = replay._between(first, stop)
-        leaves = tree.get(np.arange(tree.capacity))
-        assert tree.total == pytest.approx(leaves.sum())
-        assert set(np.flatnonzero(leaves)) == set(inside[replay._real[inside]])
+    check(replay, sample(replay, 64), stack)
+    check(prioritized, sample(prioritized, 64), stack)
+    # What can be sampled has a priority, and nothing else.
+    tree = prioritized.tree
+    weights = tree.get(np.arange(tree.capacity))
+    assert tree.total == pytest.approx(weights.sum())
+    assert set(np.flatnonzero(weights)) == set(sample(replay, 5000).indices)
 
 
-def test_a_cut_episode_is_bootstrapped_from_where_it_was_left():
-    replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, n_step=3, gamma=GAMMA)
-    replay.add(fragment([0, 1, 2]))
+def test_an_episode_that_is_cut_bootstraps_from_its_last_observation():
+    replay = numbers([0, 1, 2], n_step=3)
     replay.cut()
     replay.add(fragment([50, 51, 52, 53, 54]))
-    transitions = replay.sample(np.random.default_rng(0), 200)
+    transitions = sample(replay, 200)
     found = {
         int(x): (float(r), float(d), int(y))
         for x, r, d, y in zip(
@@ -218,268 +219,227 @@ def test_a_cut_episode_is_bootstrapped_from_where_it_was_left():
     }
 
 
-def fragment(observations):
-    """Steps of one environment between observations, each paid 1."""
-    steps = len(observations) - 1
-    return Trajectory(
-        np.array(observations, np.float32).reshape(-1, 1, 1),
-        np.zeros((steps, 1), int),
-        np.ones((steps, 1)),
-        *np.zeros((2, steps, 1), bool),
-        np.ones((steps, 1)),
-        np.zeros((steps, 1)),
-    )
+def test_an_episode_that_failed_is_cut():
+    replay = numbers([0, 1, 2], n_step=2)
+    data = fragment([9, 50, 51, 52])
+    data.mask[0] = 0
+    replay.add(data)
+    transitions = sample(replay, 100)
+    pairs = zip(transitions.observations[:, 0], transitions.next_observations[:, 0], strict=True)
+    assert set(pairs) == {(0, 2), (1, 2), (50, 52)}
 
 
 def test_a_lost_life_ends_what_is_learned_and_not_the_episode():
     data = fragment(range(6))
     data.terminated[2] = True
-    replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, n_step=2, gamma=GAMMA)
+    replay = numbers(n_step=2)
     replay.add(data)
-    transitions = replay.sample(np.random.default_rng(0), 100)
-    found = dict(
-        zip(transitions.observations[:, 0].tolist(), transitions.discounts.tolist(), strict=True)
-    )
+    transitions = sample(replay, 100)
+    found = dict(zip(transitions.observations[:, 0], transitions.discounts, strict=True))
     assert found == {0: 0.25, 1: 0.0, 2: 0.0, 3: 0.25}
 
 
 class TestSampling:
-    def test_uniform_over_the_steps(self):
+    def test_steps_are_drawn_uniformly(self):
         replay, _ = filled(AutoresetMode.DISABLED, [10] * 4, 90)
-        first, stop = replay._window()
-        rows = replay._between(first, stop)
-        rows = rows[replay._real[rows]]
-        drawn = replay.sample(np.random.default_rng(3), 100_000).indices
-        counts = np.bincount(drawn, minlength=90)[rows]
-        assert counts.sum() == 100_000
-        expected = 100_000 / len(rows)
-        assert ((counts - expected) ** 2 / expected).sum() < len(rows) + 5 * np.sqrt(2 * len(rows))
+        _, counts = np.unique(sample(replay, 100_000, seed=3).indices, return_counts=True)
+        assert len(counts) == len(replay)
+        expected = 100_000 / len(replay)
+        spread = ((counts - expected) ** 2 / expected).sum()
+        assert spread < len(replay) + 5 * np.sqrt(2 * len(replay))
 
-    def test_prioritized_in_proportion_and_weighted_back(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True, alpha=0.5)
-        replay.add(fragment(range(5)))
-        rows = np.arange(4)
-        replay.update_priorities(rows, np.array([1.0, -4.0, 9.0, 0.0]))
-        transitions = replay.sample(np.random.default_rng(0), 60_000, 60_000, beta=1.0)
+    def test_priorities_set_the_proportions_and_weights_correct_for_them(self):
+        replay = numbers(range(5), prioritized=True, alpha=0.5)
+        replay.update_priorities(np.arange(4), np.array([1.0, -4.0, 9.0, 0.0]))
+        transitions = sample(replay, 60_000, 60_000, beta=1.0)
         frequencies = np.bincount(transitions.indices, minlength=4) / 60_000
         np.testing.assert_allclose(frequencies, np.array([1, 2, 3, 1e-3]) / 6.001, atol=0.005)
-        # The mean of anything, weighted, is that of a uniform draw, but for one factor.
+        # A weighted mean is that of a uniform draw, up to a factor.
         weighted = np.bincount(transitions.indices, transitions.weights, minlength=4)
         np.testing.assert_allclose(weighted[:3] / weighted[0], 1, rtol=0.02)
         assert transitions.weights.max() == 1
 
-    def test_the_largest_weight_of_every_batch_is_one(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True)
-        replay.add(fragment(range(9)))
+    def test_the_largest_weight_of_each_batch_is_one(self):
+        replay = numbers(range(9), prioritized=True)
         replay.update_priorities(np.arange(8), np.arange(8.0))
-        weights = replay.sample(np.random.default_rng(0), 30, 5, beta=0.5).weights
+        weights = sample(replay, 30, 5, beta=0.5).weights
         np.testing.assert_array_equal(weights.reshape(6, 5).max(axis=1), 1)
 
-    def test_new_steps_get_the_highest_priority_that_was_met(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True, alpha=1.0)
-        replay.add(fragment([0, 1, 2]))
+    def test_new_steps_get_the_highest_priority_so_far(self):
+        replay = numbers([0, 1, 2], prioritized=True, alpha=1.0)
         np.testing.assert_allclose(replay.tree.get(np.arange(3)), [1, 1, 0])
         replay.update_priorities(np.array([0]), np.array([-7.0]))
         replay.add(fragment([2, 3]))
         np.testing.assert_allclose(replay.tree.get(np.arange(3)), [7, 1, 7], rtol=1e-6)
 
-    def test_equal_seeds_draw_equally(self):
+    def test_a_seed_draws_the_same_transitions(self):
         replay, _ = filled(AutoresetMode.NEXT_STEP, [10] * 3, 90)
-        one, same, other = (
-            replay.sample(np.random.default_rng(seed), 40).indices for seed in (0, 0, 1)
-        )
+        one, same, other = (sample(replay, 40, seed=seed).indices for seed in (0, 0, 1))
         np.testing.assert_array_equal(one, same)
         assert (one != other).any()
 
     def test_a_batch_is_drawn_from_all_parts_of_the_priorities(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 40, 1, prioritized=True)
-        replay.add(fragment(range(17)))
-        drawn = replay.sample(np.random.default_rng(0), 32, 16).indices
-        for batch in drawn.reshape(2, 16):
+        replay = numbers(range(17), rows=40, prioritized=True)
+        for batch in sample(replay, 32, 16).indices.reshape(2, 16):
             assert sorted(batch) == list(range(16))
 
-    def test_a_transition_without_an_error_is_not_forgotten(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True)
-        replay.add(fragment([0, 1, 2]))
+    def test_a_transition_without_an_error_can_be_drawn_again(self):
+        replay = numbers([0, 1, 2], prioritized=True)
         replay.update_priorities(np.array([0, 1]), np.array([0.0, 1.0]))
         assert 0 < replay.tree.get(np.array([0]))[0] < 1e-3
 
-    def test_what_was_written_over_gets_no_priority(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, 1, prioritized=True)
-        replay.add(fragment(range(12)))
-        gone = replay.sample(np.random.default_rng(0), 64).indices
+    def test_steps_that_were_overwritten_get_no_priority(self):
+        replay = numbers(range(12), prioritized=True)
+        overwritten = sample(replay, 64).indices
         replay.add(fragment(range(11, 22)))
-        replay.update_priorities(gone, np.full(64, 9.0))
-        first, stop = replay._window()
-        inside = np.zeros(20, bool)
-        inside[replay._between(first, stop)] = True
-        assert (replay.tree.get(np.flatnonzero(~inside)) == 0).all()
-        assert (replay.tree.get(np.flatnonzero(inside)) > 0).all()
+        replay.update_priorities(overwritten, np.full(64, 9.0))
+        # 19 of the 20 rows are steps; the last one holds the observation after them.
+        weights = replay.tree.get(np.arange(20))
+        assert np.count_nonzero(weights) == len(replay) == 19
+        assert set(sample(replay, 500).observations[:, 0]) == set(range(2, 21))
 
     @pytest.mark.parametrize("prioritized", [False, True])
-    def test_nothing_whole_to_draw(self, prioritized):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 20, n_step=3, prioritized=prioritized)
-        for data in (None, fragment([0, 1, 2])):
-            if data is not None:
-                replay.add(data)
-            with pytest.raises(ValueError, match="no whole transition in the replay yet, of . st"):
-                replay.sample(np.random.default_rng(0), 4)
+    def test_without_a_whole_transition_there_is_no_sample(self, prioritized):
+        replay = numbers(n_step=3, prioritized=prioritized)
+        for steps in (0, 2):
+            assert not replay.ready
+            with pytest.raises(ValueError, match=f"holds {steps} steps and no whole transition"):
+                sample(replay, 4)
+            replay.add(fragment([0, 1, 2]))
 
 
 class TestMemory:
-    def test_a_stack_of_frames_costs_one(self):
-        space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
-        one = ReplayBuffer(space, 1000, frame_stack=4)
-        assert one.nbytes == 1000 * (84 * 84 + 11)
-        assert ReplayBuffer(space, 1000).nbytes == 1000 * (4 * 84 * 84 + 11)
+    def test_a_stack_of_frames_is_stored_once(self):
+        assert ReplayBuffer(IMAGES, 1000, frame_stack=4).nbytes == 1000 * (84 * 84 + 11)
+        assert ReplayBuffer(IMAGES, 1000).nbytes == 1000 * (4 * 84 * 84 + 11)
 
     def test_a_million_frames_take_less_than_seven_and_a_half_gigabytes(self):
-        from tfpg.rollouts.replay_storage import bytes_needed
+        assert 7.0e9 < bytes_needed(IMAGES, 1_000_000, frame_stack=4)[0] < 7.5e9
+        assert bytes_needed(IMAGES, 1_000_000, frame_stack=4, prioritized=True)[0] < 7.5e9
 
-        space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
-        assert 7.0e9 < bytes_needed(space, 1_000_000, frame_stack=4)[0] < 7.5e9
-        assert bytes_needed(space, 1_000_000, frame_stack=4, prioritized=True)[0] < 7.5e9
-
-    def test_is_refused_before_it_is_taken(self):
-        space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    def test_too_much_is_refused_before_it_is_taken(self):
         message = r"A replay of 1,000,000,000 rows needs 28.2 TB, and .* are free: use a smaller"
         with pytest.raises(MemoryError, match=message):
-            ReplayBuffer(space, 10**9)
+            ReplayBuffer(IMAGES, 10**9)
 
 
 class TestBadInput:
-    def test_a_capacity_that_holds_too_little(self):
+    def test_a_capacity_that_is_too_small(self):
         with pytest.raises(
             ValueError, match="capacity 20 has 2 rows for each of 8 .* needs at least 4: .* of 32"
         ):
-            ReplayBuffer(spaces.Box(0, 1, (1,)), 20, 8)
+            ReplayBuffer(NUMBERS, 20, 8)
 
     @pytest.mark.parametrize(("n_step", "stack"), [(1, 1), (3, 1), (1, 4), (5, 3)])
-    def test_the_least_that_is_asked_for_is_enough(self, n_step, stack):
+    def test_the_smallest_capacity_is_enough(self, n_step, stack):
         least = 2 * stack + n_step + 1
         options = {"n_step": n_step, "count": 2, "stack": stack}
         with pytest.raises(ValueError, match=f"needs at least {least}: "):
             filled(AutoresetMode.DISABLED, [], 2 * least - 1, **options)
         for mode in AutoresetMode:
-            replay, _ = filled(mode, [1] * 30, 2 * least, **options)
-            assert len(replay) >= 2
+            assert len(filled(mode, [1] * 30, 2 * least, **options)[0]) >= 2
 
     def test_observations_that_are_no_stack(self):
         with pytest.raises(ValueError, match=r"frame_stack=4 is for .* these have shape \(3,\)"):
             ReplayBuffer(spaces.Box(0, 1, (3,)), 20, frame_stack=4)
 
     def test_more_steps_than_rows(self):
-        replay = ReplayBuffer(spaces.Box(0, 99, (1,)), 8, 1)
+        replay = numbers(rows=8)
         with pytest.raises(ValueError, match="9 steps of each environment are more than"):
             replay.add(fragment(range(10)))
         assert len(replay) == 0
 
 
-@pytest.mark.parametrize("kind", ["array", "dict"])
-def test_observations_in_a_dict(kind):
-    replay, _ = filled(AutoresetMode.DISABLED, [5] * 6, 60, kind=kind)
-    transitions = replay.sample(np.random.default_rng(0), 50)
-    if kind == "dict":
-        np.testing.assert_array_equal(
-            transitions.observations["a"][:, 2], transitions.observations["b"]
-        )
+def test_observations_in_a_dict():
+    replay, _ = filled(AutoresetMode.DISABLED, [5] * 6, 60, kind="dict")
+    observations = sample(replay, 50).observations
+    np.testing.assert_array_equal(observations["a"][:, 2], observations["b"])
 
 
 @modes
 @pytest.mark.parametrize("prioritized", [False, True])
 @pytest.mark.parametrize("steps", [[2], [7, 7], [12] * 9])
-def test_a_state_brings_it_back(mode, prioritized, steps):
+def test_a_state_restores_a_replay(mode, prioritized, steps):
     options = {"n_step": 2, "count": 2, "prioritized": prioritized, "stack": 3}
-    replay, player = filled(mode, steps, 120, **options)
+    replay, collector = filled(mode, steps, 120, **options)
     if prioritized and len(steps) > 1:
-        drawn = replay.sample(np.random.default_rng(0), 5).indices
-        replay.update_priorities(drawn, np.arange(5.0))
+        replay.update_priorities(sample(replay, 5).indices, np.arange(5.0))
+    written, first = replay.written, replay.rows_since()
+    replay.add(collector.collect_steps(Player(), 9))
     other, _ = filled(mode, [13] * 3, 120, **options)  # what it held is forgotten
-    other.set_state(replay.get_state(), [replay.rows_since()])
-    data = player.collect_steps(Player(), 9)
+    other.set_state(replay.get_state(), [first, replay.rows_since(written)])
+    data = collector.collect_steps(Player(), 9)
     for each in (replay, other):
         each.add(data)
     assert len(replay) == len(other)
-    one, same = (each.sample(np.random.default_rng(5), 50, 25) for each in (replay, other))
+    one, same = (sample(each, 50, 25, seed=5) for each in (replay, other))
     for a, b in zip(one, same, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_state_of_another_replay_is_refused():
-    replay, _ = filled(AutoresetMode.DISABLED, [5], 60)
-    state = replay.get_state()
-    with pytest.raises(ValueError, match="of 3 environments, and this replay of 2"):
-        filled(AutoresetMode.DISABLED, [5], 60, count=2)[0].set_state(state, [])
-    full, _ = filled(AutoresetMode.DISABLED, [9] * 9, 60)
-    with pytest.raises(ValueError, match="a replay of another capacity"):
-        filled(AutoresetMode.DISABLED, [5], 90)[0].set_state(full.get_state(), [])
-    for options, message in (
-        ({"n_step": 3}, "n_step=1 and prioritized=False, and this replay n_step=3 and"),
-        ({"prioritized": True}, "prioritized=False, and this replay n_step=1 and prioritized=True"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            filled(AutoresetMode.DISABLED, [5], 60, **options)[0].set_state(state, [])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 2, "capacity": 40}, "num_envs=3, and this one has num_envs=2"),
+        ({"capacity": 90}, "rows=20, and this one has rows=30"),
+        ({"n_step": 3}, "n_step=1, and this one has n_step=3"),
+        ({"prioritized": True}, "prioritized=False, and this one has prioritized=True"),
+    ],
+)
+def test_the_state_of_another_replay_is_refused(options, words):
+    state = filled(AutoresetMode.DISABLED, [5], 60)[0].get_state()
+    other, _ = filled(AutoresetMode.DISABLED, [5], **{"capacity": 60, **options})
+    with pytest.raises(ValueError, match=words):
+        other.set_state(state, [])
 
 
-@pytest.mark.parametrize("options", [{"stack": 4}, {"stack": 4, "kind": "dict"}])
-def test_a_device_holds_and_gives_what_the_machine_does(options, monkeypatch):
-    from tfpg.rollouts import replay_device as device
-
-    monkeypatch.setattr(device, "_CHUNK", 20)  # several parts
-    arrays = kept = None
-    for place in (None, "CPU:0"):
-        replay, _ = filled(AutoresetMode.NEXT_STEP, [20, 15, 9], 150, device=place, **options)
-        drawn = replay.sample(np.random.default_rng(0), 64)
-        images = drawn.observations
-        images = images["a"] if isinstance(images, dict) else images
-        assert isinstance(images, np.ndarray) == (place is None)
-        if "kind" not in options:
-            check(replay, drawn._replace(**seen(drawn)), **options)
-        if place is None:
-            arrays, kept = drawn, replay.rows_since()
-    for name, x in seen(drawn).items():
-        same(x, getattr(arrays, name))
-    same(replay.rows_since(), kept)
-    before = replay.get_state(), [replay.rows_since()]
-    replay.add(filled(AutoresetMode.NEXT_STEP, [], 150, **options)[1].collect_steps(Player(), 9))
-    replay.set_state(*before)
-    same(seen(replay.sample(np.random.default_rng(0), 64)), seen(drawn))
-
-
-def seen(transitions):
+def observations_of(transitions):
     """The observations of transitions, as arrays."""
     names = ("observations", "next_observations")
     return {name: map_arrays(np.asarray, getattr(transitions, name)) for name in names}
 
 
-def same(a, b):
+def assert_same(a, b):
     if isinstance(a, dict):
+        assert a.keys() == b.keys()
         for key in a:
-            same(a[key], b[key])
+            assert_same(a[key], b[key])
     else:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("options", [{"stack": 4}, {"stack": 4, "kind": "dict"}])
+def test_a_device_gives_what_the_machine_gives(options, monkeypatch):
+    monkeypatch.setattr(replay_storage, "CHUNK", 20)  # several parts
+    steps = [20, 15, 9]
+    here, _ = filled(AutoresetMode.NEXT_STEP, steps, 150, **options)
+    there, collector = filled(AutoresetMode.NEXT_STEP, steps, 150, device="CPU:0", **options)
+    one, other = sample(here, 64), sample(there, 64)
+    for replay, drawn in ((here, one), (there, other)):
+        images = drawn.observations["a"] if "kind" in options else drawn.observations
+        assert isinstance(images, np.ndarray) == (replay is here)
+    if "kind" not in options:
+        check(there, other._replace(**observations_of(other)), **options)
+    assert_same(observations_of(one), observations_of(other))
+    assert_same(here.rows_since(), there.rows_since())
+    before = there.get_state(), [there.rows_since()]
+    there.add(collector.collect_steps(Player(), 9))
+    there.set_state(*before)
+    assert_same(observations_of(sample(there, 64)), observations_of(other))
+
+
 class TestDevice:
-    IMAGES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
-
     def test_vectors_stay_in_the_machine(self):
-        from tfpg.rollouts.replay_device import replay_device
-
         assert replay_device("CPU:0", spaces.Box(-1, 1, (4,))) is None
-        assert replay_device(None, self.IMAGES) is None
-        assert replay_device("CPU:0", self.IMAGES) == "CPU:0"
-        assert replay_device("/device:CPU:0", spaces.Dict(a=self.IMAGES)) == "/device:CPU:0"
+        assert replay_device(None, IMAGES) is None
+        assert replay_device("CPU:0", IMAGES) == "CPU:0"
+        assert replay_device("/device:CPU:0", spaces.Dict(a=IMAGES)) == "/device:CPU:0"
 
-    def test_a_device_that_is_not_there(self):
-        from tfpg.rollouts.replay_device import replay_device
-
-        with pytest.raises(ValueError, match="replay_device='GPU:7' is none of .*CPU:0"):
-            replay_device("GPU:7", self.IMAGES)
+    def test_a_device_that_does_not_exist(self):
+        with pytest.raises(ValueError, match="replay_device='GPU:7' is not one of .*CPU:0"):
+            replay_device("GPU:7", IMAGES)
 
     @pytest.mark.slow
-    def test_a_device_that_has_not_as_much(self):
-        from tfpg.rollouts.replay_device import DeviceRows
-
-        with pytest.raises(MemoryError, match="need 70.6 TB on CPU:0, which has not as much free"):
+    def test_a_device_without_enough_memory(self):
+        with pytest.raises(MemoryError, match="needs 70.6 TB on CPU:0, which does not have"):
             DeviceRows(10**10, np.dtype((np.uint8, (84, 84))), "CPU:0")

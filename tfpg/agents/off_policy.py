@@ -23,8 +23,7 @@ from tfpg.core.options import count, flag, fraction, option, optional, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.policy import Policy
 from tfpg.rollouts.replay import ReplayBuffer, Transitions
-from tfpg.rollouts.replay_device import replay_device
-from tfpg.rollouts.replay_storage import bytes_needed, check_stacked
+from tfpg.rollouts.replay_storage import bytes_needed, check_stacked, replay_device
 from tfpg.rollouts.trajectory import Trajectory
 from tfpg.schedules import probability_schedule
 

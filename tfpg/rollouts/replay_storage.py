@@ -1,7 +1,12 @@
-"""What a row of a replay holds, and what that takes of memory."""
+"""Where a replay keeps its rows: what a row holds, how much memory it takes, and on which device.
+
+Images may be kept on a GPU. Batches are then gathered there, and an update moves row numbers to the
+device instead of pixels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -9,97 +14,119 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.arrays import map_arrays
+from tfpg.core.backend import tf
+from tfpg.core.memory import readable_bytes
 from tfpg.rollouts.sum_tree import SumTree
 
-# The arrays with a value for every row, beside the observations, and their bytes a row.
-COLUMNS = ("actions", "rewards", "real", "terminated", "truncated")
-_COLUMN_BYTES = 4 + 4 + 1 + 1 + 1
+# The arrays with a value for each row, in addition to the observations.
+COLUMNS = {
+    "actions": np.int32,
+    "rewards": np.float32,
+    "real": np.bool_,  # a step; else an observation that ended an episode, or an earlier frame
+    "terminated": np.bool_,
+    "truncated": np.bool_,
+}
+
+CHUNK = 64_000_000  # bytes that are moved to or from a device at a time
 
 
-def bytes_needed(
-    observation_space: gymnasium.Space,
-    capacity: int,
-    frame_stack: int | None = None,
-    prioritized: bool = False,
-) -> tuple[int, int]:
-    """Memory of a full `ReplayBuffer`, and how much of it is images, which a device can hold.
-
-    Example:
-        >>> bytes_needed(spaces.Box(0, 255, (84, 84, 4), np.uint8), 1000, frame_stack=4)
-        (7067000, 7056000)
-    """
-    row = _parts(row_of(observation_space, frame_stack or 1))
-    tree = SumTree.bytes_for(capacity) if prioritized else 0
-    images = capacity * sum(part.itemsize for part in row if is_image(part))
-    others = capacity * (sum(part.itemsize for part in row if not is_image(part)) + _COLUMN_BYTES)
-    return images + others + tree, images
-
-
-def is_image(row: np.dtype) -> bool:
-    """Whether what a row stores are the pixels of an image, worth a place on a device.
-
-    Example:
-        >>> is_image(np.dtype((np.uint8, (84, 84)))), is_image(np.dtype((np.float32, (4,))))
-        (True, False)
-    """
-    return row.base == np.uint8 and len(row.shape) > 1
-
-
-def make_rings(row: Any, count: int, device: str | None) -> Any:
-    """Arrays of ``count`` rows, zeros, of which images are `DeviceRows` where a device is given."""
-
-    def ring(part: np.dtype) -> Any:
-        if device is not None and is_image(part):
-            from tfpg.rollouts.replay_device import DeviceRows
-
-            return DeviceRows(count, part, device)
-        # Zeros are promised by the system, and taken as rows are written.
-        return np.zeros((count, *part.shape), part.base)
-
-    return map_arrays(ring, row)
-
-
-def stacked(ring: Any, rows: np.ndarray) -> Any:
-    """The rows ``[M, k]`` of a ring as ``[M, ..., k]``.
-
-    Example:
-        >>> stacked(np.array([[1, 2], [3, 4]]), np.array([[0, 1]])).tolist()
-        [[[1, 3], [2, 4]]]
-    """
-    if isinstance(ring, np.ndarray):
-        return np.moveaxis(ring.take(rows, axis=0), 1, -1)
-    return ring.stacked(rows)
-
-
-def as_numpy(ring: Any, rows: np.ndarray) -> np.ndarray:
-    """The rows ``[M]`` of a ring, in the machine's memory."""
-    return ring[rows] if isinstance(ring, np.ndarray) else ring.numpy(rows)
-
-
-def check_stacked(observations: Any, real: np.ndarray) -> None:
-    """Raises where observations are no stacks of frames, from one to the next.
+class HostRows:
+    """An array ``[count, ...]`` in the machine's memory, whose rows are written and gathered.
 
     Args:
-        observations: ``[T + 1, N, ..., frames]``, of a `Trajectory`, or a dict of these.
-        real: ``[T, N]``, which steps are.
-
-    Raises:
-        ValueError: After a step the frames have not moved on by one.
+        count: Number of rows.
+        row: The dtype of a row, with its shape.
 
     Example:
-        >>> check_stacked(np.array([[[1, 2]], [[2, 3]]]), np.array([[True]]))
+        >>> rows = HostRows(3, np.dtype((np.uint8, (2,))))
+        >>> rows[np.array([2, 0])] = np.array([[1, 2], [3, 4]], np.uint8)
+        >>> rows.stacked(np.array([[0, 2]])).tolist()
+        [[[3, 1], [4, 2]]]
     """
-    for x in _parts(observations):
-        if not np.array_equal(x[:-1][real][..., 1:], x[1:][real][..., :-1]):
-            raise ValueError(
-                f"frame_stack={x.shape[-1]} is for observations that are the last "
-                f"{x.shape[-1]} frames, and after a step these have not moved on by one along "
-                "their last axis: leave it out."
-            )
+
+    def __init__(self, count: int, row: np.dtype):
+        # The system provides pages of zeros only as they are written to.
+        self._rows = np.zeros((count, *row.shape), row.base)
+
+    def __setitem__(self, rows: np.ndarray, values: np.ndarray) -> None:
+        self._rows[rows] = values
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Return the rows, which may be an array of any shape."""
+        # Indexing takes ten times as long for rows of a few numbers.
+        return self._rows.take(rows, axis=0)
+
+    def stacked(self, rows: np.ndarray) -> Any:
+        """Return the rows ``[B, k]`` as ``[B, ..., k]``."""
+        return np.moveaxis(self.take(rows), 1, -1)
+
+    def numpy(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows ``[B]`` in the machine's memory."""
+        return self.take(rows)
+
+
+class DeviceRows:
+    """The same as `HostRows`, in the memory of a device.
+
+    Args:
+        count: Number of rows.
+        row: The dtype of a row, with its shape.
+        device: The device's name in TensorFlow.
+
+    Raises:
+        MemoryError: The device does not have enough memory.
+
+    Example:
+        >>> rows = DeviceRows(3, np.dtype((np.uint8, (2,))), "CPU:0")
+        >>> rows[np.array([2, 0])] = np.array([[1, 2], [3, 4]], np.uint8)
+        >>> rows.numpy(np.array([0, 1])).tolist()
+        [[3, 4], [0, 0]]
+    """
+
+    def __init__(self, count: int, row: np.dtype, device: str):
+        self._bytes = row.itemsize
+        try:
+            with tf.device(device):
+                zeros = tf.zeros((count, *row.shape), row.base)
+                self._rows = tf.Variable(zeros, trainable=False)
+        except tf.errors.ResourceExhaustedError:
+            raise MemoryError(
+                f"A replay of {count:,} rows needs {readable_bytes(count * row.itemsize)} on "
+                f"{device}, which does not have as much free: use a smaller capacity, or "
+                "replay_device=None."
+            ) from None
+
+    def __setitem__(self, rows: np.ndarray, values: np.ndarray) -> None:
+        for part in self._parts(len(rows)):
+            self._rows.scatter_update(tf.IndexedSlices(values[part], rows[part]))
+
+    def take(self, rows: np.ndarray) -> tf.Tensor:
+        """Return the rows, which may be an array of any shape."""
+        return self._rows.sparse_read(tf.constant(rows))
+
+    def stacked(self, rows: np.ndarray) -> tf.Tensor:
+        """Return the rows ``[B, k]`` as ``[B, ..., k]``."""
+        frames = self.take(rows)
+        return tf.transpose(frames, [0, *range(2, len(frames.shape)), 1])
+
+    def numpy(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows ``[B]`` in the machine's memory."""
+        found = np.empty((len(rows), *self._rows.shape[1:]), self._rows.dtype.as_numpy_dtype)
+        for part in self._parts(len(rows)):
+            found[part] = self.take(rows[part]).numpy()
+        return found
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        step = max(1, CHUNK // self._bytes)
+        return (slice(first, first + step) for first in range(0, count, step))
 
 
 def row_of(space: gymnasium.Space, stack: int) -> Any:
-    """What a row stores of an observation, as a dtype with a shape, or a dict of these."""
+    """Return the dtype, with a shape, of what a row stores of an observation, or a dict of these.
+
+    Raises:
+        ValueError: ``stack`` is above 1, and observations are not stacks of as many frames.
+    """
     if isinstance(space, spaces.Dict):
         return {key: row_of(part, stack) for key, part in space.items()}
     shape = space.shape or ()
@@ -111,5 +138,92 @@ def row_of(space: gymnasium.Space, stack: int) -> Any:
     return np.dtype((space.dtype, shape if stack == 1 else shape[:-1]))
 
 
-def _parts(observations: Any) -> list[Any]:
-    return list(observations.values()) if isinstance(observations, dict) else [observations]
+def is_image(row: np.dtype) -> bool:
+    """Return whether rows are the pixels of an image, which may be kept on a device.
+
+    Example:
+        >>> is_image(np.dtype((np.uint8, (84, 84)))), is_image(np.dtype((np.float32, (4,))))
+        (True, False)
+    """
+    return row.base == np.uint8 and len(row.shape) > 1
+
+
+def make_rows(row: Any, count: int, device: str | None) -> Any:
+    """Return ``count`` rows of zeros, or a dict of these; images on the device if there is one."""
+
+    def rows(part: np.dtype) -> HostRows | DeviceRows:
+        if device is not None and is_image(part):
+            return DeviceRows(count, part, device)
+        return HostRows(count, part)
+
+    return map_arrays(rows, row)
+
+
+def bytes_needed(
+    observation_space: gymnasium.Space,
+    capacity: int,
+    frame_stack: int | None = None,
+    prioritized: bool = False,
+) -> tuple[int, int]:
+    """Return the memory of a full replay, and how much of it is images, which a device can hold.
+
+    Example:
+        >>> bytes_needed(spaces.Box(0, 255, (84, 84, 4), np.uint8), 1000, frame_stack=4)
+        (7067000, 7056000)
+    """
+    row = row_of(observation_space, frame_stack or 1)
+    parts = list(row.values()) if isinstance(row, dict) else [row]
+    images = sum(part.itemsize for part in parts if is_image(part))
+    others = sum(part.itemsize for part in parts if not is_image(part))
+    others += sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
+    tree = SumTree.bytes_for(capacity) if prioritized else 0
+    return capacity * (images + others) + tree, capacity * images
+
+
+def replay_device(asked: str | None, space: gymnasium.Space) -> str | None:
+    """Return the device that a replay's images are kept on. None: the machine's memory.
+
+    Args:
+        asked: A device, None, or ``"auto"``: a GPU if TensorFlow uses one.
+        space: The observation space.
+
+    Raises:
+        ValueError: TensorFlow has no such device.
+
+    Example:
+        >>> replay_device("auto", spaces.Discrete(3)), replay_device("CPU:0", spaces.Discrete(3))
+        (None, None)
+    """
+    if asked is None or not bytes_needed(space, 1)[1]:
+        return None
+    devices = [d.name.split("device:")[-1] for d in tf.config.list_logical_devices()]
+    if asked == "auto":
+        return next((name for name in devices if name.startswith("GPU")), None)
+    if asked.strip("/").split("device:")[-1] not in devices:
+        raise ValueError(
+            f"replay_device={asked!r} is not one of TensorFlow's devices, {', '.join(devices)}: "
+            'use one of them, or "auto".'
+        )
+    return asked
+
+
+def check_stacked(observations: Any, real: np.ndarray) -> None:
+    """Raise if observations are not stacks of frames that move on by one with each step.
+
+    Args:
+        observations: ``[T + 1, N, ..., frames]`` of a `Trajectory`, or a dict of such arrays.
+        real: ``[T, N]`` bool, the real steps.
+
+    Raises:
+        ValueError: After a step the frames have not moved on by one.
+
+    Example:
+        >>> check_stacked(np.array([[[1, 2]], [[2, 3]]]), np.array([[True]]))
+    """
+    for x in observations.values() if isinstance(observations, dict) else [observations]:
+        if not np.array_equal(x[:-1][real][..., 1:], x[1:][real][..., :-1]):
+            raise ValueError(
+                f"frame_stack={x.shape[-1]} needs observations that are the last {x.shape[-1]} "
+                "frames, and here the frames do not move on by one along the last axis with each "
+                "step: leave it out."
+            )

@@ -1,4 +1,4 @@
-"""A binary tree of sums, to draw from many weights and to change some of them."""
+"""A binary tree of sums, to sample in proportion to many weights and to change some of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 
 
 class SumTree:
-    """Weights whose sums over halves, quarters and so on are kept, many at a time.
+    """Weights, and their sums over halves, quarters and so on.
 
-    Drawing and setting M of them takes a number of NumPy calls that grows with the logarithm of
-    the capacity. Every sum is computed anew from its two halves, so rounding does not pile up.
+    Sampling or setting many weights at once takes a number of NumPy calls that grows with the
+    logarithm of the capacity. Each sum is computed from its two halves again, so rounding errors
+    do not accumulate.
 
     Args:
-        capacity: How many weights.
+        capacity: Number of weights.
 
     Source:
         Schaul et al., "Prioritized Experience Replay", 2016, https://arxiv.org/abs/1511.05952,
@@ -34,7 +35,7 @@ class SumTree:
 
     @staticmethod
     def bytes_for(capacity: int) -> int:
-        """Memory of a tree."""
+        """Return the memory of a tree."""
         return 2 * 8 * _leaves(capacity)
 
     @property
@@ -43,11 +44,11 @@ class SumTree:
         return float(self._sums[1])
 
     def get(self, indices: np.ndarray) -> np.ndarray:
-        """The weights at ``indices [M]``."""
+        """Return the weights at ``indices [B]``."""
         return self._sums[self._leaves + indices]
 
     def set(self, indices: np.ndarray, weights: Any) -> None:
-        """Sets the weights at ``indices [M]``, at least 0; of equal indices the last counts."""
+        """Set the weights at ``indices [B]``, at least 0. Of equal indices the last one counts."""
         nodes = self._leaves + indices
         self._sums[nodes] = weights
         while len(nodes) and nodes[0] > 1:
@@ -57,17 +58,17 @@ class SumTree:
             self._sums[nodes] = self._sums[2 * nodes] + self._sums[2 * nodes + 1]
 
     def find(self, sums: np.ndarray) -> np.ndarray:
-        """Where the running sum of the weights first exceeds each of ``sums [M]``.
+        """Return the first index whose cumulative weight exceeds each of ``sums [B]``.
 
-        An index is found with a probability in proportion to its weight when the sums are uniform
-        in ``[0, total)``; one whose weight is 0 is never found.
+        With sums uniform in ``[0, total)``, the probability of an index is in proportion to its
+        weight. An index of weight 0 is never found.
         """
         nodes = np.ones(len(sums), np.int64)
         left_over = np.array(sums, np.float64)
         while nodes[0] < self._leaves:
             nodes = 2 * nodes
             left = self._sums[nodes]
-            # Rounding may leave more over than there is: never go where there is nothing.
+            # After rounding more may be left over than there is: never go where there is nothing.
             right = (left_over >= left) & (self._sums[nodes + 1] > 0)
             left_over -= np.where(right, left, 0.0)
             nodes += right
