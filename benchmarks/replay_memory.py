@@ -57,7 +57,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"taken when full      {readable_bytes(process.memory_info().rss - before)}")
     print(f"steps stored         {len(replay):,} of {args.capacity:,} rows")
-    print(f"steps stored a second  {1.02 * args.capacity / seconds:,.0f}")
+    print(f"steps stored per second  {1.02 * args.capacity / seconds:,.0f}")
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     for _ in range(20):

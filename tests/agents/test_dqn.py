@@ -353,10 +353,9 @@ class TestTraining:
 
         agent, history = train(Lives, model=q_network(inputs=2), end_on_life_loss=True)
         assert history["episode_length"][-1] == 9
-        replay = agent.replay
-        times = replay._observations[replay._real & replay._terminated][:, 0]
-        assert set(times) == {2.0, 5.0, 8.0}
-        assert not set(replay._observations[replay._real & ~replay._terminated][:, 0]) & {2, 5, 8}
+        rows = agent.replay.rows_since()
+        lost = np.isin(rows["observations"][:, 0], (2, 5, 8))
+        np.testing.assert_array_equal(rows["terminated"], lost & rows["real"])
 
     @pytest.mark.parametrize("mode", list(AutoresetMode))
     def test_every_autoreset_mode(self, mode):
@@ -366,15 +365,15 @@ class TestTraining:
         agent, history = train(envs, model=q_network(inputs=2))
         assert np.isfinite(history["loss"]).all()
         assert 2 < history["episode_length"][-1] < 5
-        rows = agent.replay
-        assert len(rows) == agent.env_steps
-        np.testing.assert_array_equal(rows._real[rows._terminated], True)
+        assert len(agent.replay) == agent.env_steps
+        rows = agent.replay.rows_since()
+        assert rows["real"][rows["terminated"]].all()
         envs.close()
 
     def test_discrete_observations(self):
         model = tfpg.networks.mlp("FrozenLake-v1", hidden=(16,), activation="relu")
         agent, history = train("FrozenLake-v1", model=model)
-        assert agent.replay._observations.dtype == np.int64
+        assert agent.replay.rows_since()["observations"].dtype == np.int64
         assert np.isfinite(history["loss"]).all()
 
     def test_observations_in_a_dict(self):

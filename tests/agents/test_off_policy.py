@@ -117,7 +117,8 @@ class TestWhatIsGiven:
 
     def test_rewards_are_clipped_on_both_sides(self):
         agent = spied(Paid, model=q_network(2), reward_clip=1)
-        assert set(agent.replay._rewards[agent.replay._real]) == {-1.0, 1.0}
+        rows = agent.replay.rows_since()
+        assert set(rows["rewards"][rows["real"]]) == {-1.0, 1.0}
 
     def test_the_agents_options_are_the_replays(self):
         replay = spied(prioritized=True, priority_alpha=0.3, n_step=2, gamma=0.7).replay
@@ -268,9 +269,9 @@ class TestBetweenFits:
 
     def test_episodes_that_were_going_on_are_cut(self):
         agent = spied(Endless)
-        assert agent.replay._truncated.sum() == 0
+        assert agent.replay.rows_since()["truncated"].sum() == 0
         agent.fit(Endless, 3, initial_iteration=2, seed=0, verbose=0)
-        assert agent.replay._truncated.sum() == 4
+        assert agent.replay.rows_since()["truncated"].sum() == 4
 
     def test_counts_go_on(self):
         agent = spied(Countdown)
@@ -402,11 +403,10 @@ class TestLives:
         envs = SyncVectorEnv([make or (lambda: Lives(length=7))] * 4, autoreset_mode=mode)
         agent = tfpg.DQN(q_network(2), end_on_life_loss=True, **SMALL)
         agent.fit(envs, 3, seed=0, verbose=0)
-        replay = agent.replay
-        times = replay._observations[:, 0]
-        for row in np.flatnonzero(replay._real):
-            assert replay._terminated[row] == (times[row] in (1, 3, 5, 6))
-        assert not replay._truncated.any()
+        rows = agent.replay.rows_since()
+        lost = np.isin(rows["observations"][:, 0], (1, 3, 5, 6))
+        np.testing.assert_array_equal(rows["terminated"], lost & rows["real"])
+        assert not rows["truncated"].any()
 
 
 class TestSeeds:
