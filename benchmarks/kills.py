@@ -1,13 +1,11 @@
-"""Kills trainings at random moments, goes on with them, and compares what comes out.
+"""Kill trainings at random moments, resume them, and compare the results.
 
-Of each algorithm a run is trained without a stop. Another with the same command is killed with
-SIGKILL, at a random moment after it has written its first checkpoint since it was started, and the
-command given again, until it is finished; and so on with further runs until there were as many
-kills as asked for. Every other kill hits the process that writes checkpoints as well, and every
-fourth waits until that process is in the middle of one. What must be equal, by hash: weights,
-optimizer, target network, replay, counts, callbacks and environments in the last checkpoint, both
-models' weights, and metrics.csv byte for byte. A kill in the middle of a checkpoint's writing
-leaves a temporary folder, and is counted.
+A run of each algorithm is trained without a stop. Another one with the same command is killed with
+SIGKILL, at a random moment after it has written its first checkpoint, and the command is given
+again, until it is finished; and so on with further runs until there were as many kills as asked
+for. Checkpoints are written after each iteration, and every other kill waits until one is half
+written. By hash, everything must be equal: weights, optimizer, target network, replay, counts,
+callbacks and environments in the last checkpoint, both models' weights, and metrics.csv.
 
     python benchmarks/kills.py               # 100 kills, about 12 minutes on two cores
     python benchmarks/kills.py --kills 6
@@ -17,7 +15,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import random
 import shutil
 import signal
@@ -26,13 +23,13 @@ import sys
 import tempfile
 import time
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from tfpg.agents.digests import digests
+from tfpg.checkpoints.store import Store
 
 RUNS = {
     "reinforce": ["--iterations", "60", "--episodes-per-update", "16", "--hidden", "64", "64"],
@@ -42,15 +39,16 @@ RUNS = {
 
 
 def command(algorithm: str, run: Path) -> list[str]:
-    """The training, which goes on where it is there already."""
+    """The training, which resumes if the run exists."""
     tfpg = [sys.executable, "-m", "tfpg", "train", algorithm, "CartPole-v1", "--seed", "1"]
-    return [*tfpg, "--no-film", "--verbose", "0", "--run", str(run), *RUNS[algorithm]]
+    tfpg += ["--no-film", "--verbose", "0", "--checkpoint-every", "0"]
+    return [*tfpg, "--run", str(run), *RUNS[algorithm]]
 
 
 def outcome(run: Path) -> dict[str, str]:
-    """Hashes of everything that a run has come to."""
+    """Hashes of everything in a finished run."""
     found = digests(run / "checkpoints")
-    del found["MetricsLogger"]  # a length, of what follows
+    del found["MetricsLogger"]  # the length of metrics.csv
     found["metrics.csv"] = hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()
     for name in ("model.keras", "last.keras"):
         with zipfile.ZipFile(run / name) as file:
@@ -71,11 +69,12 @@ def weights(data: bytes) -> bytes:
     return b"".join(sorted(parts))
 
 
-def started(run: Path, process: subprocess.Popen) -> bool:
-    """Waits for a checkpoint that is newer than the process; False where it ended before."""
-    pointer, since = run / "checkpoints/latest", time.time()
+def has_new_checkpoint(run: Path, process: subprocess.Popen) -> bool:
+    """Wait for a checkpoint of this process; False if it ended before."""
+    store = Store(run / "checkpoints")
+    before = store.steps()[-1:]
     while process.poll() is None:
-        if pointer.exists() and pointer.stat().st_mtime > since:
+        if store.steps()[-1:] > before:
             return True
         time.sleep(0.002)
     return False
@@ -83,17 +82,17 @@ def started(run: Path, process: subprocess.Popen) -> bool:
 
 def is_writing(run: Path) -> bool:
     """Whether a checkpoint is half written."""
-    return any(name.startswith(".tmp-step") for name in os.listdir(run / "checkpoints"))
+    return any((run / "checkpoints").rglob("*.tmp-*"))
 
 
 def wait_for_writing(run: Path, process: subprocess.Popen) -> None:
-    """Waits until a checkpoint is being written, or the process has ended."""
+    """Wait until a checkpoint is being written, or the process has ended."""
     while process.poll() is None and not is_writing(run):
         pass
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run has come to its end, whatever became of its process after that."""
+    """Whether a run is finished, even if its process was killed after that."""
     config = run / "config.json"
     return config.exists() and bool(json.loads(config.read_text()).get("finished"))
 
@@ -101,7 +100,7 @@ def is_finished(run: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--within", type=float, default=1.0, help="seconds after a checkpoint")
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -116,20 +115,13 @@ def main() -> None:
             run = Path(folder) / f"{algorithm}-killed"
             while kills < share or run.exists():
                 process = subprocess.Popen(
-                    command(algorithm, run),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
+                    command(algorithm, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
                 )
-                if kills < share and started(run, process):
+                if kills < share and has_new_checkpoint(run, process):
                     time.sleep(rng.uniform(0.0, args.within))
                     if kills % 2:
-                        process.kill()
-                    else:
-                        if kills % 4:
-                            wait_for_writing(run, process)
-                        with suppress(ProcessLookupError):  # it has come to its end
-                            os.killpg(process.pid, signal.SIGKILL)
+                        wait_for_writing(run, process)
+                    process.kill()
                     process.communicate()
                     if process.returncode == -signal.SIGKILL:
                         kills += 1
@@ -139,7 +131,7 @@ def main() -> None:
                 errors = (process.stderr.read() if not process.stderr.closed else b"").decode()
                 process.wait()
                 if process.returncode and not is_finished(run):
-                    sys.exit(f"{algorithm} did not go on after {kills} kills:\n{errors[-2000:]}")
+                    sys.exit(f"{algorithm} did not resume after {kills} kills:\n{errors[-2000:]}")
                 finished += 1
                 found = outcome(run)
                 different = [name for name in wanted if found[name] != wanted[name]]
@@ -149,7 +141,7 @@ def main() -> None:
                 shutil.rmtree(run)
             print(
                 f"{algorithm:10} {kills} kills, {writing} while a checkpoint was written; "
-                f"{finished} runs came to their end; model {wanted['model'][:16]}",
+                f"{finished} runs finished; model {wanted['model'][:16]}",
                 flush=True,
             )
     sys.exit(f"{failed} runs differ" if failed else 0)
