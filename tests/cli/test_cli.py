@@ -416,7 +416,7 @@ USAGE = [
     (["evaluate", "runs/small", "--seed", "-1"], 2, "at least 0, and got '-1'"),
     (["evaluate", "nothing"], 1, "No run or model at 'nothing'"),
     (["evaluate", "."], 1, "is not a run"),
-    (["evaluate", "broken.keras", "--env", "CartPole-v1"], 1, "not a whole .keras file"),
+    (["evaluate", "broken.keras", "--env", "CartPole-v1"], 1, "not a complete .keras file"),
     (["evaluate", "runs/small", "--env", "CartPol-v1"], 1, "Did you mean"),
     (["train", "reinforce", "CartPol-v1"], 1, "CartPole-v1"),
     (["train", "reinforce", "CartPole-v1", "--run", "runs/small"], 1, "exists already"),
