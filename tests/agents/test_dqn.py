@@ -413,14 +413,15 @@ class TestTraining:
                 return x, 50.0, *rest
 
         agent, history = train(Rich, model=q_network(inputs=2), reward_clip=1.0)
-        assert agent.replay._rewards.max() == 1
+        assert agent.replay.rows_since()["rewards"].max() == 1
         assert history["episode_return"][-1] == 150
 
     def test_max_steps_cuts_episodes(self):
         agent, history = train(Endless, model=q_network(inputs=1), max_steps=7)
         assert history["episode_length"][-1] == 7
-        assert agent.replay._truncated.any()
-        assert not agent.replay._terminated.any()
+        rows = agent.replay.rows_since()
+        assert rows["truncated"].any()
+        assert not rows["terminated"].any()
 
     @pytest.mark.slow
     def test_dueling_and_prioritized_learn_a_bandit(self):
@@ -511,7 +512,7 @@ class TestBadInput:
             tfpg.DQN(q_network()).update(None)
 
     def test_lives_that_are_not_told(self):
-        with pytest.raises(ValueError, match="end_on_life_loss is for environments that tell"):
+        with pytest.raises(ValueError, match="end_on_life_loss needs an environment that reports lives"):
             train(end_on_life_loss=True)
 
     def test_a_replay_that_does_not_fit_into_memory(self):
