@@ -347,7 +347,7 @@ def _plain_arrays(source: Any, size: int, file: str) -> Iterator[tuple[str, np.n
         for key in group.id:
             name = f"{parent}/{key.decode()}"
             shown = f"{name[:200]!r} in its weights"
-            # h5py's own ways to ask for links open their targets, as do names with a slash.
+            # Check the link before its target. A name with a slash would be read as a path.
             if b"/" in key or group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
                 raise _refusal(file, f"{shown} is a link")
             item = group[key]
