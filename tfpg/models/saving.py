@@ -77,7 +77,7 @@ def load_model(
         allow_version_skew: Whether to try to load a file that a newer Keras has saved.
 
     Returns:
-        The model, compiled with its optimizer and the optimizer's state.
+        The model, compiled as it was when it was saved, with the state of its optimizer.
 
     Raises:
         FileNotFoundError: There is no such file.
