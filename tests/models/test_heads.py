@@ -17,7 +17,6 @@ from tfpg.models.heads import (
     GaussianHead,
     MultiBinaryHead,
     MultiCategoricalHead,
-    SquashedGaussianHead,
     supports,
 )
 from tfpg.models.policy import Policy
@@ -58,14 +57,14 @@ CASES = {
     "gaussian-own-log-std": (BOX, 3, None, {"log_std": -0.5}, GaussianHead, (3,)),
     "gaussian-2d": (spaces.Box(-1, 1, (2, 2), np.float64), 8, None, {}, GaussianHead, (4,)),
     "gaussian-integers": (spaces.Box(-2, 2, (2,), np.int64), 4, None, {}, GaussianHead, (2,)),
-    "squashed": (BOX, 6, None, {"squash": True}, SquashedGaussianHead, (3,)),
-    "squashed-own-log-std": (BOX, 3, None, {"squash": True}, SquashedGaussianHead, (3,)),
+    "squashed": (BOX, 6, None, {"squash": True}, GaussianHead, (3,)),
+    "squashed-own-log-std": (BOX, 3, None, {"squash": True}, GaussianHead, (3,)),
     "squashed-2d": (
         spaces.Box(-0.1, 0.1, (2, 1), np.float64),
         4,
         None,
         {"squash": True},
-        SquashedGaussianHead,
+        GaussianHead,
         (2,),
     ),
 }
@@ -144,7 +143,11 @@ def test_networks_have_the_outputs_that_a_head_reads(name):
 @pytest.mark.parametrize(
     ("space", "outputs", "message"),
     [
-        (spaces.Discrete(2), 3, r"3 outputs, but Discrete\(2\) needs 1 .* or 2 .*last layer 'den"),
+        (
+            spaces.Discrete(2),
+            3,
+            r"3 outputs, but Discrete\(2\) needs 1 .* or 2 .*last layer of the mod",
+        ),
         (spaces.Discrete(4), 1, r"1 output, but Discrete\(4\) needs 4 \(one for each action"),
         (spaces.Box(-1, 1, (3,)), 5, "3 .a mean for .* or 6 .a mean and a log standard dev"),
         (spaces.MultiDiscrete([3, 2]), 2, "needs 5 .one for each option of each choice"),
@@ -205,7 +208,7 @@ class TestGaussian:
         assert actions[:, 0].tolist() == [-2, 0, 1, 2]
 
     def test_squashed_actions_fill_the_bounds_and_are_never_clipped(self):
-        head = SquashedGaussianHead(BOX, outputs=6)
+        head = GaussianHead(BOX, outputs=6, squash=True)
         assert head.clipped_fraction(np.full((2, 3), 50.0, "float32")) is None
         np.testing.assert_array_equal(head.env_actions(np.full((1, 3), 50.0)), [BOX.high])
         np.testing.assert_array_equal(head.env_actions(np.zeros((1, 3))), [[0, 1, 0]])
@@ -276,7 +279,7 @@ class TestLogitsOrProbabilities:
                 return self.last(x)
 
         env = stub_env(spaces.Discrete(2))
-        with pytest.raises(ValueError, match="sigmoid layer .* Pass from_logits=False if it outp"):
+        with pytest.raises(ValueError, match="look like probabilities.* Pass from_logits=False if"):
             Policy(Net(), env)
         for from_logits in (True, False):
             assert Policy(Net(), env, from_logits=from_logits).head.from_logits is from_logits

@@ -127,14 +127,16 @@ class TestDict:
             Policy(self.model(("a", "c")), self.env())
 
     def test_input_shapes_that_do_not_fit_are_refused(self):
-        with pytest.raises(ValueError, match=r"input 'a' has shape \(None, 4\).*have shape \(3,\)"):
+        with pytest.raises(
+            ValueError, match=r"shape {'a': \(None, 4\), .* have shape {'a': \(3,\)"
+        ):
             Policy(self.model(shape=(4,)), self.env())
 
     def test_observations_that_do_not_fit_are_refused(self):
         policy = Policy(self.model(), self.env())
         with pytest.raises(ValueError, match="in a dict with the keys"):
             policy.act(np.zeros((1, 3)))
-        with pytest.raises(ValueError, match=r"observations 'b' of shape \(N, 3\).*\(1, 2\)"):
+        with pytest.raises(ValueError, match=r"observations of shape \(N, 3\).*\(1, 2\)"):
             policy.act({"a": np.zeros((1, 3)), "b": np.zeros((1, 2))})
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.backend import keras, tf
-from tfpg.models.inspection import hidden_activation, last_activation, last_layer_name
+from tfpg.models.inspection import last_activation
 from tfpg.ops.distributions import (
     Bernoulli,
     Categorical,
@@ -255,15 +255,26 @@ class EpsilonGreedyHead(DiscreteHead):
 
 
 class GaussianHead(Head):
-    """``Box`` from 2D outputs, or D. Actions are learned as sampled, and clipped to be played."""
+    """``Box`` from 2D outputs, or D.
+
+    Actions are learned as they are sampled, and clipped to be played. With ``squash``, they are
+    learned as they are before the tanh, which brings them into the bounds.
+    """
 
     space_type = spaces.Box
-    distribution_type: ClassVar[Any] = DiagonalGaussian
+    distribution_type = DiagonalGaussian
     action_dtype = np.float32
 
-    def __init__(self, space: spaces.Box, outputs: int, log_std: float | Sequence[float] = 0.0):
+    def __init__(
+        self,
+        space: spaces.Box,
+        outputs: int,
+        log_std: float | Sequence[float] = 0.0,
+        squash: bool = False,
+    ):
         self.space = space
         self.outputs = outputs
+        self.squash = squash
         self.dims = int(np.prod(space.shape))
         self.action_shape = self.noise_shape = (self.dims,)
         self.low, self.high = space.low.ravel(), space.high.ravel()
@@ -285,43 +296,28 @@ class GaussianHead(Head):
         return float(np.sum(np.log(1e-3 * np.maximum(span, 1e-30))))
 
     def distribution(self, outputs: Any) -> Distribution:
-        return DiagonalGaussian(*self._parameters(outputs))
+        if self.variables:
+            mean, log_std = outputs, self.variables[0] + 0.0 * outputs
+        else:
+            mean, log_std = outputs[..., : self.dims], outputs[..., self.dims :]
+        if self.squash:
+            return SquashedGaussian(mean, log_std, self.low, self.high)
+        return DiagonalGaussian(mean, log_std)
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return self._fit(np.clip(actions, self.low, self.high))
-
-    def clipped_fraction(self, actions: np.ndarray) -> float | None:
-        if not (np.isfinite(self.low).any() or np.isfinite(self.high).any()):
-            return None
-        outside = (actions < self.low) | (actions > self.high)
-        return float(outside.any(axis=-1).mean())
-
-    def _parameters(self, outputs: Any) -> tuple[Any, Any]:
-        if self.variables:
-            return outputs, self.variables[0] + 0.0 * outputs
-        return outputs[..., : self.dims], outputs[..., self.dims :]
-
-    def _fit(self, actions: np.ndarray) -> np.ndarray:
+        if self.squash:
+            actions = SquashedGaussian(actions, actions, self.low, self.high).squash(actions)
         if np.issubdtype(self.space.dtype, np.integer):
-            actions = np.rint(actions)
-        # Rounding to another precision can overstep a bound.
+            actions = np.rint(np.clip(actions, self.low, self.high))
+        # Converting to another precision can overstep a bound, so this clips last.
         actions = actions.astype(self.space.dtype).reshape(len(actions), *self.space.shape)
         return np.clip(actions, self.space.low, self.space.high)
 
-
-class SquashedGaussianHead(GaussianHead):
-    """A bounded ``Box`` through a tanh. Actions are learned as they are before the tanh."""
-
-    distribution_type = SquashedGaussian
-
-    def distribution(self, outputs: Any) -> SquashedGaussian:
-        return SquashedGaussian(*self._parameters(outputs), self.low, self.high)
-
-    def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        return self._fit(SquashedGaussian(actions, actions, self.low, self.high).squash(actions))
-
-    def clipped_fraction(self, actions: np.ndarray) -> None:
-        return None
+    def clipped_fraction(self, actions: np.ndarray) -> float | None:
+        if self.squash or not (np.isfinite(self.low).any() or np.isfinite(self.high).any()):
+            return None
+        outside = (actions < self.low) | (actions > self.high)
+        return float(outside.any(axis=-1).mean())
 
 
 # The heads of policies. The EpsilonGreedyHead is that of Q-networks.
@@ -418,7 +414,7 @@ def head_for(
     count = outputs.shape[-1]
     fitting = heads_of(action_space, q_values=epsilon is not None)
     if count not in fitting:
-        raise ValueError(_wrong_count(action_space, model, count, fitting))
+        raise ValueError(_wrong_count(action_space, count, fitting))
     kind, space = fitting[count], cast(Any, action_space)
     if positive_action not in (0, 1):
         raise ValueError(f"positive_action must be 0 or 1, but it is {positive_action!r}.")
@@ -431,7 +427,7 @@ def head_for(
             f"squash=True needs a bounded Box, but the action space is {action_space}."
         )
     if kind is GaussianHead:
-        return (SquashedGaussianHead if squash else GaussianHead)(space, count, log_std)
+        return GaussianHead(space, count, log_std, squash)
     if epsilon is not None:
         _check_unbounded(model)
         return EpsilonGreedyHead(space, check_fraction("epsilon", epsilon))
@@ -442,16 +438,13 @@ def head_for(
     return head
 
 
-def _wrong_count(
-    space: gymnasium.Space, model: keras.Model, count: int, fitting: dict[int, type[Head]]
-) -> str:
+def _wrong_count(space: gymnasium.Space, count: int, fitting: dict[int, type[Head]]) -> str:
     expected = " or ".join(
         f"{size} ({head.sizes(space)[size]})" for size, head in sorted(fitting.items())
     )
-    layer = last_layer_name(model)
     return (
         f"The model has {count} output{'s' * (count != 1)}, but {space} needs {expected}. Change "
-        f"the model's last layer{f' {layer!r}' if layer else ''}."
+        "the last layer of the model."
     )
 
 
@@ -470,18 +463,13 @@ def _outputs_logits(
     """Whether a model outputs logits; raise if that is unclear or cannot be."""
     last = last_activation(model)
     if from_logits is None:
-        hidden = hidden_activation(model, head.outputs)
-        unclear = None
-        if hidden:
-            unclear = f"This subclassed model has a {hidden} layer that may be its last"
-        elif last not in ("linear", "sigmoid", "softmax") and head.look_like_probabilities(outputs):
-            unclear = "The model's outputs look like probabilities, but its last layer is unknown"
-        if unclear:
-            raise ValueError(
-                f"{unclear}. Pass from_logits=False if it outputs probabilities, "
-                "from_logits=True if it outputs logits."
-            )
         from_logits = last not in ("sigmoid", "softmax")
+        if from_logits and last != "linear" and head.look_like_probabilities(outputs):
+            raise ValueError(
+                "The model's outputs look like probabilities, but it does not end in a sigmoid or "
+                "softmax that is known. Pass from_logits=False if they are probabilities, "
+                "from_logits=True if they are logits."
+            )
     if not from_logits and last in ("sigmoid", "softmax") and last != head.activation:
         instead = f"a {head.activation} or " if head.activation else ""
         raise ValueError(

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras
 from tfpg.core.messages import warn
-from tfpg.models.observations import input_shape
+from tfpg.models.observations import input_shape, map_space
 
 
 def has_graph(model: keras.Model) -> bool:
@@ -66,11 +66,6 @@ def policy_output(model: keras.Model) -> Any:
     return split_outputs(model.output)[0]
 
 
-def last_layer_name(model: keras.Model) -> str | None:
-    """The name of the layer that makes the policy's output, if it is known."""
-    return policy_output(model)._keras_history.operation.name if has_graph(model) else None
-
-
 def last_activation(model: keras.Model) -> str | None:
     """The name of the activation that makes the policy's output, if it is known.
 
@@ -90,15 +85,6 @@ def last_activation(model: keras.Model) -> str | None:
     if kind in ("sigmoid", "softmax"):  # a layer or a function of keras.ops
         return kind
     return getattr(getattr(operation, "activation", None), "__name__", None)
-
-
-def hidden_activation(model: keras.Model, outputs: int) -> str | None:
-    """A sigmoid or softmax that may make the outputs of a subclassed model."""
-    for layer in () if has_graph(model) else model.layers:
-        name = getattr(getattr(layer, "activation", None), "__name__", None)
-        if name in ("sigmoid", "softmax") and getattr(layer, "units", None) == outputs:
-            return name
-    return None
 
 
 def input_keys(model: keras.Model, space: Any) -> list[str] | None:
@@ -124,19 +110,17 @@ def check_inputs(model: keras.Model, space: Any, keys: list[str] | None) -> None
     shape = getattr(model, "input_shape", None) if model.built else None
     if shape is None:
         return
-    for x in model.inputs if keys else ():
-        wanted = input_shape(space[x.name])
-        if not _fits(wanted, x.shape[1:]):
-            raise ValueError(
-                f"The model's input {x.name!r} has shape {tuple(x.shape)}, but these observations "
-                f"have shape {wanted}. Build it with keras.Input({wanted}, name={x.name!r})."
-            )
-    if not keys and (isinstance(shape, (list, dict)) or not _fits(input_shape(space), shape[1:])):
+    wanted = map_space(input_shape, space, keys)
+    if keys:
+        shape = {x.name: tuple(x.shape) for x in model.inputs}
+        fits = all(_fits(wanted[key], shape[key][1:]) for key in keys)
+    else:
+        fits = not isinstance(shape, (list, dict)) and _fits(wanted, shape[1:])
+    if not fits:
         raise ValueError(
             f"The model takes inputs of shape {one_line(shape)}, but the observations, "
-            f"{one_line(space)}, have shape {input_shape(space)}. Build it with "
-            f"keras.Input({input_shape(space)}), or use the environment it was trained in."
-            f"{_first_weights(model)}"
+            f"{one_line(space)}, have shape {wanted}. Build it with keras.Input of that shape, or "
+            "use the environment it was trained in."
         )
 
 
@@ -228,14 +212,6 @@ def _passes_through(operation: Any) -> bool:
     return isinstance(operation, kinds) or (
         linear and isinstance(operation, keras.layers.Activation)
     )
-
-
-def _first_weights(model: keras.Model) -> str:
-    for layer in all_layers(model):
-        if layer.weights and not hasattr(layer, "layers"):
-            shape = tuple(layer.weights[0].shape)
-            return f" Its layer {layer.name!r} has weights of shape {shape}."
-    return ""
 
 
 def _fits(shape: tuple, expected: tuple) -> bool:

@@ -16,7 +16,7 @@ are encoded right before they enter a model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -42,16 +42,35 @@ def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None
     if isinstance(space, spaces.Box):
         return observations
     if isinstance(space, spaces.Discrete):
-        return one_hot(np.asarray(observations) - space.start, int(space.n))
+        return _one_hot(np.asarray(observations) - space.start, int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         columns = np.asarray(observations) - space.start
         columns = columns.reshape(*columns.shape[: columns.ndim - len(space.shape)], -1)
-        parts = [one_hot(columns[..., d], int(n)) for d, n in enumerate(space.nvec.ravel())]
+        parts = [_one_hot(columns[..., d], int(n)) for d, n in enumerate(space.nvec.ravel())]
         return np.concatenate(parts, axis=-1)
     if isinstance(space, spaces.MultiBinary):
         return np.asarray(observations, np.float32)
-    assert isinstance(space, spaces.Dict)
-    return {key: encode(space[key], observations[key]) for key in keys or space}
+    parts = map_space(lambda part: part, space, keys)
+    return {key: encode(part, observations[key]) for key, part in parts.items()}
+
+
+def map_space(
+    function: Callable[[Any], Any], space: gymnasium.Space, keys: Sequence[str] | None = None
+) -> Any:
+    """Return the function of a space, or, for a `Dict`, a dict with that of each part.
+
+    Args:
+        function: A function of a space that is not a `Dict`.
+        space: An observation space.
+        keys: The keys of a `Dict` to include. None: all.
+
+    Example:
+        >>> map_space(input_shape, spaces.Dict({"room": spaces.Discrete(4)}))
+        {'room': (4,)}
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: function(space[key]) for key in keys or space}
+    return function(space)
 
 
 def input_shape(space: gymnasium.Space) -> tuple[int, ...]:
@@ -97,16 +116,7 @@ gymnasium.wrappers.FlattenObservation.
         )
 
 
-def one_hot(index: np.ndarray, count: int) -> np.ndarray:
-    """Return ``[..., count]`` float32 for integers ``[...]``.
-
-    Raises:
-        ValueError: An integer is outside ``[0, count)``.
-
-    Example:
-        >>> one_hot(np.array([1]), 2)
-        array([[0., 1.]], dtype=float32)
-    """
+def _one_hot(index: np.ndarray, count: int) -> np.ndarray:
     if index.size and not 0 <= index.min() <= index.max() < count:
         raise ValueError(
             f"An observation is outside its space: expected integers from 0 to {count - 1}, but "

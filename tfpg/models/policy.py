@@ -25,7 +25,7 @@ from tfpg.models.inspection import (
     traced_constants,
 )
 from tfpg.models.numpy_forward import Forward, mirror
-from tfpg.models.observations import check_space, encode, input_dtype, input_shape
+from tfpg.models.observations import check_space, encode, input_dtype, input_shape, map_space
 from tfpg.ops.distributions import Distribution
 
 # Up to about this many parameters, NumPy was never slower than a TensorFlow call on a CPU; see
@@ -165,13 +165,11 @@ class Policy:
     @property
     def input_spec(self) -> Any:
         """The `tf.TensorSpec` of a batch of model inputs, or a dict of them."""
-        space = self.observation_space
-        if not isinstance(space, spaces.Dict):
+
+        def spec(space: gymnasium.Space) -> tf.TensorSpec:
             return tf.TensorSpec([None, *input_shape(space)], input_dtype(space))
-        return {
-            key: tf.TensorSpec([None, *input_shape(space[key])], input_dtype(space[key]))
-            for key in self._encoded_keys or space
-        }
+
+        return map_space(spec, self.observation_space, self._encoded_keys)
 
     def outputs(self, inputs: Any) -> tf.Tensor:
         """Return the model's policy outputs ``[B, K]`` for encoded observations, in float32."""
@@ -323,11 +321,7 @@ class Policy:
         def rows(part: gymnasium.Space) -> np.ndarray:
             return rng.normal(size=(16, *input_shape(part))).astype(input_dtype(part))
 
-        inputs: Any
-        if isinstance(space, spaces.Dict):
-            inputs = {key: rows(space[key]) for key in keys or space}
-        else:
-            inputs = rows(space)
+        inputs = map_space(rows, space, keys)
         try:
             return model(inputs, training=False)
         except Exception as error:
@@ -354,22 +348,22 @@ class Policy:
 
     def _checked(self, observations: Any) -> Any:
         """The observations as arrays, after a check of their shapes."""
-        space = self.observation_space
-        parts = space if isinstance(space, spaces.Dict) else {None: space}
-        if isinstance(space, spaces.Dict) and (
-            not isinstance(observations, dict) or not set(parts) <= set(observations)
+        shapes = map_space(lambda part: part.shape or (), self.observation_space)
+        if isinstance(shapes, dict) and not set(shapes) <= set(
+            observations if isinstance(observations, dict) else ()
         ):
-            raise ValueError(f"Expected observations in a dict with the keys {list(parts)}.")
-        observations = map_arrays(np.asarray, observations)
-        for key, part in parts.items():
-            shape, x = part.shape or (), observations if key is None else observations[key]
+            raise ValueError(f"Expected observations in a dict with the keys {list(shapes)}.")
+
+        def checked(shape: tuple[int, ...], x: Any) -> np.ndarray:
+            x = np.asarray(x)
             if x.shape[1:] != shape or x.ndim != len(shape) + 1:
                 raise ValueError(
-                    f"Expected observations{f' {key!r}' if key else ''} of shape "
-                    f"(N, {', '.join(map(str, shape))}), but got {x.shape}. For a single "
-                    "observation, pass x[None]."
+                    f"Expected observations of shape (N, {', '.join(map(str, shape))}), but got "
+                    f"{x.shape}. For a single observation, pass x[None]."
                 )
-        return observations
+            return x
+
+        return map_arrays(checked, shapes, observations)
 
 
 def is_policy_like(policy: Any) -> bool:
@@ -386,8 +380,11 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     """
     if isinstance(policy, Policy):
         observation_space, action_space = spaces_of(env)
-        same_inputs = _input_shapes(policy.observation_space) == _input_shapes(observation_space)
-        if not same_inputs or policy.action_space != action_space:
+        mine, given = (
+            map_space(lambda part: (type(part), input_shape(part)), space)
+            for space in (policy.observation_space, observation_space)
+        )
+        if mine != given or policy.action_space != action_space:
             raise ValueError(
                 f"The policy is for {policy.observation_space} and {policy.action_space}, but the "
                 f"environment has {observation_space} and {action_space}."
@@ -400,12 +397,6 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     raise TypeError(
         f"Expected a Keras model, an agent, or a tfpg.Policy, but got {type(policy).__name__}."
     )
-
-
-def _input_shapes(space: Any) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _input_shapes(part) for key, part in space.items()}
-    return type(space), input_shape(space)
 
 
 def _select(inputs: Any, keys: Sequence[str] | None) -> Any:
