@@ -1,4 +1,4 @@
-"""The best model so far, kept in a file."""
+"""The best model so far, in a file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from tfpg.core.backend import keras
 from tfpg.core.messages import warn
 from tfpg.models.saving import save_model
 
+# Writing takes at most this share of the time.
+_SHARE = 0.05
+
 
 class KeepBest(keras.callbacks.Callback):
     """Saves the model that played the iteration with the highest ``episode_return``.
 
-    That is the mean return of the iteration's own episodes with REINFORCE; with A2C and PPO of the
-    last hundred and with DQN of its `window`, where fewer ended in the iteration, so that
-    earlier models played the older of them.
+    Keras's `ModelCheckpoint` saves the weights at the end of an epoch, after the update. This
+    callback saves the weights from before it, which are the ones that played. (With A2C, PPO and
+    DQN ``episode_return`` is a mean over the last episodes, some of which earlier weights played.)
+    The optimizer's state is that after the update.
 
-    Keras's `ModelCheckpoint` saves at the end of an epoch, after the update; here that is another
-    policy than the one whose return was measured. The optimizer's state is that after the update.
-    A model that is better than the last by little comes soon after it: writing takes a twentieth
-    of the time at most, and what waits is written with a later iteration, or at the end.
+    Writing takes at most a twentieth of the time. A model that is better soon after another one is
+    written later, or at the end of the training.
 
     Args:
-        path: Of the model, ending in ``.keras``; written beside and renamed.
+        path: The ``.keras`` file. It is replaced as a whole.
+
+    Attributes:
+        best: The highest ``episode_return`` so far.
 
     Example:
         >>> import tempfile, tfpg
@@ -42,43 +47,43 @@ class KeepBest(keras.callbacks.Callback):
         super().__init__()
         self.path = Path(path)
         self.best = -math.inf
-        self._weights: Any = None  # of the best
-        self._waiting = False  # to be written
+        self._weights: Any = None  # those of the best model
+        self._unsaved = False
         self._not_before = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes."""
+        """Return what `set_state` needs."""
         return {"best": self.best, "weights": self._weights}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restore a state."""
         self.best, self._weights = state["best"], state["weights"]
-        self._waiting = self._weights is not None  # the file may be of a later iteration
+        self._unsaved = self._weights is not None  # the file may be of a later iteration
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._played = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # Of equals the later: it has learned for longer.
+        # Of two equal models the later one has learned for longer.
         if "episode_return" in logs and logs["episode_return"] >= self.best:
             self.best = logs["episode_return"]
-            self._weights, self._waiting = self._played, True
+            self._weights, self._unsaved = self._played, True
         if time.monotonic() >= self._not_before:
             try:
                 self.write()
             except OSError as error:
-                warn(f"{error} It is tried again with a later iteration.")
+                warn(f"{error} Saving is tried again after a later iteration.")
 
     def on_train_end(self, logs: Any = None) -> None:
         self.write()
 
     def write(self) -> None:
-        """Writes what waits to be written, for example when training was interrupted.
+        """Write the best model, if it is not in the file yet.
 
         Raises:
-            OSError: It cannot be written, and still waits.
+            OSError: The file cannot be written.
         """
-        if not self._waiting:
+        if not self._unsaved:
             return
         start = time.monotonic()
         updated = self.model.get_weights()
@@ -87,6 +92,6 @@ class KeepBest(keras.callbacks.Callback):
             save_model(self.model, self.path)
         finally:
             self.model.set_weights(updated)
-        self._waiting = False
+        self._unsaved = False
         end = time.monotonic()
-        self._not_before = end + 20 * (end - start)
+        self._not_before = end + (end - start) / _SHARE

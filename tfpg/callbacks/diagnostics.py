@@ -1,4 +1,4 @@
-"""A picture of what an agent has learned."""
+"""A figure of how the greedy policy improves."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import Any
 
 from tfpg.callbacks.plots import check_figure, diagnostics
 from tfpg.core.backend import keras
+from tfpg.core.options import checked, count
 from tfpg.envs import EnvLike, reward_threshold
 from tfpg.models.policy import Policy
-from tfpg.rollouts.evaluation import check_count, evaluate
+from tfpg.rollouts.evaluation import evaluate
 
 
 class Diagnostics(keras.callbacks.Callback):
-    """Plays greedy episodes every so often while a model trains, and draws how they went.
+    """Evaluates the greedy policy during training and plots the results.
 
-    The figure has the return and the length, mean and standard deviation, and epsilon where it is
-    logged; it is drawn anew with every measurement, the last of which is when training ends.
+    The figure shows the mean and standard deviation of return and length, and epsilon if it is
+    logged. It is written after every evaluation; the last one is at the end of the training.
 
     Args:
-        path: Of the figure, for example a ``.png``.
-        env: What to play in, apart from what is trained in: an id or a callable making one.
-        every: Episodes of training between measurements, which are made at the ends of iterations;
-            iterations where the agent does not log ``"episodes"``.
-        episodes: Episodes of a measurement.
-        solved: Return at which the environment counts as solved. None: what its registration says.
-        seed: Of the measurements.
-        max_steps: Where their episodes are cut. None: the environment's own limit.
+        path: The figure, for example a ``.png`` file.
+        env: The environment to evaluate in: an id or a callable that makes one.
+        every: Evaluate every this many training episodes, at the end of an iteration. Iterations
+            are counted instead if the agent does not log ``"episodes"``.
+        episodes: Episodes of each evaluation.
+        solved: The return at which the environment counts as solved. None: the threshold that it
+            is registered with.
+        seed: The seed of the evaluations.
+        max_steps: Cut episodes after this many steps. None: the environment's own limit.
 
     Attributes:
-        measured: A dict for every measurement: ``episodes``, ``env_steps``, ``epsilon`` if logged,
+        measured: A dict for each evaluation: ``episodes``, ``env_steps``, ``epsilon`` if logged,
             and the lists ``returns`` and ``lengths``.
 
     Example:
@@ -58,8 +60,8 @@ class Diagnostics(keras.callbacks.Callback):
         self.path = Path(path)
         check_figure(self.path)
         self.env = env
-        self.every = check_count("every", every)
-        self.episodes = check_count("episodes", episodes)
+        self.every = checked("every", every, count)
+        self.episodes = checked("episodes", episodes, count)
         self.solved = reward_threshold(env) if solved is None else solved
         self.seed = seed
         self.max_steps = max_steps
@@ -68,11 +70,11 @@ class Diagnostics(keras.callbacks.Callback):
         self._due = self.every
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes."""
+        """Return what `set_state` needs."""
         return {"measured": self.measured, "last": self._last, "due": self._due}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restore a state."""
         self.measured, self._last, self._due = state["measured"], state["last"], state["due"]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -96,7 +98,7 @@ class Diagnostics(keras.callbacks.Callback):
             seed=self.seed + len(self.measured),
             max_steps=self.max_steps,
         )
-        told = {"returns": result["episode_returns"], "lengths": result["episode_lengths"]}
-        self.measured.append({**self._last, **told})
+        lists = {"returns": result["episode_returns"], "lengths": result["episode_lengths"]}
+        self.measured.append({**self._last, **lists})
         title = self.env if isinstance(self.env, str) else ""
         diagnostics(self.measured, self.path, self.solved, title)

@@ -1,4 +1,4 @@
-"""A log of every iteration as a CSV file."""
+"""The logs of all iterations as a CSV file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfpg.core.files import describe_write_error
 
 
 class MetricsLogger(keras.callbacks.CSVLogger):
-    """Keras's `CSVLogger` with a column for what is logged, and none for what might be.
+    """Keras's `CSVLogger`, with columns for values that are missing in the first iteration.
 
     Example:
         >>> import tempfile, tfpg
@@ -27,7 +27,7 @@ class MetricsLogger(keras.callbacks.CSVLogger):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.keys is None:
-            # What is not known yet, or not measured every time, has its column too.
+            # Values that are not logged in every iteration need a column, too.
             later = {"episode_return", "episode_length"}
             if self.params.get("validates"):
                 later |= {"val_episode_return", "val_episode_length"}
@@ -38,6 +38,6 @@ class MetricsLogger(keras.callbacks.CSVLogger):
             path = Path(self.filename)
             reason = describe_write_error(error, path)
             raise OSError(
-                f"A row of {str(path)!r} cannot be written ({reason}). The rows before it are "
-                "whole: free some space, and resume the run."
+                f"{str(path)!r} cannot be written ({reason}). The earlier rows are complete: free "
+                "some space and resume the run."
             ) from error

@@ -1,4 +1,4 @@
-"""Figures of a run."""
+"""Figures of a training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ def learning_curve(
     path: str | os.PathLike,
     title: str = "",
 ) -> Path:
-    """Draws a training against environment steps, and returns the path of the picture.
+    """Plot a training against its environment steps.
 
     Args:
-        history: ``history.history`` of a fit: lists ``env_steps``, ``episode_return`` and, if
-            there, ``entropy``, ``mean_q`` and ``epsilon``; a shorter one belongs to the last
+        history: ``history.history`` of a fit: lists ``env_steps``, ``episode_return`` and
+            optionally ``entropy``, ``mean_q`` and ``epsilon``. A shorter list is of the last
             iterations.
-        path: Of the picture, for example a ``.png``.
-        title: Above it.
+        path: The figure, for example a ``.png`` file.
+        title: Its title.
+
+    Returns:
+        The path of the figure.
 
     Raises:
         FileNotFoundError, PermissionError: The folder is missing or not writable.
@@ -43,12 +46,12 @@ def learning_curve(
     others = {"entropy": "Entropy (nats)", "mean_q": "Mean Q", "epsilon": "Epsilon"}
     panels += [(name, label) for name, label in others.items() if name in history]
     all_steps = np.asarray(history["env_steps"], float)
-    # A wide mean over a short run shows the window rather than the run.
+    # A wide window would hide a short training.
     window = len(all_steps) // 20
     figure, axes = _figure(len(panels))
     for axis, (name, label) in zip(axes, panels, strict=True):
         values = np.asarray(history.get(name, []), float)
-        # A mean return is not known from the first iteration on.
+        # The first iterations may have no mean return.
         steps = all_steps[len(all_steps) - len(values) :]
         if window < 2:
             axis.plot(steps, values, color="tab:blue", marker=".", linewidth=1.5)
@@ -65,17 +68,17 @@ def learning_curve(
 
 
 def check_figure(path: str | os.PathLike) -> None:
-    """Raises unless a figure can be written at ``path``.
+    """Raise an error unless a figure can be written to ``path``.
 
     Raises:
-        ValueError: Its suffix is none of a figure's.
+        ValueError: The suffix is not that of a figure.
         FileNotFoundError, PermissionError: The folder is missing or not writable.
 
     Example:
         >>> check_figure("figure.png")
     """
     if Path(path).suffix not in _SUFFIXES:
-        raise ValueError(f"A figure ends in {', '.join(_SUFFIXES)}, and {str(path)!r} does not.")
+        raise ValueError(f"A figure must end in {', '.join(_SUFFIXES)}, got {str(path)!r}.")
     check_writable(path)
 
 
@@ -85,17 +88,20 @@ def diagnostics(
     solved: float | None = None,
     title: str = "",
 ) -> Path:
-    """Draws measurements of a policy against the episodes it trained, and returns the path.
+    """Plot evaluations of a policy against the training episodes.
 
-    Three panels: the return and the length of the episodes of each measurement, mean and standard
-    deviation, and epsilon if the measurements have it.
+    The panels show the mean and standard deviation of return and length, and epsilon if there is
+    one.
 
     Args:
-        measured: A mapping for each: ``episodes`` (trained so far), the lists ``returns`` and
-            ``lengths``, and perhaps ``epsilon``. See `tfpg.callbacks.Diagnostics`.
-        path: Of the picture, for example a ``.png``.
-        solved: A dashed line at this return. None: no line.
-        title: Above it.
+        measured: A mapping for each evaluation: ``episodes`` trained so far, the lists ``returns``
+            and ``lengths``, and optionally ``epsilon``. See `tfpg.callbacks.Diagnostics`.
+        path: The figure, for example a ``.png`` file.
+        solved: The return of a dashed line. None: no line.
+        title: The title of the figure.
+
+    Returns:
+        The path of the figure.
 
     Raises:
         FileNotFoundError, PermissionError: The folder is missing or not writable.
@@ -133,7 +139,7 @@ def diagnostics(
 
 
 def _figure(panels: int) -> tuple[Any, Any]:
-    """A figure of panels above each other, and their axes."""
+    """Return a figure of panels on top of each other, and their axes."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The progress bar: one over all iterations, with the latest logs."""
+"""A progress bar over all iterations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST = (
     *("val_episode_return", "val_episode_length"),
     *("epsilon", "loss", "mean_q", "policy_loss", "value_loss", "entropy"),
 )
-# What a bar has, where there is no room for all.
+# The values of the bar, most important first: as many as fit.
 _FIRST_IN_BAR = ("episode_return", "val_episode_return", "epsilon", "steps/s", "loss", "mean_q")
 _SHORT = {
     "episode_return": "return",
@@ -30,12 +30,13 @@ _BAR_WIDTH, _VALUE_WIDTH = 34, 9
 class ProgressBar(keras.callbacks.ProgbarLogger):
     """One Keras progress bar over all iterations, with the latest logs.
 
-    Keras's own `ProgbarLogger` begins a bar in every epoch, which for iterations of a hundredth
-    of a second is a wall of them. ``verbose=1`` draws the bar, in a terminal with the logs that
-    fit on its line; ``verbose=2`` prints a line for every iteration; ``"auto"`` draws in a
-    terminal or notebook and prints lines elsewhere. Both tell how many environment steps and
-    updates were made in a second, since the iteration before; logs do not, so that the same seed
-    gives the same logs.
+    Keras's `ProgbarLogger` starts a new bar in every epoch, but an iteration may take a hundredth
+    of a second. ``verbose=1`` draws one bar, in a terminal with the logs that fit on its line.
+    ``verbose=2`` prints a line for every iteration. ``"auto"`` draws in a terminal or notebook and
+    prints elsewhere.
+
+    Both show environment steps and updates per second. Logs do not contain them, so that the same
+    seed gives the same logs.
 
     Example:
         >>> bar = ProgressBar()
@@ -86,7 +87,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             self.progbar.update(*self._last, finalize=True)
 
     def _to_come(self) -> list[str]:
-        """What the first iteration's logs may not have yet."""
+        """Names that the logs of the first iteration may lack."""
         names = ["episode_return", "episode_length"]
         return names + [f"val_{name}" for name in names if self.params.get("validates")]
 
@@ -103,20 +104,20 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
 
 def resolve_verbose(verbose: Any) -> int:
-    """0, 1 or 2 for a ``verbose`` argument.
+    """Return 0, 1 or 2 for a ``verbose`` argument.
 
     Raises:
-        ValueError: It is none of ``"auto"``, 0, 1 and 2.
+        ValueError: It is not ``"auto"``, 0, 1 or 2.
     """
     if verbose == "auto":
         return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
     if verbose not in (0, 1, 2):
-        raise ValueError(f'verbose must be "auto", 0, 1 or 2, and it is {verbose!r}.')
+        raise ValueError(f'verbose must be "auto", 0, 1 or 2, got {verbose!r}.')
     return int(verbose)
 
 
 def _that_fit(names: list[str]) -> list[str]:
-    # A bar that wraps cannot be drawn over, and fills the terminal with its earlier states.
+    # A bar that wraps cannot be overwritten, and fills the terminal.
     if not sys.stdout.isatty():
         return names
     room = shutil.get_terminal_size().columns - _BAR_WIDTH
@@ -130,6 +131,7 @@ def _that_fit(names: list[str]) -> list[str]:
 
 
 def rank(name: str) -> tuple[int, str]:
+    """Return a sort key that puts the most important logs first."""
     return (_FIRST.index(name) if name in _FIRST else len(_FIRST)), name
 
 

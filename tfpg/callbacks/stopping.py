@@ -1,4 +1,4 @@
-"""When a training has reached its goal or its budget."""
+"""Stop a training that has reached its goal or its budget."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tfpg.core.backend import keras
 
 
 class StopAtReturn(keras.callbacks.Callback):
-    """Stops training when the mean return has reached a target.
+    """Stops a training when the mean return reaches a target.
 
     Args:
-        target: To be reached.
-        monitor: ``"episode_return"``, or ``"val_episode_return"`` for the greedy policy's.
+        target: The return to reach.
+        monitor: ``"episode_return"``, or ``"val_episode_return"`` for the greedy policy.
 
     Example:
         >>> import tfpg
@@ -35,9 +35,9 @@ class StopAtReturn(keras.callbacks.Callback):
 
 
 class StopAtSteps(keras.callbacks.Callback):
-    """Stops training before the environment steps exceed a budget.
+    """Stops a training before its environment steps exceed a budget.
 
-    It stops when another iteration as long as the longest so far would.
+    It stops when another iteration as long as the longest so far would exceed it.
 
     Args:
         env_steps: The budget.
@@ -57,11 +57,11 @@ class StopAtSteps(keras.callbacks.Callback):
         self._longest = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes."""
+        """Return what `set_state` needs."""
         return {"before": self._before, "longest": self._longest}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restore a state."""
         self._before, self._longest = state["before"], state["longest"]
 
     def on_train_begin(self, logs: Any = None) -> None:
