@@ -25,48 +25,40 @@ layers = keras.layers
 BOX = spaces.Box(np.array([-1, 0, -5], "float32"), np.array([1, 2, 5], "float32"))
 X = np.random.default_rng(0).normal(0, 3, (64, 3)).astype("float32")
 
-# Action space, outputs, last activation, options, head, and the shape of an action as learned.
+INTEGERS = spaces.Box(-2, 2, (2,), np.int64)
+SMALL = spaces.Box(-0.1, 0.1, (2, 1), np.float64)
+CHOICES = spaces.MultiDiscrete([3, 2, 4], start=[5, -1, 0])
+
+# Action space, outputs, last activation, options, and the shape of an action as it is learned.
+# The head is that of the first word of the name.
 CASES = {
-    "bernoulli": (spaces.Discrete(2), 1, None, {}, BernoulliHead, ()),
-    "bernoulli-sigmoid": (spaces.Discrete(2), 1, "sigmoid", {}, BernoulliHead, ()),
-    "bernoulli-0": (spaces.Discrete(2), 1, "sigmoid", {"positive_action": 0}, BernoulliHead, ()),
-    "categorical": (spaces.Discrete(4), 4, "linear", {}, CategoricalHead, ()),
-    "categorical-softmax": (spaces.Discrete(4, start=-2), 4, "softmax", {}, CategoricalHead, ()),
-    "categorical-int32": (spaces.Discrete(2, dtype=np.int32), 2, None, {}, CategoricalHead, ()),
-    "q-values": (spaces.Discrete(4, start=-2), 4, None, {"epsilon": 0.3}, EpsilonGreedyHead, ()),
-    "multi-categorical": (
-        spaces.MultiDiscrete([3, 2, 4], start=[5, -1, 0]),
-        9,
-        None,
-        {},
-        MultiCategoricalHead,
-        (3,),
-    ),
-    "multi-categorical-2d": (
-        spaces.MultiDiscrete([[3, 2], [2, 2]]),
-        9,
-        None,
-        {},
-        MultiCategoricalHead,
-        (4,),
-    ),
-    "multi-binary": (spaces.MultiBinary(3), 3, None, {}, MultiBinaryHead, (3,)),
-    "multi-binary-sigmoid": (spaces.MultiBinary(3), 3, "sigmoid", {}, MultiBinaryHead, (3,)),
-    "multi-binary-2d": (spaces.MultiBinary([2, 3]), 6, None, {}, MultiBinaryHead, (6,)),
-    "gaussian": (BOX, 6, None, {}, GaussianHead, (3,)),
-    "gaussian-own-log-std": (BOX, 3, None, {"log_std": -0.5}, GaussianHead, (3,)),
-    "gaussian-2d": (spaces.Box(-1, 1, (2, 2), np.float64), 8, None, {}, GaussianHead, (4,)),
-    "gaussian-integers": (spaces.Box(-2, 2, (2,), np.int64), 4, None, {}, GaussianHead, (2,)),
-    "squashed": (BOX, 6, None, {"squash": True}, GaussianHead, (3,)),
-    "squashed-own-log-std": (BOX, 3, None, {"squash": True}, GaussianHead, (3,)),
-    "squashed-2d": (
-        spaces.Box(-0.1, 0.1, (2, 1), np.float64),
-        4,
-        None,
-        {"squash": True},
-        GaussianHead,
-        (2,),
-    ),
+    "bernoulli": (spaces.Discrete(2), 1, None, {}, ()),
+    "bernoulli sigmoid": (spaces.Discrete(2, start=-1), 1, "sigmoid", {}, ()),
+    "bernoulli 0": (spaces.Discrete(2), 1, "sigmoid", {"positive_action": 0}, ()),
+    "categorical": (spaces.Discrete(4), 4, "linear", {}, ()),
+    "categorical softmax": (spaces.Discrete(4, start=-2), 4, "softmax", {}, ()),
+    "categorical int32": (spaces.Discrete(2, dtype=np.int32), 2, None, {}, ()),
+    "q-values": (spaces.Discrete(4, start=-2), 4, None, {"epsilon": 0.3}, ()),
+    "choices": (CHOICES, 9, None, {}, (3,)),
+    "choices 2d": (spaces.MultiDiscrete([[3, 2], [2, 2]]), 9, None, {}, (4,)),
+    "bits": (spaces.MultiBinary(3), 3, None, {}, (3,)),
+    "bits sigmoid": (spaces.MultiBinary(3), 3, "sigmoid", {}, (3,)),
+    "bits 2d": (spaces.MultiBinary([2, 3]), 6, None, {}, (6,)),
+    "gaussian": (BOX, 6, None, {}, (3,)),
+    "gaussian own log_std": (BOX, 3, None, {"log_std": -0.5}, (3,)),
+    "gaussian 2d": (spaces.Box(-1, 1, (2, 2), np.float64), 8, None, {}, (4,)),
+    "gaussian integers": (INTEGERS, 4, None, {}, (2,)),
+    "gaussian squashed": (BOX, 6, None, {"squash": True}, (3,)),
+    "gaussian squashed own log_std": (BOX, 3, None, {"squash": True}, (3,)),
+    "gaussian squashed 2d": (SMALL, 4, None, {"squash": True}, (2,)),
+}
+KINDS = {
+    "bernoulli": BernoulliHead,
+    "categorical": CategoricalHead,
+    "q-values": EpsilonGreedyHead,
+    "choices": MultiCategoricalHead,
+    "bits": MultiBinaryHead,
+    "gaussian": GaussianHead,
 }
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -78,7 +70,7 @@ def model_of(outputs, activation=None):
 
 @functools.cache
 def policy_for(name, acting="numpy"):
-    space, outputs, activation, options, *_ = CASES[name]
+    space, outputs, activation, options, _ = CASES[name]
     keras.utils.set_random_seed(1)
     return Policy(model_of(outputs, activation), stub_env(space), acting=acting, **options)
 
@@ -93,9 +85,9 @@ def noise_for(policy):
 
 @cases
 def test_the_head_follows_from_the_space_and_the_outputs(name):
-    *_, activation, _, kind, action_shape = CASES[name]
+    *_, activation, _, action_shape = CASES[name]
     head = policy_for(name).head
-    assert type(head) is kind
+    assert type(head) is KINDS[name.split()[0]]
     assert head.from_logits is (activation not in ("sigmoid", "softmax"))
     assert head.action_shape == action_shape
     assert head.noise(np.random.default_rng(0), 7).shape == (7, *head.noise_shape)
@@ -168,9 +160,9 @@ def test_q_values_need_discrete_actions_and_policies_do_not():
 
 
 def test_actions_of_several_dimensions_are_restored_row_by_row():
-    head = policy_for("multi-categorical-2d").head
+    head = policy_for("choices 2d").head
     assert head.env_actions(np.array([[1, 2, 3, 4]])).tolist() == [[[1, 2], [3, 4]]]
-    head = policy_for("multi-binary-2d").head
+    head = policy_for("bits 2d").head
     assert head.env_actions(np.array([[0, 1, 1, 0, 0, 1]])).tolist() == [[[0, 1, 1], [0, 0, 1]]]
 
 
@@ -226,7 +218,7 @@ class TestPositiveAction:
     """The sigmoid of a single output may be the probability of action 0."""
 
     def test_a_single_output_can_be_the_probability_of_action_zero(self):
-        policy = policy_for("bernoulli-0")
+        policy = policy_for("bernoulli 0")
         log_prob = policy.distribution(X).log_prob(tf.zeros(64, tf.int64))
         p0 = np.asarray(policy.model(X))[:, 0]
         np.testing.assert_allclose(np.exp(log_prob), p0, rtol=1e-5)
@@ -341,7 +333,7 @@ class TestLogitsOrProbabilities:
 
 
 def test_the_low_entropy_is_a_hundredth_of_the_largest_or_follows_from_the_bounds():
-    actions = {"bernoulli": 2, "categorical": 4, "multi-categorical-2d": 24, "multi-binary": 8}
+    actions = {"bernoulli": 2, "categorical": 4, "choices 2d": 24, "bits": 8}
     for name, count in actions.items():
         assert policy_for(name).head.low_entropy == pytest.approx(0.01 * np.log(count))
     spans = [2e-3, 2e-3, 1e-2]

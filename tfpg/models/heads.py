@@ -346,15 +346,15 @@ def heads_of(space: gymnasium.Space, *, q_values: bool = False) -> dict[int, typ
     """
     heads = (EpsilonGreedyHead,) if q_values else HEADS
     fitting = [head for head in heads if isinstance(space, head.space_type)]
-    if not fitting and q_values:
+    if fitting:
+        return {size: head for head in fitting for size in head.sizes(space)}
+    if q_values:
         raise ValueError(
             f"Q-values need Discrete actions, but the action space is {space}. tfpg.Reinforce, "
             "tfpg.A2C and tfpg.PPO can learn in it."
         )
-    if not fitting:
-        known = sorted({head.space_type.__name__ for head in HEADS})
-        raise ValueError(f"Unsupported action space {space}: expected one of {', '.join(known)}.")
-    return {size: head for head in fitting for size in head.sizes(space)}
+    known = sorted({head.space_type.__name__ for head in HEADS})
+    raise ValueError(f"Unsupported action space {space}: expected one of {', '.join(known)}.")
 
 
 def supports(space: gymnasium.Space, *, q_values: bool = False) -> bool:
@@ -364,10 +364,8 @@ def supports(space: gymnasium.Space, *, q_values: bool = False) -> bool:
         >>> supports(spaces.Box(-1, 1, (2,))), supports(spaces.Box(-1, 1, (2,)), q_values=True)
         (True, False)
     """
-    try:
-        return bool(heads_of(space, q_values=q_values))
-    except ValueError:
-        return False
+    heads = (EpsilonGreedyHead,) if q_values else HEADS
+    return any(isinstance(space, head.space_type) for head in heads)
 
 
 def head_for(
@@ -466,9 +464,9 @@ def _outputs_logits(
         from_logits = last not in ("sigmoid", "softmax")
         if from_logits and last != "linear" and head.look_like_probabilities(outputs):
             raise ValueError(
-                "The model's outputs look like probabilities, but it does not end in a sigmoid or "
-                "softmax that is known. Pass from_logits=False if they are probabilities, "
-                "from_logits=True if they are logits."
+                "The model's outputs look like probabilities, but its last layer does not say so. "
+                "Pass from_logits=False if they are probabilities, or from_logits=True if they are "
+                "logits."
             )
     if not from_logits and last in ("sigmoid", "softmax") and last != head.activation:
         instead = f"a {head.activation} or " if head.activation else ""

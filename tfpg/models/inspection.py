@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras
-from tfpg.core.messages import warn
+from tfpg.core.messages import one_line, warn
 from tfpg.models.observations import input_shape, map_space
 
 
@@ -199,11 +199,6 @@ def explain_non_finite(model: keras.Model, observations: Any, outputs: np.ndarra
     if weight is not None:
         return f"{problem}. Its weight {weight!r} is not finite: load an earlier model."
     return f"{problem}, which is {map_arrays(text, observations)}."
-
-
-def one_line(x: Any) -> str:
-    """A short text for an error message."""
-    return " ".join(str(x).split())[:300]
 
 
 def _passes_through(operation: Any) -> bool:

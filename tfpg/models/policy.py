@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from tfpg.core.arrays import batch_size, map_arrays
 from tfpg.core.backend import keras, tf
+from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, spaces_of
 from tfpg.models.heads import Head, head_for
 from tfpg.models.inspection import (
@@ -20,7 +21,6 @@ from tfpg.models.inspection import (
     check_layers,
     explain_non_finite,
     input_keys,
-    one_line,
     split_outputs,
     traced_constants,
 )
