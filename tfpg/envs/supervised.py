@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,52 +22,50 @@ MAX_FAILURES = 10
 
 
 class Failures:
-    """Counts failures between finished episodes, and decides whether to raise or to warn.
+    """Counts the failures of environments, and decides whether to raise or to warn.
 
     Args:
         on_error: ``"raise"``, ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
-        show: Called with the text of each warning.
-
-    Attributes:
-        count: Failures since the last finished episode.
+        show: Called with the text of the first warning. There is only one for all environments.
 
     Example:
         >>> failures = Failures("drop", print)
-        >>> failures.handle(EnvError("failed", 0, ValueError("no torque")))
-        Environment 0 failed: ValueError: no torque. Its episode is left out. This warning is \
+        >>> failures.handle(EnvError("failed", 3, ValueError("no torque")))
+        Environment 3 failed: ValueError: no torque. Its episode is left out. This warning is \
 shown once; more than 10 failures without a finished episode raise an error.
+        >>> failures.handle(EnvError("failed", 4, ValueError("no torque")))
     """
 
-    def __init__(self, on_error: str, show: Callable[[str], Any]):
-        self._on_error, self._show = on_error, show
-        self.count = 0
+    def __init__(self, on_error: str = "raise", show: Callable[[str], Any] = warn):
+        self.on_error = on_error
+        self._show: Callable[[str], Any] | None = show
+        self._counts: Counter[int] = Counter()  # since an episode was finished
 
     def handle(self, error: EnvError) -> None:
         """Raise the error, or warn about it.
 
         Raises:
-            EnvError: ``on_error`` is ``"raise"``, or there were too many failures.
+            EnvError: ``on_error`` is ``"raise"``, or the environment failed too often.
         """
-        self.count += 1
-        if self._on_error == "raise" or self.count > MAX_FAILURES:
-            error.advise(self.count)
+        self._counts[error.env] += 1
+        if self.on_error == "raise" or self._counts[error.env] > MAX_FAILURES:
+            error.advise(self._counts[error.env])
             raise error
-        outcome = "played again" if self._on_error == "restart" else "left out"
-        self._show(
+        outcome = "played again" if self.on_error == "restart" else "left out"
+        self.warn(
             f"{error} Its episode is {outcome}. This warning is shown once; more than "
             f"{MAX_FAILURES} failures without a finished episode raise an error."
         )
 
+    def warn(self, text: str) -> None:
+        """Show a warning, unless there was one before."""
+        show, self._show = self._show, None
+        if show is not None:
+            show(text)
 
-def warn_once() -> Callable[[str], None]:
-    """Return a function that shows the first warning that it is given, and no later one."""
-    unused = [warn]
-
-    def show(text: str) -> None:
-        if unused:
-            unused.pop()(text)
-
-    return show
+    def reset(self, env: int) -> None:
+        """Count an environment's failures from 0 again, after a finished episode."""
+        del self._counts[env]
 
 
 class SupervisedEnv(gymnasium.Wrapper):
@@ -76,17 +75,16 @@ class SupervisedEnv(gymnasium.Wrapper):
     have finished while others still play. Here this costs nothing, and every episode that counts
     starts from its own seed.
 
-    Exceptions become an `EnvError`. With ``on_error="raise"`` it is raised. Otherwise the
-    environment idles, and the infos of the step contain ``env_failed=True`` and the error as
-    ``env_error``: all steps of the episode, including this one, are void. If a reset fails, the
-    first step of the episode reports it.
+    Exceptions become an `EnvError`, which `Failures` may raise. Otherwise the environment idles,
+    and the infos of the step contain ``env_failed=True`` and the error as ``env_error``: all steps
+    of the episode, including this one, are void. If a reset fails, the first step of the episode
+    reports it.
 
     Args:
         env: The environment.
         index: Index of the environment in the vector environment.
         build: Callable that makes the environment again for ``"restart"``. None: it is only reset.
-        on_error: ``"raise"``, ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
-        show: Called with the text of each warning.
+        failures: Handles exceptions. None: they are raised.
 
     Example:
         >>> env = SupervisedEnv(gymnasium.make("CartPole-v1"))
@@ -99,14 +97,12 @@ class SupervisedEnv(gymnasium.Wrapper):
         env: gymnasium.Env,
         index: int = 0,
         build: Callable[[], gymnasium.Env] | None = None,
-        on_error: str = "raise",
-        show: Callable[[str], Any] = warn,
+        failures: Failures | None = None,
     ):
         super().__init__(env)
         self.index = index
         self._build = build
-        self._on_error = on_error
-        self._failures = Failures(on_error, show)
+        self._failures = failures or Failures()
         self._idle = False
         self._observation: Any = None  # while it idles
         self._error: EnvError | None = None  # of the last reset
@@ -131,12 +127,12 @@ class SupervisedEnv(gymnasium.Wrapper):
             try:
                 observation, reward, terminated, truncated, info = self.env.step(action)
                 self._check_shape(observation)
-                if self._on_error != "raise":
+                if self._failures.on_error != "raise":
                     _check_finite(observation, reward)
                 self._steps += 1
                 if terminated or truncated:
                     self._idle, self._observation = True, observation
-                    self._failures.count = 0
+                    self._failures.reset(self.index)
                 return observation, reward, terminated, truncated, info
             except Exception as cause:
                 error = self._fail("failed", cause, self._steps, action)
@@ -159,10 +155,10 @@ class SupervisedEnv(gymnasium.Wrapper):
         """Raise the failure; or warn about it, prepare the next episode, and return the error."""
         error = EnvError(what, self.index, cause, self._seed, *where)
         self._failures.handle(error)
-        if self._on_error == "restart" and self._build is not None:
+        if self._failures.on_error == "restart" and self._build is not None:
             with suppress(Exception):
                 self.env.close()
-            self.env = rebuild_env(self._build, self.index, self._failures)
+            self.env = build_env(self._build, self.index, self._failures)
         self.idle()
         return error
 
@@ -190,8 +186,13 @@ def zero_observation(space: gymnasium.Space) -> Any:
     return next(iter(iterate(batch_space(space, 1), create_empty_array(space, 1))))
 
 
-def build_env(build: Callable[[], Any], index: int) -> Any:
+def build_env(build: Callable[[], Any], index: int, failures: Failures | None = None) -> Any:
     """Call ``build``, and turn an exception into an `EnvError`.
+
+    Args:
+        build: Makes an environment.
+        index: Index of the environment.
+        failures: Handles exceptions, and ``build`` is called again. None: they are raised.
 
     Raises:
         EnvError: ``build`` raised an exception.
@@ -199,27 +200,14 @@ def build_env(build: Callable[[], Any], index: int) -> Any:
     Example:
         >>> build_env(lambda: gymnasium.make("CartPole-v1"), 0).close()
     """
-    try:
-        return build()
-    except Exception as error:
-        raise EnvError("could not be made", index, error) from error
-
-
-def rebuild_env(build: Callable[[], Any], index: int, failures: Failures) -> Any:
-    """Call ``build`` until it succeeds.
-
-    Raises:
-        EnvError: It failed too often.
-
-    Example:
-        >>> failures = Failures("restart", print)
-        >>> rebuild_env(lambda: gymnasium.make("CartPole-v1"), 0, failures).close()
-    """
     while True:
         try:
             return build()
         except Exception as cause:
-            failures.handle(EnvError("could not be rebuilt", index, cause))
+            error = EnvError("could not be made", index, cause)
+            if failures is None:
+                raise error from cause
+            failures.handle(error)
 
 
 def vectorize(
@@ -248,8 +236,8 @@ def vectorize(
         ...     return gymnasium.make("CartPole-v1")
         >>> vectorize(build(), build, num_envs=3).close()
     """
-    show = warn_once()
-    made = [SupervisedEnv(first, 0, build, on_error, show)]
+    failures = Failures(on_error)
+    made = [SupervisedEnv(first, 0, build, failures)]
     try:
         for index in range(1, num_envs):
             assert build is not None
@@ -259,7 +247,7 @@ def vectorize(
                     "The callable returned the same environment twice. It must make a new one "
                     "each time; to play in a single environment, pass the environment itself."
                 )
-            made.append(SupervisedEnv(env, index, build, on_error, show))
+            made.append(SupervisedEnv(env, index, build, failures))
         builders = [lambda env=env: env for env in made]
         envs = SyncVectorEnv(builders, autoreset_mode=AutoresetMode.DISABLED)
     except BaseException:

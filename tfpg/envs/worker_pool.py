@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
-from tfpg.envs.supervised import Failures, warn_once, zero_observation
+from tfpg.envs.supervised import Failures, zero_observation
 from tfpg.envs.worker_process import Call, command_line, serialize
 from tfpg.errors import EnvError, EnvWorkerDied
 
@@ -70,13 +70,12 @@ class WorkerPool(SyncVectorEnv):
         self.on_env_error = on_env_error
         self._build = serialize(build)
         self._number = 0  # of the last request
-        self._show = warn_once()
+        self._failures = Failures(on_env_error)
         self._remotes = [_RemoteEnv(template, n) for n in range(num_envs)]
         self._workers: list[_Worker] = []
         try:
             for share in np.array_split(np.arange(num_envs), min(workers, num_envs)):
-                remotes = [self._remotes[n] for n in share]
-                self._workers.append(_Worker(remotes, Failures(on_env_error, self._show)))
+                self._workers.append(_Worker([self._remotes[n] for n in share]))
             self._exchange("make", {w: self._make_request(w, again=False) for w in self._workers})
             builders = [lambda remote=remote: remote for remote in self._remotes]
             super().__init__(builders, autoreset_mode=AutoresetMode.DISABLED)
@@ -150,19 +149,17 @@ class WorkerPool(SyncVectorEnv):
                 continue
             _, result, warnings = answer
             for text in warnings:
-                self._show(text)
+                self._failures.warn(text)
             if isinstance(result, EnvError):
                 errors.append(result)
             else:
-                worker.deliver(kind, requests[worker], result)
-        for worker, death in deaths.items():
+                self._deliver(kind, worker, requests[worker], result)
+        for death in deaths.values():
             try:
-                worker.failures.handle(death)
+                self._failures.handle(death)
             except EnvWorkerDied as error:
                 errors.append(error)
         if errors:
-            for worker, death in deaths.items():
-                worker.death = death
             raise min(errors, key=lambda error: error.env)
         for worker, death in deaths.items():
             for remote in worker.remotes:
@@ -170,6 +167,16 @@ class WorkerPool(SyncVectorEnv):
             worker.start()
             again = requests[worker] if kind == "make" else self._make_request(worker, again=True)
             self._exchange("make", {worker: again})
+
+    def _deliver(self, kind: str, worker: _Worker, payload: Any, result: list) -> None:
+        """Pass an answer on to the environments."""
+        if kind == "make":
+            for remote, spaces in zip(worker.remotes, result, strict=True):
+                remote.observation_space, remote.action_space = spaces
+            return
+        for remote, call, answer in zip(worker.remotes, payload, result, strict=True):
+            if call is not None and remote.deliver(call[0], answer):
+                self._failures.reset(worker.indices[0])
 
     def _answers(
         self, kind: str, requests: Mapping[_Worker, Any]
@@ -242,10 +249,9 @@ class _RemoteEnv(gymnasium.Env):
 class _Worker:
     """A process, and the environments in it."""
 
-    def __init__(self, remotes: list[_RemoteEnv], failures: Failures):
+    def __init__(self, remotes: list[_RemoteEnv]):
         self.remotes = remotes
         self.indices = [remote.index for remote in remotes]
-        self.failures = failures
         self.start()
 
     def start(self) -> None:
@@ -254,7 +260,7 @@ class _Worker:
         It has its own process group: Ctrl-C does not reach it, and what it starts is killed with
         it.
         """
-        self.death: EnvWorkerDied | None = None  # set once it has been raised
+        self.death: EnvWorkerDied | None = None
         self.connection, theirs = Pipe()
         self.process = subprocess.Popen(
             command_line(theirs),
@@ -271,22 +277,12 @@ class _Worker:
         with suppress(OSError):
             self.connection.send(request)
 
-    def deliver(self, kind: str, payload: Any, result: list) -> None:
-        """Pass the process's answer on to its environments."""
-        if kind == "make":
-            for remote, spaces in zip(self.remotes, result, strict=True):
-                remote.observation_space, remote.action_space = spaces
-            return
-        for remote, call, answer in zip(self.remotes, payload, result, strict=True):
-            if call is not None and remote.deliver(call[0], answer):
-                self.failures.count = 0
-
     def died(self, kind: str, payload: Any, timeout: float | None) -> EnvWorkerDied:
         """End what is left of the process, and describe what it was doing."""
         exitcode = self.end(1.0 if timeout is None else 0.0)
         made = kind != "make"
         stepped = made and any(call is not None and call[0] != "reset" for call in payload)
-        return EnvWorkerDied(
+        self.death = EnvWorkerDied(
             self.indices,
             exitcode if timeout is None else None,
             [remote.seed if made else None for remote in self.remotes],
@@ -294,6 +290,7 @@ class _Worker:
             [remote.action if stepped else None for remote in self.remotes],
             timeout,
         )
+        return self.death
 
     def end(self, seconds: float) -> int:
         """Wait for the process to end, kill it and all it has started, and return its exit code."""

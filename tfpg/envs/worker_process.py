@@ -18,7 +18,7 @@ from typing import Any
 
 import gymnasium
 
-from tfpg.envs.supervised import Failures, SupervisedEnv, build_env, rebuild_env
+from tfpg.envs.supervised import Failures, SupervisedEnv, build_env
 from tfpg.errors import EnvError
 
 # The name of a method or attribute, and its arguments.
@@ -97,8 +97,8 @@ def _make_envs(
     failures = Failures(on_error, warnings.append)
     envs = []
     for index in indices:
-        env = rebuild_env(build, index, failures) if again else build_env(build, index)
-        envs.append(SupervisedEnv(env, index, build, on_error, warnings.append))
+        env = build_env(build, index, failures if again else None)
+        envs.append(SupervisedEnv(env, index, build, failures))
         if again:
             envs[-1].idle()
     return envs
