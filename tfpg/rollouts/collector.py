@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -29,10 +29,11 @@ from tfpg.rollouts.trajectory import Trajectory, concatenate, record
 # Steps without the end of an episode after which there is a warning.
 PATIENCE = 10_000
 
-# The attributes that make up a collector's state, by type.
-_PLAIN = ("episode", "fragment", "steps", "ended", "_taken", "_held_for", "_warned", "_seeds")
-_LISTS = ("episode_returns", "episode_lengths")
-_ARRAYS = ("_returns", "_lives", "_held")
+# The attributes that make up a collector's state, apart from its progress.
+_STATE = (
+    *("episode", "fragment", "steps", "ended", "episode_returns", "episode_lengths"),
+    *("_seeds", "_returns", "_lives", "_held", "_held_for", "_taken", "_warned"),
+)
 
 
 class Collector:
@@ -216,8 +217,7 @@ class Collector:
 
     def get_state(self) -> dict[str, Any]:
         """Return what `set_state` takes: counts, and where the environments are if followed."""
-        state: dict[str, Any] = {name: copy(getattr(self, name)) for name in _PLAIN}
-        state |= {name: np.array(getattr(self, name)) for name in _LISTS + _ARRAYS}
+        state: dict[str, Any] = {name: deepcopy(getattr(self, name)) for name in _STATE}
         if self.progress is not None:
             state["playing"] = self.progress.playing.copy()
             state["lengths"] = self.progress.lengths.copy()
@@ -232,12 +232,8 @@ class Collector:
             ``[N]`` bool, the environments whose episodes could not be restored and begin from a
             reset: they reset themselves, or do not take the same steps every time.
         """
-        for name in _PLAIN:
-            setattr(self, name, copy(state[name]))
-        for name in _LISTS:
-            setattr(self, name, np.asarray(state[name]).tolist())
-        for name in _ARRAYS:
-            setattr(self, name, np.array(state[name]))
+        for name in _STATE:
+            setattr(self, name, deepcopy(state[name]))
         lost = np.zeros(self.envs.num_envs, bool)
         if "playing" not in state:
             return lost

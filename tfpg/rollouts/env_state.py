@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import iterate
 from gymnasium.wrappers.utils import RunningMeanStd
 
-from tfpg.core.arrays import assign, map_arrays
+from tfpg.core.arrays import map_arrays
 from tfpg.models.policy import Decision
 
 _CARTPOLE = ("state", "steps", "prev_done")
@@ -142,44 +141,27 @@ class EnvTracker:
         dtype = self.envs.single_action_space.dtype
         actions = () if state["actions"] is None else state["actions"]
         self._actions = [np.asarray(row, dtype) for row in actions]
-        # Other vector environments, those with workers included, can only be stepped together.
-        one_by_one = type(self.envs) is SyncVectorEnv
-        observations, given = (self._replay_each if one_by_one else self._replay_together)()
+        observations, given = self._replay()
         same = np.array(self._hashes(observations)) == np.array(state["hashes"])
         if returns is not None:
             same &= np.isnan(returns) | (given == returns)
         return observations, same
 
-    def _replay_each(self) -> tuple[Any, np.ndarray]:
-        """Step each environment by itself, and return all observations and returns."""
-        envs: Any = self.envs
-        given = np.zeros(envs.num_envs)
-        observations = self._reset_again(range(envs.num_envs))
-        rows = [list(iterate(envs.action_space, row)) for row in self._actions]
-        for n, first in enumerate(self._first):
-            for row in rows[first:]:
-                observation, reward, *_ = envs.envs[n].step(row[n])
-                given[n] += reward
-                assign(observations, n, observation)
-        return observations, given
-
-    def _replay_together(self) -> tuple[Any, np.ndarray]:
-        """Step all environments, and reset each when its episode begins."""
-        first = np.array(self._first)
-        given = np.zeros(len(first))
+    def _replay(self) -> tuple[Any, np.ndarray]:
+        """Take all steps again, and return the observations and the returns of the episodes."""
+        first, given = np.array(self._first), np.zeros(self.envs.num_envs)
         observations = self._reset_again(range(len(first)))
-        for t, row in enumerate(self._actions):
+        for t, row in enumerate(self._actions, start=1):
             after, rewards, terminated, truncated, _ = self.envs.step(row)
             observations = map_arrays(np.array, after)
             given += rewards
-            # Until its episode begins, an environment gets actions that were not meant for it: it
-            # may end before, and is reset.
-            ended = (terminated | truncated) & (first > t + 1)
-            begins = first == t + 1
+            # All are stepped, so those whose episode begins later are reset when it does, or when
+            # actions that were not meant for them have ended another one.
+            begins = first == t
             given[begins] = 0.0
-            which = np.flatnonzero(ended | begins)
-            if len(which):
-                observations = self._reset_again(which.tolist())
+            which = begins | ((terminated | truncated) & (first > t))
+            if which.any():
+                observations = self._reset_again(np.flatnonzero(which).tolist())
         return observations, given
 
     def _reset_again(self, which: Sequence[int]) -> Any:
