@@ -42,9 +42,6 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
     Xvfb is stopped and ``DISPLAY`` restored after success, an exception or Ctrl-C. If this process
     is killed, Xvfb ends too. A process has one virtual display at a time, and threads take turns.
 
-    Args:
-        size: Width and height, in pixels.
-
     Yields:
         The name of the display, such as ``":1"``.
 
@@ -116,7 +113,7 @@ def gl_library() -> str | None:
 def preload_mesa() -> None:
     """Load Mesa's drivers, if there are any, bound to their own symbols and after TensorFlow.
 
-    Mesa and TensorFlow each contain an LLVM, of different versions. Otherwise the one that is
+    Mesa and TensorFlow each contain an LLVM, of different versions. Without this, the one that is
     loaded second uses functions of the first, and the process ends with a segmentation fault.
     """
     import tensorflow  # noqa: F401

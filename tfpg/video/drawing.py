@@ -32,17 +32,9 @@ _DECIMALS = "-0000.00"
 
 @dataclass
 class DrawingOptions:
-    """What to draw, checked as far as that is possible without a policy. See `tfpg.record`.
+    """What to draw, as in `tfpg.record`, checked as far as possible without a policy.
 
-    Attributes:
-        overlay: Names from `OVERLAYS`, or ``("all",)``.
-        scale: Factor by which the picture is enlarged.
-        crop: The part of the picture to show: left, top, right and bottom. None: all of it.
-        action_names: Names of the actions. None: those that are known for the environment.
-
-    Raises:
-        ValueError: An overlay is unknown, ``scale`` is not positive, or ``crop`` does not have four
-            numbers.
+    Afterwards ``overlay`` is a tuple of names from `OVERLAYS`, or ``("all",)``.
 
     Example:
         >>> DrawingOptions("bars").overlay, DrawingOptions(False).overlay
@@ -77,19 +69,14 @@ class DrawingOptions:
 class FrameDrawer:
     """Draws the frames of one policy's episodes, all in one size.
 
-    Args:
-        policy: The policy that plays.
-        env: The environment it plays in.
-        options: What to draw.
-        title: Title of these episodes.
-        titles: All titles of the video. The widest one decides how much room a title gets.
+    The widest of all ``titles`` of the video decides how much room a title gets.
+
+    Attributes:
+        color: The color of all pixels of all pictures so far. None: there is more than one.
 
     Raises:
         ValueError: The policy does not have what the overlay is to show, or the number of action
             names is not the number of actions.
-
-    Attributes:
-        color: The color of all pixels of all pictures so far. None: there is more than one.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from tfpg.video.frames import rescale, tile
 
 # A GIF's palette is made from its first frames, which wait in memory until then.
 _PALETTE_FRAMES = 32
-# Beyond this Pillow's sums of colors overflow.
+# With more pixels, Pillow's sums of colors overflow.
 _PALETTE_PIXELS = 2**23
 # The rest of the palette is a coarse color cube, for colors that appear later.
 _CUBE_SIDE = 5

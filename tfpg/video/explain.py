@@ -132,17 +132,11 @@ def action_bars(
 
     A bar shows, by the kind of policy:
 
-    - Q-network: the Q-value of an action, within the range of all Q-values so far
+    - Q-network: the Q-value of an action, within ``q_range``, which it widens
     - `Discrete`: the probability of an action
     - `MultiBinary`: the probability of a 1
     - `MultiDiscrete`: the probability of the choice that was made
-    - `Box`: the number that is played, within its bounds
-
-    Args:
-        policy: The policy that decided.
-        decision: Its decision on one observation.
-        names: Names of the actions, or of the parts of one.
-        q_range: Range of Q-values or unbounded numbers so far. It is updated.
+    - `Box`: the number that is played, within its bounds, or else within ``q_range``
 
     Example:
         >>> import tfpg

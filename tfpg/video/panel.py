@@ -16,7 +16,7 @@ import numpy as np
 
 from tfpg.video.frames import BACKGROUND
 
-NUMBER = "-0000.0"  # as wide as a number gets before it runs into its neighbor
+WIDEST_NUMBER = "-0000.0"  # a wider one runs into its neighbor
 
 _TEXT = (235, 235, 235)
 _TITLE = (255, 190, 90)
@@ -31,7 +31,7 @@ class Field(NamedTuple):
     """A text with a place of its own: a label and what follows it."""
 
     label: str
-    widest: str = NUMBER
+    widest: str = WIDEST_NUMBER
 
 
 class Bar(NamedTuple):
@@ -46,14 +46,10 @@ class Bar(NamedTuple):
 class Panel:
     """Draws texts and bars below pictures of one size.
 
-    Args:
-        height: Height of the pictures, in pixels.
-        width: Width of the pictures.
-        fields: The texts. One without a label is a title.
-        bar_labels: Labels of the bars, each at its widest. Only the first 24 bars are drawn.
+    A field without a label is a title. Only the first 24 bars are drawn.
 
     Attributes:
-        height: Height of the panel, 0 if there is nothing to draw.
+        height: Height of the panel in pixels, 0 if there is nothing to draw.
         width: Width of the panel: the pictures', or more if one text needs it.
 
     Example:
@@ -72,7 +68,9 @@ class Panel:
         widths = [self._width_of(f"{field.label} {field.widest}".strip()) for field in fields]
         labels = bar_labels[:_MAX_BARS]
         self._label_width = max(map(self._width_of, labels), default=0)
-        self._number_width = self._width_of(f"{NUMBER}0")  # numbers of bars have two decimals
+        self._number_width = self._width_of(
+            f"{WIDEST_NUMBER}0"
+        )  # numbers of bars have two decimals
         # Between its label and its number, a bar needs the room of a few letters.
         min_bar = self._label_width + self._number_width + 4 * size if labels else 0
         self.width = max(width, *(each + 2 * _PAD for each in widths), min_bar + 2 * _PAD)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -59,7 +60,10 @@ def open_render_env(env: EnvLike) -> Iterator[gymnasium.Env]:
             mode = opened.render_mode
         if mode == "human":
             stack.close()  # a window has to open on a virtual display
-            opened = stack.enter_context(window_env(lambda: _make_with_window(env)))
+            build: Any = env
+            if isinstance(env, str):
+                build = partial(make, env, render_mode="human")
+            opened = stack.enter_context(window_env(build))
             _render_once(opened)
         yield opened
 
@@ -97,10 +101,6 @@ def _best_mode(env_id: str) -> str:
         f"{env_id} cannot be recorded: its render modes are {', '.join(modes)}, and a video needs "
         f"one of {', '.join(_MODES)}."
     )
-
-
-def _make_with_window(env: Any) -> gymnasium.Env:
-    return make(env, render_mode="human") if isinstance(env, str) else env()
 
 
 def _open_off_screen(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium.Env:

@@ -25,16 +25,8 @@ class WindowError(RuntimeError):
 def window_env(build: Callable[[], gymnasium.Env]) -> Iterator[gymnasium.Env]:
     """Make an environment with ``render_mode="human"`` on a virtual display of its own.
 
-    Args:
-        build: Makes the environment. It is closed when the block ends.
-
-    Yields:
-        The environment. Its ``render()`` returns the content of its window,
-        ``[height, width, 3]`` uint8, or raises a `WindowError`.
-
-    Raises:
-        tfpg.video.display.DisplayError: Xvfb is missing.
-        WindowError: pygame already has an open window.
+    Its ``render()`` returns the content of its window, ``[height, width, 3]`` uint8, or raises a
+    `WindowError`. It is closed when the block ends.
     """
     with ExitStack() as stack:
         _check_pygame()

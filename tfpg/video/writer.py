@@ -35,10 +35,6 @@ def video_writer(
     A thread encodes while the next frames are made, so memory does not grow with the video. After
     an error there are no files, and earlier ones at the same paths are unchanged.
 
-    Args:
-        paths: Files to write, in existing folders. See `tfpg.record` for the suffixes.
-        fps: Frames per second. Above 60, or 50 for a GIF, frames are dropped.
-
     Yields:
         A function that adds a frame, ``[height, width, 3]`` uint8. All frames have the same size.
 
