@@ -88,28 +88,26 @@ def last_activation(model: keras.Model) -> str | None:
 
 
 def input_keys(model: keras.Model, space: Any) -> list[str] | None:
-    """The keys of a `Dict` observation that a model takes; None if it does not say.
+    """Check the inputs of a model, and return the keys of a `Dict` observation that it takes.
+
+    Returns:
+        The keys. None: all, or the observation is not a `Dict`.
 
     Raises:
-        ValueError: An input of the model has another name.
+        ValueError: An input has another name or shape than the observations.
     """
-    if not isinstance(space, spaces.Dict) or not has_graph(model):
-        return None
-    names = [x.name for x in model.inputs]
-    if not set(names) <= set(space):
-        raise ValueError(
-            f"The model's inputs are named {names}, but the observation keys are {list(space)}. "
-            "Name each input after its key, for example "
-            f"keras.Input(shape, name={next(iter(space))!r})."
-        )
-    return names
-
-
-def check_inputs(model: keras.Model, space: Any, keys: list[str] | None) -> None:
-    """Raise if the inputs of a built model do not have the shape of the observations."""
+    keys = None
+    if isinstance(space, spaces.Dict) and has_graph(model):
+        keys = [x.name for x in model.inputs]
+        if not set(keys) <= set(space):
+            raise ValueError(
+                f"The model's inputs are named {keys}, but the observation keys are {list(space)}. "
+                "Name each input after its key, for example "
+                f"keras.Input(shape, name={next(iter(space))!r})."
+            )
     shape = getattr(model, "input_shape", None) if model.built else None
     if shape is None:
-        return
+        return keys
     wanted = map_space(input_shape, space, keys)
     if keys:
         shape = {x.name: tuple(x.shape) for x in model.inputs}
@@ -122,6 +120,7 @@ def check_inputs(model: keras.Model, space: Any, keys: list[str] | None) -> None
             f"{one_line(space)}, have shape {wanted}. Build it with keras.Input of that shape, or "
             "use the environment it was trained in."
         )
+    return keys
 
 
 def check_layers(model: keras.Model) -> None:

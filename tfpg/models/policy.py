@@ -17,7 +17,6 @@ from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, spaces_of
 from tfpg.models.heads import Head, head_for
 from tfpg.models.inspection import (
-    check_inputs,
     check_layers,
     explain_non_finite,
     input_keys,
@@ -103,10 +102,9 @@ class Policy:
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
         check_space(self.observation_space)
-        self._keys = self._value_keys = self._encoded_keys = input_keys(
-            model, self.observation_space
-        )
-        outputs, value = split_outputs(self._call_on_random(model, self._keys))
+        self._keys, example = self._probe(model)
+        self._value_keys = self._encoded_keys = self._keys
+        outputs, value = split_outputs(example)
         if len(outputs.shape) != 2:
             raise ValueError(
                 "A policy model's output must have shape (batch, K), but it has shape "
@@ -312,18 +310,16 @@ class Policy:
         call = self._compiled[1]
         return lambda inputs: call(map_arrays(_as_rows, inputs, spec)).numpy()
 
-    def _call_on_random(self, model: keras.Model, keys: list[str] | None) -> Any:
-        """The outputs of a model for random observations, which also builds it."""
-        space: Any = self.observation_space
-        check_inputs(model, space, keys)
-        rng = np.random.default_rng(0)
+    def _probe(self, model: keras.Model) -> tuple[list[str] | None, Any]:
+        """The keys that a model takes, and its outputs for random observations; builds it."""
+        keys, rng = input_keys(model, self.observation_space), np.random.default_rng(0)
 
         def rows(part: gymnasium.Space) -> np.ndarray:
             return rng.normal(size=(16, *input_shape(part))).astype(input_dtype(part))
 
-        inputs = map_space(rows, space, keys)
+        inputs = map_space(rows, self.observation_space, keys)
         try:
-            return model(inputs, training=False)
+            return keys, model(inputs, training=False)
         except Exception as error:
             shapes = map_arrays(lambda x: (1, *x.shape[1:]), inputs)
             raise ValueError(
@@ -333,18 +329,15 @@ class Policy:
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
             raise ValueError("The model has a value output, so it does not need a value_model.")
-        self._value_keys = input_keys(value_model, self.observation_space)
-        if self._keys is None or self._value_keys is None:
-            self._encoded_keys = None
-        else:
-            used = {*self._keys, *self._value_keys}
-            self._encoded_keys = [key for key in cast(Any, self.observation_space) if key in used]
-        shape = self._call_on_random(value_model, self._value_keys).shape
-        if len(shape) != 2 or shape[1] != 1:
+        self._value_keys, values = self._probe(value_model)
+        if len(values.shape) != 2 or values.shape[1] != 1:
             raise ValueError(
                 "A value_model's output must have shape (batch, 1), but it has shape "
-                f"{(None, *shape[1:])}."
+                f"{(None, *values.shape[1:])}."
             )
+        if self._keys is not None:
+            used = {*self._keys, *(self._value_keys or cast(Any, self.observation_space))}
+            self._encoded_keys = [key for key in cast(Any, self.observation_space) if key in used]
 
     def _checked(self, observations: Any) -> Any:
         """The observations as arrays, after a check of their shapes."""
