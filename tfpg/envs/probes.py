@@ -23,6 +23,8 @@ class Probe(gymnasium.Env, abc.ABC):
     Attributes:
         num_actions: Number of actions.
         size: Number of observed values, D.
+        length: Number of steps in an episode.
+        truncates: Whether episodes are truncated instead of terminated.
         t: Index of the current step.
         sign: -1 or 1, drawn at the start of each episode.
 
@@ -34,6 +36,8 @@ class Probe(gymnasium.Env, abc.ABC):
 
     num_actions = 2
     size = 1
+    length = 1
+    truncates = False
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-2.0, 2.0, (self.size,), np.float32)
@@ -55,17 +59,18 @@ class Probe(gymnasium.Env, abc.ABC):
         return np.array(self._observe(), np.float32), {}
 
     def step(self, action: Any) -> Any:
-        reward, terminated, truncated = self._play(int(action))
+        reward = float(self._reward(int(action)))
         self.t += 1
+        ended = self.t == self.length
         observation = np.array(self._observe(), np.float32)
-        return observation, float(reward), terminated, truncated, {}
+        return observation, reward, ended and not self.truncates, ended and self.truncates, {}
 
     def _observe(self) -> Any:
         return [0.0]
 
     @abc.abstractmethod
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        """Return the reward, terminated and truncated."""
+    def _reward(self, action: int) -> float:
+        """Return the reward of step ``t``."""
 
 
 class OneAction(Probe):
@@ -76,8 +81,8 @@ class OneAction(Probe):
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((1, 1), np.float32), np.array([1.0])
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return 1.0, True, False
+    def _reward(self, action: int) -> float:
+        return 1.0
 
 
 class ObservedReward(Probe):
@@ -94,14 +99,15 @@ class ObservedReward(Probe):
     def _observe(self) -> Any:
         return [self.sign]
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return self.sign, True, False
+    def _reward(self, action: int) -> float:
+        return self.sign
 
 
 class TwoSteps(Probe):
     """One action, two steps, a reward at the end. Tests discounting."""
 
     num_actions = 1
+    length = 2
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[-1.0], [1.0]], np.float32), np.array([gamma, 1.0])
@@ -109,8 +115,8 @@ class TwoSteps(Probe):
     def _observe(self) -> Any:
         return [2 * min(self.t, 1) - 1]
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return self.t, self.t == 1, False
+    def _reward(self, action: int) -> float:
+        return self.t
 
 
 class OneStep(Probe):
@@ -119,8 +125,8 @@ class OneStep(Probe):
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((1, 1), np.float32), np.array([1.0])
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return 2 * action - 1, True, False
+    def _reward(self, action: int) -> float:
+        return 2 * action - 1
 
 
 class ObservedAction(Probe):
@@ -132,8 +138,8 @@ class ObservedAction(Probe):
     def _observe(self) -> Any:
         return [self.sign]
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return (2 * action - 1) * self.sign, True, False
+    def _reward(self, action: int) -> float:
+        return (2 * action - 1) * self.sign
 
 
 class DelayedReward(Probe):
@@ -155,11 +161,10 @@ class DelayedReward(Probe):
     def _observe(self) -> Any:
         return [self.t / self.length, self.first]
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
+    def _reward(self, action: int) -> float:
         if self.t == 0:
             self.first = 2 * action - 1
-        last = self.t == self.length - 1
-        return (self.first if last else 0), last, False
+        return self.first if self.t == self.length - 1 else 0
 
 
 class TimeLimit(Probe):
@@ -169,6 +174,7 @@ class TimeLimit(Probe):
     """
 
     length = 5
+    truncates = True
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         times = np.arange(self.length) / self.length
@@ -181,8 +187,8 @@ class TimeLimit(Probe):
     def _observe(self) -> Any:
         return [self.t / self.length]
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return action, False, self.t == self.length - 1
+    def _reward(self, action: int) -> float:
+        return action
 
 
 class RealEnd(TimeLimit):
@@ -191,13 +197,12 @@ class RealEnd(TimeLimit):
     The steps are those of `TimeLimit`, with other values.
     """
 
+    truncates = False
+
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         observations, _ = super().values(gamma)
         left = self.length - np.arange(self.length)
         return observations, (1.0 - gamma**left) / (1.0 - gamma)
-
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return action, self.t == self.length - 1, False
 
 
 class NoisyChain(Probe):
@@ -209,6 +214,7 @@ class NoisyChain(Probe):
 
     num_actions = 10
     size = 4
+    length = 4
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.eye(self.size, dtype=np.float32), np.zeros(self.size)
@@ -219,8 +225,8 @@ class NoisyChain(Probe):
     def _observe(self) -> Any:
         return np.eye(self.size)[self.t % self.size]
 
-    def _play(self, action: int) -> tuple[float, bool, bool]:
-        return self.np_random.standard_normal(), self.t == self.size - 1, False
+    def _reward(self, action: int) -> float:
+        return self.np_random.standard_normal()
 
 
 PROBES = (
