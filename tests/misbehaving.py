@@ -149,6 +149,13 @@ class Hanging(Well):
         return super().step(action)
 
 
+class Unclosable(Well):
+    """Sleeps when it is closed."""
+
+    def close(self):
+        time.sleep(60)
+
+
 class Spinning(Well):
     """Computes for a long time in a reset."""
 

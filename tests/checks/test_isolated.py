@@ -55,18 +55,22 @@ def test_json_is_one_object_and_what_the_environment_prints_goes_to_stderr():
 
 
 @pytest.mark.parametrize(
-    ("name", "what", "where"),
-    [("Hanging", "step", "(step 3, seed 0)"), ("Spinning", "reset", "(reset, seed 0)")],
+    ("name", "what", "where", "unchecked"),
+    [
+        ("Hanging", "step", " s (step 3, seed 0)", "determinism, rendering, speed"),
+        ("Spinning", "reset", " s (reset, seed 0)", "determinism, rendering, speed"),
+        ("Unclosable", "rendering", " s", "speed"),
+    ],
 )
-def test_a_call_that_never_returns_is_interrupted(name, what, where):
-    done = run(f"misbehaving:{name}-v0", "--seconds", "0.5", "--json")
+def test_a_call_that_never_returns_is_interrupted(name, what, where, unchecked):
+    done = run(f"misbehaving:{name}-v0", "--seconds", "0.5", "--steps", "9", "--json")
     assert (done.returncode, done.stderr) == (1, "")
     rows = json.loads(done.stdout)["rows"]
     (problem,) = [row for row in rows if row["verdict"] == "problem"]
     assert problem["what"] == what
     assert problem["detail"].startswith("a call did not return in ")
     assert problem["detail"].endswith(where)
-    assert "before determinism, rendering, speed" in rows[-1]["detail"]
+    assert f"before {unchecked}: use" in rows[-1]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -143,16 +143,17 @@ class _Check:
     def run(self, interrupt: bool) -> None:
         stages: dict[str, Callable[[], None]] = {
             "environment": self._check_environment,
-            "steps": self._check_steps,
+            "step": self._check_steps,
             "determinism": self._check_determinism,
             "rendering": self._check_rendering,
             "speed": self._check_speed,
             "closing": self._check_closing,
         }
-        pending = list(stages)
+        pending, since = list(stages), time.monotonic()
         try:
             with _alarm(self.seconds + _GRACE) if interrupt else nullcontext():
                 for name, stage in stages.items():
+                    since = time.monotonic()
                     try:
                         stage()
                     except ERRORS as error:
@@ -160,7 +161,9 @@ class _Check:
                         if self.env is None:
                             return
                     pending.remove(name)
-        except _OutOfTime:
+        except _OutOfTime as error:
+            if isinstance(error, _Interrupted):
+                self.hanging = self.hanging or (pending[0], None, since)
             self._report_time(pending)
         finally:
             if self.play is not None:
