@@ -6,7 +6,7 @@ import abc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,8 +68,6 @@ class Agent(WithOptions, abc.ABC):
         help="How actions are computed: 'numpy', 'tensorflow' or 'auto'. See `tfpg.Policy`.",
     )
 
-    # The constructor arguments of `tfpg.Policy` that are options of this agent.
-    policy_options: ClassVar[tuple[str, ...]] = ("acting",)
     # Whether the algorithm needs a value: a second output of the model, or a value_model.
     needs_value = False
     # Whether resets must be left to tfpg: no environment may reset itself.
@@ -226,8 +224,7 @@ class Agent(WithOptions, abc.ABC):
                 self.policy = policy
                 return policy
         self.check_options()
-        options = {name: getattr(self, name) for name in self.policy_options}
-        policy = Policy(self.model, env, **options, **self._more_policy_options())
+        policy = Policy(self.model, env, **self.policy_options())
         if self._policies:  # a free log standard deviation belongs to the agent
             policy.share_head_variables(self._policies[0])
         self._policies.append(policy)
@@ -371,18 +368,13 @@ class Agent(WithOptions, abc.ABC):
     def restart_episodes(self, which: np.ndarray) -> None:
         """The episodes of environments ``[N]`` bool could not be restored, and start over."""
 
+    def policy_options(self) -> dict[str, Any]:
+        """Return the arguments of the agent's `tfpg.Policy`."""
+        return {"acting": self.acting}
+
     def head_options(self) -> dict[str, Any]:
-        """Return the arguments of a `tfpg.Policy` that plays as this agent does."""
-        options = {
-            name: getattr(self, name)
-            for name in self.policy_options
-            if name not in ("acting", "log_std")
-            and getattr(self, name) != options_of(type(self))[name].default
-        }
-        for policy in self._policies[:1]:
-            for variable in policy.head.variables:
-                options["log_std"] = variable.numpy().tolist()
-        return options
+        """Return the arguments of a `tfpg.Policy` that plays as the trained agent does."""
+        return {}
 
     def episode_logs(self, collector: Collector) -> dict[str, float]:
         """Return the mean return and length of the last episodes, if enough have ended."""
@@ -392,9 +384,6 @@ class Agent(WithOptions, abc.ABC):
             "episode_return": float(np.mean(collector.episode_returns)),
             "episode_length": float(np.mean(collector.episode_lengths)),
         }
-
-    def _more_policy_options(self) -> dict[str, Any]:
-        return {}
 
     def _prepared(self, model: keras.Model) -> keras.Model:
         """Check a model, and compile it if it is not."""

@@ -231,8 +231,8 @@ class DQN(OffPolicy):
         assert callable(self.epsilon)  # since the options were checked
         return min(max(float(self.epsilon(steps)), 0.0), 1.0)
 
-    def _more_policy_options(self) -> dict[str, Any]:
-        return {"epsilon": self._epsilon_at(0)}
+    def policy_options(self) -> dict[str, Any]:
+        return {**super().policy_options(), "epsilon": self._epsilon_at(0)}
 
     def _update_all(
         self, batches: Transitions, before: tf.Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.minibatches import Batch, make_batch
@@ -70,10 +70,6 @@ class PolicyGradient(Agent):
         "the means alone. It is trained.",
     )
 
-    policy_options: ClassVar[tuple[str, ...]] = (
-        *("from_logits", "positive_action", "squash", "log_std"),
-        *Agent.policy_options,
-    )
     # Whether advantages are centered by the mean of the batch.
     centered = False
     # Whether a value is learned.
@@ -135,5 +131,20 @@ class PolicyGradient(Agent):
         fraction = self.trained_policy.head.clipped_fraction(batch.actions)
         return {} if fraction is None else {"clipped_actions": fraction}
 
-    def _more_policy_options(self) -> dict[str, Any]:
-        return {"value_model": self.value_model}
+    def policy_options(self) -> dict[str, Any]:
+        return {
+            **super().policy_options(),
+            "from_logits": self.from_logits,
+            "positive_action": self.positive_action,
+            "squash": self.squash,
+            "log_std": self.log_std,
+            "value_model": self.value_model,
+        }
+
+    def head_options(self) -> dict[str, Any]:
+        defaults = {"from_logits": None, "positive_action": 1, "squash": False}
+        options = {name: getattr(self, name) for name in defaults}
+        options = {name: x for name, x in options.items() if x != defaults[name]}
+        for log_std in self.policy.head.variables if self.policy else ():
+            options["log_std"] = log_std.numpy().tolist()
+        return options
