@@ -1,6 +1,6 @@
-"""Memory of a replay of Atari frames: what it says it takes, and what it takes when it is full.
+"""Memory of a replay of Atari frames: what it states in advance, and what it takes when full.
 
-Fills it from games that are not played, whose frames are drawn once and stacked by four.
+The frames are random. They are drawn once and stacked by four.
 
     python benchmarks/replay_memory.py --capacity 1000000
 """
@@ -21,14 +21,14 @@ SIZE, STACK, GAMES, STEPS, EPISODE = 84, 4, 8, 128, 1024
 
 
 def fragments(count: int):
-    """Fragments of steps as a collector gives them; every episode has the same length."""
+    """Fragments of steps as a collector returns them, with episodes of equal length."""
     rng = np.random.default_rng(0)
-    film = rng.integers(256, size=(EPISODE, SIZE, SIZE), dtype=np.uint8)
+    frames = rng.integers(256, size=(EPISODE, SIZE, SIZE), dtype=np.uint8)
     zeros = np.zeros((STEPS, GAMES))
     for fragment in range(count):
         first = fragment * STEPS % EPISODE
         times = (first + np.arange(STEPS + 1)[:, None] + np.arange(1 - STACK, 1)) % EPISODE
-        stacks = np.moveaxis(film[times], 1, -1)
+        stacks = np.moveaxis(frames[times], 1, -1)
         observations = np.broadcast_to(stacks[:, None], (STEPS + 1, GAMES, SIZE, SIZE, STACK))
         over = np.zeros((STEPS, GAMES), bool)
         over[-1] = first + STEPS == EPISODE
@@ -51,7 +51,7 @@ def main() -> None:
     )
     print(f"taken when empty     {readable_bytes(process.memory_info().rss - before)}")
     start = time.perf_counter()
-    # Once round and a little further.
+    # Fill the ring, and overwrite a little of it.
     for data in fragments(int(1.02 * args.capacity) // (STEPS * GAMES) + 1):
         replay.add(data)
     seconds = time.perf_counter() - start
@@ -62,8 +62,8 @@ def main() -> None:
     start = time.perf_counter()
     for _ in range(20):
         replay.sample(rng, 32)
-    print(f"a batch of 32 drawn in {(time.perf_counter() - start) / 20 * 1e3:.2f} ms")
-    print(f"highest, all told    {readable_bytes(process.memory_info().rss - before)}")
+    print(f"a batch of 32 sampled in {(time.perf_counter() - start) / 20 * 1e3:.2f} ms")
+    print(f"taken after sampling {readable_bytes(process.memory_info().rss - before)}")
 
 
 if __name__ == "__main__":

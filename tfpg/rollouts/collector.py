@@ -176,7 +176,7 @@ class Collector:
             act,
             noise,
             self.progress,
-            again=True,
+            single_episode=False,
             next_seeds=self._next_seeds,
             max_steps=max_steps,
         ):

@@ -82,7 +82,7 @@ def play(
     noise: Iterable[Any],
     progress: Progress,
     *,
-    again: bool,
+    single_episode: bool,
     next_seeds: Callable[[np.ndarray, np.ndarray], Any] | None = None,
     max_steps: int | None = None,
 ) -> Iterator[Step]:
@@ -93,11 +93,12 @@ def play(
         act: Maps observations ``[N, ...]`` and noise to a `Decision`.
         noise: The action noise ``[N, ...]`` of each step, or None for the most probable actions.
         progress: Where the environments are. It is updated at each step.
-        again: Whether the next episode of an environment counts too, or only its first.
+        single_episode: Whether only the current episode of each environment counts, or also those
+            that follow. An environment that failed always begins another one.
         next_seeds: Called with two ``[N]`` bool arrays, the environments that are about to be
-            reset and those among them that failed; returns a seed or None for each environment, or
-            None if there are no seeds. An environment that failed begins another episode. None:
-            environments are reset without seeds, and failures are raised.
+            reset and those among them that failed. Returns a seed or None for each environment,
+            or None to reset all without a seed. If this is not given, environments are reset
+            without seeds, and failures are raised.
         max_steps: Length at which an episode is truncated. None: never.
 
     Yields:
@@ -135,14 +136,14 @@ def play(
         ended = terminated | truncated
         following = after = map_arrays(np.array, after)  # the environment may reuse its buffers
         progress.lengths = lengths
-        if again and mode is AutoresetMode.NEXT_STEP:
+        if mode is AutoresetMode.NEXT_STEP and not single_episode:
             progress.playing = ~ended
         if any_of(over) or any_of(ended) or any_of(failed):
-            if not again:
+            if single_episode:
                 progress.playing = playing & ~ended
             progress.lengths = np.where(ended | failed, 0, lengths)
-            # An episode that max_steps cut needs no reset if it is the last one that counts.
-            waiting = over | failed | ended if again else over | failed
+            # An environment whose only episode was cut by max_steps needs no reset.
+            waiting = over | failed if single_episode else over | failed | ended
             if mode is AutoresetMode.SAME_STEP:
                 following = _with_final(after, over, infos)
             elif mode is AutoresetMode.DISABLED and any_of(waiting):
@@ -222,7 +223,7 @@ def play_episodes(
         act,
         noise or repeat(None),
         progress,
-        again=False,
+        single_episode=True,
         next_seeds=None if replacement is None else next_seeds,
         max_steps=limit,
     ):
