@@ -1,4 +1,4 @@
-"""A training that stops and goes on in new objects is the one that never stopped, to the bit."""
+"""A training that resumes in new objects equals one that never stopped, to the bit."""
 
 import itertools
 import shutil
@@ -28,7 +28,11 @@ from tfpg.rollouts.env_state import running_statistics
 
 
 class Noisy(gymnasium.Env):
-    """Observes the step and noise of the episode's seed; has 5 to 11 steps. Named on demand."""
+    """Observes the step and random noise; an episode has 5 to 11 steps.
+
+    Args:
+        named: Whether observations are dicts.
+    """
 
     action_space = spaces.Discrete(2)
 
@@ -55,7 +59,7 @@ class Noisy(gymnasium.Env):
 
 
 class Frames(Noisy):
-    """Stacks three frames of one pixel, the newest last."""
+    """Observes a stack of three frames of one pixel, the newest last."""
 
     def __init__(self):
         self.observation_space = spaces.Box(0, 255, (1, 1, 3), np.uint8)
@@ -68,7 +72,7 @@ class Frames(Noisy):
 
 
 class Changing(Noisy):
-    """Is another in every process, so to speak: its noise knows no seed."""
+    """Observes noise that does not depend on the seed, so it is never the same twice."""
 
     count = itertools.count()
 
@@ -76,7 +80,9 @@ class Changing(Noisy):
         return np.array([self.t / 10, next(self.count) % 7], np.float32)
 
 
-class Dearer(Noisy):
+class HigherReward(Noisy):
+    """Observes the same as its parent, with other rewards."""
+
     def step(self, action):
         observation, reward, *rest = super().step(action)
         return observation, reward + 0.125, *rest
@@ -86,7 +92,7 @@ def mlp(env, **options):
     return tfpg.networks.mlp(env, hidden=(8,), seed=0, **options)
 
 
-def both(env, **options):
+def actor_critic(env, **options):
     return tfpg.networks.actor_critic(env, hidden=(8,), seed=0, **options)
 
 
@@ -104,17 +110,17 @@ def with_value(env):
 
 
 def a2c(env, **options):
-    return tfpg.A2C(both(env, **options), num_envs=3, num_steps=7, jit_compile=False)
+    return tfpg.A2C(actor_critic(env, **options), num_envs=3, num_steps=7, jit_compile=False)
 
 
 def ppo(env, **options):
     options = {"num_envs": 3, "num_steps": 9, "epochs": 2, "minibatches": 2, **options}
-    model = both(env, normalize=True)
+    model = actor_critic(env, normalize=True)
     return tfpg.PPO(model, reward_scale="auto", jit_compile=False, **options)
 
 
 def free_log_std(env):
-    """A head with a weight of its own, and two models: four optimizers' states."""
+    """An agent with three optimizers: of the model, of its free log-std, and of a value model."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     return tfpg.PPO(
@@ -127,7 +133,7 @@ def dqn(env, **options):
     return tfpg.DQN(model, **{**SMALL, "num_envs": 2, "capacity": 400, **options})
 
 
-def of_frames(env):
+def frames(env):
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = [keras.Input((1, 1, 3), dtype="uint8"), layers.Flatten(), layers.Rescaling(1 / 255)]
@@ -155,7 +161,7 @@ CASES = {
     "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
     "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),
-    "dqn-frames": (of_frames, Frames),
+    "dqn-frames": (frames, Frames),
     "dqn-dict": (dqn, lambda: Noisy(named=True)),
     "pong": (pong, "ALE/Pong-v5"),
     "workers": (dqn, "workers"),
@@ -163,8 +169,8 @@ CASES = {
 
 
 @keras.saving.register_keras_serializable("test_resume")
-class Drawing(keras.layers.Layer):
-    """Adds noise of its own generator, whose seed is among its state and not its weights."""
+class RandomNoise(keras.layers.Layer):
+    """Adds noise of its own generator, whose seed is a variable but not a weight."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -174,29 +180,29 @@ class Drawing(keras.layers.Layer):
         return x + keras.random.normal(keras.ops.shape(x), stddev=0.1, seed=self.generator)
 
 
-def drawing(env):
+def random_layer(env):
     keras.utils.set_random_seed(0)
     dense = keras.layers.Dense
-    model = keras.Sequential([keras.Input((4,)), dense(8, "tanh"), Drawing(), dense(2)])
+    model = keras.Sequential([keras.Input((4,)), dense(8, "tanh"), RandomNoise(), dense(2)])
     return tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
 
 
-CASES["reinforce-drawing"] = drawing, "CartPole-v1"
+CASES["reinforce-random-layer"] = random_layer, "CartPole-v1"
 
 
 def outcome(agent, history, log=None):
-    """Everything that a training has come to, as bytes."""
+    """Return everything a training has changed, as bytes."""
     state = agent.get_state()
     for group in state["variables"].values():
         del group["names"]  # they differ from process to process
     if agent.replay is not None:
         state |= {"replay": agent.replay.get_state(), "rows": agent.replay.rows_since()}
-    told = {"state": state, "history": history.history, "epoch": history.epoch}
-    return b"".join(pack(told)), log and log.read_bytes()
+    found = {"state": state, "history": history.history, "epoch": history.epoch}
+    return b"".join(pack(found)), log and log.read_bytes()
 
 
 def train(build, env, folder, iterations, checkpoints=None, callbacks=(), **options):
-    """New objects, every time; those of a folder that is there go on."""
+    """Train with new objects, which resume if there is a checkpoint."""
     folder.mkdir(exist_ok=True)
     envs = make_vec("Acrobot-v1", 2, workers=2) if env == "workers" else env
     try:
@@ -219,30 +225,25 @@ def train(build, env, folder, iterations, checkpoints=None, callbacks=(), **opti
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("name", slow_but(["reinforce", "ppo", "dqn-mixed"], CASES))
-def test_to_the_bit(tmp_path, name):
-    """With and without checkpoints, at once or in three parts."""
+def test_a_training_in_three_parts_equals_one_in_one_part(tmp_path, name):
     build, env = CASES[name]
     agent, history = train(build, env, tmp_path / "whole", 6)
     whole = outcome(agent, history, tmp_path / "whole/metrics.csv")
     parts = tmp_path / "parts"
     for iterations in (3, 4, 6):
-        agent, history = train(build, env, parts, iterations, checkpoints=parts / "kept")
+        agent, history = train(build, env, parts, iterations, checkpoints=parts / "saved")
     assert outcome(agent, history, parts / "metrics.csv") == whole
     assert len(history.epoch) == 6
     if name == "dqn-ring":
         assert (agent.replay.written > 3 * agent.replay.rows).all()
 
 
-class Halves(keras.optimizers.schedules.LearningRateSchedule):
-    """As many are written: without a get_config."""
-
+class ScheduleWithoutConfig(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         return 0.01 * 0.5 ** keras.ops.cast(step, "float32")
 
 
-class Plain(keras.layers.Layer):
-    """A layer whose argument Keras cannot tell of."""
-
+class LayerWithoutConfig(keras.layers.Layer):
     def __init__(self, scale, **options):
         super().__init__(**options)
         self.scale = scale
@@ -251,21 +252,21 @@ class Plain(keras.layers.Layer):
         return self.scale(x)
 
 
-def test_what_cannot_tell_how_it_was_made_is_not_compared(tmp_path):
+def test_layers_and_schedules_without_a_config_can_resume(tmp_path):
     dense = keras.layers.Dense
     for checkpoints, iterations in ((None, 1), (tmp_path, 1), (tmp_path, 2)):
-        inner = keras.layers.TimeDistributed(Plain(lambda x: 2.0 * x))
+        inner = keras.layers.TimeDistributed(LayerWithoutConfig(lambda x: 2.0 * x))
         layers = [keras.Input((4,)), keras.layers.Reshape((4, 1)), inner]
         model = keras.Sequential([*layers, keras.layers.Flatten(), dense(2)])
-        model.compile(keras.optimizers.Adam(Halves()))
+        model.compile(keras.optimizers.Adam(ScheduleWithoutConfig()))
         agent = tfpg.Reinforce(model, episodes_per_update=4, max_steps=30)
         history = agent.fit("CartPole-v1", iterations, seed=0, verbose=0, checkpoints=checkpoints)
         assert len(history.epoch) == iterations
 
 
 @pytest.mark.slow
-def test_swapped_weights(tmp_path):
-    """Averages take the weights' places after every epoch, and give them back before the next."""
+def test_swap_ema_weights_resumes(tmp_path):
+    """Averages replace the weights after each epoch, and are swapped back before the next."""
 
     class Interrupts(keras.callbacks.Callback):
         at = None
@@ -288,9 +289,9 @@ def test_swapped_weights(tmp_path):
     parts = tmp_path / "parts"
     for Interrupts.at in (2, 3):
         with pytest.raises(KeyboardInterrupt):
-            trained(parts, checkpoints=every_checkpoint(parts / "kept"))
+            trained(parts, checkpoints=every_checkpoint(parts / "saved"))
     Interrupts.at = None
-    assert outcome(*trained(parts, checkpoints=parts / "kept")) == whole
+    assert outcome(*trained(parts, checkpoints=parts / "saved")) == whole
 
 
 class Logs(keras.callbacks.Callback):
@@ -299,8 +300,8 @@ class Logs(keras.callbacks.Callback):
         logs |= {"text": f"epoch {epoch}", "none": None, "array": np.array([epoch, 1.0])}
 
 
-def test_whatever_is_logged(tmp_path):
-    told = []
+def test_logs_of_any_type_resume(tmp_path):
+    logged = []
     for folder, parts in (("whole", [4]), ("parts", [2, 4])):
         for iterations in parts:
             history = reinforce(Noisy).fit(
@@ -310,13 +311,13 @@ def test_whatever_is_logged(tmp_path):
                 callbacks=[Logs()],
                 checkpoints=tmp_path / folder,
             )
-        told.append({name: list(map(repr, x)) for name, x in history.history.items()})
-    assert told[0] == told[1] | {"mixed": told[0]["mixed"]}  # 0 is 0.0
-    assert len(told[0]["text"]) == 4
+        logged.append({name: list(map(repr, x)) for name, x in history.history.items()})
+    assert logged[0] == logged[1]
+    assert len(logged[0]["text"]) == 4
 
 
-class Own(keras.callbacks.Callback):
-    """A callback of somebody else's that carries a sum, in an array that it changes in place."""
+class Stateful(keras.callbacks.Callback):
+    """A user's callback, which changes an array in place."""
 
     def __init__(self):
         super().__init__()
@@ -333,7 +334,7 @@ class Own(keras.callbacks.Callback):
         self.seen.append(epoch)
 
 
-class Forgets(keras.callbacks.Callback):
+class Stateless(keras.callbacks.Callback):
     """A callback without get_state, which starts from scratch."""
 
     def on_train_begin(self, logs=None):
@@ -344,27 +345,27 @@ class Forgets(keras.callbacks.Callback):
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_a_resumed_training_prints_where_it_resumes(tmp_path, capsys):
+def test_a_resumed_training_says_so_and_restores_callbacks_with_a_state(tmp_path, capsys):
     for iterations, verbose in ((2, 2), (3, 0), (4, 2)):
-        own, forgets = Own(), Forgets()
+        stateful, stateless = Stateful(), Stateless()
         reinforce(Noisy).fit(
             *(Noisy, iterations),
             seed=0,
             verbose=verbose,
-            callbacks=[own, forgets],
+            callbacks=[stateful, stateless],
             checkpoints=tmp_path,
         )
         printed = capsys.readouterr().out
         assert ("Resuming after iteration 3 of 4.\n" in printed) == (iterations == 4)
         assert printed == "" or verbose
-    assert own.seen == [0, 1, 2, 3]
-    assert forgets.epochs == [3]
+    assert stateful.seen == [0, 1, 2, 3]
+    assert stateless.epochs == [3]
 
 
 def all_callbacks(folder):
     best = {"monitor": "loss", "mode": "min"}
     return {
-        "own": Own(),
+        "own": Stateful(),
         "stop": keras.callbacks.EarlyStopping(**best, patience=6, restore_best_weights=True),
         "plateau": keras.callbacks.ReduceLROnPlateau(**best, patience=2, factor=0.5, cooldown=1),
         "rate": keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
@@ -381,57 +382,58 @@ def all_callbacks(folder):
 
 
 def carried(callbacks):
-    """What the callbacks know after a training, and what they wrote."""
+    """Return what callbacks carry."""
     names = {
         "stop": ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
         "plateau": ("wait", "best", "cooldown_counter"),
         "files": ("best",),
-        "keep": ("best", "_weights"),
-        "steps": ("_before", "_longest"),
-        "look": ("measured", "_due"),
-        "own": ("sums", "seen"),
     }
-    return {key: {n: getattr(callbacks[key], n) for n in names[key]} for key in names}
+    return {
+        name: each.get_state()
+        if hasattr(each, "get_state")
+        else {attribute: getattr(each, attribute) for attribute in names.get(name, ())}
+        for name, each in callbacks.items()
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_callbacks_carry_on(tmp_path):
+def test_keras_callbacks_and_those_of_tfpg_resume(tmp_path):
     found = {}
     for name, parts in (("whole", (30,)), ("parts", (2, 5, 30))):
         folder = tmp_path / name
         folder.mkdir()
         for iterations in parts:
             callbacks = all_callbacks(folder)
-            kept = folder / "kept" if name == "parts" else None
+            kept = folder / "saved" if name == "parts" else None
             agent, history = train(
                 reinforce, "CartPole-v1", folder, iterations, kept, callbacks.values()
             )
         files = sorted(path.name for path in folder.glob("*.*"))
         found[name] = b"".join(pack(carried(callbacks))), outcome(agent, history), files
         keep = tfpg.load_model(folder / "keep.keras").get_weights()
-        assert all(map(np.array_equal, keep, callbacks["keep"]._weights))
+        assert all(map(np.array_equal, keep, callbacks["keep"].get_state()["weights"]))
     assert found["whole"] == found["parts"]
     assert 6 < len(history.epoch) < 30  # one of them stopped it
     assert callbacks["own"].seen == history.epoch
     assert len(callbacks["look"].measured) > 2
 
 
-class TestAgain:
+class TestTheSameCallAgain:
     @pytest.mark.filterwarnings("error::UserWarning")
     @pytest.mark.parametrize("target", [None, 1.0])
-    def test_a_training_that_came_to_its_end_is_left_alone(self, tmp_path, target):
-        """Its end was the number of iterations, or that its callback stopped it."""
+    def test_a_finished_training_is_left_alone(self, tmp_path, target):
+        """It finished by its number of iterations, or a callback stopped it."""
 
         def go():
             stop = [] if target is None else [StopAtReturn(target)]
             number = 3 if target is None else 50
-            return train(reinforce, "CartPole-v1", tmp_path, number, tmp_path / "kept", stop)
+            return train(reinforce, "CartPole-v1", tmp_path, number, tmp_path / "saved", stop)
 
         first = outcome(*go(), tmp_path / "metrics.csv")
         files = {
             path: (path.stat().st_mtime_ns, path.read_bytes())
-            for path in (tmp_path / "kept").rglob("*.*")
+            for path in (tmp_path / "saved").rglob("*.*")
         }
         agent, history = go()
         assert outcome(agent, history, tmp_path / "metrics.csv") == first
@@ -440,10 +442,10 @@ class TestAgain:
             assert (path.stat().st_mtime_ns, path.read_bytes()) == before
 
     @pytest.mark.filterwarnings("error::UserWarning")
-    def test_the_same_objects_go_on_too(self, tmp_path):
+    def test_the_same_objects_can_resume(self, tmp_path):
         agent, log = reinforce("CartPole-v1"), MetricsLogger(tmp_path / "metrics.csv")
         for iterations in (2, 4):
-            options = {"callbacks": [log], "checkpoints": tmp_path / "kept", "verbose": 0}
+            options = {"callbacks": [log], "checkpoints": tmp_path / "saved", "verbose": 0}
             history = agent.fit("CartPole-v1", iterations, seed=5, **options)
         other = train(reinforce, "CartPole-v1", tmp_path / "whole", 4)
         assert outcome(agent, history) == outcome(*other)
@@ -451,8 +453,7 @@ class TestAgain:
         assert (tmp_path / "metrics.csv").read_bytes() == whole
 
     @pytest.mark.filterwarnings("error::UserWarning")
-    def test_another_folder_gets_the_whole_replay(self, tmp_path):
-        """Also that of an agent whose replay another folder was told of."""
+    def test_a_new_folder_gets_the_whole_replay(self, tmp_path):
         agent = dqn(Noisy)
         for folder, first in (("a", 0), ("b", 2)):
             agent.fit(
@@ -470,19 +471,19 @@ class TestAgain:
         assert b"".join(next(states)) == b"".join(next(states))
 
     @pytest.mark.filterwarnings("error::UserWarning")
-    def test_how_often_and_how_many(self, tmp_path):
+    def test_checkpoints_every_three_iterations_and_the_last(self, tmp_path):
         for iterations in (4, 8):
-            kept = Checkpoints(tmp_path / "kept", every_iterations=3, keep=9)
+            kept = Checkpoints(tmp_path / "saved", every_iterations=3, keep=9)
             train(reinforce, "CartPole-v1", tmp_path, iterations, kept)
         found = [
-            read_file(path)[0]["iteration"] for path in (tmp_path / "kept").glob("step-*.ckpt")
+            read_file(path)[0]["iteration"] for path in (tmp_path / "saved").glob("step-*.ckpt")
         ]
         assert sorted(found) == [3, 4, 6, 8]
-        train(reinforce, "CartPole-v1", tmp_path, 9, Checkpoints(tmp_path / "kept", keep=1))
-        assert len(Store(tmp_path / "kept").steps()) == 1
+        train(reinforce, "CartPole-v1", tmp_path, 9, Checkpoints(tmp_path / "saved", keep=1))
+        assert len(Store(tmp_path / "saved").steps()) == 1
 
     @pytest.mark.filterwarnings("error::UserWarning")
-    def test_functions_are_known_again_wherever_they_are(self, tmp_path):
+    def test_a_schedule_that_is_a_function_can_resume(self, tmp_path):
         for iterations in (1, 2):
             agent = dqn(Noisy, epsilon=lambda n: 0.3)
             agent.fit(Noisy, iterations, seed=5, verbose=0, checkpoints=tmp_path)
@@ -497,7 +498,7 @@ class Fails(keras.callbacks.Callback):
         self.at = at
 
     def get_state(self):
-        return None  # another one every time
+        return None
 
     def set_state(self, state):
         pass
@@ -509,28 +510,28 @@ class Fails(keras.callbacks.Callback):
 
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("name", slow_but(["dqn-ring"], ["dqn-ring", "reinforce", "ppo"]))
-def test_an_error_in_the_middle_of_an_iteration(tmp_path, name):
+def test_resuming_after_an_error_in_the_middle_of_an_iteration(tmp_path, name):
     build, env = CASES[name]
     parts = tmp_path / "parts"
     for at in (2, 3):
         with pytest.raises(ZeroDivisionError):
-            every = every_checkpoint(parts / "kept")
+            every = every_checkpoint(parts / "saved")
             train(build, env, parts, 5, every, [Fails(at)])
-        assert Store(parts / "kept").load().header["iteration"] == at
-    ended = train(build, env, parts, 5, parts / "kept", [Fails(None)])
+        assert Store(parts / "saved").load().header["iteration"] == at
+    ended = train(build, env, parts, 5, parts / "saved", [Fails(None)])
     whole = train(build, env, tmp_path / "whole", 5, callbacks=[Fails(None)])
     logs = parts / "metrics.csv", tmp_path / "whole/metrics.csv"
     assert outcome(*ended, logs[0]) == outcome(*whole, logs[1])
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_a_broken_checkpoint_costs_what_came_after_the_one_before_it(tmp_path):
+def test_resuming_from_the_checkpoint_before_a_broken_one(tmp_path):
     whole = outcome(*train(reinforce, "CartPole-v1", tmp_path, 5), tmp_path / "metrics.csv")
-    train(reinforce, "CartPole-v1", tmp_path, 4, every_checkpoint(tmp_path / "kept"))
-    newest = max((tmp_path / "kept").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))
+    train(reinforce, "CartPole-v1", tmp_path, 4, every_checkpoint(tmp_path / "saved"))
+    newest = max((tmp_path / "saved").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))
     newest.write_bytes(newest.read_bytes()[:-7])
     with pytest.warns(UserWarning, match="expected .* bytes .* found .*. Resuming from"):
-        ended = train(reinforce, "CartPole-v1", tmp_path, 5, tmp_path / "kept")
+        ended = train(reinforce, "CartPole-v1", tmp_path, 5, tmp_path / "saved")
     assert outcome(*ended, tmp_path / "metrics.csv") == whole
 
 
@@ -573,7 +574,7 @@ OTHERS = {
         *("CartPole-v1", {}, "has from_logits None, and here it is True"),
     ),
     "agent": (
-        lambda env: tfpg.A2C(both(env), num_envs=4),
+        lambda env: tfpg.A2C(actor_critic(env), num_envs=4),
         *("CartPole-v1", {}, "has agent Reinforce, and here it is A2C"),
     ),
     "environment": (
@@ -603,37 +604,37 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kept")
-    train(reinforce, "CartPole-v1", folder, 2, folder / "kept")
-    with (folder / "metrics.csv").open("a") as file:  # of a third iteration that was killed
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    train(reinforce, "CartPole-v1", folder, 2, folder / "saved")
+    with (folder / "metrics.csv").open("a") as file:  # it was killed while writing
         file.write("2,9.0,")
     return folder
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_another_training_is_refused_and_nothing_is_changed(kept, what):
+def test_a_different_training_is_refused_and_changes_nothing(saved, what):
     build, env, options, message = OTHERS[what]
     agent = build(env)
     before = agent.model.get_weights()
-    files = {path: path.read_bytes() for path in kept.rglob("*.*") if path.is_file()}
+    files = {path: path.read_bytes() for path in saved.rglob("*.*") if path.is_file()}
     more = options.pop("callbacks", [])
-    options = {"seed": None, "callbacks": [MetricsLogger(kept / "metrics.csv"), *more], **options}
+    options = {"seed": None, "callbacks": [MetricsLogger(saved / "metrics.csv"), *more], **options}
     with pytest.raises(ValueError, match=message):
-        agent.fit(env, 4, verbose=0, checkpoints=kept / "kept", **options)
+        agent.fit(env, 4, verbose=0, checkpoints=saved / "saved", **options)
     assert all(map(np.array_equal, agent.model.get_weights(), before))
-    assert {path: path.read_bytes() for path in kept.rglob("*.*") if path.is_file()} == files
+    assert {path: path.read_bytes() for path in saved.rglob("*.*") if path.is_file()} == files
 
 
-class TestAnew:
+class TestEnvironmentsThatCannotBeRestored:
     @pytest.mark.parametrize("name", slow_but(["ppo"], ["ppo", "dqn"]))
-    def test_environments_that_are_not_the_same_every_time(self, tmp_path, name):
+    def test_environments_that_are_not_deterministic(self, tmp_path, name):
         build = CASES[name][0]
-        train(build, Changing, tmp_path, 3, tmp_path / "kept")
-        with warnings.catch_warnings(record=True) as said:
+        train(build, Changing, tmp_path, 3, tmp_path / "saved")
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            _, history = train(build, Changing, tmp_path, 5, tmp_path / "kept")
-        (warning,) = said
+            _, history = train(build, Changing, tmp_path, 5, tmp_path / "saved")
+        (warning,) = caught
         assert "environments could not be restored, because the same actions" in str(
             warning.message
         )
@@ -641,8 +642,8 @@ class TestAnew:
         assert len(history.epoch) == 5
 
     @pytest.mark.parametrize("workers", slow_but([None], [None, 2]))
-    def test_environments_that_do_not_give_as_much(self, workers):
-        """What they observe is the same, and what they reward has more of a past than that."""
+    def test_environments_with_other_rewards(self, workers):
+        """Their observations are the same."""
         policy = Policy(mlp(Noisy), Noisy)
         with open_vec(Noisy, 3, workers=workers) as envs:
             collector = Collector(envs, seed=0)
@@ -652,12 +653,12 @@ class TestAnew:
         assert (state["lengths"] > 0).any()
         with open_vec(Noisy, 3, workers=workers) as envs:
             assert not Collector(envs, seed=0).set_state(state).any()
-        with open_vec(Dearer, 3, workers=workers) as envs:
+        with open_vec(HigherReward, 3, workers=workers) as envs:
             anew = Collector(envs, seed=0).set_state(state)
         np.testing.assert_array_equal(anew, state["lengths"] > 0)
 
     @pytest.mark.filterwarnings("error::UserWarning")
-    def test_running_statistics_of_a_wrapper_are_warned_of(self, tmp_path):
+    def test_running_statistics_of_a_wrapper_are_a_warning(self, tmp_path):
         wrapped = lambda: gymnasium.wrappers.NormalizeReward(Noisy())  # noqa: E731
         with pytest.warns(
             UserWarning, match="do not hold the running statistics of NormalizeReward"
@@ -666,7 +667,7 @@ class TestAnew:
         a2c(Noisy).fit(wrapped, 1, seed=5, verbose=0)
 
     @pytest.mark.slow
-    def test_running_statistics_in_other_processes(self):
+    def test_running_statistics_of_wrappers_in_other_processes_are_found(self):
         make = lambda: gymnasium.wrappers.NormalizeObservation(gymnasium.make("Acrobot-v1"))  # noqa: E731
         for envs in (make_vec(make, 2, workers=2), gymnasium.vector.AsyncVectorEnv([make] * 2)):
             assert running_statistics(envs) == ["NormalizeObservation"]
@@ -674,9 +675,7 @@ class TestAnew:
         with open_vec("Acrobot-v1", 2, workers=2) as envs:
             assert running_statistics(envs) == []
 
-    def test_nobody_is_stepped_after_the_end(self):
-        """A vector environment whose members cannot be stepped one by one."""
-
+    def test_environments_that_cannot_be_stepped_one_by_one(self):
         def envs():
             vector = SyncVectorEnv([Noisy] * 4, autoreset_mode=AutoresetMode.DISABLED)
             return open_vec(gymnasium.wrappers.vector.RecordEpisodeStatistics(vector))
@@ -695,16 +694,16 @@ class TestAnew:
     def test_environments_that_reset_themselves(self, tmp_path):
         for mode, iterations in ((AutoresetMode.NEXT_STEP, 2), (AutoresetMode.NEXT_STEP, 4)):
             envs = SyncVectorEnv([Noisy] * 3, autoreset_mode=mode)
-            with warnings.catch_warnings(record=True) as said:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 agent = a2c(Noisy)
                 history = agent.fit(envs, iterations, seed=5, verbose=0, checkpoints=tmp_path)
             assert len(history.epoch) == iterations
-        (warning,) = said
+        (warning,) = caught
         assert "3 of 3 environments could not be restored" in str(warning.message)
 
-    def test_the_others_stay_where_they_were(self):
-        """Some of the environments are not the same every time."""
+    def test_the_other_environments_are_restored(self):
+        """Only one of the environments is not deterministic."""
 
         def envs():
             return open_vec(
@@ -729,8 +728,7 @@ class TestAnew:
                 )
 
 
-def test_q_networks_are_small(tmp_path):
-    """A checkpoint's log holds every row of the replay once, and is cut behind the ring."""
+def test_the_log_holds_each_row_of_a_replay_once(tmp_path):
     agent = dqn(Noisy, model=q_network(2), capacity=5000)
     agent.fit(Noisy, 6, seed=0, verbose=0, checkpoints=tmp_path)
     log = sum(path.stat().st_size for path in (tmp_path / "log").iterdir())
@@ -738,29 +736,29 @@ def test_q_networks_are_small(tmp_path):
     assert log < 1.5 * row * agent.replay.written.sum() + 7 * 1500
 
 
-def test_a_folder_is_one_trainings_alone(tmp_path):
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
     class Second(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:
                 with pytest.raises(BlockingIOError, match="Another training is writing into"):
-                    train(reinforce, "CartPole-v1", tmp_path / "b", 3, tmp_path / "kept")
+                    train(reinforce, "CartPole-v1", tmp_path / "b", 3, tmp_path / "saved")
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    train(reinforce, "CartPole-v1", tmp_path / "a", 3, tmp_path / "kept", [Second()])
-    assert Store(tmp_path / "kept").load().header["iteration"] == 3
+    train(reinforce, "CartPole-v1", tmp_path / "a", 3, tmp_path / "saved", [Second()])
+    assert Store(tmp_path / "saved").load().header["iteration"] == 3
 
 
-def test_what_never_began_leaves_no_folder(tmp_path):
+def test_a_training_that_fails_before_it_begins_leaves_no_folder(tmp_path):
     agent = tfpg.DQN(tfpg.networks.mlp("CartPole-v1", seed=0), learn_period=3)
     with pytest.raises(ValueError, match="learn_period"):
-        agent.fit("CartPole-v1", 1, seed=0, verbose=0, checkpoints=tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0, checkpoints=tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_environments_that_are_vectorized_otherwise(tmp_path, first):
-    """Gymnasium's own vectorized CartPole is not many of one."""
+def test_environments_that_are_vectorized_in_another_way_are_refused(tmp_path, first):
+    """Gymnasium's vectorized CartPole differs from several single ones."""
     for own in (first, not first):
         with open_vec("CartPole-v1", 3, seedable=not own) as envs:
             agent = ppo("CartPole-v1")

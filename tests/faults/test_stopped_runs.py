@@ -28,7 +28,7 @@ SMALL = {
         *("--hidden", "16", "--updates-per-learn", "2", "--batch-size", "16", "--prioritized"),
     ],
 }
-OTHER = ["--seed", "1", "--no-film", "--verbose", "0", "--checkpoint-every", "0"]
+OTHER = ["--seed", "1", "--no-film", "--verbose", "0", "--checkpoint-every", "0.1"]
 SLOWLY = "reinforce", "slowly:Slow-v0"
 FINISHING = "\nFinishing the iteration and saving a checkpoint. Ctrl-C again stops at once.\n"
 
@@ -425,7 +425,8 @@ class TestFullDisk:
 
     def test_after_some_checkpoints(self, tmp_path, whole):
         """Training continues, and fails at the end; with more space it resumes."""
-        process = train(tmp_path, "dqn", preexec_fn=self.limited(40_000))
+        more = ["--checkpoint-every", "0"]
+        process = train(tmp_path, "dqn", more=more, preexec_fn=self.limited(40_000))
         code, err = ended(process)
         assert code == 1
         warning = "A checkpoint cannot be written into 'run/checkpoints' (File too large, "
