@@ -32,8 +32,8 @@ def video_writer(
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Write the same frames to one or more files, which appear when all of them are complete.
 
-    A thread encodes while the next frames are made, so memory does not grow with the video. After
-    an error there are no files, and earlier ones at the same paths are unchanged.
+    One thread per file encodes while the next frames are made, so memory does not grow with the
+    video. After an error there are no files, and earlier ones at the same paths are unchanged.
 
     Yields:
         A function that adds a frame, ``[height, width, 3]`` uint8. All frames have the same size.
@@ -54,45 +54,54 @@ def video_writer(
     """
     targets = [check_suffix(path) for path in paths]
     with ExitStack() as stack:
-        temporary = [stack.enter_context(written_beside(path)) for path in targets]
-        thread = _EncoderThread(targets, temporary, fps)
+        threads = [
+            _EncoderThread(path, stack.enter_context(written_beside(path)), fps) for path in targets
+        ]
+
+        def write(frame: np.ndarray) -> None:
+            frame = np.array(frame)
+            for thread in threads:
+                thread.write(frame)
+
         try:
-            thread.start()
-            yield thread.write
-            thread.finish()
+            for thread in threads:
+                thread.start()
+            yield write
+            for thread in threads:
+                thread.finish()
         except BaseException:
-            thread.abort()
+            for thread in threads:
+                thread.abort()
             raise
 
 
 class _EncoderThread(threading.Thread):
-    """Encodes frames to several files."""
+    """Encodes frames to a temporary file."""
 
-    def __init__(self, paths: Sequence[Path], temporary: Sequence[Path], fps: float):
+    def __init__(self, path: Path, temporary: Path, fps: float):
         super().__init__(name="tfpg-encoder", daemon=True)
-        self._files = []
-        for path, target in zip(paths, temporary, strict=True):
-            kind = ENCODERS[path.suffix.lower()]
-            every, kept_fps = thin_out(fps, kind.max_fps)
-            self._files.append((path, every, kind(target, kept_fps)))
+        kind = ENCODERS[path.suffix.lower()]
+        self._every, kept_fps = thin_out(fps, kind.max_fps)
+        self._path, self._encoder = path, kind(temporary, kept_fps)
         self._waiting: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
         self._count = 0
-        self._failure: tuple[Path, Exception] | None = None
+        self._error: Exception | None = None
         self._aborted = False
         self._finished = threading.Event()
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a copy of a frame, or raise the error of an earlier one."""
-        self._waiting.put(np.array(frame))
+        """Add a frame, or raise the error of an earlier one."""
+        if self._count % self._every == 0:
+            self._waiting.put(frame)
         self._count += 1
-        self._raise_failure()
+        self._raise_error()
 
     def finish(self) -> None:
-        """Complete the files."""
+        """Complete the file."""
         if self._count == 0:
-            raise ValueError(f"There are no frames to write to {str(self._files[0][0])!r}.")
+            raise ValueError(f"There are no frames to write to {str(self._path)!r}.")
         self._wait()
-        self._raise_failure()
+        self._raise_error()
 
     def abort(self) -> None:
         """Stop encoding, because of an exception that is on its way."""
@@ -116,39 +125,33 @@ class _EncoderThread(threading.Thread):
             raise interrupt
 
     def run(self) -> None:
-        index = 0
         while (frame := self._waiting.get()) is not _END:
-            for path, every, encoder in self._files:
-                if index % every == 0:
-                    self._try(path, encoder.write, frame)
-            index += 1
-        for path, _, encoder in self._files:
-            self._try(path, encoder.close)
-        if self._aborted or self._failure is not None:
-            for _, _, encoder in self._files:
-                encoder.abort()
+            self._try(self._encoder.write, frame)
+        self._try(self._encoder.close)
+        if self._aborted or self._error is not None:
+            self._encoder.abort()
         self._finished.set()
 
-    def _try(self, path: Path, function: Callable[..., None], *args: Any) -> None:
+    def _try(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function, unless something has failed: then the remaining frames are dropped."""
-        if self._aborted or self._failure is not None:
+        if self._aborted or self._error is not None:
             return
         try:
             function(*args)
         except Exception as error:  # FFmpeg raises many types
-            self._failure = path, error
+            self._error = error
 
-    def _raise_failure(self) -> None:
-        if self._failure is None:
+    def _raise_error(self) -> None:
+        error = self._error
+        if error is None:
             return
-        path, error = self._failure
         if isinstance(error, ImportError):
             raise error
         reason, free = getattr(error, "strerror", None) or str(error), ""
         with suppress(OSError):  # the folder may be gone
-            free = f", with {shutil.disk_usage(path.parent).free:,} bytes free on the disk"
+            free = f", with {shutil.disk_usage(self._path.parent).free:,} bytes free on the disk"
         raise VideoWriteError(
-            f"Cannot write {str(path)!r}: {reason} (after {self._count} frames{free}). "
+            f"Cannot write {str(self._path)!r}: {reason} (after {self._count} frames{free}). "
             "No part of it was left on the disk."
         ) from error
 
