@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.core.files import check_writable, written_beside
+from tfpg.core.files import atomic_write, check_writable
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
@@ -158,7 +158,7 @@ def _written(figure: Any, axes: Any, path: str | os.PathLike) -> Path:
     axes[-1].xaxis.set_major_locator(MaxNLocator(6))
     axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     path = Path(path)
-    with written_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return path
 

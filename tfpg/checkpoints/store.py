@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfpg.checkpoints.serialization import pack, unpack
-from tfpg.core.files import open_regular, written_beside
+from tfpg.core.files import atomic_write, open_regular
 from tfpg.core.memory import check_memory
 from tfpg.core.messages import warn
 from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError, VersionSkewError
@@ -247,7 +247,7 @@ def _write(path: Path, header: dict[str, Any], state: Any) -> str:
     buffers = pack(state)
     header = {**header, "bytes": sum(len(each) for each in buffers)}
     header["sha256"] = _hash(header, buffers)
-    with written_beside(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         for each in (json.dumps(header).encode(), b"\n", *buffers):
             file.write(each)
         file.flush()

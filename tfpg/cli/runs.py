@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tfpg
-from tfpg.core.files import describe_write_error, read_json, written_beside
+from tfpg.core.files import atomic_write, describe_write_error, read_json
 from tfpg.core.options import options_of
 from tfpg.envs import same_env
 from tfpg.models.safe_loading import check_model_file
@@ -228,7 +228,7 @@ def update_config(folder: str | os.PathLike, **config: Any) -> None:
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:
-    with written_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
         except OSError as error:

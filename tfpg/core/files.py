@@ -19,7 +19,7 @@ from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError
 
 
 @contextmanager
-def written_beside(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path, and rename it to ``path`` if the block succeeds.
 
     If the block raises, the temporary file is removed and ``path`` is unchanged. The temporary
@@ -32,7 +32,7 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     target = Path(folder) / "note.txt"
-        ...     with written_beside(target) as temporary:
+        ...     with atomic_write(target) as temporary:
         ...         _ = temporary.write_text("whole")
         ...     target.read_text(), len(list(Path(folder).iterdir()))
         ('whole', 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfpg.core.backend import keras, tf
-from tfpg.core.files import describe_write_error, written_beside
+from tfpg.core.files import atomic_write, describe_write_error
 from tfpg.core.memory import readable_bytes
 from tfpg.core.messages import one_line
 from tfpg.errors import UnsafeCheckpointError
@@ -49,7 +49,7 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".keras":
         raise ValueError(f"A model is saved as a .keras file, not as {str(path)!r}.")
-    with written_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             model.save(temporary)
         except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.core.files import written_beside
+from tfpg.core.files import atomic_write
 from tfpg.video.encoders import ENCODERS, thin_out
 
 SUFFIXES = tuple(ENCODERS)
@@ -55,7 +55,7 @@ def video_writer(
     targets = [check_suffix(path) for path in paths]
     with ExitStack() as stack:
         threads = [
-            _EncoderThread(path, stack.enter_context(written_beside(path)), fps) for path in targets
+            _EncoderThread(path, stack.enter_context(atomic_write(path)), fps) for path in targets
         ]
 
         def write(frame: np.ndarray) -> None:
