@@ -228,7 +228,7 @@ class TestProblems:
         finally:
             del gymnasium.registry["Random-v0"]
         assert report.ok
-        assert "as it is registered" in rows(report, "warning")["determinism"][0]
+        assert "as its registration says" in rows(report, "warning")["determinism"][0]
 
     @pytest.mark.parametrize(
         ("space", "verdict"),

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow; drawing frames by OpenGL does.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from tfpg import envs
 from tfpg.agents import ALGORITHMS, Q_LEARNING
@@ -39,6 +40,8 @@ from tfpg.core.seeding import check_seed
 from tfpg.envs.contracts import PROBLEM, WARNING, Issue
 from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
+from tfpg.models.policy import Decision
+from tfpg.rollouts.loop import Progress, play, seeded_reset
 from tfpg.video.display import INSTALL_XVFB
 from tfpg.video.frames import as_frame
 from tfpg.video.render_env import open_render_env, render_images
@@ -286,7 +289,7 @@ class _Check:
             count = min(count, again.steps)
             if difference := first_difference(self.play.moments, again.moments):
                 detail = f"equal seeds and actions give another {difference} {place}"
-                detail += f"{', as it is registered' * known}: {consequence}"
+                detail += f"{', as its registration says' * known}: {consequence}"
                 verdict = WARNING if known else verdict
                 self.findings.add("determinism", [Issue(verdict, "different", detail)])
                 return
@@ -429,14 +432,23 @@ def _frames_of_a_step(env: gymnasium.Env, seed: int) -> list[Any]:
 
 
 def _steps_per_second(many: VectorEnv, seed: int) -> float:
-    many.reset(seed=seed)
-    disabled = many.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
+    """Measure the loop that training uses, with random actions."""
+    count, seeds = many.num_envs, itertools.count(seed)
+
+    def act(*_: Any) -> Decision:
+        actions = many.action_space.sample()
+        return Decision(actions, actions, actions)
+
+    def next_seeds(over: np.ndarray, _: np.ndarray) -> list[int | None]:
+        return [next(seeds) if each else None for each in over]
+
+    observations = seeded_reset(many, [next(seeds) for _ in range(count)])
+    progress = Progress(observations, np.ones(count, bool), np.zeros(count, int))
+    played = play(
+        many, act, itertools.repeat(None), progress, single_episode=False, next_seeds=next_seeds
+    )
     steps, since = 0, time.perf_counter()
     while (passed := time.perf_counter() - since) < SPEED_SECONDS or not steps:
-        _, _, terminated, truncated, _ = many.step(many.action_space.sample())
-        steps += many.num_envs
-        ended = terminated | truncated
-        if disabled and ended.any():
-            seeds: Any = [seed + steps if end else None for end in ended]
-            many.reset(seed=seeds, options={"reset_mask": ended})
+        next(played)
+        steps += count
     return steps / passed

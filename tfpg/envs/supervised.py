@@ -103,6 +103,8 @@ class SupervisedEnv(gymnasium.Wrapper):
         self.index = index
         self._build = build
         self._failures = failures or Failures()
+        space = env.observation_space  # which takes a wrapper long to look up in every step
+        self._shape = space.shape if isinstance(space, gymnasium.spaces.Box) else None
         self._idle = False
         self._observation: Any = None  # while it idles
         self._error: EnvError | None = None  # of the last reset
@@ -144,11 +146,10 @@ class SupervisedEnv(gymnasium.Wrapper):
         self._idle, self._observation = True, zero_observation(self.observation_space)
 
     def _check_shape(self, observation: Any) -> None:
-        space = self.env.observation_space
-        if isinstance(space, gymnasium.spaces.Box) and np.shape(observation) != space.shape:
+        if self._shape is not None and np.shape(observation) != self._shape:
             raise ValueError(
                 f"its observation has shape {np.shape(observation)}, but its observation_space "
-                f"has {space.shape}"
+                f"has {self._shape}"
             )
 
     def _fail(self, what: str, cause: Exception, *where: Any) -> EnvError:
