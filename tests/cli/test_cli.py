@@ -421,7 +421,7 @@ USAGE = [
     (["train", "reinforce", "CartPol-v1"], 1, "CartPole-v1"),
     (["train", "reinforce", "CartPole-v1", "--run", "runs/small"], 1, "exists already"),
     (["train", "reinforce", "CartPole-v1", "--model", "no.keras"], 1, "No run or model at 'no."),
-    (["record", "runs/small", "film.avi"], 1, "ending in .mp4, .gif, .webm or .png"),
+    (["record", "runs/small", "film.avi"], 1, "ending in .mp4, .gif, .webm, or .png"),
     (["record", "runs/small", "no/film.mp4"], 1, "mkdir -p no"),
     (["record", "runs/small", "/proc/film.mp4"], 1, "cannot be written"),
 ]
@@ -596,7 +596,7 @@ class TestFilms:
             (["record", "r", "b.mp4", "--versus", "r", "--snapshots"], 2, "not allowed with"),
             (["record", "r", "b.mp4", "--overlay", "bars", "none"], 2, "shows nothing"),
             (["record", "r", "b.mp4", "--rank"], 2, "--rank is of several episodes"),
-            (["record", "r", "b.mp4", "b.avi"], 1, "ending in .mp4, .gif, .webm or .png"),
+            (["record", "r", "b.mp4", "b.avi"], 1, "ending in .mp4, .gif, .webm, or .png"),
         ],
     )
     def test_mistakes_are_one_line(self, learned, args, code, message):

@@ -60,17 +60,17 @@ class TestAsFrame:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            (np.zeros(3), "got shape (3,) of float64."),
-            (np.zeros((2, 2, 2), np.uint8), "got shape (2, 2, 2) of uint8."),
-            (np.zeros((2, 2, 5), np.uint8), "got shape (2, 2, 5) of uint8."),
-            (np.zeros((1, 2, 2, 3), np.uint8), "got shape (1, 2, 2, 3) of uint8."),
-            (np.zeros((0, 4, 3), np.uint8), "got shape (0, 4, 3) of uint8."),
-            (None, "got shape () of object."),
-            (np.array([[0.5, np.nan]]), "got float64 values from nan to nan."),
-            (np.array([[0.5, np.inf]]), "got float64 values from 0.5 to inf."),
-            (np.array([[-0.01, 1.0]]), "got float64 values from -0.01 to 1.0."),
-            (np.array([[3.0, 255.5]], np.float32), "got float32 values from 3.0 to 255.5."),
-            (np.array([[0, 256]]), "got int64 values from 0 to 256."),
+            (np.zeros(3), "but got shape (3,) of float64."),
+            (np.zeros((2, 2, 2), np.uint8), "but got shape (2, 2, 2) of uint8."),
+            (np.zeros((2, 2, 5), np.uint8), "but got shape (2, 2, 5) of uint8."),
+            (np.zeros((1, 2, 2, 3), np.uint8), "but got shape (1, 2, 2, 3) of uint8."),
+            (np.zeros((0, 4, 3), np.uint8), "but got shape (0, 4, 3) of uint8."),
+            (None, "but got shape () of object."),
+            (np.array([[0.5, np.nan]]), "but got float64 values from nan to nan."),
+            (np.array([[0.5, np.inf]]), "but got float64 values from 0.5 to inf."),
+            (np.array([[-0.01, 1.0]]), "but got float64 values from -0.01 to 1.0."),
+            (np.array([[3.0, 255.5]], np.float32), "but got float32 values from 3.0 to 255.5."),
+            (np.array([[0, 256]]), "but got int64 values from 0 to 256."),
         ],
     )
     def test_arrays_that_are_not_images_are_refused(self, image, message):
@@ -91,7 +91,7 @@ class TestCrop:
         [(-1, 0, 3, 3), (0, -1, 3, 3), (0, 0, 7, 4), (0, 0, 6, 5), (3, 0, 3, 4), (0, 3, 6, 2)],
     )
     def test_a_box_that_is_empty_or_not_within_the_frame_is_refused(self, box):
-        with pytest.raises(ValueError, match="which is 6 pixels wide and 4 high, and got"):
+        with pytest.raises(ValueError, match="which is 6 pixels wide and 4 high, but it is"):
             crop(numbered(4, 6), box)
 
 

@@ -199,7 +199,7 @@ class TestFaults:
             ({"crop": (0, 0, 100, 10)}, ValueError, "which is 48 pixels wide and 32 high"),
             ({"overlay": "bras"}, ValueError, "Unknown overlay 'bras'. Expected some of caption"),
             ({"overlay": "bars"}, ValueError, "'bars' is not available for this policy, only capt"),
-            ({"action_names": ("a",)}, ValueError, "Expected 2 action_names.* got 1"),
+            ({"action_names": ("a",)}, ValueError, "Expected 2 action_names.* but got 1"),
             ({"grid": 0, "episodes": 2}, ValueError, "grid must be an integer of at least 1"),
             ({"policy": lambda x: 1}, ValueError, r"shape.*\(\)"),
             ({"policy": {}}, ValueError, "The mapping of policies is empty"),

@@ -288,7 +288,7 @@ def test_a_missing_codec_is_an_error_that_says_how_to_install_it(tmp_path, monke
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="ending in .mp4, .gif, .webm or .png, got .*a.avi"):
+    with pytest.raises(ValueError, match="ending in .mp4, .gif, .webm, or .png, but got .*a.avi"):
         write(tmp_path / "a.avi", [FRAME])
 
 

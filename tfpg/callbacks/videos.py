@@ -92,7 +92,7 @@ class Snapshots(_AtIterations):
     ):
         super().__init__(path, at, every)
         if self.path_of(0).suffix != ".keras":
-            raise ValueError(f"Expected a path ending in .keras, got {str(path)!r}.")
+            raise ValueError(f"Expected a path ending in .keras, but got {str(path)!r}.")
 
     def write(self, iteration: int) -> None:
         path = self.path_of(iteration)

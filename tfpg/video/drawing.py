@@ -57,11 +57,11 @@ class DrawingOptions:
                     "overlay=True for all of them."
                 )
         if not 0 < self.scale < float("inf"):
-            raise ValueError(f"scale must be positive, and got {self.scale!r}.")
+            raise ValueError(f"scale must be positive, but it is {self.scale!r}.")
         if self.crop is not None:
             if len(self.crop) != 4:
                 raise ValueError(
-                    f"crop must be four numbers, (left, top, right, bottom), and got {self.crop!r}."
+                    f"crop must be four numbers, (left, top, right, bottom), but it is {self.crop!r}."
                 )
             self.crop = tuple(map(int, self.crop))
 
@@ -198,5 +198,5 @@ def _checked_names(names: Sequence[str] | None, known: Sequence[str]) -> tuple[s
     if names is None:
         return tuple(known)
     if len(names) != len(known):
-        raise ValueError(f"Expected {len(known)} action_names, one per action, got {len(names)}.")
+        raise ValueError(f"Expected {len(known)} action_names, but got {len(names)}.")
     return tuple(map(str, names))

@@ -36,7 +36,7 @@ def as_frame(image: Any) -> np.ndarray:
     if not has_channels or 0 in image.shape or image.dtype.kind not in "biuf":
         raise ValueError(
             "Expected an image of shape (height, width), or (height, width, channels) with 1, 3 "
-            f"or 4 channels, and got shape {given.shape} of {given.dtype}."
+            f"or 4 channels, but got shape {given.shape} of {given.dtype}."
         )
     image = image[..., :3]
     if image.dtype != np.uint8:
@@ -48,7 +48,7 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 255):  # also catches NaN
         raise ValueError(
-            f"Expected pixels between 0 and 255, and got {image.dtype} values from {low} to {high}."
+            f"Expected pixels between 0 and 255, but got {image.dtype} values from {low} to {high}."
         )
     if image.dtype.kind == "b" or (image.dtype.kind == "f" and high <= 1):
         image = image * np.float32(255)
@@ -70,7 +70,7 @@ def crop(frame: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
             "crop=(left, top, right, bottom) must lie within the frame, which is "
-            f"{width} pixels wide and {height} high, and got {tuple(box)}."
+            f"{width} pixels wide and {height} high, but it is {tuple(box)}."
         )
     return frame[top:bottom, left:right]
 

@@ -25,7 +25,7 @@ def show(video: Any, width: int | None = None) -> None:
         >>> show("cartpole.avi")
         Traceback (most recent call last):
             ...
-        ValueError: Expected a file ending in .mp4, .gif, .webm or .png, got 'cartpole.avi'.
+        ValueError: Expected a file ending in .mp4, .gif, .webm, or .png, but got 'cartpole.avi'.
     """
     path: Path = check_suffix(video if isinstance(video, (str, os.PathLike)) else video.path)
     if not path.exists():

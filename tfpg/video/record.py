@@ -122,7 +122,7 @@ def record(
         check_writable(each)
     for name, number in (("fps", fps), ("speed", speed), ("max_seconds", max_seconds)):
         if number is not None and not 0 < number < np.inf:
-            raise ValueError(f"{name} must be positive, and got {number!r}.")
+            raise ValueError(f"{name} must be positive, but it is {number!r}.")
     options = DrawingOptions(overlay, scale, crop, action_names)
     with ExitStack() as stack:
         shown = EpisodeFrames(

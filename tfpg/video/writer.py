@@ -166,10 +166,10 @@ def check_suffix(path: str | os.PathLike) -> Path:
         >>> check_suffix("cartpole.avi")
         Traceback (most recent call last):
             ...
-        ValueError: Expected a file ending in .mp4, .gif, .webm or .png, got 'cartpole.avi'.
+        ValueError: Expected a file ending in .mp4, .gif, .webm, or .png, but got 'cartpole.avi'.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise ValueError(f"Expected a file ending in {known}, got {str(path)!r}.")
+        known = f"{', '.join(SUFFIXES[:-1])}, or {SUFFIXES[-1]}"
+        raise ValueError(f"Expected a file ending in {known}, but got {str(path)!r}.")
     return path
