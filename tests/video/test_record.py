@@ -195,7 +195,7 @@ class TestFaults:
             ({"speed": 0}, ValueError, "speed must be positive"),
             ({"max_seconds": -1}, ValueError, "max_seconds must be positive"),
             ({"scale": 0}, ValueError, "scale must be positive"),
-            ({"crop": (0, 0, 10)}, ValueError, "crop must be four numbers"),
+            ({"crop": (0, 0, 10)}, ValueError, r"crop must be \(left, top, right, bottom\)"),
             ({"crop": (0, 0, 100, 10)}, ValueError, "which is 48 pixels wide and 32 high"),
             ({"overlay": "bras"}, ValueError, "Unknown overlay 'bras'. Expected some of caption"),
             ({"overlay": "bars"}, ValueError, "'bars' is not available for this policy, only capt"),

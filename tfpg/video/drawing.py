@@ -61,7 +61,7 @@ class DrawingOptions:
         if self.crop is not None:
             if len(self.crop) != 4:
                 raise ValueError(
-                    f"crop must be four numbers, (left, top, right, bottom), but it is {self.crop!r}."
+                    f"crop must be (left, top, right, bottom), but it is {self.crop!r}."
                 )
             self.crop = tuple(map(int, self.crop))
 
