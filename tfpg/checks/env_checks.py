@@ -192,7 +192,7 @@ class _Check:
             self.findings.add(what, [Issue(verdict, "hang", detail)])
             pending = pending[1:]
         if unchecked := [name for name in pending if name != "closing"]:
-            detail = f"{self.seconds:.6g} s were over before {', '.join(unchecked)}: use --seconds"
+            detail = f"not checked in {self.seconds:.6g} s, give more: {', '.join(unchecked)}"
             self.findings.add("time", [Issue(WARNING, "time", detail)])
 
     def _make(self, **kwargs: Any) -> gymnasium.Env:

@@ -17,6 +17,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import gymnasium
+from gymnasium.vector.utils import CloudpickleWrapper
 
 from tfpg.envs.supervised import Failures, SupervisedEnv, build_env
 from tfpg.errors import EnvError
@@ -37,8 +38,6 @@ def serialize(build: Callable[[], gymnasium.Env]) -> bytes:
     Raises:
         TypeError: It cannot be serialized.
     """
-    from gymnasium.vector.utils import CloudpickleWrapper
-
     try:
         return bytes(ForkingPickler.dumps(CloudpickleWrapper(build)))
     except Exception as error:
