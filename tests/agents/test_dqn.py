@@ -585,7 +585,7 @@ class TestImages:
         model = tfpg.networks.nature_cnn(env, hidden=16, seed=0)
         model.compile(keras.optimizers.Adam(1e-3))
         agent, history = train(env, 8, model=model, jit_compile="auto", batch_size=32)
-        assert agent.replay._observations.dtype == np.uint8
+        assert agent.replay.rows_since()["observations"].dtype == np.uint8
         assert agent.evaluate(env, 20, seed=0)["episode_return"] == 1.0
         assert history["loss"][-1] < history["loss"][0]
 
@@ -595,7 +595,7 @@ class TestImages:
         agent, history = train("ALE/Pong-v5", 1, model=model, jit_compile="auto", **options)
         assert np.isfinite(history["loss"]).all()
         assert agent.replay.stack == 4
-        assert agent.replay._observations.shape == (2000, 84, 84)
+        assert agent.replay.rows_since()["observations"].shape[1:] == (84, 84)
         sampled = agent.replay.sample(np.random.default_rng(0), 30)
         x, y = sampled.observations, sampled.next_observations
         np.testing.assert_array_equal(y[..., :3], x[..., 1:])

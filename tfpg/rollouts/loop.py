@@ -138,7 +138,7 @@ def play(
         progress.lengths = lengths
         if mode is AutoresetMode.NEXT_STEP and not single_episode:
             progress.playing = ~ended
-        if any_of(over) or any_of(ended) or any_of(failed):
+        if any_of(over) or any_of(ended) or failed is not nobody:
             if single_episode:
                 progress.playing = playing & ~ended
             progress.lengths = np.where(ended | failed, 0, lengths)

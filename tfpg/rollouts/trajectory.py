@@ -98,7 +98,7 @@ def record(
     times, columns = np.nonzero(real)
     places = rows[times, columns]
     length = max(places.max(initial=-1) + 1, num_steps)
-    if length != len(steps) or not np.array_equal(places, times):
+    if length != len(steps) or (places != times).any():
 
         def moved(x: np.ndarray, length: int = length, fill: Any = 0) -> np.ndarray:
             out = np.empty((length, *x.shape[1:]), x.dtype)
