@@ -1,5 +1,7 @@
 """Whole episodes and fragments of steps, in all autoreset modes."""
 
+import gc
+import weakref
 from functools import cache, partial
 
 import gymnasium
@@ -452,3 +454,30 @@ def test_lives_must_be_reported():
         pytest.raises(ValueError, match="reports lives in infos.*nothing: leave it out"),
     ):
         Collector(envs, 0).collect_steps(policy_for(envs), 2, end_on_life_loss=True)
+
+
+class Informed(Endless):
+    """Returns a large array in each step's infos."""
+
+    arrays = []
+
+    def step(self, action):
+        large = np.zeros(1000)
+        self.arrays.append(weakref.ref(large))
+        return np.zeros(1, np.float32), 0.0, False, False, {"large": large}
+
+
+@pytest.mark.parametrize("collect", [fragments, partial(episodes, max_steps=12)])
+def test_infos_are_not_kept(collect, monkeypatch):
+    monkeypatch.setattr(Informed, "arrays", [])
+    alive = []
+
+    class Watching(gymnasium.vector.VectorWrapper):
+        def step(self, actions):
+            gc.collect()
+            alive.append(sum(ref() is not None for ref in Informed.arrays))
+            return super().step(actions)
+
+    collect(Watching(SyncVectorEnv([Informed])), 12 if collect is fragments else 1)
+    assert len(alive) == 12
+    assert max(alive) <= 2

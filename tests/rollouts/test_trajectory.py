@@ -60,7 +60,6 @@ def played(*columns, lengths=None, named=False):
                 ended,
                 lengths,
                 failed,
-                {},
             )
         )
         lengths = np.where(ended | failed, 0, lengths)

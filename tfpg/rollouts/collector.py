@@ -181,7 +181,7 @@ class Collector:
             max_steps=max_steps,
         ):
             if end_on_life_loss:
-                lost = self._life_lost(step.infos, step.real & ~step.ended)
+                lost = self._life_lost(self.progress.infos, step.real & ~step.ended)
                 step = step._replace(terminated=step.terminated | lost)
             steps.append(step)
             self._returns += step.rewards

@@ -25,7 +25,7 @@ What holds for each `Step`, in all three of Gymnasium's autoreset modes:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -58,7 +58,6 @@ class Step(NamedTuple):
     ended: np.ndarray  # [N]  bool, the episode is over
     lengths: np.ndarray  # [N]  steps of the episode so far, this one included
     failed: np.ndarray  # [N]  bool, the environment failed, and its episode does not count
-    infos: dict[str, Any]
 
 
 @dataclass
@@ -69,11 +68,14 @@ class Progress:
         observations: ``[N, ...]``, what the policy acts on next.
         playing: ``[N]`` bool, whether the next step is one of an episode that counts.
         lengths: ``[N]`` int, steps of the current episodes so far.
+        infos: The infos of the last step. Those of earlier steps, which may hold anything, are
+            not kept.
     """
 
     observations: Any
     playing: np.ndarray
     lengths: np.ndarray
+    infos: dict[str, Any] = field(default_factory=dict)
 
 
 def play(
@@ -149,7 +151,7 @@ def play(
             elif mode is AutoresetMode.DISABLED and any_of(waiting):
                 seeds = None if next_seeds is None else next_seeds(waiting, failed)
                 after = reset_some(envs, waiting, seeds)
-        progress.observations = after
+        progress.observations, progress.infos = after, infos
         yield Step(
             observations,
             decision,
@@ -161,7 +163,6 @@ def play(
             ended,
             lengths,
             failed,
-            infos,
         )
 
 
