@@ -41,7 +41,7 @@ RUNS = {
 def command(algorithm: str, run: Path) -> list[str]:
     """The training, which resumes if the run exists."""
     tfpg = [sys.executable, "-m", "tfpg", "train", algorithm, "CartPole-v1", "--seed", "1"]
-    tfpg += ["--no-film", "--verbose", "0", "--checkpoint-every", "0"]
+    tfpg += ["--no-video", "--verbose", "0", "--checkpoint-every", "0"]
     return [*tfpg, "--run", str(run), *RUNS[algorithm]]
 
 

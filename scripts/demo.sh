@@ -5,7 +5,7 @@ set -eu
 
 started=$(date +%s)
 rm -rf runs/demo
-tfpg train reinforce CartPole-v1 --seed 1 --run runs/demo --no-film
+tfpg train reinforce CartPole-v1 --seed 1 --run runs/demo --no-video
 tfpg evaluate runs/demo --episodes 100 --seed 7
 tfpg record runs/demo videos/cartpole.mp4 --seed 7 &
 tfpg record runs/demo videos/cartpole.gif --seed 7

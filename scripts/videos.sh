@@ -7,8 +7,8 @@ set -eu
 runs=runs/videos
 
 [ -e $runs/cartpole ] ||
-    tfpg train reinforce CartPole-v1 --seed 1 --run $runs/cartpole --no-film --snapshots 0 6 12 38
-[ -e $runs/lander ] || tfpg train ppo LunarLander-v3 --seed 1 --run $runs/lander --no-film
+    tfpg train reinforce CartPole-v1 --seed 1 --run $runs/cartpole --no-video --snapshots 0 6 12 38
+[ -e $runs/lander ] || tfpg train ppo LunarLander-v3 --seed 1 --run $runs/lander --no-video
 
 tfpg record $runs/cartpole videos/reinforce-cartpole.gif --seed 7 \
     --overlay caption action bars --scale 0.7 --speed 2 --max-seconds 5
@@ -19,7 +19,7 @@ tfpg record $runs/lander videos/ppo-lander.gif --seed 7 --episodes 20 --rank \
 
 if [ "${1:-}" = pong ]; then
     [ -e $runs/pong ] ||
-        tfpg train dqn ALE/Pong-v5 --seed 1 --run $runs/pong --no-film --env-steps 300000 \
+        tfpg train dqn ALE/Pong-v5 --seed 1 --run $runs/pong --no-video --env-steps 300000 \
             --n-step 3 --dueling --epsilon 1 .02 50000 --learning-starts 5000 --capacity 100000 \
             --learning-rate 2.5e-4 --target-update-period 500
     tfpg record $runs/pong videos/dqn-pong.gif --seed 7 --overlay caption bars saliency \

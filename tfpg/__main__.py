@@ -1,4 +1,4 @@
-"""The command ``tfpg``, as ``python -m tfpg``."""
+"""The command ``tfpg``, also as ``python -m tfpg``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tfpg.core import signals
 
 
 def main() -> int:
-    """Runs the command line, and returns its exit code; see `tfpg.cli.main.main`."""
+    """Run the command line, and return its exit code; see `tfpg.cli.main.main`."""
     try:
         from tfpg.cli import main as cli
-    except KeyboardInterrupt:  # what it imports takes a moment
+    except KeyboardInterrupt:  # imports take a moment
         print(signals.INTERRUPTED, end="", file=sys.stderr)
         return 130
     return cli.main()

@@ -115,7 +115,7 @@ def test_the_command_line_exits_with_3(tmp_path):
     bundle = tmp_path / "run/checkpoints/non-finite"
     for _ in range(2):  # what is left does not prevent another try
         done = subprocess.run(
-            [*command, "--iterations", "2", "--no-film", "--run", str(tmp_path / "run")],
+            [*command, "--iterations", "2", "--no-video", "--run", str(tmp_path / "run")],
             capture_output=True,
             text=True,
             check=False,

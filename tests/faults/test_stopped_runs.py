@@ -28,7 +28,7 @@ SMALL = {
         *("--hidden", "16", "--updates-per-learn", "2", "--batch-size", "16", "--prioritized"),
     ],
 }
-OTHER = ["--seed", "1", "--no-film", "--verbose", "0", "--checkpoint-every", "0.1"]
+OTHER = ["--seed", "1", "--no-video", "--verbose", "0", "--checkpoint-every", "0.1"]
 SLOWLY = "reinforce", "slowly:Slow-v0"
 FINISHING = "\nFinishing the iteration and saving a checkpoint. Ctrl-C again stops at once.\n"
 
@@ -229,10 +229,8 @@ class TestSignals:
         wait_for_checkpoint(process, tmp_path, iterations=done + 9)
         process.kill()
         assert ended(process)[0] == -9
-        saved = json.loads((tmp_path / "run/config.json").read_text())["arguments"]
-        assert [saved[name] for name in ("workers", "on_env_error", "checkpoint_every")] == [
-            *(2, "drop", 0.01)
-        ]
+        saved = json.loads((tmp_path / "run/config.json").read_text())["command"]
+        assert saved.endswith(" ".join(more))
         assert resume(tmp_path) == (0, "")
         assert outcome(tmp_path) == outcome(whole(*SLOWLY))
 
@@ -279,7 +277,7 @@ def finished(tmp_path_factory, whole):
     config = json.loads((folder / "done/config.json").read_text())
     del config["finished"]
     (folder / "killed/config.json").write_text(json.dumps(config))
-    old = {k: v for k, v in config.items() if k != "arguments"}
+    old = {k: v for k, v in config.items() if k != "command"}
     for name, text in (
         ("none", None),
         ("old", json.dumps(old)),
@@ -313,9 +311,9 @@ class TestRefused:
         slow_but(
             [("none", "'none' is not a run: ")],
             [
-                ("done", "'done' exists already, and "),
+                ("done", "'done' is a finished run. "),
                 ("none", "'none' is not a run: "),
-                ("old", "'old' exists already, and "),
+                ("old", "'old' cannot be resumed: "),
                 ("cut", "'cut/config.json' is not valid JSON: "),
                 ("list", "'list/config.json' is a list, not a JSON object"),
                 ("empty", "'empty' is empty: "),
@@ -334,7 +332,7 @@ class TestRefused:
     def test_a_run_of_an_unknown_algorithm(self, tmp_path, finished):
         shutil.copytree(finished / "killed", tmp_path / "run")
         config = json.loads((tmp_path / "run/config.json").read_text())
-        config["arguments"]["algorithm"] = "sarsa"
+        config["command"] = config["command"].replace("reinforce", "sarsa")
         (tmp_path / "run/config.json").write_text(json.dumps(config))
         code, err = resume(tmp_path)
         assert code == 1
@@ -344,8 +342,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("run", "more", "messages"),
         [
-            ("done", [], ["'done' exists already"]),
-            ("none", [], ["'none' exists already"]),
+            ("done", [], ["'done' is a finished run. "]),
+            ("none", [], ["'none' is not a run: ", "Choose another folder"]),
             ("cut", [], ["'cut/config.json' is not valid JSON: "]),
             ("killed", ["--iterations", "7"], ["--iterations 200", "--iterations 7"]),
             ("killed", ["--max-steps", "31"], ["--max-steps 30", "--max-steps 31"]),
@@ -455,7 +453,7 @@ class TestFullDisk:
 class TestVerifyResume:
     def test_stopped_it_leaves_nothing(self, tmp_path):
         process = start(
-            *("verify-resume", "CartPole-v1", "ppo", "--iterations", "100000"),
+            *("verify-resume", "ppo", "CartPole-v1", "--iterations", "100000"),
             cwd=tmp_path,
             tmp=tmp_path,
         )
@@ -469,7 +467,7 @@ class TestVerifyResume:
             SLOW.replace("time.sleep(30)", "__import__('sys').stderr.write('x' * 1000 + '\\n')")
         )
         (tmp_path / "slow").touch()
-        arguments = ["verify-resume", "slowly:Slow-v0", "ppo", "--iterations", "4", "--json"]
+        arguments = ["verify-resume", "ppo", "slowly:Slow-v0", "--iterations", "4", "--json"]
         process = start(*arguments, cwd=tmp_path)
         out, _ = process.communicate(timeout=120)
         assert json.loads(out)["same"]
@@ -480,7 +478,7 @@ class TestVerifyResume:
         )
         (tmp_path / "slow").touch()
         process = start(
-            *("verify-resume", "slowly:Slow-v0", "ppo", "--iterations", "2"), cwd=tmp_path
+            *("verify-resume", "ppo", "slowly:Slow-v0", "--iterations", "2"), cwd=tmp_path
         )
         code, err = ended(process)
         assert code == 3

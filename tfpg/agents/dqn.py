@@ -87,8 +87,7 @@ class DQN(OffPolicy):
     epsilon: float | Callable[[float], float] = option(
         default=linear(1.0, 0.05, 10_000),
         check=probability_schedule,
-        help="Probability of a random action: a number or a schedule such as "
-        "tfpg.schedules.linear(1.0, 0.05, 10_000).",
+        help="Probability of a random action: a number or a schedule, see `tfpg.schedules`.",
     )
     epsilon_per: str = option(
         default="step",

@@ -308,7 +308,7 @@ class _Check:
             passed["rendering"] = f"made with render_mode={own!r}; make it with {image!r} to record"
         elif "human" not in modes:
             has = f"its render modes are {known}" if modes else "it has no render modes"
-            issue = f"{has}: no videos, use tfpg train --no-film"
+            issue = f"{has}: no videos, use tfpg train --no-video"
         elif shutil.which("Xvfb") is None:
             issue = f"it only opens a window, which needs Xvfb: {INSTALL_XVFB}"
         else:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +45,35 @@ def require_tensorflow() -> None:
         raise ImportError(
             f"tfpg runs on TensorFlow, and Keras runs on {keras.config.backend()!r}. {mend}"
         )
+
+
+def import_quietly() -> None:
+    """Import TensorFlow without showing its start-up messages, unless it fails to start.
+
+    A GPU's memory is taken as it is needed, because another process may use the same GPU.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    try:
+        sys.stderr.flush()
+        terminal = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # standard error is closed
+        require_tensorflow()
+        return
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            require_tensorflow()
+            tf.zeros(())  # the first tensor looks for devices, which prints more messages
+        except (ImportError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            messages.seek(0)
+            os.write(terminal, messages.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _configured_backend() -> tuple[str, str]:

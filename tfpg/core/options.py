@@ -324,6 +324,7 @@ def one_of(*choices: Any) -> Check:
             raise ValueError(f"one of {', '.join(map(repr, choices))}")
         return value
 
+    check.choices = choices  # type: ignore[attr-defined]
     return check
 
 
@@ -341,6 +342,7 @@ def optional(check: Check, meaning: str = "None") -> Check:
         except ValueError as error:
             raise ValueError(f"{error} or {meaning}") from None
 
+    either.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
     return either
 
 

@@ -1,0 +1,192 @@
+"""Help and usage errors: what the command line accepts, and what it says about anything else."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import tfpg
+from tfpg.agents.registry import algorithm_names
+from tfpg.cli.main import main
+from tfpg.core.options import options_of
+
+AGENTS = {"reinforce": tfpg.Reinforce, "a2c": tfpg.A2C, "ppo": tfpg.PPO, "dqn": tfpg.DQN}
+
+TRAIN = ["train", "ppo", "CartPole-v1"]
+DQN = ["train", "dqn", "CartPole-v1"]
+RECORD = ["record", "run", "out.mp4"]
+
+CASES = [
+    (["--help"], 0, "verify-resume  Kill a training, resume it, and compare."),
+    (["--version"], 0, f"tfpg {tfpg.__version__}\n"),
+    (["train", "--help"], 0, "ppo           Proximal policy optimization"),
+    (["train", "ppo", "--help"], 0, "Usage: tfpg train ppo [OPTIONS] ENV"),
+    (["resume", "--help"], 0, "--verbose [0|1|2]"),
+    (["evaluate", "--help"], 0, "--episodes N  Number of episodes. [default: 100]"),
+    (["record", "--help"], 0, "Usage: tfpg record [OPTIONS] RUN_OR_MODEL OUT..."),
+    (["check", "--help"], 0, "--seconds X"),
+    (["verify-resume", "--help"], 0, "Usage: tfpg verify-resume [OPTIONS] ALGORITHM ENV"),
+    (["doctor", "--help"], 0, "--json"),
+    ([], 2, "Usage: tfpg [OPTIONS] COMMAND"),
+    (["train"], 2, "Usage: tfpg train ALGORITHM ENV [OPTIONS]"),
+    (["fly"], 2, "Unknown command 'fly'. There are train, resume, evaluate"),
+    (["evalute", "run"], 2, "Unknown command 'evalute'. Did you mean 'evaluate'?"),
+    (["train", "dqm", "CartPole-v1"], 2, "Unknown algorithm 'dqm'. Did you mean 'dqn'?"),
+    (["train", "sarsa", "CartPole-v1"], 2, "There are reinforce, a2c, ppo, dqn"),
+    (["train", "json:loads", "CartPole-v1"], 2, "must be a subclass of tfpg.Agent"),
+    (["train", "nowhere:Agent", "CartPole-v1"], 2, "No module named 'nowhere'"),
+    (["train", "ppo"], 2, "Missing argument 'ENV'"),
+    ([*TRAIN, "Acrobot-v1"], 2, "unexpected extra argument (Acrobot-v1)"),
+    ([*TRAIN, "--learing-rate", "1"], 2, "'--learing-rate'. Did you mean '--learning-rate'?"),
+    ([*TRAIN, "--learing-rate=1"], 2, "'--learing-rate'. Did you mean '--learning-rate'?"),
+    (["resume", "run", "--alow-version-skew"], 2, "Did you mean '--allow-version-skew'?"),
+    ([*TRAIN, "--double"], 2, "No such option '--double'"),
+    ([*DQN, "--entropy-coef", "1"], 2, "No such option '--entropy-coef'"),
+    ([*DQN, "--log-std", "1"], 2, "No such option '--log-std'"),
+    ([*TRAIN, "--gamma"], 2, "Option '--gamma' requires an argument"),
+    ([*DQN, "--hidden", "--double"], 2, "Option '--hidden' requires an argument"),
+    ([*TRAIN, "--gamma", "2"], 2, "--gamma must be a number from 0 to 1, got 2."),
+    ([*TRAIN, "--gamma", "high"], 2, "--gamma must be a number from 0 to 1, got 'high'."),
+    ([*TRAIN, "--epochs", "1.5"], 2, "--epochs must be an integer of at least 1, got '1.5'."),
+    ([*TRAIN, "--iterations", "0"], 2, "--iterations must be an integer of at least 1"),
+    ([*TRAIN, "--seed", "-1"], 2, "--seed must be an integer of at least 0"),
+    ([*TRAIN, "--standardize", "all"], 2, "--standardize must be one of 'batch', None, got 'all'"),
+    ([*TRAIN, "--hidden", "64", "0"], 2, "--hidden must be an integer of at least 1"),
+    ([*TRAIN, "--stop-at", "nan"], 2, "--stop-at must be a number"),
+    ([*DQN, "--epsilon", "2"], 2, "--epsilon must be a number from 0 to 1 or a schedule"),
+    ([*DQN, "--epsilon", "1", "0.1"], 2, "--epsilon must be one number, or START END STEPS"),
+    ([*DQN, "--epsilon", "1", "0.1", "0"], 2, "START END STEPS with STEPS above 0"),
+    ([*TRAIN, "--model", "a.keras", "--hidden", "8"], 2, "--hidden shapes a new network"),
+    ([*DQN, "--model", "a.keras", "--no-dueling"], 2, "--dueling shapes a new network"),
+    ([*TRAIN, "--worker-timeout", "1"], 2, "--worker-timeout needs --workers"),
+    (["evaluate", "run", "--episodes", "0"], 2, "--episodes must be an integer of at least 1"),
+    ([*RECORD, "--overlay", "bras"], 2, "--overlay must be one of 'caption', 'action', 'bars'"),
+    ([*RECORD, "--overlay", "bars", "none"], 2, "--overlay none shows nothing"),
+    ([*RECORD, "--speed", "0"], 2, "--speed must be a number above 0, got 0."),
+    ([*RECORD, "--rank"], 2, "--rank needs several episodes"),
+    ([*RECORD, "--versus", "other", "--snapshots"], 2, "do not go together"),
+    ([*RECORD, "--crop", "1", "2"], 2, "--crop must be four numbers, got 2."),
+    (["record", "run"], 2, "Missing argument 'OUT...'"),
+    (["check", "CartPole-v1", "--steps", "0"], 2, "--steps must be an integer of at least 1"),
+    (["evaluate", "nothing"], 1, "No run or model at 'nothing'"),
+    (["evaluate", "."], 1, "'.' is not a run: it has no config.json"),
+    (["evaluate", "broken.keras", "--env", "CartPole-v1"], 1, "broken.keras"),
+    (["evaluate", "broken.keras"], 1, "The environment of 'broken.keras' is not known"),
+    (["train", "ppo", "CartPol-v1"], 1, "Did you mean CartPole-v1"),
+    ([*TRAIN, "--run", "."], 1, "'.' is not a run: it has no config.json. Choose another folder"),
+    ([*TRAIN, "--model", "no.keras"], 1, "No run or model at 'no.keras'"),
+    (["record", "run", "out.avi"], 1, "ending in .mp4, .gif, .webm, or .png"),
+    (["record", "run", "no/out.mp4"], 1, "mkdir -p no"),
+    (["resume", "nothing"], 1, "No run at 'nothing'"),
+    (["verify-resume", "sarsa", "CartPole-v1"], 1, "Unknown algorithm 'sarsa'"),
+]
+
+# Runs all cases in one process, which must not import TensorFlow.
+SCRIPT = """
+import contextlib, io, json, sys
+from tfpg.cli.main import main
+
+for args in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(args)
+    imported = sorted({"tensorflow", "keras"} & set(sys.modules))
+    print(json.dumps([code, out.getvalue(), err.getvalue(), imported]))
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Exit code, output, errors and imported packages by case."""
+    folder = tmp_path_factory.mktemp("usage")
+    (folder / "broken.keras").write_bytes(b"PK nothing")
+    cases = [args for args, *_ in CASES]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(cases)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert [path.name for path in folder.iterdir()] == ["broken.keras"]
+    lines = map(json.loads, done.stdout.splitlines())
+    return {tuple(args): line for args, line in zip(cases, lines, strict=True)}
+
+
+@pytest.mark.parametrize(("args", "code", "text"), CASES, ids=lambda x: str(x)[:50])
+def test_help_and_mistakes_are_answered_without_tensorflow(outcomes, args, code, text):
+    found, out, err, imported = outcomes[tuple(args)]
+    assert (found, imported) == (code, [])
+    assert text in (err if code else out)
+    assert (out == "") == bool(code)
+    if code and not err.startswith("Usage"):
+        assert err.startswith("tfpg: error: ")
+        assert len(err.splitlines()) == code  # a usage error also points at --help
+    if code == 2 and not err.startswith("Usage"):
+        assert err.splitlines()[1].startswith("Try 'tfpg")
+
+
+def flags(agent):
+    """The options of an agent as they are typed."""
+    declared = options_of(agent).values()
+    return {f"--{each.name.replace('_', '-')}" for each in declared if each.in_config}
+
+
+def shown(capsys, *args):
+    """The options in the first column of a help text."""
+    assert main([*args, "--help"]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.startswith("  --")]
+    return {row[0] for row in rows}, out
+
+
+@pytest.mark.parametrize("algorithm", AGENTS)
+def test_an_algorithms_help_shows_its_own_options_only(algorithm, capsys):
+    found, _ = shown(capsys, "train", algorithm)
+    own = flags(AGENTS[algorithm])
+    everything = {flag for agent in AGENTS.values() for flag in flags(agent)}
+    assert found & everything == own
+    assert {"--seed", "--env-steps", "--hidden", "--no-video"} <= found | {"--no-video"}
+
+
+@pytest.mark.parametrize("algorithm", AGENTS)
+def test_help_fits_into_80_columns(algorithm, capsys):
+    _, out = shown(capsys, "train", algorithm)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_shows_the_defaults_of_the_environment(capsys):
+    _, usual = shown(capsys, "train", "ppo")
+    _, tuned = shown(capsys, "train", "ppo", "CartPole-v1")
+    for text in (usual, tuned):
+        assert "--clip-ratio X" in text
+    assert "Factor on the rewards" in usual
+    flat = " ".join(tuned.split())
+    assert "--epochs N Passes over the steps of an iteration. [default: 20]" in flat
+    assert "Learning rate of Adam. [default: 0.001, decays to 0]" in flat
+    assert "The defaults are those for CartPole-v1." in flat
+    assert "To see them: tfpg train ppo ENV --help" in " ".join(usual.split())
+
+
+def test_a_schedule_is_shown_as_it_is_typed(capsys):
+    _, out = shown(capsys, "train", "dqn", "CartPole-v1")
+    assert "--epsilon X|START END STEPS" in out
+    assert "[default: 1.0 0.02 8000]" in " ".join(out.split())
+
+
+def test_every_algorithm_is_listed(capsys):
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for name in (*algorithm_names(), "module:Class"):
+        assert f"\n  {name} " in out
+
+
+def test_the_installed_command_is_the_module():
+    command = [str(sys.executable).replace("python", "tfpg")]
+    found = [
+        subprocess.run([*each, "--version"], capture_output=True, text=True, check=True).stdout
+        for each in ([sys.executable, "-m", "tfpg"], [f"{sys.exec_prefix}/bin/tfpg"])
+    ]
+    assert found[0] == found[1], command

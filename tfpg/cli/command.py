@@ -1,0 +1,430 @@
+"""Commands are declared like agents: a class whose fields are its arguments and options.
+
+    class Evaluate(Command):
+        '''Evaluate a saved model.'''
+
+        model: Path = option(help="A .keras file.", kw_only=False)
+        episodes: int = option(default=100, check=count, help="Number of episodes.")
+
+        def execute(self): ...
+
+A field without a default is an argument, and one with a default an option such as ``--episodes``.
+Click parses them, and the checks of `tfpg.core.options` become usage errors.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections.abc
+import dataclasses
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from click.core import ParameterSource
+
+from tfpg.core.options import (
+    Check,
+    Option,
+    WithOptions,
+    check_names,
+    flag,
+    option,
+    options_of,
+    type_of,
+)
+from tfpg.schedules import linear
+
+GENERAL = "General options"
+
+
+class Command(WithOptions, abc.ABC):
+    """A command. Its docstring is the help text."""
+
+    section = GENERAL
+    debug: bool = option(default=False, check=flag, help="Show the traceback of an error.")
+
+    @abc.abstractmethod
+    def execute(self) -> int | None:
+        """Run the command, and return its exit code. None: 0."""
+
+
+class WithJson(Command):
+    """A command that can print JSON."""
+
+    section = GENERAL
+    json: bool = option(default=False, check=flag, help="Print one JSON object.")
+
+
+class Kind(NamedTuple):
+    """The types of the words that an option takes."""
+
+    single: set[Any]  # of one word
+    items: set[Any]  # of each of several words
+    schedule: bool
+
+    @property
+    def several(self) -> bool:
+        return bool(self.items) or self.schedule
+
+
+def kind_of(annotation: Any) -> Kind:
+    """Return what an annotation accepts.
+
+    Example:
+        >>> kind_of(int | None).single == {int, type(None)}
+        True
+        >>> kind_of(Sequence[int]).several
+        True
+    """
+    single: set[Any] = set()
+    items: set[Any] = set()
+    schedule = False
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    for each in typing.get_args(annotation) if union else (annotation,):
+        origin = typing.get_origin(each)
+        if each is Any:
+            single |= {int, float, str, type(None)}
+        elif origin is collections.abc.Callable:
+            schedule = True
+        elif origin is not None:
+            items.update(typing.get_args(each)[:1])
+        else:
+            single.add(each)
+    return Kind(single, items, schedule)
+
+
+def parse_words(words: Sequence[str], kind: Kind) -> Any:
+    """Return the value of an option from the words of the command line.
+
+    Raises:
+        ValueError: The words are of other types.
+
+    Example:
+        >>> parse_words(["64", "64"], kind_of(Sequence[int]))
+        (64, 64)
+        >>> parse_words(["none"], kind_of(float | None)) is None
+        True
+    """
+    values = tuple(_parse_word(word, kind.single | kind.items) for word in words)
+    if len(values) == 1 and kind.single - {type(None)}:
+        return values[0]
+    if kind.schedule:
+        if len(values) != 3 or str in map(type, values) or not values[2] > 0:
+            raise ValueError("one number, or START END STEPS with STEPS above 0")
+        return linear(*values)
+    return values
+
+
+def _parse_word(word: str, kinds: set[Any]) -> Any:
+    if kinds & {int, float}:
+        with suppress(ValueError):
+            return int(word)
+        with suppress(ValueError):
+            number = float(word)
+            if float in kinds:
+                return number
+            if number.is_integer():  # 1e6, for example
+                return int(number)
+    constants = {"none": None, "on": True, "true": True, "off": False, "false": False}
+    if word.lower() in constants and type(constants[word.lower()]) in kinds:
+        return constants[word.lower()]
+    if Path in kinds:
+        return Path(word)
+    return word  # of another type, which the option's check refuses
+
+
+def as_text(value: Any) -> str:
+    """Return the value of an option as the command line takes it.
+
+    Example:
+        >>> as_text(linear(1.0, 0.1, 500)), as_text((64, 64)), as_text(None)
+        ('1.0 0.1 500', '64 64', 'none')
+    """
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(as_text, value))
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = str(value)
+    if match := re.fullmatch(r"linear\((.*)\)", text):
+        return match[1].replace(",", "")
+    return text
+
+
+def each(check: Check) -> Check:
+    """A check of each item of a sequence.
+
+    Example:
+        >>> each(int)(["64", "64"])
+        (64, 64)
+    """
+
+    def checked(values: Any) -> Any:
+        return None if values is None else tuple(map(check, values))
+
+    checked.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
+    return checked
+
+
+def whole(value: Any) -> int:
+    """An integer of at least 0.
+
+    Example:
+        >>> whole(0)
+        0
+    """
+    if not isinstance(value, int) or value < 0:
+        raise ValueError("an integer of at least 0")
+    return value
+
+
+def finite(value: Any) -> float:
+    """A finite number.
+
+    Example:
+        >>> finite(-1)
+        -1.0
+    """
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("a number")
+    return float(value)
+
+
+def dashed(name: str) -> str:
+    """Return an option as it is typed.
+
+    Example:
+        >>> dashed("num_envs")
+        '--num-envs'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+class Setting(click.Option):
+    """An option of a command, made from its declaration.
+
+    Args:
+        declared: The declaration.
+        annotation: The type of its value.
+        section: Heading in the help text.
+        agent: Whether it is an option of an agent, whose flags presets may set.
+    """
+
+    def __init__(self, declared: Option, annotation: Any, section: str, agent: bool):
+        self.declared, self.kind, self.section = declared, kind_of(annotation), section
+        name = dashed(declared.name)
+        options: dict[str, Any] = {"type": str, "multiple": self.kind.several}
+        self.is_switch = self.kind.single <= {bool, type(None)} and not self.kind.several
+        if self.is_switch:
+            options = {"is_flag": True}
+            if agent or declared.default is not False:
+                name += f"/--no-{name[2:]}"
+        super().__init__([name], default=None, callback=self._checked, **options)
+
+    def _checked(self, ctx: click.Context, _: click.Parameter, value: Any) -> Any:
+        assert self.name is not None
+        if ctx.get_parameter_source(self.name) is not ParameterSource.COMMANDLINE:
+            return None
+        words = value if self.multiple else (value,)
+        name = dashed(self.declared.name)
+        try:
+            value = value if self.is_switch else parse_words(words, self.kind)
+            return self.declared._replace(name=name).checked(value)
+        except ValueError as error:
+            text = str(error)
+            text = text if text.startswith(name) else f"{name} must be {text}."
+            raise click.UsageError(text, ctx) from None
+
+    def help_row(self, defaults: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str]:
+        """Return the option and its help text, for a table.
+
+        Args:
+            defaults: Defaults that differ from those of the declarations.
+            names: Names of all options, which the text may mention.
+        """
+        text = self.declared.help.replace("`", "")
+        for name in names:
+            if "_" in name:
+                text = re.sub(rf"(?<![\w.]){name}(?!\w)", dashed(name), text)
+        if self.kind.schedule:
+            text += " START END STEPS is a linear schedule."
+        default = defaults.get(self.declared.name, self.declared.default)
+        single_switch = self.is_switch and not self.secondary_opts
+        if not single_switch and (default is not None or "None" in text):
+            text += f" [default: {as_text(default)}]"
+        spelling = " / ".join([*self.opts, *self.secondary_opts])
+        return f"{spelling} {self._placeholder()}".rstrip(), text
+
+    def _placeholder(self) -> str:
+        choices = getattr(self.declared.check, "choices", ())
+        if self.is_switch:
+            return ""
+        if self.kind.schedule:
+            return "X|START END STEPS"
+        dots = "..." if self.kind.several else ""
+        if choices:
+            return f"[{'|'.join(as_text(x) for x in choices)}]{dots}"
+        kinds = self.kind.single | self.kind.items
+        names = {float: "X", int: "N", Path: "PATH", str: "NAME"}
+        return next(name for kind, name in names.items() if kind in kinds) + dots
+
+
+class ClickCommand(click.Command):
+    """A command whose help text has sections, and whose options may take several words."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, list(self._one_word_each(args)))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            if isinstance(error, click.NoSuchOption) and error.possibilities:
+                del error.possibilities[1:]  # the nearest comes first
+            raise
+
+    def _one_word_each(self, args: Sequence[str]) -> Iterator[str]:
+        """Repeat an option before each of its words, which is how Click takes several."""
+        several = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        current = ""
+        for arg, following in zip(args, [*args, "--"][1:], strict=True):
+            if arg in several:
+                if is_option(following):
+                    raise click.BadOptionUsage(arg, f"Option {arg!r} requires an argument.")
+                current = arg
+                continue
+            if is_option(arg):
+                current = ""
+            elif current:
+                yield current
+            yield arg
+
+    def defaults(self, ctx: click.Context) -> Mapping[str, Any]:
+        """Return the defaults that differ from those of the declarations."""
+        return {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        defaults, names = self.defaults(ctx), [param.name or "" for param in self.params]
+        for param in self.params:
+            if isinstance(param, Setting):
+                row = param.help_row(defaults, names)
+                sections.setdefault(param.section, []).append(row)
+        sections.setdefault(GENERAL, []).append(("--help", "Show this text."))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows, col_max=24)
+
+
+class CommandGroup(click.Group):
+    """A group of commands that suggests the nearest name for an unknown one."""
+
+    what = "command"
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if ":" not in name and not is_option(name):
+            try:
+                check_names([name], self.list_commands(ctx), self.what)
+            except ValueError as error:
+                raise click.UsageError(str(error), ctx) from None
+        return super().resolve_command(ctx, args)
+
+
+def is_option(word: str) -> bool:
+    """Return whether a word of the command line is an option, not an argument or a number."""
+    return re.match(r"-[^\d.]", word) is not None
+
+
+def click_command(name: str, command: type[Command]) -> click.Command:
+    """Return the Click command that parses the fields of a `Command` and returns an instance."""
+    return ClickCommand(
+        name,
+        params=parameters(command),
+        callback=lambda **_: make(command, given()),
+        help=help_of(command),
+    )
+
+
+def given() -> dict[str, Any]:
+    """Return the arguments and options that the command line sets."""
+    ctx = click.get_current_context()
+    source = ctx.get_parameter_source
+    return {k: v for k, v in ctx.params.items() if source(k) is ParameterSource.COMMANDLINE}
+
+
+def make(command: type[Command], values: Mapping[str, Any]) -> Command:
+    """Return a command with the given values.
+
+    Raises:
+        click.UsageError: They do not go together.
+    """
+    try:
+        return command(**values)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+
+
+def help_of(command: type) -> str:
+    """Return the help text of a class: its docstring up to the first section."""
+    text = inspect.cleandoc(command.__doc__ or "").replace("`", "")
+    return re.split(r"\n\n(?=[A-Z]\w+:\n)", text)[0]
+
+
+def parameters(declaring: type[WithOptions], skip: str = "") -> list[click.Parameter]:
+    """Return the arguments of a class, and its options, its own before inherited ones.
+
+    Args:
+        declaring: A `Command`, or an agent.
+        skip: The name of an option to leave out.
+    """
+    classes = {cls.__name__: cls for cls in declaring.__mro__}
+    order = list(classes)
+    agent = not issubclass(declaring, Command)
+    arguments: list[click.Parameter] = []
+    settings: list[tuple[int, Setting]] = []
+    for each in options_of(declaring).values():
+        if not each.in_config or each.name == skip:
+            continue
+        annotation = type_of(declaring, each.name)
+        if each.default is dataclasses.MISSING:
+            arguments.append(_argument(each, kind_of(annotation)))
+        else:
+            section = _section(classes[each.group], declaring)
+            setting = Setting(each, annotation, section, agent)
+            settings.append((order.index(each.group), setting))
+    return [*arguments, *(x for _, x in sorted(settings, key=lambda pair: pair[0]))]
+
+
+def _argument(declared: Option, kind: Kind) -> click.Argument:
+    convert: Callable = Path if Path in kind.single | kind.items else str
+    return click.Argument(
+        [declared.name],
+        nargs=-1 if kind.several else 1,
+        type=click.UNPROCESSED,
+        required=True,
+        callback=lambda ctx, param, value: (
+            tuple(map(convert, value)) if kind.several else convert(value)
+        ),
+        help=declared.help,
+    )
+
+
+def _section(cls: type, declaring: type) -> str:
+    """The heading of the options of a class, such as "Policy gradient options"."""
+    if "section" in vars(cls):
+        return vars(cls)["section"]
+    if cls is declaring and issubclass(cls, Command):
+        return "Options"
+    words = re.findall(r"[A-Z][a-z]+|[A-Z0-9]+(?![a-z])", cls.__name__)
+    first, *rest = words
+    return " ".join([first, *map(str.lower, rest), "options"])

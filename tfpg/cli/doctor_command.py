@@ -1,0 +1,25 @@
+"""``tfpg doctor``: check this machine and installation."""
+
+from __future__ import annotations
+
+import json
+
+from tfpg.cli.command import WithJson, click_command
+
+
+class Doctor(WithJson):
+    """Check this machine and installation.
+
+    Prints versions and devices, and how to fix what is missing. The exit code is 0 if training
+    works, else 1.
+    """
+
+    def execute(self) -> int:
+        from tfpg.checks.doctor import probe, table
+
+        facts = probe()
+        print(json.dumps(facts) if self.json else table(facts))
+        return 0 if facts["works"] else 1
+
+
+doctor = click_command("doctor", Doctor)

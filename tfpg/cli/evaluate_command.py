@@ -1,0 +1,44 @@
+"""``tfpg evaluate RUN_OR_MODEL``: measure a saved model."""
+
+from __future__ import annotations
+
+import json
+
+from tfpg.cli.command import WithJson, click_command
+from tfpg.cli.playing import Playing
+from tfpg.core.backend import import_quietly
+from tfpg.core.options import count, option
+
+
+class Evaluate(Playing, WithJson):
+    """Measure the return of a saved model over new episodes."""
+
+    episodes: int = option(default=100, check=count, help="Number of episodes.")
+
+    def execute(self) -> None:
+        source = self.source()
+        import_quietly()
+        from tfpg.rollouts.evaluation import evaluate
+
+        result = evaluate(
+            self.load(source),
+            source.env,
+            self.episodes,
+            seed=self.seed,
+            deterministic=not self.stochastic,
+            max_steps=self.max_steps or source.max_steps,
+        )
+        if self.json:
+            print(json.dumps({"model": str(source.model), "env": source.env, **result}))
+            return
+        kind, returns = "sampled" if self.stochastic else "greedy", result["episode_returns"]
+        print(
+            f"{source.model} in {source.env}, {self.episodes} {kind} episodes, "
+            f"seed {result['seed']}:\n"
+            f"  return  {result['episode_return']:.1f} +- {result['episode_return_std']:.1f}"
+            f"  (from {min(returns):.1f} to {max(returns):.1f})\n"
+            f"  length  {result['episode_length']:.1f}"
+        )
+
+
+evaluate = click_command("evaluate", Evaluate)

@@ -1,0 +1,140 @@
+"""``tfpg record RUN_OR_MODEL OUT...``: record videos of a saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfpg.cli import runs
+from tfpg.cli.command import click_command, each, whole
+from tfpg.cli.playing import Playing
+from tfpg.core.backend import import_quietly
+from tfpg.core.files import check_writable
+from tfpg.core.options import WithOptions, count, flag, one_of, option, optional, positive
+from tfpg.envs import same_env
+from tfpg.video import OVERLAYS
+
+
+class Style(WithOptions):
+    """How a video looks."""
+
+    overlay: tuple[str, ...] = option(
+        default=("caption",),
+        check=each(one_of(*OVERLAYS, "all", "none")),
+        help="What is shown with the picture.",
+    )
+    action_names: tuple[str, ...] | None = option(
+        default=None, help="Names of the actions [default: the environment's, if known]."
+    )
+    scale: float = option(default=1.0, check=positive, help="Factor on the size of the picture.")
+    crop: tuple[int, ...] | None = option(
+        default=None,
+        check=each(whole),
+        help="Part of the picture to show: LEFT TOP RIGHT BOTTOM, in pixels.",
+    )
+    fps: float | None = option(
+        default=None,
+        check=optional(positive),
+        help="Frames per second [default: the environment's].",
+    )
+    speed: float = option(default=1.0, check=positive, help="Factor on the speed.")
+    max_seconds: float | None = option(
+        default=None, check=optional(positive), help="Cut the video after this many seconds."
+    )
+
+
+class Record(Style, Playing):
+    """Record a video of a saved model.
+
+    With several OUT the same video is written in several formats.
+    """
+
+    out: tuple[Path, ...] = option(
+        help="Files: .mp4, .gif, .webm, or .png for a sheet of frames.", kw_only=False
+    )
+    episodes: int = option(default=1, check=count, help="Number of episodes.")
+    rank: bool = option(
+        default=False, check=flag, help="Record only the best, the median and the worst of them."
+    )
+    versus: Path | None = option(
+        default=None, help="Another run or model, which plays the same episodes."
+    )
+    snapshots: bool = option(
+        default=False, check=flag, help="Record the run's snapshots, to show how it learned."
+    )
+    grid: bool | None = option(
+        default=None,
+        check=optional(flag),
+        help="Show the episodes side by side, or one after another [default: side by side with "
+        "--versus or --rank].",
+    )
+    columns: int | None = option(
+        default=None, check=optional(count), help="Number of episodes in a row of the grid."
+    )
+
+    def check_options(self) -> None:
+        super().check_options()
+        if self.rank and self.episodes < 2:
+            raise ValueError("--rank needs several episodes: add --episodes 20, for example.")
+        if "none" in self.overlay and len(self.overlay) > 1:
+            raise ValueError("--overlay none shows nothing: leave out the others.")
+        if self.versus is not None and self.snapshots:
+            raise ValueError("--versus and --snapshots do not go together.")
+        if self.crop is not None and len(self.crop) != 4:
+            raise ValueError(f"--crop must be four numbers, got {len(self.crop)}.")
+
+    def execute(self) -> None:
+        from tfpg.video.writer import check_suffix
+
+        for out in self.out:
+            check_writable(check_suffix(out))
+        source, grid = self.source(), self.columns or self.grid
+        models = {"": source}
+        if self.versus is not None:
+            models = self.both(source)
+        elif self.snapshots:
+            found = runs.snapshots(self.run_or_model)
+            models = {title: source._replace(model=path) for title, path in found.items()}
+            grid = grid or False
+        import_quietly()
+        from tfpg.video.record import record
+
+        policies = {title: self.load(each) for title, each in models.items()}
+        video = record(
+            policies if len(policies) > 1 else next(iter(policies.values())),
+            source.env,
+            self.out,
+            self.episodes,
+            seed=self.seed,
+            deterministic=not self.stochastic,
+            max_steps=self.max_steps or source.max_steps,
+            fps=self.fps,
+            speed=self.speed,
+            max_seconds=self.max_seconds,
+            overlay=() if "none" in self.overlay else self.overlay,
+            action_names=self.action_names,
+            scale=self.scale,
+            crop=self.crop,
+            grid=grid,
+            rank=self.rank,
+        )
+        returns = ", ".join(f"{x:.1f}" for x in video.episode_returns)
+        for path in video.paths:
+            print(f"{path}  ({video.frames} frames, return {returns})")
+
+    def both(self, source: runs.Source) -> dict[str, Any]:
+        """Return the two models to compare, by titles that tell them apart."""
+        assert self.versus is not None
+        env = runs.trained_in(self.versus)
+        if env is not None and not same_env(env, source.env):
+            raise ValueError(
+                f"{str(self.versus)!r} was trained in {env}, and this video shows {source.env}."
+            )
+        one, other = self.run_or_model, self.versus
+        titles = [one.stem, other.stem]
+        if one.stem == other.stem:
+            titles = [str(one), str(other) if one != other else f"{other} again"]
+        return dict(zip(titles, [source, self.source(other)], strict=True))
+
+
+record = click_command("record", Record)

@@ -1,0 +1,301 @@
+"""A training in a run folder: what ``tfpg train`` and ``tfpg resume`` do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tfpg
+from tfpg.agents import presets
+from tfpg.checkpoints.store import Store
+from tfpg.cli import runs
+from tfpg.cli.reporting import message
+from tfpg.core import signals
+from tfpg.core.backend import import_quietly, keras
+from tfpg.core.messages import warn
+from tfpg.core.seeding import check_seed
+from tfpg.envs import open_vec
+from tfpg.schedules import IN_THE_END
+
+
+class Training:
+    """A training in a run folder.
+
+    Args:
+        command: A `tfpg.cli.train_command.Train`.
+        folder: The run folder.
+        resuming: Whether it holds this training already.
+    """
+
+    def __init__(self, command: Any, folder: Path, resuming: bool):
+        self.command, self.folder, self.resuming = command, folder, resuming
+        head: dict[str, Any] = {}
+        self.source = None
+        if command.model is not None:
+            self.source = runs.find_model(command.model, command.env)
+            head = dict(self.source.head)
+            head.pop("epsilon", None)  # of playing; training has a schedule
+        import_quietly()
+        from tfpg.models.saving import load_model
+
+        model = None
+        if self.source is not None:
+            skew = command.allow_version_skew
+            model = load_model(self.source.model, allow_version_skew=skew)
+        command.seed = check_seed(command.seed)
+        self.preset = preset_of(command)
+        self.iterations = command.iterations or presets.iterations_of(self.preset)
+        self.agent = presets.make_agent(
+            command.algorithm,
+            command.env,
+            self.preset,
+            command.seed,
+            iterations=self.iterations,
+            model=model,
+            learning_rate=command.learning_rate,
+            **{**head, **command.agent_options},
+        )
+        self.agent.policy_for(command.env)
+        if command.video or command.video_at:
+            _check_rendering(command.env)
+
+    def run(self) -> None:
+        """Train, and save the run."""
+        command, folder = self.command, self.folder
+        with runs.resumed_run(folder) if self.resuming else runs.new_run(folder):
+            if not self.resuming:
+                self.config().write(folder)
+            elif not self.has_checkpoint():
+                warn(
+                    f"There is no checkpoint in {str(folder / runs.CHECKPOINTS)!r}: training "
+                    "starts from scratch."
+                )
+            history = self.fit()
+            self.agent.save(folder / runs.LAST)
+            if not (folder / runs.MODEL).exists():  # no mean return was known
+                self.agent.save(folder / runs.MODEL)
+            # A free log standard deviation was trained.
+            runs.update_config(folder, head=self.agent.head_options())
+        self.report(history.history)
+        if command.video:
+            self.record()
+        runs.update_config(folder, finished=True)
+
+    def config(self) -> runs.RunConfig:
+        """Return what ``config.json`` says about the training."""
+        command, preset, agent = self.command, self.preset, self.agent
+        kind = {"architecture": preset.architecture} if preset.architecture else {}
+        network = {**kind, **preset.network}
+        measured = (command.algorithm, command.env) in presets.PRESETS
+        return runs.RunConfig(
+            command=command.text,
+            algorithm=command.algorithm,
+            env=command.env,
+            seed=command.seed,
+            preset=f"{command.algorithm}/{command.env}" if measured else None,
+            iterations=self.iterations,
+            env_steps=None if command.iterations else preset.env_steps,
+            network={"model": str(self.source.model)} if self.source else network,
+            critic=preset.critic if getattr(agent, "value_model", None) else None,
+            optimizer=keras.optimizers.serialize(agent.model.optimizer),
+            options=agent.get_config(),
+            head=agent.head_options(),
+        )
+
+    def fit(self) -> Any:
+        """Train, and return the history. Write the best model even if the training stops."""
+        from tfpg.callbacks.best import KeepBest
+        from tfpg.checkpoints.manager import Checkpoints
+
+        command = self.command
+        best = KeepBest(self.folder / runs.MODEL)
+        try:
+            with self.environments() as envs:
+                return self.agent.fit(
+                    envs,
+                    iterations=self.iterations,
+                    seed=command.seed,
+                    verbose="auto" if command.verbose is None else command.verbose,
+                    callbacks=self.callbacks(best),
+                    validation_envs=command.env if command.validation_freq else None,
+                    validation_freq=command.validation_freq or 1,
+                    validation_episodes=command.validation_episodes,
+                    checkpoints=Checkpoints(
+                        self.folder / runs.CHECKPOINTS,
+                        command.checkpoint_every,
+                        allow_version_skew=command.allow_version_skew,
+                    ),
+                )
+        except BaseException as error:
+            self.report_stop(error)
+            raise
+        finally:
+            best.write()
+
+    @contextmanager
+    def environments(self) -> Iterator[Any]:
+        """Yield the environment id, or environments in workers or that survive errors."""
+        command = self.command
+        if command.workers is None and command.on_env_error == "raise":
+            yield command.env
+            return
+        with open_vec(
+            command.env,
+            self.agent.num_envs,
+            seedable=True,
+            workers=command.workers,
+            timeout=command.worker_timeout,
+            on_env_error=command.on_env_error,
+        ) as envs:
+            yield envs
+
+    def callbacks(self, best: Any) -> list[Any]:
+        """Return the callbacks, ``best`` among them."""
+        from tfpg.callbacks.metrics import MetricsLogger
+        from tfpg.callbacks.stopping import StopAtReturn, StopAtSteps
+        from tfpg.callbacks.videos import RecordVideo, Snapshots
+
+        command, folder = self.command, self.folder
+
+        def update_command(logs: Any = None) -> None:
+            # Not before it is known that the run can be resumed.
+            runs.update_config(folder, command=command.text)
+
+        found = [
+            keras.callbacks.LambdaCallback(on_train_begin=update_command),
+            MetricsLogger(folder / runs.METRICS),
+            best,
+        ]
+        if command.snapshots:
+            found.append(Snapshots(folder / runs.SNAPSHOTS, command.snapshots))
+        if command.video_at:
+            options = {"seed": command.seed, "max_steps": self.agent.max_steps}
+            found.append(
+                RecordVideo(folder / runs.VIDEOS, command.env, command.video_at, **options)
+            )
+        if not command.iterations:
+            found.append(StopAtSteps(self.preset.env_steps))
+        if command.stop_at is not None:
+            found.append(StopAtReturn(command.stop_at))
+        return found
+
+    def has_checkpoint(self) -> bool:
+        return bool(Store(self.folder / runs.CHECKPOINTS).steps())
+
+    def report_stop(self, error: BaseException) -> None:
+        """Print how to resume a training that was stopped by a signal or an error."""
+        history = getattr(self.agent.model, "history", None)
+        done = len(history.epoch) if history is not None else 0
+        if not self.has_checkpoint():
+            return
+        if isinstance(error, (KeyboardInterrupt, signals.Terminated)):
+            text = f"Stopped after iteration {done} of {self.iterations}. To resume:"
+        elif done and isinstance(error, Exception):
+            text = "The last checkpoint is saved. To resume from it:"
+        else:
+            return
+        print(f"\n{text} tfpg resume {self.folder}", file=sys.stderr, flush=True)
+
+    def report(self, history: Mapping[str, list[float]]) -> None:
+        """Draw the learning curve, and print the result and where the files are."""
+        from tfpg.callbacks.plots import learning_curve
+
+        command, folder = self.command, self.folder
+        title = f"{type(self.agent).__name__} on {command.env}, seed {command.seed}"
+        learning_curve(history, folder / runs.CURVE, title)
+        returns, steps = history.get("episode_return", []), f"{self.agent.env_steps:,}"
+        if returns:
+            best = max(range(len(returns)), key=lambda i: (returns[i], i))
+            iteration = best + 1 + len(history["env_steps"]) - len(returns)
+            print(
+                f"Best mean return {returns[best]:.1f}, in iteration {iteration}; last "
+                f"{returns[-1]:.1f}; {steps} environment steps."
+            )
+        else:
+            print(f"No mean return: too few episodes ended in {steps} environment steps.")
+        for name, file in (
+            ("best model", runs.MODEL),
+            ("last model", runs.LAST),
+            ("metrics", runs.METRICS),
+            ("learning curve", runs.CURVE),
+            ("config", runs.CONFIG),
+        ):
+            print(f"  {name:15}{folder / file}")
+
+    def record(self) -> None:
+        """Record a video of the best model."""
+        from tfpg.models.saving import load_model
+
+        env, out = self.command.env, self.folder / runs.VIDEO
+        model = load_model(self.folder / runs.MODEL)
+        policy = tfpg.Policy(model, env, **self.agent.head_options())
+        seed, max_steps = self.command.seed, self.agent.max_steps
+        video = tfpg.record(policy, env, out, seed=seed, max_steps=max_steps)
+        print(f"  {'video':15}{out}  ({video.frames} frames)")
+
+
+def preset_of(command: Any) -> presets.Preset:
+    """Return the preset of an algorithm and an environment, changed by the options given."""
+    preset = presets.find(command.algorithm, command.env)
+    options = {**preset.options, **command.agent_options}
+    network = {**preset.network, **command.network()}
+    architecture = preset.architecture
+    if command.dueling is not None and architecture in (None, "mlp", "dueling"):
+        architecture = "dueling" if command.dueling else "mlp"
+    elif command.dueling is not None:
+        network["dueling"] = command.dueling
+    if architecture == "nature_cnn":
+        network = nature_cnn_network(network)
+    if command.model and "learning_starts" in options:
+        # The model has explored already: go on with the last epsilon, after one batch.
+        if "epsilon" not in command.agent_options and callable(options.get("epsilon")):
+            options["epsilon"] = options["epsilon"](IN_THE_END)
+        if "learning_starts" not in command.agent_options:
+            options["learning_starts"] = options["batch_size"]
+    preset = preset._replace(options=options, network=network, architecture=architecture)
+    if command.env_steps:
+        preset = presets.with_budget(preset, command.env_steps)
+    if command.learning_rate:
+        preset = preset._replace(learning_rate=command.learning_rate)
+    return preset
+
+
+def nature_cnn_network(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `tfpg.networks.nature_cnn` for the given network options.
+
+    Raises:
+        ValueError: An option is for dense networks only.
+
+    Example:
+        >>> nature_cnn_network({"hidden": (256,)})
+        {'hidden': 256}
+    """
+    for name in ("activation", "normalize"):
+        if name in network:
+            raise ValueError(
+                f"--{name} is for dense networks, and Atari games use nature_cnn: leave it out."
+            )
+    hidden = network.get("hidden")
+    if hidden is None:
+        return dict(network)
+    if len(hidden) != 1:
+        raise ValueError(
+            "--hidden takes one number for nature_cnn, the units of its dense layer, got "
+            f"{len(hidden)}."
+        )
+    return {**network, "hidden": hidden[0]}
+
+
+def _check_rendering(env_id: str) -> None:
+    from tfpg.video.render_env import open_render_env
+
+    try:
+        with open_render_env(env_id):
+            pass
+    except Exception as error:
+        raise RuntimeError(
+            f"No video of {env_id} can be recorded: {message(error)} (--no-video trains without)"
+        ) from error

@@ -1,0 +1,261 @@
+"""``tfpg train ALGORITHM ENV``: train a model, and save everything about it in a run folder."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfpg.agents import presets
+from tfpg.agents.registry import algorithm_class, algorithm_names
+from tfpg.cli import runs
+from tfpg.cli.command import (
+    ClickCommand,
+    Command,
+    CommandGroup,
+    as_text,
+    dashed,
+    finite,
+    given,
+    help_of,
+    is_option,
+    make,
+    parameters,
+    whole,
+)
+from tfpg.cli.run_training import Training
+from tfpg.cli.train_options import Model, Output, Workers
+from tfpg.core.options import as_json, count, flag, one_of, option, optional, options_of
+from tfpg.envs import has_own_vectorization, spaces_of
+
+VERBOSE = (
+    "0: silent. 1: progress bar. 2: one line per iteration [default: 1 in a terminal, else 2]."
+)
+# Options that may change when a run is resumed, because the result is the same.
+_FREE = ("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "worker_timeout")
+
+
+class Train(Model, Workers, Output, Command):
+    """Train a model, and save it in a run folder.
+
+    The folder gets the best and the last model, metrics, a learning curve, a video and
+    checkpoints. To resume a training that was stopped, run the same command again.
+    """
+
+    section = "Training options"
+
+    env: str = option(help="Gymnasium id, such as CartPole-v1, or module:id.", kw_only=False)
+    run: Path | None = option(default=None, help="Run folder [default: runs/ALGORITHM-ENV].")
+    seed: int | None = option(
+        default=None, check=optional(whole), help="Seed of everything random [default: random]."
+    )
+    env_steps: int | None = option(
+        default=None, check=optional(count), help="Train for at most this many environment steps."
+    )
+    iterations: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Train for this many iterations, instead of env_steps.",
+    )
+    stop_at: float | None = option(
+        default=None,
+        check=optional(finite),
+        help="Stop when the mean episode return reaches this.",
+    )
+    validation_freq: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Evaluate the greedy policy every this many iterations.",
+    )
+    validation_episodes: int = option(
+        default=10, check=count, help="Number of episodes of each such evaluation."
+    )
+    verbose: int | None = option(default=None, check=optional(one_of(0, 1, 2)), help=VERBOSE)
+    allow_version_skew: bool = option(
+        default=False, check=flag, help="Load models and checkpoints of newer versions."
+    )
+
+    # Set by the command line's parser.
+    algorithm: str = option(default="", help="Name of the algorithm.", in_config=False)
+    agent_options: Mapping[str, Any] = option(
+        default=(), check=dict, help="Options of the agent.", in_config=False
+    )
+    words: Sequence[str] = option(default=(), help="The command line.", in_config=False)
+
+    def execute(self) -> None:
+        spaces_of(self.env)  # raises an error if there is no such environment
+        folder = self.run or Path("runs") / f"{self.algorithm}-{self.env.split('/')[-1]}"
+        resuming = not runs.is_free(folder)
+        if resuming:
+            try:
+                stored = parse(runs.unfinished_command(folder))
+            except ValueError as error:
+                raise FileExistsError(
+                    f"{error} Choose another folder with --run, or remove this one."
+                ) from None
+            self.seed = stored.seed if self.seed is None else self.seed
+            self.check_same(stored, folder)
+        Training(self, folder, resuming).run()
+
+    @property
+    def text(self) -> str:
+        """The command, with its seed."""
+        seeded = any(word.partition("=")[0] == "--seed" for word in self.words)
+        seed = [] if seeded else ["--seed", str(self.seed)]
+        return shlex.join(["tfpg", "train", *self.words, *seed])
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that was given and changes the result."""
+        own = {
+            each.name: getattr(self, each.name)
+            for each in options_of(Train).values()
+            if each.in_config and getattr(self, each.name) not in (None, each.default)
+        }
+        found = {"algorithm": self.algorithm, "env": self.env, **own, **self.agent_options}
+        return {name: as_json(value) for name, value in found.items() if name not in _FREE}
+
+    def check_same(self, stored: Train, folder: Path) -> None:
+        """Raise an error unless this is the training that a run folder holds.
+
+        Raises:
+            FileExistsError: It is another one. The message has the first difference.
+        """
+        # Gymnasium's own vector environments step differently without workers.
+        free = () if has_own_vectorization(self.env) else ("on_env_error", "workers")
+        here, there = self.settings(), stored.settings()
+        for name in {**there, **here}:
+            if name not in free and here.get(name) != there.get(name):
+                raise FileExistsError(
+                    f"{str(folder)!r} has a training with {_as_typed(name, there)}, and this one "
+                    f"has {_as_typed(name, here)}. Choose another folder with --run, remove this "
+                    f"one, or resume it as it was: tfpg resume {folder}"
+                )
+
+
+def _as_typed(name: str, settings: Mapping[str, Any]) -> str:
+    if name not in settings:
+        return f"the default {dashed(name)}"
+    value = settings[name]
+    if name in ("algorithm", "env"):
+        return f"{name} {value}"
+    if isinstance(value, bool):
+        return dashed(name if value else f"no_{name}")
+    return f"{dashed(name)} {as_text(value)}"
+
+
+def summary_of(agent: type) -> str:
+    """The first line of an agent's docstring."""
+    return help_of(agent).splitlines()[0]
+
+
+class AlgorithmCommand(ClickCommand):
+    """``tfpg train`` with the options of one algorithm."""
+
+    def __init__(self, algorithm: str):
+        self.algorithm, self.agent = algorithm, algorithm_class(algorithm)
+        options = options_of(self.agent)
+        own = parameters(Train, skip="dueling" if "log_std" in options else "log_std")
+        agents = parameters(self.agent, skip="log_std")
+        self.agent_names = [each.name for each in agents]
+        super().__init__(
+            algorithm,
+            params=[own[0], *agents, *own[1:]],
+            callback=self.make,
+            help=f"{summary_of(self.agent)}\n\n{help_of(Train)}",
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = [self.algorithm, *args]
+        return super().parse_args(ctx, args)
+
+    def make(self, **_: Any) -> Command:
+        values = given()
+        options = {name: values.pop(name) for name in self.agent_names if name in values}
+        words = click.get_current_context().obj
+        more = {"algorithm": self.algorithm, "agent_options": options, "words": words}
+        return make(Train, {**values, **more})
+
+    def defaults(self, ctx: click.Context) -> Mapping[str, Any]:
+        """Return those of the preset, of ``ENV`` if it is given before ``--help``."""
+        from tfpg.models import networks
+
+        preset = presets.find(self.algorithm, _env_of(ctx) or "")
+        kind = "actor_critic" if self.agent.needs_value and preset.critic is None else "mlp"
+        kind = preset.architecture or kind
+        network = inspect.signature(getattr(networks, kind)).parameters
+        rate = f"{preset.learning_rate:g}" + ", decays to 0" * preset.anneal
+        return {
+            **{name: each.default for name, each in network.items() if name in options_of(Model)},
+            **preset.network,
+            **preset.options,
+            "dueling": kind == "dueling" or bool(preset.network.get("dueling")),
+            "learning_rate": rate,
+            "env_steps": preset.env_steps,
+        }
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        env = _env_of(ctx)
+        text = f"The defaults are those for {env}."
+        if env is None:
+            text = (
+                "Some environments have defaults of their own. To see them: "
+                f"tfpg train {self.algorithm} ENV --help"
+            )
+        formatter.write_paragraph()
+        formatter.write_text(text)
+
+
+def _env_of(ctx: click.Context) -> str | None:
+    """The environment that is given before ``--help``."""
+    env = (ctx.obj or [])[1:2]
+    return env[0] if env and not is_option(env[0]) else None
+
+
+class AlgorithmGroup(CommandGroup):
+    """``tfpg train``: a command for each algorithm, made when it is used."""
+
+    what = "algorithm"
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, summary_of(algorithm_class(name))) for name in algorithm_names()]
+        rows.append(("module:Class", "A tfpg.Agent in a module of your own."))
+        with formatter.section("Algorithms"):
+            formatter.write_dl(rows)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return algorithm_names()
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        try:
+            return AlgorithmCommand(name)
+        except (ValueError, ImportError) as error:
+            raise click.UsageError(str(error), ctx) from None
+
+
+train = AlgorithmGroup(
+    "train",
+    help=f"{help_of(Train)}\n\nFor the options of an algorithm: tfpg train ALGORITHM --help",
+    options_metavar="",
+    subcommand_metavar="ALGORITHM ENV [OPTIONS]",
+)
+
+
+def parse(text: str) -> Train:
+    """Return the training that a command starts.
+
+    Raises:
+        ValueError: It is not a valid command.
+    """
+    try:
+        words = shlex.split(text)
+        if words[:2] != ["tfpg", "train"]:
+            raise click.UsageError("it does not start with tfpg train.")
+        found = train.main(words[2:], prog_name="tfpg train", standalone_mode=False)
+    except click.ClickException as error:
+        raise ValueError(f"{text!r} is not a valid command: {error.format_message()}") from None
+    assert isinstance(found, Train), text
+    return found
