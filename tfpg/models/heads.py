@@ -35,6 +35,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.backend import keras, tf
+from tfpg.core.options import checked, fraction
 from tfpg.models.inspection import last_activation
 from tfpg.ops.distributions import (
     Bernoulli,
@@ -46,7 +47,6 @@ from tfpg.ops.distributions import (
     MultiCategorical,
     SquashedGaussian,
 )
-from tfpg.ops.returns import check_fraction
 
 _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
 
@@ -428,7 +428,7 @@ def head_for(
         return GaussianHead(space, count, log_std, squash)
     if epsilon is not None:
         _check_unbounded(model)
-        return EpsilonGreedyHead(space, check_fraction("epsilon", epsilon))
+        return EpsilonGreedyHead(space, checked("epsilon", epsilon, fraction))
     head = cast(type[DiscreteHead], kind)(space)
     head.from_logits = _outputs_logits(model, head, outputs, from_logits)
     if isinstance(head, BernoulliHead):

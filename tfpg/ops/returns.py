@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfpg.core.options import checked, count, fraction
+
 Array = np.ndarray | Sequence
 
 
@@ -103,7 +105,7 @@ def lambda_returns(
     rewards, values, discounts, continues, real = _prepared(
         rewards, gamma, next_values, terminated, truncated, mask
     )
-    weights = check_fraction("gae_lambda", gae_lambda) * continues
+    weights = checked("gae_lambda", gae_lambda, fraction) * continues
     # G_t = constants_t + slopes_t G_{t+1}
     constants = rewards + discounts * (1 - weights) * values
     slopes = discounts * weights
@@ -153,13 +155,12 @@ def n_step_returns(
         >>> n_step_returns([1, 1, 1, 1], 0.5, next_values=[0, 0, 0, 8], n=2)
         array([1.5, 1.5, 3.5, 5. ])
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"n must be an integer of at least 1, and it is {n!r}.")
+    n = checked("n", n, count)
     rewards, values, discounts, continues, real = _prepared(
         rewards, gamma, next_values, terminated, truncated, mask
     )
     returns = rewards + discounts * values
-    for _ in range(min(int(n), len(rewards)) - 1):
+    for _ in range(min(n, len(rewards)) - 1):
         following = np.concatenate([returns[1:], np.zeros_like(returns[:1])])
         returns = rewards + discounts * np.where(continues, following, values)
     return np.where(real, returns, 0.0)
@@ -198,7 +199,7 @@ def n_step_transitions(
         >>> n_step_transitions(rewards, 0.5, terminated, truncated)
         (array([2., 1., 1.]), array([0.25, 0.  , 0.5 ]), array([2, 1, 1]))
     """
-    check_fraction("gamma", gamma)
+    checked("gamma", gamma, fraction)
     returns, discounts = np.zeros(rewards.shape[1:]), np.ones(rewards.shape[1:])
     lengths = np.zeros(rewards.shape[1:], np.int64)
     running = np.ones(rewards.shape[1:], bool)
@@ -252,25 +253,6 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
     return result
 
 
-def check_fraction(name: str, value: float) -> float:
-    """Return the value as a float.
-
-    Raises:
-        ValueError: It is not a number in [0, 1].
-
-    Example:
-        >>> check_fraction("gae_lambda", 0.95)
-        0.95
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"{name} must be a number in [0, 1], and it is {value!r}.")
-    return number
-
-
 def _prepared(
     rewards: Array,
     gamma: float,
@@ -295,7 +277,7 @@ def _prepared(
     continues = real & followed & ~(ended > 0) & ~(cut > 0)
     # Masked rows may hold anything, NaN included.
     rewards, values = np.where(real, rewards, 0.0), np.where(real, values, 0.0)
-    discounts = check_fraction("gamma", gamma) * (real & ~(ended > 0))
+    discounts = checked("gamma", gamma, fraction) * (real & ~(ended > 0))
     return rewards, values, discounts, continues, real
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.arrays import batch_size
+from tfpg.core.options import checked, count
 from tfpg.core.seeding import check_seed, evaluation_rng
 from tfpg.envs import EnvLike, open_vec
 from tfpg.models.heads import Head
@@ -62,14 +63,14 @@ def evaluate(
         act, head = actor_for(policy, envs, deterministic)
         for first in range(0, episodes, envs.num_envs):
             part = slice(first, min(first + envs.num_envs, episodes))
-            count = part.stop - part.start
+            wanted = part.stop - part.start
             rngs = [evaluation_rng(seed, first + i) for i in range(envs.num_envs)]
             for step in play_episodes(
-                envs, act, rngs, head=head, num_episodes=count, max_steps=max_steps
+                envs, act, rngs, head=head, num_episodes=wanted, max_steps=max_steps
             ):
                 check_rewards(step.rewards, step.real, step.lengths - 1)
-                returns[part] += step.rewards[:count]
-                lengths[part] += step.real[:count]
+                returns[part] += step.rewards[:wanted]
+                lengths[part] += step.real[:wanted]
     return {
         "episode_return": float(returns.mean()),
         "episode_return_std": float(returns.std()),
@@ -91,9 +92,7 @@ def check_count(name: str, value: Any) -> int:
         >>> check_count("episodes", 3)
         3
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, and it is {value!r}.")
-    return int(value)
+    return checked(name, value, count)
 
 
 def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:
@@ -114,11 +113,11 @@ def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable,
 
     def act(observations: np.ndarray, _: Any) -> Decision:
         actions = np.asarray(policy(observations))
-        count = batch_size(observations)
-        if actions.ndim < 1 or len(actions) != count:
+        size = batch_size(observations)
+        if actions.ndim < 1 or len(actions) != size:
             raise ValueError(
-                f"The callable returned actions of shape {actions.shape} for {count} "
-                f"observations: it must return one for each, ({count}, ...)."
+                f"The callable returned actions of shape {actions.shape} for {size} "
+                f"observations: it must return one for each, ({size}, ...)."
             )
         return Decision(actions, actions, actions)
 
