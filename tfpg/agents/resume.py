@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -28,32 +26,22 @@ class ResumableTraining:
     the environments in their episodes, and what callbacks carry. As a context it locks the folder.
 
     Args:
-        checkpoints: A folder, or `Checkpoints`. None: no method does anything.
+        checkpoints: The checkpoints, with their folder locked. None: no method does anything.
 
     Attributes:
         folder: Folder of the checkpoints, or None.
+
+    Raises:
+        CheckpointCorruptError: There are checkpoints, and none is whole.
+        VersionSkewError: Newer versions wrote the newest one.
     """
 
-    def __init__(self, checkpoints: str | os.PathLike | Checkpoints | None):
-        if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
-            checkpoints = Checkpoints(checkpoints)
+    def __init__(self, checkpoints: Checkpoints | None):
         self.folder = None if checkpoints is None else checkpoints.folder
         self._checkpoints = checkpoints
-        self._saved: Checkpoint | None = None
+        self._saved = None if checkpoints is None else checkpoints.load()
         self._description: dict[str, Any] = {}
         self._logged: np.ndarray | None = None  # `ReplayBuffer.written` of the last checkpoint
-
-    def __enter__(self) -> ResumableTraining:
-        if self._checkpoints is not None:
-            with ExitStack() as stack:
-                stack.enter_context(self._checkpoints)
-                self._saved = self._checkpoints.load()
-                stack.pop_all()  # nothing failed
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.__exit__(*error)
 
     def seed(self, seed: int | None) -> int | None:
         """Return the checkpoint's seed, or ``seed`` if there is none.

@@ -42,7 +42,10 @@ def fit(
         stop = StopRequest()
         if checkpoints is not None:
             stop = stack.enter_context(deferred_signals(_FINISHING))
-        run = stack.enter_context(ResumableTraining(checkpoints))
+            if not isinstance(checkpoints, Checkpoints):
+                checkpoints = Checkpoints(checkpoints)
+            stack.enter_context(checkpoints)
+        run = ResumableTraining(checkpoints)
         seed = check_seed(run.seed(seed))
         vector_envs = stack.enter_context(
             open_vec(envs, agent.num_envs, seedable=agent.manual_resets)
