@@ -17,7 +17,6 @@ import numpy as np
 from tfpg.agents.minibatches import Batch, explained_variance, minibatch_order, padded
 from tfpg.agents.optimization import apply_where, are_finite, compiled, suits_xla
 from tfpg.agents.policy_gradient import PolicyGradient
-from tfpg.agents.reward_scale import ReturnScale
 from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, positive
 from tfpg.core.seeding import shuffle_rng
@@ -26,6 +25,7 @@ from tfpg.ops.gradients import fused
 from tfpg.rollouts.trajectory import Trajectory
 
 if TYPE_CHECKING:
+    from tfpg.agents.reward_scale import ReturnScale
     from tfpg.rollouts.collector import Collector
 
 JIT_HELP = (
@@ -107,6 +107,8 @@ class ActorCritic(PolicyGradient):
         return iteration * self.num_envs * self.num_steps, iteration
 
     def begin(self, collector: Collector, policy: Policy) -> None:
+        from tfpg.agents.reward_scale import ReturnScale
+
         if self.reward_scale != "auto":
             self._scale = None
         elif self._scale is None or self._scale.gamma != self.gamma:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.optimization import Trainable, compiled_in
-from tfpg.agents.state import assign_variables, check_variables, variables_state
 from tfpg.core.backend import keras
 from tfpg.core.options import (
     WithOptions,
@@ -328,6 +327,8 @@ class Agent(WithOptions, abc.ABC):
 
     def get_state(self) -> dict[str, Any]:
         """Return everything that training changes, except the replay, as values and arrays."""
+        from tfpg.agents.state import variables_state
+
         return {
             "env_steps": self.env_steps,
             "variables": variables_state(self.variables()),
@@ -340,6 +341,8 @@ class Agent(WithOptions, abc.ABC):
         Raises:
             ValueError: The variables differ.
         """
+        from tfpg.agents.state import check_variables
+
         check_variables(self.variables(), state["variables"])
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -348,6 +351,8 @@ class Agent(WithOptions, abc.ABC):
         Raises:
             ValueError: The variables differ.
         """
+        from tfpg.agents.state import assign_variables
+
         assign_variables(self.variables(), state["variables"])
         for each, saved in zip(self._statistics, state["statistics"], strict=True):
             each.set_state(saved)

@@ -3,6 +3,7 @@
 from tfpg.envs.make import (
     EnvLike,
     has_own_vectorization,
+    is_atari,
     make,
     make_vec,
     open_env,
@@ -16,6 +17,7 @@ from tfpg.envs.make import (
 __all__ = [
     "EnvLike",
     "has_own_vectorization",
+    "is_atari",
     "make",
     "make_vec",
     "open_env",

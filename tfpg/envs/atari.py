@@ -41,16 +41,6 @@ STACK = 4
 _FRAMES_PER_SECOND = 60
 
 
-def is_atari(env_id: str) -> bool:
-    """Return whether an id is in the namespace ``ALE/``.
-
-    Example:
-        >>> is_atari("ALE/Pong-v5"), is_atari("CartPole-v1")
-        (True, False)
-    """
-    return env_id.lower().rpartition(":")[2].startswith("ale/")
-
-
 def register() -> None:
     """Register the ids of ``ALE/`` with Gymnasium.
 

@@ -17,9 +17,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
-from tfpg.envs import atari
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
-from tfpg.envs.worker_pool import WorkerPool
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -47,7 +45,9 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
         >>> env.close()
     """
     env_id = _full_id(env_id)
-    function = atari.make_game if atari.is_atari(env_id) else gymnasium.make
+    function: Callable[..., gymnasium.Env] = gymnasium.make
+    if is_atari(env_id):
+        from tfpg.envs.atari import make_game as function
     with _gymnasium_errors(env_id):
         return function(env_id, **kwargs)
 
@@ -112,8 +112,10 @@ def make_vec(
     if isinstance(env, str):
         env_id = _full_id(env)
         with _gymnasium_errors(env_id):
-            if atari.is_atari(env_id) and workers is None:
-                return atari.AtariGames(env_id, num_envs=num_envs, **kwargs)
+            if is_atari(env_id) and workers is None:
+                from tfpg.envs.atari import AtariGames
+
+                return AtariGames(env_id, num_envs=num_envs, **kwargs)
             spec = gymnasium.spec(env_id)
             if _has_vector_class(spec) and not seedable and in_process:
                 return gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
@@ -136,6 +138,8 @@ def make_vec(
         )
     if workers is None:
         return vectorize(first, build, num_envs, on_env_error)
+    from tfpg.envs.worker_pool import WorkerPool
+
     first.close()
     return WorkerPool(build, first, num_envs, workers, timeout=timeout, on_env_error=on_env_error)
 
@@ -266,7 +270,23 @@ def has_own_vectorization(env_id: str) -> bool:
     """
     env_id = _full_id(env_id)
     with _gymnasium_errors(env_id):
-        return atari.is_atari(env_id) or _has_vector_class(gymnasium.spec(env_id))
+        return is_atari(env_id) or _has_vector_class(gymnasium.spec(env_id))
+
+
+def is_atari(env_id: str) -> bool:
+    """Return whether an id is in the namespace ``ALE/``.
+
+    Example:
+        >>> is_atari("ALE/Pong-v5"), is_atari("CartPole-v1")
+        (True, False)
+    """
+    return env_id.lower().rpartition(":")[2].startswith("ale/")
+
+
+def _register_atari() -> None:
+    from tfpg.envs.atari import register
+
+    register()
 
 
 def _has_vector_class(spec: EnvSpec) -> bool:
@@ -320,8 +340,8 @@ def _full_id(env_id: str) -> str:
                 f"Cannot find the module {module!r} of {env_id!r}: run in its folder, or add that "
                 "to PYTHONPATH."
             ) from error
-    if atari.is_atari(name):
-        atari.register()
+    if is_atari(name):
+        _register_atari()
     if name in gymnasium.registry:
         return name
     pattern = re.compile(re.escape(name) + r"-v(\d+)")
@@ -346,7 +366,7 @@ def _gymnasium_errors(env_id: str) -> Iterator[None]:
 
 def _unknown_env(env_id: str) -> ValueError:
     with suppress(ImportError):
-        atari.register()
+        _register_atari()
     known = {name.lower(): name for name in gymnasium.registry}
     name = env_id.rpartition(":")[2].lower()
     # Atari games had other names before ALE/.

@@ -13,8 +13,7 @@ from typing import Any
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
-from tfpg.envs import same_env
-from tfpg.envs.atari import is_atari
+from tfpg.envs import is_atari, same_env
 
 __all__ = [
     "ATARI",
