@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -124,6 +125,13 @@ class TestSaving:
                 save(store, i, needed_from=i - 2)
         assert loaded(tmp_path, first=6)[0] == 8
         assert log_numbers(tmp_path) == [4, 5, 6, 7]
+
+    def test_a_folder_that_was_emptied_in_the_meantime(self, tmp_path):
+        store = saved(tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+        assert store.load() is None
+        save(store, 1)
+        assert loaded(tmp_path / "run")[0] == 1
 
     def test_a_state_that_cannot_be_saved_changes_nothing(self, tmp_path):
         store = saved(tmp_path)

@@ -125,6 +125,7 @@ class Store:
         """
         for path in [*self.folder.glob(".*.tmp-*"), *self.folder.glob("log/.*.tmp-*")]:
             path.unlink(missing_ok=True)
+        self._log = []
         errors: list[str] = []
         for step in reversed(self.steps()):
             try:
