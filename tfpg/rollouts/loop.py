@@ -152,18 +152,8 @@ def play(
                 seeds = None if next_seeds is None else next_seeds(waiting, failed)
                 after = reset_some(envs, waiting, seeds)
         progress.observations, progress.infos = after, infos
-        yield Step(
-            observations,
-            decision,
-            rewards,
-            terminated,
-            truncated,
-            real,
-            following,
-            ended,
-            lengths,
-            failed,
-        )
+        flags = terminated, truncated, real
+        yield Step(observations, decision, rewards, *flags, following, ended, lengths, failed)
 
 
 def play_episodes(
