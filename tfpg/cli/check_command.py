@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tfpg.cli.command import WithJson, click_command, whole
-from tfpg.core.options import count, option, positive
+from tfpg.cli.command import WithJson, argument, click_command, setting, whole
+from tfpg.core.options import count, positive
 
 
 class Check(WithJson):
@@ -15,10 +15,10 @@ class Check(WithJson):
     there is no problem, else 1.
     """
 
-    env: str = option(help="Gymnasium id, or module:id.", kw_only=False)
-    steps: int = option(default=1000, check=count, help="Number of random steps.")
-    seed: int = option(default=0, check=whole, help="Seed of the episodes and actions.")
-    seconds: float = option(default=10.0, check=positive, help="Time limit in seconds.")
+    env: str = argument("Gymnasium id, or module:id.")
+    steps: int = setting("Number of random steps.", count, default=1000)
+    seed: int = setting("Seed of the episodes and actions.", whole, default=0)
+    seconds: float = setting("Time limit in seconds.", positive, default=10.0)
 
     def execute(self) -> int:
         from tfpg.checks.isolated import check_isolated

@@ -35,7 +35,6 @@ from tfpg.core.options import (
     Option,
     WithOptions,
     check_names,
-    flag,
     option,
     options_of,
     type_of,
@@ -45,11 +44,32 @@ from tfpg.schedules import linear
 GENERAL = "General options"
 
 
+def argument(help: str) -> Any:
+    """Declare an argument of a command."""
+    return option(help=help, kw_only=False)
+
+
+def setting(help: str, check: Check | None = None, default: Any = None) -> Any:
+    """Declare an option of a command.
+
+    Args:
+        help: One sentence.
+        check: A check of `tfpg.core.options`. None as a value always passes.
+        default: The default value.
+    """
+
+    def check_given(value: Any) -> Any:
+        return value if value is None or check is None else check(value)
+
+    check_given.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
+    return option(default=default, check=check_given, help=help)
+
+
 class Command(WithOptions, abc.ABC):
     """A command. Its docstring is the help text."""
 
     section = GENERAL
-    debug: bool = option(default=False, check=flag, help="Show the traceback of an error.")
+    debug: bool = setting("Show the traceback of an error.", default=False)
 
     @abc.abstractmethod
     def execute(self) -> int | None:
@@ -60,7 +80,7 @@ class WithJson(Command):
     """A command that can print JSON."""
 
     section = GENERAL
-    json: bool = option(default=False, check=flag, help="Print one JSON object.")
+    json: bool = setting("Print one JSON object.", default=False)
 
 
 class Kind(NamedTuple):
@@ -169,7 +189,7 @@ def each(check: Check) -> Check:
     """
 
     def checked(values: Any) -> Any:
-        return None if values is None else tuple(map(check, values))
+        return tuple(map(check, values))
 
     checked.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
     return checked

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-from tfpg.cli.command import WithJson, click_command
+from tfpg.cli.command import WithJson, click_command, setting
 from tfpg.cli.playing import Playing
 from tfpg.core.backend import import_quietly
-from tfpg.core.options import count, option
+from tfpg.core.options import count
 
 
 class Evaluate(Playing, WithJson):
     """Measure the return of a saved model over new episodes."""
 
-    episodes: int = option(default=100, check=count, help="Number of episodes.")
+    episodes: int = setting("Number of episodes.", count, default=100)
 
     def execute(self) -> None:
         source = self.source()

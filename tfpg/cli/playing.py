@@ -7,8 +7,8 @@ from typing import Any
 
 import tfpg
 from tfpg.cli import runs
-from tfpg.cli.command import Command, whole
-from tfpg.core.options import count, flag, fraction, one_of, option, optional
+from tfpg.cli.command import Command, argument, setting, whole
+from tfpg.core.options import count, fraction, one_of
 from tfpg.envs import spaces_of
 
 
@@ -17,38 +17,27 @@ class Playing(Command):
 
     section = "Options of the model and its episodes"
 
-    run_or_model: Path = option(help="Run folder or .keras file.", kw_only=False)
-    env: str | None = option(default=None, help="Gymnasium id [default: the run's].")
-    seed: int | None = option(
-        default=None, check=optional(whole), help="Seed of the episodes [default: random]."
+    run_or_model: Path = argument("Run folder or .keras file.")
+    env: str | None = setting("Gymnasium id [default: the run's].")
+    seed: int | None = setting("Seed of the episodes [default: random].", whole)
+    max_steps: int | None = setting(
+        "Cut episodes after this many steps [default: as in training].", count
     )
-    max_steps: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Cut episodes after this many steps [default: as in training].",
+    stochastic: bool = setting(
+        "Sample the actions instead of playing the best ones.", default=False
     )
-    stochastic: bool = option(
-        default=False, check=flag, help="Sample the actions instead of taking the best ones."
+    epsilon: float | None = setting(
+        "Probability of a random action of a Q-network that plays --stochastic.",
+        fraction,
     )
-    epsilon: float | None = option(
-        default=None,
-        check=optional(fraction),
-        help="The model is a Q-network, and this is the probability of a random action with "
-        "--stochastic.",
+    positive_action: int | None = setting(
+        "The action whose probability a model with a single output returns [default: 1].",
+        one_of(0, 1),
     )
-    positive_action: int | None = option(
-        default=None,
-        check=optional(one_of(0, 1)),
-        help="The action whose probability a model with a single output returns [default: 1].",
+    squash: bool | None = setting(
+        "Squash continuous actions into their bounds by tanh, instead of clipping."
     )
-    squash: bool | None = option(
-        default=None,
-        check=optional(flag),
-        help="Squash continuous actions into their bounds by tanh, instead of clipping.",
-    )
-    allow_version_skew: bool = option(
-        default=False, check=flag, help="Load models that a newer Keras saved."
-    )
+    allow_version_skew: bool = setting("Load models that a newer Keras saved.", default=False)
 
     def source(self, given: Path | None = None) -> runs.Source:
         """Return a saved model and how to play it.

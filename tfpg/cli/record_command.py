@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tfpg.cli import runs
-from tfpg.cli.command import click_command, each, whole
+from tfpg.cli.command import argument, click_command, each, setting, whole
 from tfpg.cli.playing import Playing
 from tfpg.core.backend import import_quietly
 from tfpg.core.files import check_writable
-from tfpg.core.options import WithOptions, count, flag, one_of, option, optional, positive
+from tfpg.core.options import WithOptions, count, one_of, positive
 from tfpg.envs import same_env
 from tfpg.video import OVERLAYS
 
@@ -18,29 +18,21 @@ from tfpg.video import OVERLAYS
 class Style(WithOptions):
     """How a video looks."""
 
-    overlay: tuple[str, ...] = option(
+    overlay: tuple[str, ...] = setting(
+        "What is shown with the picture.",
+        each(one_of(*OVERLAYS, "all", "none")),
         default=("caption",),
-        check=each(one_of(*OVERLAYS, "all", "none")),
-        help="What is shown with the picture.",
     )
-    action_names: tuple[str, ...] | None = option(
-        default=None, help="Names of the actions [default: the environment's, if known]."
+    action_names: tuple[str, ...] | None = setting(
+        "Names of the actions [default: the environment's, if known]."
     )
-    scale: float = option(default=1.0, check=positive, help="Factor on the size of the picture.")
-    crop: tuple[int, ...] | None = option(
-        default=None,
-        check=each(whole),
-        help="Part of the picture to show: LEFT TOP RIGHT BOTTOM, in pixels.",
+    scale: float = setting("Factor on the size of the picture.", positive, default=1.0)
+    crop: tuple[int, ...] | None = setting(
+        "Part of the picture to show: LEFT TOP RIGHT BOTTOM, in pixels.", each(whole)
     )
-    fps: float | None = option(
-        default=None,
-        check=optional(positive),
-        help="Frames per second [default: the environment's].",
-    )
-    speed: float = option(default=1.0, check=positive, help="Factor on the speed.")
-    max_seconds: float | None = option(
-        default=None, check=optional(positive), help="Cut the video after this many seconds."
-    )
+    fps: float | None = setting("Frames per second [default: the environment's].", positive)
+    speed: float = setting("Factor on the speed.", positive, default=1.0)
+    max_seconds: float | None = setting("Cut the video after this many seconds.", positive)
 
 
 class Record(Style, Playing):
@@ -49,28 +41,15 @@ class Record(Style, Playing):
     With several OUT the same video is written in several formats.
     """
 
-    out: tuple[Path, ...] = option(
-        help="Files: .mp4, .gif, .webm, or .png for a sheet of frames.", kw_only=False
+    out: tuple[Path, ...] = argument("Files: .mp4, .gif, .webm, or .png for a sheet of frames.")
+    episodes: int = setting("Number of episodes.", count, default=1)
+    rank: bool = setting("Record only the best, the median and the worst of them.", default=False)
+    versus: Path | None = setting("Another run or model, which plays the same episodes.")
+    snapshots: bool = setting("Record the run's snapshots, to show how it learned.", default=False)
+    grid: bool | None = setting(
+        "Show the episodes side by side [default: with --versus or --rank]."
     )
-    episodes: int = option(default=1, check=count, help="Number of episodes.")
-    rank: bool = option(
-        default=False, check=flag, help="Record only the best, the median and the worst of them."
-    )
-    versus: Path | None = option(
-        default=None, help="Another run or model, which plays the same episodes."
-    )
-    snapshots: bool = option(
-        default=False, check=flag, help="Record the run's snapshots, to show how it learned."
-    )
-    grid: bool | None = option(
-        default=None,
-        check=optional(flag),
-        help="Show the episodes side by side, or one after another [default: side by side with "
-        "--versus or --rank].",
-    )
-    columns: int | None = option(
-        default=None, check=optional(count), help="Number of episodes in a row of the grid."
-    )
+    columns: int | None = setting("Number of episodes in a row of the grid.", count)
 
     def check_options(self) -> None:
         super().check_options()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfpg.cli import runs
-from tfpg.cli.command import Command, click_command
+from tfpg.cli.command import Command, argument, click_command, setting
 from tfpg.cli.run_training import Training
 from tfpg.cli.train_command import VERBOSE, parse
-from tfpg.core.options import flag, one_of, option, optional
+from tfpg.core.options import one_of
 from tfpg.envs import spaces_of
 
 
@@ -19,11 +19,9 @@ class Resume(Command):
     not stopped.
     """
 
-    run: Path = option(help="Run folder.", kw_only=False)
-    verbose: int | None = option(default=None, check=optional(one_of(0, 1, 2)), help=VERBOSE)
-    allow_version_skew: bool = option(
-        default=False, check=flag, help="Resume from a checkpoint of newer versions."
-    )
+    run: Path = argument("Run folder.")
+    verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
+    allow_version_skew: bool = setting("Resume from a checkpoint of newer versions.", default=False)
 
     def execute(self) -> None:
         folder = self.run

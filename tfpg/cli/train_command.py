@@ -17,6 +17,7 @@ from tfpg.cli.command import (
     ClickCommand,
     Command,
     CommandGroup,
+    argument,
     as_text,
     dashed,
     finite,
@@ -25,11 +26,12 @@ from tfpg.cli.command import (
     is_option,
     make,
     parameters,
+    setting,
     whole,
 )
 from tfpg.cli.run_training import Training
 from tfpg.cli.train_options import Model, Output, Workers
-from tfpg.core.options import as_json, count, flag, one_of, option, optional, options_of
+from tfpg.core.options import as_json, count, one_of, option, options_of
 from tfpg.envs import has_own_vectorization, spaces_of
 
 VERBOSE = (
@@ -48,35 +50,21 @@ class Train(Model, Workers, Output, Command):
 
     section = "Training options"
 
-    env: str = option(help="Gymnasium id, such as CartPole-v1, or module:id.", kw_only=False)
-    run: Path | None = option(default=None, help="Run folder [default: runs/ALGORITHM-ENV].")
-    seed: int | None = option(
-        default=None, check=optional(whole), help="Seed of everything random [default: random]."
+    env: str = argument("Gymnasium id, such as CartPole-v1, or module:id.")
+    run: Path | None = setting("Run folder [default: runs/ALGORITHM-ENV].")
+    seed: int | None = setting("Seed of everything random [default: random].", whole)
+    env_steps: int | None = setting("Train for at most this many environment steps.", count)
+    iterations: int | None = setting("Train for this many iterations, instead of env_steps.", count)
+    stop_at: float | None = setting("Stop when the mean episode return reaches this.", finite)
+    validation_freq: int | None = setting(
+        "Evaluate the greedy policy every this many iterations.", count
     )
-    env_steps: int | None = option(
-        default=None, check=optional(count), help="Train for at most this many environment steps."
+    validation_episodes: int = setting(
+        "Number of episodes of each such evaluation.", count, default=10
     )
-    iterations: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Train for this many iterations, instead of env_steps.",
-    )
-    stop_at: float | None = option(
-        default=None,
-        check=optional(finite),
-        help="Stop when the mean episode return reaches this.",
-    )
-    validation_freq: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Evaluate the greedy policy every this many iterations.",
-    )
-    validation_episodes: int = option(
-        default=10, check=count, help="Number of episodes of each such evaluation."
-    )
-    verbose: int | None = option(default=None, check=optional(one_of(0, 1, 2)), help=VERBOSE)
-    allow_version_skew: bool = option(
-        default=False, check=flag, help="Load models and checkpoints of newer versions."
+    verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
+    allow_version_skew: bool = setting(
+        "Load models and checkpoints of newer versions.", default=False
     )
 
     # Set by the command line's parser.

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfpg.cli.command import each, finite, whole
+from tfpg.cli.command import each, finite, setting, whole
 from tfpg.core.options import (
     WithOptions,
     count,
-    flag,
     nonnegative,
     one_of,
-    option,
-    optional,
     positive,
 )
 
@@ -21,34 +18,15 @@ from tfpg.core.options import (
 class Model(WithOptions):
     """The network and its optimizer."""
 
-    model: Path | None = option(
-        default=None,
-        help="Train the model of this run or .keras file instead of a new network.",
+    model: Path | None = setting(
+        "Train the model of this run or .keras file instead of a new network."
     )
-    learning_rate: float | None = option(
-        default=None, check=optional(positive), help="Learning rate of Adam."
-    )
-    hidden: tuple[int, ...] | None = option(
-        default=None, check=each(count), help="Units of each hidden layer."
-    )
-    activation: str | None = option(
-        default=None, help="Activation of the hidden layers, by its Keras name."
-    )
-    normalize: bool | None = option(
-        default=None,
-        check=optional(flag),
-        help="Standardize observations by running statistics.",
-    )
-    dueling: bool | None = option(
-        default=None,
-        check=optional(flag),
-        help="Split the network into a state value and action advantages.",
-    )
-    log_std: float | None = option(
-        default=None,
-        check=optional(finite),
-        help="Initial log standard deviation of continuous actions.",
-    )
+    learning_rate: float | None = setting("Learning rate of Adam.", positive)
+    hidden: tuple[int, ...] | None = setting("Units of each hidden layer.", each(count))
+    activation: str | None = setting("Activation of the hidden layers, by its Keras name.")
+    normalize: bool | None = setting("Standardize observations by running statistics.")
+    dueling: bool | None = setting("Split the network into a state value and action advantages.")
+    log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
 
     def network(self) -> dict[str, Any]:
         """Return the settings of a new network that were given."""
@@ -68,21 +46,17 @@ class Workers(WithOptions):
 
     section = "Worker options"
 
-    workers: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Number of worker processes that share the environments. Without it the environments "
-        "run in the training's process.",
+    workers: int | None = setting(
+        "Number of processes that share the environments [default: none].",
+        count,
     )
-    worker_timeout: float | None = option(
-        default=None,
-        check=optional(positive),
-        help="Kill a worker that does not answer for this many seconds.",
+    worker_timeout: float | None = setting(
+        "Kill a worker that does not answer for this many seconds.", positive
     )
-    on_env_error: str = option(
+    on_env_error: str = setting(
+        "When an environment fails: stop the training, restart the episode, or drop it.",
+        one_of("raise", "restart", "drop"),
         default="raise",
-        check=one_of("raise", "restart", "drop"),
-        help="When an environment fails: stop the training, restart the episode, or drop it.",
     )
 
     def check_options(self) -> None:
@@ -94,19 +68,13 @@ class Workers(WithOptions):
 class Output(WithOptions):
     """What is saved besides models and metrics."""
 
-    video: bool = option(default=True, check=flag, help="Record a video of the best model.")
-    video_at: tuple[int, ...] | None = option(
-        default=None,
-        check=each(whole),
-        help="Also record a video after each of these iterations. 0 is before the first.",
+    video: bool = setting("Record a video of the best model.", default=True)
+    video_at: tuple[int, ...] | None = setting(
+        "Also record a video after each of these iterations. 0 is before the first.", each(whole)
     )
-    snapshots: tuple[int, ...] | None = option(
-        default=None,
-        check=each(whole),
-        help="Save the model after each of these iterations, for tfpg record --snapshots.",
+    snapshots: tuple[int, ...] | None = setting(
+        "Save the model after each of these iterations, for tfpg record --snapshots.", each(whole)
     )
-    checkpoint_every: float = option(
-        default=10.0,
-        check=nonnegative,
-        help="Seconds between checkpoints. 0 saves one after each iteration.",
+    checkpoint_every: float = setting(
+        "Seconds between checkpoints. 0 saves one after each iteration.", nonnegative, default=10.0
     )

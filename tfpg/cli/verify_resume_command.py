@@ -14,9 +14,9 @@ from tfpg.agents.digests import digests
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
-from tfpg.cli.command import WithJson, click_command, whole
+from tfpg.cli.command import WithJson, argument, click_command, setting, whole
 from tfpg.core.messages import describe_exit
-from tfpg.core.options import count, option
+from tfpg.core.options import count
 from tfpg.envs import spaces_of
 
 
@@ -27,11 +27,11 @@ class VerifyResume(WithJson):
     bit for bit, else 1.
     """
 
-    algorithm: str = option(help="An algorithm, as for tfpg train.", kw_only=False)
-    env: str = option(help="Gymnasium id, or module:id.", kw_only=False)
-    iterations: int = option(default=8, check=count, help="Iterations of each training.")
-    kills: int = option(default=2, check=count, help="How often to kill the training.")
-    seed: int = option(default=0, check=whole, help="Seed of both trainings.")
+    algorithm: str = argument("An algorithm, as for tfpg train.")
+    env: str = argument("Gymnasium id, or module:id.")
+    iterations: int = setting("Iterations of each training.", count, default=8)
+    kills: int = setting("How often to kill the training.", count, default=2)
+    seed: int = setting("Seed of both trainings.", whole, default=0)
 
     def execute(self) -> int:
         algorithm_class(self.algorithm)
@@ -76,60 +76,40 @@ class VerifyResume(WithJson):
         )
 
 
-class _Process:
-    """A ``tfpg`` command in a process of its own, which is killed at the end of the block."""
-
-    def __init__(self, arguments: list[str]):
-        # Not a pipe, which would have to be read all the time.
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-        command = [sys.executable, "-m", "tfpg", *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self.errors)
-
-    def __enter__(self) -> _Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        self.errors.close()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def wait(self) -> str:
-        """Wait for the end of the command, and return what it wrote to standard error.
-
-        Raises:
-            RuntimeError, FloatingPointError: It failed.
-        """
-        code = self.process.wait()
-        self.errors.seek(0)
-        text = self.errors.read()
-        if code:
-            kind = FloatingPointError if code == 3 else RuntimeError
-            reason = text.rpartition("tfpg: error: ")[2].strip()
-            raise kind(reason or f"The training died {describe_exit(code)}.")
-        return text
+def _command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "tfpg", *arguments]
 
 
 def _run(arguments: list[str]) -> str:
-    """Run a command to its end, and return what it wrote to standard error."""
-    with _Process(arguments) as process:
-        return process.wait()
+    """Run a command to its end, and return what it wrote to standard error.
+
+    Raises:
+        RuntimeError, FloatingPointError: It failed.
+    """
+    done = subprocess.run(
+        _command(arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+    )
+    text = done.stderr.decode(errors="replace")
+    if done.returncode:
+        kind = FloatingPointError if done.returncode == 3 else RuntimeError
+        reason = text.rpartition("tfpg: error: ")[2].strip()
+        raise kind(reason or f"The training died {describe_exit(done.returncode)}.")
+    return text
 
 
 def _killed(arguments: list[str], run: Path, kills: int) -> bool:
     """Return whether a training could be killed after it had written a checkpoint."""
     store = Store(run / runs.CHECKPOINTS)
-    before = store.steps()
-    with _Process(arguments) as process:
-        while process.process.poll() is None:
-            if store.steps()[-1:] > before[-1:]:
-                time.sleep(0.01 * kills)  # a different moment each time
-                process.kill()
-                return True
-            time.sleep(0.002)
-        process.wait()
+    before, none = store.steps(), subprocess.DEVNULL
+    with subprocess.Popen(_command(arguments), stdout=none, stderr=none) as process:
+        try:
+            while process.poll() is None:
+                if store.steps()[-1:] > before[-1:]:
+                    time.sleep(0.01 * kills)  # a different moment each time
+                    return True
+                time.sleep(0.002)
+        finally:
+            process.kill()
     return False
 
 
