@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tfpg.cli.command import WithJson, argument, click_command, setting, whole
+from tfpg.cli.command import WithJson, argument, click_command, setting
+from tfpg.cli.values import whole
 from tfpg.core.options import count, positive
 
 

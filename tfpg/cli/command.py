@@ -15,21 +15,17 @@ Click parses them, and the checks of `tfpg.core.options` become usage errors.
 from __future__ import annotations
 
 import abc
-import collections.abc
 import dataclasses
 import inspect
-import math
 import re
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from tfpg.cli.values import Kind, as_text, dashed, kind_of, parse_words
 from tfpg.core.options import (
     Check,
     Option,
@@ -39,7 +35,6 @@ from tfpg.core.options import (
     options_of,
     type_of,
 )
-from tfpg.schedules import linear
 
 GENERAL = "General options"
 
@@ -81,152 +76,6 @@ class WithJson(Command):
 
     section = GENERAL
     json: bool = setting("Print one JSON object.", default=False)
-
-
-class Kind(NamedTuple):
-    """The types of the words that an option takes."""
-
-    single: set[Any]  # of one word
-    items: set[Any]  # of each of several words
-    schedule: bool
-
-    @property
-    def several(self) -> bool:
-        return bool(self.items) or self.schedule
-
-
-def kind_of(annotation: Any) -> Kind:
-    """Return what an annotation accepts.
-
-    Example:
-        >>> kind_of(int | None).single == {int, type(None)}
-        True
-        >>> kind_of(Sequence[int]).several
-        True
-    """
-    single: set[Any] = set()
-    items: set[Any] = set()
-    schedule = False
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    for each in typing.get_args(annotation) if union else (annotation,):
-        origin = typing.get_origin(each)
-        if each is Any:
-            single |= {int, float, str, type(None)}
-        elif origin is collections.abc.Callable:
-            schedule = True
-        elif origin is not None:
-            items.update(typing.get_args(each)[:1])
-        else:
-            single.add(each)
-    return Kind(single, items, schedule)
-
-
-def parse_words(words: Sequence[str], kind: Kind) -> Any:
-    """Return the value of an option from the words of the command line.
-
-    Raises:
-        ValueError: The words are of other types.
-
-    Example:
-        >>> parse_words(["64", "64"], kind_of(Sequence[int]))
-        (64, 64)
-        >>> parse_words(["none"], kind_of(float | None)) is None
-        True
-    """
-    values = tuple(_parse_word(word, kind.single | kind.items) for word in words)
-    if len(values) == 1 and kind.single - {type(None)}:
-        return values[0]
-    if kind.schedule:
-        if len(values) != 3 or str in map(type, values) or not values[2] > 0:
-            raise ValueError("one number, or START END STEPS with STEPS above 0")
-        return linear(*values)
-    return values
-
-
-def _parse_word(word: str, kinds: set[Any]) -> Any:
-    if kinds & {int, float}:
-        with suppress(ValueError):
-            return int(word)
-        with suppress(ValueError):
-            number = float(word)
-            if float in kinds:
-                return number
-            if number.is_integer():  # 1e6, for example
-                return int(number)
-    constants = {"none": None, "on": True, "true": True, "off": False, "false": False}
-    if word.lower() in constants and type(constants[word.lower()]) in kinds:
-        return constants[word.lower()]
-    if Path in kinds:
-        return Path(word)
-    return word  # of another type, which the option's check refuses
-
-
-def as_text(value: Any) -> str:
-    """Return the value of an option as the command line takes it.
-
-    Example:
-        >>> as_text(linear(1.0, 0.1, 500)), as_text((64, 64)), as_text(None)
-        ('1.0 0.1 500', '64 64', 'none')
-    """
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(as_text, value))
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    text = str(value)
-    if match := re.fullmatch(r"linear\((.*)\)", text):
-        return match[1].replace(",", "")
-    return text
-
-
-def each(check: Check) -> Check:
-    """A check of each item of a sequence.
-
-    Example:
-        >>> each(int)(["64", "64"])
-        (64, 64)
-    """
-
-    def checked(values: Any) -> Any:
-        return tuple(map(check, values))
-
-    checked.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
-    return checked
-
-
-def whole(value: Any) -> int:
-    """An integer of at least 0.
-
-    Example:
-        >>> whole(0)
-        0
-    """
-    if not isinstance(value, int) or value < 0:
-        raise ValueError("an integer of at least 0")
-    return value
-
-
-def finite(value: Any) -> float:
-    """A finite number.
-
-    Example:
-        >>> finite(-1)
-        -1.0
-    """
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError("a number")
-    return float(value)
-
-
-def dashed(name: str) -> str:
-    """Return an option as it is typed.
-
-    Example:
-        >>> dashed("num_envs")
-        '--num-envs'
-    """
-    return f"--{name.replace('_', '-')}"
 
 
 class Setting(click.Option):
@@ -400,12 +249,12 @@ def help_of(command: type) -> str:
     return re.split(r"\n\n(?=[A-Z]\w+:\n)", text)[0]
 
 
-def parameters(declaring: type[WithOptions], skip: str = "") -> list[click.Parameter]:
+def parameters(declaring: type[WithOptions], skip: Collection[str] = ()) -> list[click.Parameter]:
     """Return the arguments of a class, and its options, its own before inherited ones.
 
     Args:
         declaring: A `Command`, or an agent.
-        skip: The name of an option to leave out.
+        skip: Names of options to leave out.
     """
     classes = {cls.__name__: cls for cls in declaring.__mro__}
     order = list(classes)
@@ -413,7 +262,7 @@ def parameters(declaring: type[WithOptions], skip: str = "") -> list[click.Param
     arguments: list[click.Parameter] = []
     settings: list[tuple[int, Setting]] = []
     for each in options_of(declaring).values():
-        if not each.in_config or each.name == skip:
+        if not each.in_config or each.name in skip:
             continue
         annotation = type_of(declaring, each.name)
         if each.default is dataclasses.MISSING:

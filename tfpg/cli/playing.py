@@ -7,7 +7,8 @@ from typing import Any
 
 import tfpg
 from tfpg.cli import runs
-from tfpg.cli.command import Command, argument, setting, whole
+from tfpg.cli.command import Command, argument, setting
+from tfpg.cli.values import whole
 from tfpg.core.options import count, fraction, one_of
 from tfpg.envs import spaces_of
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tfpg.cli import runs
-from tfpg.cli.command import argument, click_command, each, setting, whole
+from tfpg.cli.command import argument, click_command, setting
 from tfpg.cli.playing import Playing
+from tfpg.cli.values import each, whole
 from tfpg.core.backend import import_quietly
 from tfpg.core.files import check_writable
 from tfpg.core.options import WithOptions, count, one_of, positive

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tfpg
+from tfpg.agents import ALGORITHMS
+from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.versions import versions
 from tfpg.core.files import atomic_write, describe_write_error, read_json
 from tfpg.core.options import check_names, options_of
@@ -89,9 +91,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         check_names(config, [x.name for x in dataclasses.fields(RunConfig)], "entry")
         check_names(dict(config["head"]), inspect.signature(tfpg.Policy).parameters, "head option")
-        agents = (tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN)
-        known = {name: None for agent in agents for name in options_of(agent)}
-        check_names(dict(config["options"]), known, "agent option")
+        if config.get("algorithm", ALGORITHMS[0]) in ALGORITHMS:  # not of a module to import
+            agents = map(algorithm_class, ALGORITHMS)
+            known = {name: None for agent in agents for name in options_of(agent)}
+            check_names(dict(config["options"]), known, "agent option")
         return {**config, "env": str(config["env"]), "max_steps": config["options"]["max_steps"]}
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)

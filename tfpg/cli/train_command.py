@@ -18,19 +18,16 @@ from tfpg.cli.command import (
     Command,
     CommandGroup,
     argument,
-    as_text,
-    dashed,
-    finite,
     given,
     help_of,
     is_option,
     make,
     parameters,
     setting,
-    whole,
 )
 from tfpg.cli.run_training import Training
 from tfpg.cli.train_options import Model, Output, Workers
+from tfpg.cli.values import as_text, dashed, finite, whole
 from tfpg.core.options import as_json, count, one_of, option, options_of
 from tfpg.envs import has_own_vectorization, spaces_of
 
@@ -146,8 +143,10 @@ class AlgorithmCommand(ClickCommand):
     def __init__(self, algorithm: str):
         self.algorithm, self.agent = algorithm, algorithm_class(algorithm)
         options = options_of(self.agent)
-        own = parameters(Train, skip="dueling" if "log_std" in options else "log_std")
-        agents = parameters(self.agent, skip="log_std")
+        # The network's log_std takes the place of the agent's. Only Q-networks are dueling.
+        networks = {"log_std": "log_std", "dueling": "epsilon"}
+        skip = [name for name, needs in networks.items() if needs not in options]
+        own, agents = parameters(Train, skip), parameters(self.agent, ["log_std"])
         self.agent_names = [each.name for each in agents]
         super().__init__(
             algorithm,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfpg.cli.command import each, finite, setting, whole
+from tfpg.cli.command import setting
+from tfpg.cli.values import each, finite, whole
 from tfpg.core.options import (
     WithOptions,
     count,

@@ -14,7 +14,8 @@ from tfpg.agents.digests import digests
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
-from tfpg.cli.command import WithJson, argument, click_command, setting, whole
+from tfpg.cli.command import WithJson, argument, click_command, setting
+from tfpg.cli.values import whole
 from tfpg.core.messages import describe_exit
 from tfpg.core.options import count
 from tfpg.envs import spaces_of

@@ -1,0 +1,162 @@
+"""Words of the command line as values of options, and back."""
+
+from __future__ import annotations
+
+import collections.abc
+import math
+import re
+import types
+import typing
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfpg.core.options import Check
+from tfpg.schedules import linear
+
+
+class Kind(NamedTuple):
+    """The types of the words that an option takes."""
+
+    single: set[Any]  # of one word
+    items: set[Any]  # of each of several words
+    schedule: bool
+
+    @property
+    def several(self) -> bool:
+        return bool(self.items) or self.schedule
+
+
+def kind_of(annotation: Any) -> Kind:
+    """Return what an annotation accepts.
+
+    Example:
+        >>> kind_of(int | None).single == {int, type(None)}
+        True
+        >>> kind_of(Sequence[int]).several
+        True
+    """
+    single: set[Any] = set()
+    items: set[Any] = set()
+    schedule = False
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    for part in typing.get_args(annotation) if union else (annotation,):
+        origin = typing.get_origin(part)
+        if part is Any:
+            single |= {int, float, str, type(None)}
+        elif origin is collections.abc.Callable:
+            schedule = True
+        elif origin is not None:
+            items.update(typing.get_args(part)[:1])
+        else:
+            single.add(part)
+    return Kind(single, items, schedule)
+
+
+def parse_words(words: Sequence[str], kind: Kind) -> Any:
+    """Return the value of an option from the words of the command line.
+
+    Raises:
+        ValueError: The words are of other types.
+
+    Example:
+        >>> parse_words(["64", "64"], kind_of(Sequence[int]))
+        (64, 64)
+        >>> parse_words(["none"], kind_of(float | None)) is None
+        True
+    """
+    values = tuple(_parse_word(word, kind.single | kind.items) for word in words)
+    if len(values) == 1 and kind.single - {type(None)}:
+        return values[0]
+    if kind.schedule:
+        if len(values) != 3 or str in map(type, values) or not values[2] > 0:
+            raise ValueError("one number, or START END STEPS with STEPS above 0")
+        return linear(*values)
+    return values
+
+
+def _parse_word(word: str, kinds: set[Any]) -> Any:
+    if kinds & {int, float}:
+        with suppress(ValueError):
+            return int(word)
+        with suppress(ValueError):
+            number = float(word)
+            if float in kinds:
+                return number
+            if number.is_integer():  # 1e6, for example
+                return int(number)
+    constants = {"none": None, "on": True, "true": True, "off": False, "false": False}
+    if word.lower() in constants and type(constants[word.lower()]) in kinds:
+        return constants[word.lower()]
+    if Path in kinds:
+        return Path(word)
+    return word  # of another type, which the option's check refuses
+
+
+def as_text(value: Any) -> str:
+    """Return the value of an option as the command line takes it.
+
+    Example:
+        >>> as_text(linear(1.0, 0.1, 500)), as_text((64, 64)), as_text(None)
+        ('1.0 0.1 500', '64 64', 'none')
+    """
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(as_text, value))
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = str(value)
+    if match := re.fullmatch(r"linear\((.*)\)", text):
+        return match[1].replace(",", "")
+    return text
+
+
+def each(check: Check) -> Check:
+    """A check of each item of a sequence.
+
+    Example:
+        >>> each(int)(["64", "64"])
+        (64, 64)
+    """
+
+    def checked(values: Any) -> Any:
+        return tuple(map(check, values))
+
+    checked.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
+    return checked
+
+
+def whole(value: Any) -> int:
+    """An integer of at least 0.
+
+    Example:
+        >>> whole(0)
+        0
+    """
+    if not isinstance(value, int) or value < 0:
+        raise ValueError("an integer of at least 0")
+    return value
+
+
+def finite(value: Any) -> float:
+    """A finite number.
+
+    Example:
+        >>> finite(-1)
+        -1.0
+    """
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("a number")
+    return float(value)
+
+
+def dashed(name: str) -> str:
+    """Return an option as it is typed.
+
+    Example:
+        >>> dashed("num_envs")
+        '--num-envs'
+    """
+    return f"--{name.replace('_', '-')}"
