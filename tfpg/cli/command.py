@@ -143,7 +143,7 @@ class Setting(click.Option):
         if choices:
             return f"[{'|'.join(as_text(x) for x in choices)}]{dots}"
         kinds = self.kind.single | self.kind.items
-        names = {float: "X", int: "N", Path: "PATH", str: "NAME"}
+        names = {int: "N", float: "X", Path: "PATH", str: "NAME"}
         return next(name for kind, name in names.items() if kind in kinds) + dots
 
 

@@ -19,10 +19,10 @@ class Playing(Command):
     section = "Options of the model and its episodes"
 
     run_or_model: Path = argument("Run folder or .keras file.")
-    env: str | None = setting("Gymnasium id [default: the run's].")
-    seed: int | None = setting("Seed of the episodes [default: random].", whole)
+    env: str | None = setting("Gymnasium id. [default: the run's]")
+    seed: int | None = setting("Seed of the episodes. [default: random]", whole)
     max_steps: int | None = setting(
-        "Cut episodes after this many steps [default: as in training].", count
+        "Cut episodes after this many steps. [default: as in training]", count
     )
     stochastic: bool = setting(
         "Sample the actions instead of playing the best ones.", default=False
@@ -32,7 +32,7 @@ class Playing(Command):
         fraction,
     )
     positive_action: int | None = setting(
-        "The action whose probability a model with a single output returns [default: 1].",
+        "The action whose probability a model with a single output returns. [default: 1]",
         one_of(0, 1),
     )
     squash: bool | None = setting(

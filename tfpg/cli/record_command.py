@@ -25,13 +25,13 @@ class Style(WithOptions):
         default=("caption",),
     )
     action_names: tuple[str, ...] | None = setting(
-        "Names of the actions [default: the environment's, if known]."
+        "Names of the actions. [default: the environment's, if known]"
     )
     scale: float = setting("Factor on the size of the picture.", positive, default=1.0)
     crop: tuple[int, ...] | None = setting(
         "Part of the picture to show: LEFT TOP RIGHT BOTTOM, in pixels.", each(whole)
     )
-    fps: float | None = setting("Frames per second [default: the environment's].", positive)
+    fps: float | None = setting("Frames per second. [default: the environment's]", positive)
     speed: float = setting("Factor on the speed.", positive, default=1.0)
     max_seconds: float | None = setting("Cut the video after this many seconds.", positive)
 
@@ -48,7 +48,7 @@ class Record(Style, Playing):
     versus: Path | None = setting("Another run or model, which plays the same episodes.")
     snapshots: bool = setting("Record the run's snapshots, to show how it learned.", default=False)
     grid: bool | None = setting(
-        "Show the episodes side by side [default: with --versus or --rank]."
+        "Show the episodes side by side. [default: with --versus or --rank]"
     )
     columns: int | None = setting("Number of episodes in a row of the grid.", count)
 

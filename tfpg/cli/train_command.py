@@ -32,7 +32,7 @@ from tfpg.core.options import as_json, count, one_of, option, options_of
 from tfpg.envs import has_own_vectorization, spaces_of
 
 VERBOSE = (
-    "0: silent. 1: progress bar. 2: one line per iteration [default: 1 in a terminal, else 2]."
+    "0: silent. 1: progress bar. 2: one line per iteration. [default: 1 in a terminal, else 2]"
 )
 # Options that may change when a run is resumed, because the result is the same.
 _FREE = ("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "worker_timeout")
@@ -48,8 +48,8 @@ class Train(Model, Workers, Output, Command):
     section = "Training options"
 
     env: str = argument("Gymnasium id, such as CartPole-v1, or module:id.")
-    run: Path | None = setting("Run folder [default: runs/ALGORITHM-ENV].")
-    seed: int | None = setting("Seed of everything random [default: random].", whole)
+    run: Path | None = setting("Run folder. [default: runs/ALGORITHM-ENV]")
+    seed: int | None = setting("Seed of everything random. [default: random]", whole)
     env_steps: int | None = setting("Train for at most this many environment steps.", count)
     iterations: int | None = setting("Train for this many iterations, instead of env_steps.", count)
     stop_at: float | None = setting("Stop when the mean episode return reaches this.", finite)

@@ -48,7 +48,7 @@ class Workers(WithOptions):
     section = "Worker options"
 
     workers: int | None = setting(
-        "Number of processes that share the environments [default: none].",
+        "Number of processes that share the environments. [default: none]",
         count,
     )
     worker_timeout: float | None = setting(
