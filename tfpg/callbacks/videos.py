@@ -13,7 +13,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import keras
-from tfpg.core.messages import warn
+from tfpg.core.messages import one_line, warn
 from tfpg.envs import EnvLike, render_modes
 from tfpg.models.policy import Policy
 from tfpg.models.saving import save_model
@@ -164,5 +164,5 @@ class RecordVideo(_AtIterations):
             policy = Policy(self.model, self.env, **(self.params or {}).get("head", {}))
             self.recordings[iteration] = record(policy, self.env, path, **self.options)
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            warn(f"Iteration {iteration} was not recorded, and training continues: {reason}")
+            reason = one_line(error, 500)
+            warn(f"Iteration {iteration} was not recorded, and training continues: {reason}.")

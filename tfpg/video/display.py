@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from tfpg.core.messages import one_line
 from tfpg.core.signals import blocked
 
 INSTALL_XVFB = "apt-get install xvfb"
@@ -74,8 +75,7 @@ def virtual_display(size: tuple[int, int] = (1400, 900)) -> Iterator[str]:
                 display.start()
             stack.enter_context(x_connection(os.environ["DISPLAY"]))
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise DisplayError(f"Xvfb did not start: {reason}") from error
+            raise DisplayError(f"Xvfb did not start: {one_line(error, 300)}") from error
         yield os.environ["DISPLAY"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 
+from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, make, open_env, render_modes
 from tfpg.video.display import (
     INSTALL_GL,
@@ -114,27 +115,26 @@ def _open_off_screen(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> 
     except Exception as error:
         if os.environ.get("DISPLAY") or isinstance(error, (ValueError, TypeError, ImportError)):
             raise
-        reason = " ".join(str(error).split())[:200]
         try:
             stack.enter_context(virtual_display())
         except DisplayError as missing:
-            raise DisplayError(f"{missing} (without a display: {reason})") from error
+            raise DisplayError(f"{missing} (without a display: {one_line(error)})") from error
         try:
             return _open_checked(env, kwargs, stack)
         except Exception as second:
             if gl_library() is not None:
                 raise
             raise DisplayError(
-                f"Rendering failed: {reason}. If OpenGL is missing: {INSTALL_GL}"
+                f"Rendering failed: {one_line(error)}. If OpenGL is missing: {INSTALL_GL}"
             ) from second
 
 
 def _open_checked(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gymnasium.Env:
     opened = stack.enter_context(open_env(env, **kwargs))
     mode = opened.render_mode
-    if mode == "human" and not isinstance(env, gymnasium.Env):
-        return opened
     if mode == "human":
+        if not isinstance(env, gymnasium.Env):
+            return opened
         raise ValueError(
             "To record an environment with render_mode='human', pass the callable that makes it: "
             "its window has to open on a virtual display."

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from tfpg.core.messages import one_line
 from tfpg.video.display import environment_variables, preload_mesa, virtual_display, x_connection
 
 SCREEN_SIZE = (2560, 1600)  # of the virtual display; larger windows cannot be recorded
@@ -59,7 +60,7 @@ class WindowEnv(gymnasium.Wrapper):
             width, height = SCREEN_SIZE
             raise WindowError(
                 f"The window is larger than the screen of {width} x {height} pixels, or its "
-                f"display is gone: {' '.join(str(error).split())[:200]}"
+                f"display is gone: {one_line(error)}"
             ) from error
 
     def _grab(self) -> np.ndarray:
