@@ -20,9 +20,8 @@ def pytest_collection_modifyitems(items):
 def lasting_objects():
     """Leaves what a module left behind out of later garbage collections.
 
-    TensorFlow keeps the graph of every update that a Keras optimizer was traced in, and imageio
-    collects garbage after every film: without this, films take seconds in a process that has
-    trained hundreds of agents.
+    TensorFlow keeps the graph of every update that a Keras optimizer was traced in: without this,
+    every collection takes seconds in a process that has trained hundreds of agents.
     """
     yield
     gc.collect()

@@ -29,7 +29,7 @@ SIDEWAYS = {
     ("agents", "callbacks"),  # the progress bar
 }
 # Importing these takes seconds or needs a system package: only inside the function that does.
-LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "Xlib"}
+LATE = {"matplotlib", "av", "PIL", "pyvirtualdisplay", "pygame", "Xlib"}
 LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython"}
 
 

@@ -10,10 +10,10 @@ import sys
 import warnings
 from pathlib import Path
 
-import imageio.v3 as iio
 import keras
 import numpy as np
 import pytest
+from decoding import decode
 from marks import slow_but
 from PIL import Image
 
@@ -101,7 +101,7 @@ class TestTrain:
         with Image.open(folder / "runs/small/learning_curve.png") as picture:
             assert picture.width > 600
             assert len(picture.convert("RGB").getcolors(100_000)) > 20
-        video = iio.imread(folder / "runs/small/video.mp4", plugin="pyav")
+        video = decode(folder / "runs/small/video.mp4")
         assert video.shape[1:] == (422, 600, 3)
         assert video.mean() > 100
 
@@ -258,7 +258,7 @@ class TestOptions:
         options += ["--dueling", "--hidden", "64", "--max-steps", "40", "--seed", "1"]
         done = run("train", "dqn", "ALE/Pong-v5", *options, "--run", "r", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert iio.improps(tmp_path / "r/video.mp4", plugin="pyav").shape[1:3] == (228, 160)
+        assert decode(tmp_path / "r/video.mp4").shape[1:3] == (228, 160)
         config = config_of(tmp_path / "r")
         assert config["options"]["reward_clip"] == 1.0
         assert config["network"] == {"architecture": "nature_cnn", "hidden": 64, "dueling": True}
@@ -357,7 +357,7 @@ class TestRecord:
         args = ["--overlay", "all", "--scale", "0.5", "--seed", "1"]
         out = succeeds("record", "r", *names, *args, cwd=learned)
         assert [line.split()[0] for line in out.splitlines()] == names
-        assert iio.improps(learned / "a.mp4", plugin="pyav").shape[1:] == (260, 300, 3)
+        assert decode(learned / "a.mp4").shape[1:] == (260, 300, 3)
 
     @pytest.mark.slow
     def test_snapshots_one_after_another(self, learned):
@@ -369,7 +369,7 @@ class TestRecord:
         args = ["--versus", "r/snapshots/iteration-0.keras", "--overlay", "none"]
         args += ["--seed", "1", "--max-steps", "5"]
         succeeds("record", "r", "v.mp4", *args, cwd=learned)
-        width, height = iio.improps(learned / "v.mp4", plugin="pyav").shape[2:0:-1]
+        width, height = decode(learned / "v.mp4").shape[2:0:-1]
         assert (width, height) == (1204, 422)
 
     @pytest.mark.slow

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
+from decoding import decode, video_info
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
@@ -185,10 +185,10 @@ def test_videos_show_the_episodes_that_are_evaluated(tmp_path):
     video = tfpg.record(act_on_all_pixels, env, tmp_path / "video.mp4", overlay=False, **limit)
     assert video.episode_returns == result["episode_returns"][:1]
     assert video.frames == 71
-    frames = iio.imread(video.path, plugin="pyav")
+    frames = decode(video.path)
     assert frames.shape == (71, 210, 160, 3)
     assert np.ptp(frames[0].astype(int), axis=-1).max() > 20  # in color
-    assert iio.immeta(video.path, plugin="pyav")["fps"] == 15
+    assert video_info(video.path)["fps"] == 15
 
 
 def test_evaluated_episodes_do_not_depend_on_the_number_of_games():
