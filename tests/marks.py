@@ -4,7 +4,7 @@ import pytest
 
 
 def slow_but(fast, family):
-    """The parameters of a family, those that are not among the fast ones marked slow.
+    """Return the parameters of a family, all except the ``fast`` ones marked slow.
 
     A parameter is a value, or a tuple of values.
     """

@@ -1,4 +1,4 @@
-"""On a GPU, where there is one: the same code, placed by TensorFlow, gives the CPU's numbers."""
+"""On a GPU, if there is one: the same code gives the numbers of the CPU."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def transitions(space, count=64):
+def transitions_of(space, count=64):
     rng = np.random.default_rng(0)
     shape = (2, count, *space.shape)
     images = space.dtype == np.uint8
@@ -34,15 +34,15 @@ def transitions(space, count=64):
     )
 
 
-def network(env):
+def q_network(env):
     if env == "CartPole-v1":
         return tfpg.networks.dueling(env, seed=0)
     return tfpg.networks.nature_cnn(env, hidden=32, seed=0)
 
 
 @pytest.fixture
-def all_digits():
-    """Products in float32, where a GPU would take TensorFloat-32's ten bits."""
+def full_precision():
+    """Multiply in float32 instead of TensorFloat-32, which has ten bits."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     yield
@@ -50,16 +50,16 @@ def all_digits():
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
-def test_updates_are_those_of_the_cpu(env, all_digits):
+def test_updates_of_a_dqn_are_those_of_the_cpu(env, full_precision):
     results = []
     for device in ("CPU:0", "GPU:0"):
         with tf.device(device):
-            model = network(env)
-            # Adam makes a whole step of a gradient's rounding.
+            model = q_network(env)
+            # Adam would turn rounding errors of small gradients into whole steps.
             model.compile(keras.optimizers.SGD(1e-3))
             agent = tfpg.DQN(model, batch_size=16)
             agent.prepare(agent.policy_for(env))
-            logs, errors = agent.learn_from(transitions(agent.policy.observation_space))
+            logs, errors = agent.learn_from(transitions_of(agent.policy.observation_space))
         assert device in model.trainable_variables[0].value.device
         results.append((logs["loss"], errors))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-2)
@@ -67,7 +67,7 @@ def test_updates_are_those_of_the_cpu(env, all_digits):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_dqn_learns_where_tensorflow_puts_it(policy):
+def test_a_dqn_trains_on_the_gpu(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -80,14 +80,14 @@ def test_dqn_learns_where_tensorflow_puts_it(policy):
     assert "GPU" in model.trainable_variables[0].value.device
 
 
-def test_ppo_learns_where_tensorflow_puts_it():
+def test_a_ppo_trains_on_the_gpu():
     model = tfpg.networks.actor_critic("CartPole-v1", seed=0)
     history = tfpg.PPO(model).fit("CartPole-v1", 2, seed=0, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert "GPU" in model.trainable_variables[0].value.device
 
 
-def test_images_of_a_replay_are_kept_there_and_the_same():
+def test_a_replay_keeps_the_same_images_on_the_gpu_as_in_memory():
     drawn = []
     for device in (None, "auto"):
         agent = tfpg.DQN(
@@ -102,11 +102,11 @@ def test_images_of_a_replay_are_kept_there_and_the_same():
     rows = np.arange(500)
     assert "GPU" in drawn[1].observations(rows).device
     assert isinstance(drawn[0].observations(rows), np.ndarray)
-    # Played at random: what comes after the first update may differ by its rounding.
+    # These were played at random. Steps after the first update may differ by its rounding.
     np.testing.assert_array_equal(drawn[0].observations(rows), drawn[1].observations(rows).numpy())
 
 
-def test_a_replay_on_a_gpu_of_more_than_it_has_is_kept_in_the_machine():
+def test_a_replay_larger_than_the_memory_of_the_gpu_is_refused():
     from tfpg.rollouts.replay_storage import DeviceRows
 
     with pytest.raises(MemoryError, match="on GPU:0, which does not have as much free"):

@@ -1,4 +1,4 @@
-"""The scripts, as a user runs them."""
+"""The scripts and benchmarks, run as users run them."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def run(script, *args, cwd):
 
 
 @pytest.mark.slow
-def test_train_then_record(tmp_path):
+def test_a_model_that_a_script_trained_is_recorded_by_another(tmp_path):
     out = run("train_reinforce.py", "--iterations", 3, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 greedy episodes" in out
     assert (tmp_path / "run/metrics.csv").read_text().count("\n") == 4
@@ -36,14 +36,14 @@ def test_train_then_record(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_actions(tmp_path):
+def test_continuous_actions_are_trained_and_recorded(tmp_path):
     out = run("train_continuous.py", "--env-steps", 2048, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 episodes" in out
     assert (tmp_path / "run/film.mp4").stat().st_size > 1000
 
 
 @pytest.mark.slow
-def test_a_replay_and_a_figure(tmp_path):
+def test_a_dqn_is_trained_and_its_diagnostics_are_drawn(tmp_path):
     out = run("train_dqn.py", "--env-steps", 2048, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 greedy episodes" in out
     for name in ("best.keras", "diagnostics.png"):
@@ -51,7 +51,7 @@ def test_a_replay_and_a_figure(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_atari_game(tmp_path):
+def test_an_atari_game_is_trained_and_recorded(tmp_path):
     out = run(
         "train_atari.py",
         *("--env-steps", 600, "--capacity", 2000, "--learning-starts", 200, "--max-steps", 40),
@@ -64,7 +64,7 @@ def test_an_atari_game(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_of_scores_in_small(tmp_path):
+def test_the_benchmark_of_scores_prints_a_row_for_every_preset(tmp_path):
     out = run(
         ROOT / "benchmarks/scores.py",
         *("--quick", "ppo/CartPole-v1", "reinforce/CartPole-v1"),
@@ -79,7 +79,7 @@ def test_the_table_of_scores_in_small(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_textbook_in_one_file(tmp_path):
+def test_the_textbook_script_prints_its_iterations(tmp_path):
     out = run(
         "reinforce_in_one_file.py",
         *("--iterations", 2, "--episodes", 2, "--max-steps", 20),
@@ -88,7 +88,7 @@ def test_the_textbook_in_one_file(tmp_path):
     assert [line.split(":")[0] for line in out.splitlines()] == ["iteration 1/2", "iteration 2/2"]
 
 
-def test_the_textbook_needs_no_tfpg():
+def test_the_textbook_script_does_not_import_tfpg():
     text = (SCRIPTS / "reinforce_in_one_file.py").read_text()
     assert "import tfpg" not in text
     assert "from tfpg" not in text
@@ -101,7 +101,7 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_short_and_use_the_public_api(name):
+def test_recipes_are_short_and_use_public_names_alone(name):
     text = (SCRIPTS / name).read_text()
     assert 20 <= len(text.splitlines()) <= 40
     imports = [line.split()[1] for line in text.splitlines() if line.startswith(("import", "from"))]
@@ -116,7 +116,7 @@ def test_shell_scripts_parse(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
-def test_benchmarks_start(path, tmp_path):
+def test_benchmarks_explain_their_usage(path, tmp_path):
     done = subprocess.run(
         [sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -124,7 +124,7 @@ def test_benchmarks_start(path, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_benchmark_runs_small(tmp_path):
+def test_the_textbook_benchmark_runs(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/textbook.py", "--iterations", "2", "--textbook", "1"],
         cwd=tmp_path,

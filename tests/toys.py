@@ -136,3 +136,51 @@ class Listed(Countdown):
     def render(self):
         last = np.full((32, 48, 3), 10 * self.t, np.uint8)
         return [last - 5, last] if self.t else [last]
+
+
+class Walk(gymnasium.Env):
+    """Random observations, and rewards that depend on the actions.
+
+    Episodes have different lengths. Each is terminated or truncated at random.
+    """
+
+    def __init__(self, action_space=None, lengths=(5, 1, 9), integer_rewards=False):
+        self.observation_space = spaces.Box(-9, 9, (3,), np.float32)
+        self.action_space = action_space or spaces.Discrete(2)
+        self.lengths, self.integer_rewards = lengths, integer_rewards
+
+    def _observe(self):
+        return self.np_random.normal(size=3).astype("float32")
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.length = 0, self.lengths[int(self.np_random.integers(len(self.lengths)))]
+        return self._observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t >= self.length
+        reward = float(np.sum(np.asarray(action))) + float(self.np_random.normal(2.0))
+        cut = bool(self.np_random.integers(2))
+        if self.integer_rewards:
+            reward = round(reward)
+        return self._observe(), reward, over and not cut, over and cut, {}
+
+
+class Camera(gymnasium.Env):
+    """Episodes of four random images, 8 by 8."""
+
+    observation_space = spaces.Box(0, 255, (8, 8, 1), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def _observe(self):
+        return self.np_random.integers(0, 255, (8, 8, 1), dtype=np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._observe(), 1.0, self.t == 4, False, {}

@@ -1,9 +1,6 @@
-"""The loop of agents with a replay: what is given to what, and what holds between two fits."""
+"""The loop of agents with a replay: what is stored, drawn and learned, and kept between fits."""
 
 import copy
-import io
-import warnings
-from contextlib import redirect_stdout
 
 import gymnasium
 import keras
@@ -13,33 +10,32 @@ import tensorflow as tf
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from marks import slow_but
-from small import SMALL as QUICK
-from small import q_network
+from small import SMALL as WITH_COPIES
+from small import collected, flat_weights, q_network
 from toys import Countdown, Endless
 
 import tfpg
+from tfpg.agents import off_policy
 from tfpg.envs.supervised import SupervisedEnv
-from tfpg.errors import TrainingWarning
-from tfpg.schedules import exponential, linear
+from tfpg.rollouts.replay import ReplayBuffer
 
-SMALL = {**QUICK, "target_update_period": 1000}
+# Four updates in an iteration, and no copies into the target network.
+SMALL = {**WITH_COPIES, "updates_per_learn": 1, "target_update_period": 1000}
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 
-class Spy(tfpg.DQN):
-    """Keeps what its parts are given."""
+class Recording(tfpg.DQN):
+    """Records the transitions that are learned from, and which policy acts."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.drawn, self.betas, self.learned, self.acted, self.warmed_up = [], [], [], [], []
-
-    def _learn(self, rng, beta):
-        self.drawn.append(copy.deepcopy(rng).random())
-        self.betas.append((self.env_steps, beta))
-        return super()._learn(rng, beta)
+        self.learned, self.acted, self.warmed_up = [], [], []
 
     def learn_from(self, transitions):
+        priorities = self.replay.tree and self.replay.tree.get(transitions.indices)
         logs, errors = super().learn_from(transitions)
-        self.learned.append((transitions, errors))
+        self.learned.append((transitions, errors, priorities, self.env_steps))
         return logs, errors
 
     def collect(self, collector, policy):
@@ -51,84 +47,75 @@ class Spy(tfpg.DQN):
         self.warmed_up.append(self.env_steps)
 
 
-def spied(env="CartPole-v1", iterations=2, model=None, **options):
-    inputs = {Endless: 1, Countdown: 2}.get(env, 4)
-    agent = Spy(model or q_network(inputs), **{**SMALL, **options})
+def trained(env="CartPole-v1", iterations=2, model=None, **options):
+    inputs = {Endless: 1, "CartPole-v1": 4, "CartPole-v0": 4}.get(env, 2)
+    agent = Recording(model or q_network(inputs), **{**SMALL, **options})
     agent.fit(env, iterations, seed=3, verbose=0)
     return agent
 
 
-class Paid(Countdown):
-    """Pays -5, 5, -5, ..."""
+def fit_again(agent, env="CartPole-v1", first=2, iterations=1):
+    last = first + iterations
+    return agent.fit(env, last, initial_iteration=first, seed=3, verbose=0).history
+
+
+class Lives(Countdown):
+    """Episodes of nine steps that lose a life every third one. Resets report lives or do not."""
+
+    def __init__(self, reset_reports=True):
+        super().__init__(length=9)
+        self.reset_reports = reset_reports
+
+    def reset(self, **kwargs):
+        observation, _ = super().reset(**kwargs)
+        return observation, {"lives": 3} if self.reset_reports else {}
 
     def step(self, action):
-        observation, _, *rest = super().step(action)
-        return observation, 5.0 * (-1) ** self.t, *rest
+        *rest, _ = super().step(action)
+        return *rest, {"lives": 3 - self.t // 3}
 
 
-class TestWhatIsGiven:
-    def test_errors_go_back_to_their_transitions(self):
-        agent = spied(prioritized=True, priority_alpha=0.5, iterations=1)
-        transitions, errors = agent.learned[-1]
-        last = dict(zip(transitions.indices.tolist(), np.abs(errors), strict=True))
-        for index, error in last.items():
-            weight = agent.replay.tree.get(np.array([index]))[0]
-            assert weight == pytest.approx(error**0.5, rel=1e-3)
+class TestStoring:
+    def test_rewards_are_clipped_in_the_replay_alone(self):
+        class Paid(Countdown):
+            def step(self, action):
+                observation, _, *rest = super().step(action)
+                return observation, (-5.0, 50.0, 0.5)[self.t - 1], *rest
 
-    def test_every_block_is_drawn_with_randomness_of_its_own(self):
-        assert len(set(spied().drawn)) == 8
-
-    def test_beta_follows_its_schedule_and_stays_in_its_range(self):
-        agent = spied(prioritized=True, priority_beta=lambda n: 0.1 + n / 100)
-        assert len({beta for _, beta in agent.betas}) > 2
-        for env_steps, beta in agent.betas:
-            assert beta == pytest.approx(min(0.1 + env_steps / 100, 1.0))
-
-    def test_the_largest_weight_of_every_batch_is_one(self):
-        agent = spied(prioritized=True, iterations=3)
-        for transitions, _ in agent.learned[-3:]:
-            batches = transitions.weights.reshape(-1, 8)
-            assert (batches.max(axis=1) == 1).all()
-            assert batches.min() < 0.9
-
-    def test_random_play_before_the_first_update_whatever_epsilon_is(self):
-        agent = spied(Endless, iterations=1, epsilon=0.0, capacity=4000, learning_starts=128)
-        rows = np.arange(128 // 4)
-        actions = agent.replay.rows_since()["actions"]
-        assert set(actions[rows]) == {0, 1}
-        assert len(set(actions[rows[-1] + 1 : rows[-1] + 16])) == 1
-
-    def test_the_warm_up_counts_steps_and_not_resets(self):
-        agent = spied(Countdown, learning_starts=200)
-        assert agent.warmed_up == [200]
-        agent = spied(
-            lambda: SyncVectorEnv([Countdown] * 4), learning_starts=200, model=q_network(2)
-        )
-        assert 200 <= agent.warmed_up[0] < 204
-
-    def test_a_warm_up_that_is_longer_than_the_ring(self):
-        agent = spied(Countdown, capacity=120, learning_starts=400)
-        assert agent.warmed_up == [400]
-
-    def test_frozen_weights_act_while_updates_run(self):
-        assert all(spied().acted)
-        # Each iteration begins when no update runs; the first update of all is not run beside.
-        assert spied(overlap=True).acted == [True, True, False, False, True, False, False, False]
-
-    def test_rewards_are_clipped_on_both_sides(self):
-        agent = spied(Paid, model=q_network(2), reward_clip=1)
+        agent = trained(Paid, reward_clip=1)
         rows = agent.replay.rows_since()
-        assert set(rows["rewards"][rows["real"]]) == {-1.0, 1.0}
+        assert set(rows["rewards"][rows["real"]]) == {-1.0, 1.0, 0.5}
+        assert fit_again(agent, Paid)["episode_return"] == [45.5]
 
-    def test_the_agents_options_are_the_replays(self):
-        replay = spied(prioritized=True, priority_alpha=0.3, n_step=2, gamma=0.7).replay
+    def test_max_steps_truncates_and_does_not_terminate(self):
+        agent = trained(Endless, max_steps=7)
+        rows = agent.replay.rows_since()
+        assert rows["truncated"].any()
+        assert not rows["terminated"].any()
+        assert fit_again(agent, Endless)["episode_length"] == [7]
+
+    @pytest.mark.parametrize("mode", list(AutoresetMode))
+    @pytest.mark.parametrize("reset_reports", [True, False])
+    def test_a_lost_life_terminates_what_is_learned_but_not_the_episode(self, mode, reset_reports):
+        def env():
+            supervise = SupervisedEnv if mode is AutoresetMode.DISABLED else lambda env: env
+            return supervise(Lives(reset_reports))
+
+        envs = SyncVectorEnv([env] * 4, autoreset_mode=mode)
+        agent = tfpg.DQN(q_network(2), end_on_life_loss=True, **SMALL)
+        history = agent.fit(envs, 3, seed=0, verbose=0).history
+        assert history["episode_length"][-1] == 9
+        rows = agent.replay.rows_since()
+        times = rows["observations"][:, 0]
+        np.testing.assert_array_equal(
+            rows["terminated"][rows["real"]], np.isin(times, (2, 5, 8))[rows["real"]]
+        )
+        assert not rows["truncated"].any()
+
+    def test_options_reach_the_replay(self):
+        replay = trained(prioritized=True, priority_alpha=0.3, n_step=2, gamma=0.7).replay
         assert (replay.alpha, replay.n_step, replay.gamma) == (0.3, 2, 0.7)
 
-    def test_epsilon_stays_in_its_range(self):
-        agent = spied(epsilon=lambda n: 1 - n / 100, iterations=3)
-        assert agent.explore() == 0.0
-
-    @pytest.mark.filterwarnings("ignore::tfpg.errors.TrainingWarning")
     def test_the_warm_up_and_every_iteration_are_a_batch_of_the_statistics(self):
         class Clock(Endless):
             observation_space = spaces.Box(-1000, 1000, (1,), np.float32)
@@ -143,50 +130,119 @@ class TestWhatIsGiven:
 
         model = tfpg.networks.mlp(Clock(), hidden=(4,), normalize=True, seed=0)
         statistics = model.get_layer("observation_statistics")
-        met = []
+        means = []
         remember = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda *_: met.append(float(statistics.moving_mean[0]))
+            on_epoch_begin=lambda *_: means.append(float(statistics.moving_mean[0]))
         )
         tfpg.DQN(model, **SMALL).fit(Clock, 2, [remember], seed=0, verbose=0)
-        assert met == [3.5, (3.5 + 15.5) / 2]  # of the steps 0 to 7, and 8 to 23
+        assert means == [3.5, (3.5 + 15.5) / 2]  # of the steps 0 to 7, and 8 to 23
         assert float(statistics.moving_mean[0]) == pytest.approx((3.5 + 15.5 + 31.5) / 3)
+
+
+class TestWarmUp:
+    def test_it_plays_at_random_whatever_epsilon_is(self):
+        agent = trained(Endless, iterations=1, epsilon=0.0, capacity=4000, learning_starts=128)
+        actions = agent.replay.rows_since()["actions"]  # those of the first environment come first
+        assert set(actions[: 128 // 4]) == {0, 1}
+        assert len(set(actions[128 // 4 : 128 // 4 + 15])) == 1
+
+    def test_it_counts_steps_but_not_resets(self):
+        assert trained(Countdown, learning_starts=200).warmed_up == [200]
+        envs = SyncVectorEnv([Countdown] * 4)
+        assert 200 <= trained(envs, learning_starts=200).warmed_up[0] < 204
+
+    def test_it_may_be_longer_than_the_replay(self):
+        assert trained(Countdown, capacity=120, learning_starts=400).warmed_up == [400]
+
+    def test_it_happens_once(self):
+        agent = trained(Countdown, learning_starts=100)
+        assert agent.env_steps == 100 + 2 * 64
+        assert fit_again(agent, Countdown)["env_steps"] == [100 + 3 * 64]
+
+
+class TestLearning:
+    def test_errors_become_the_priorities_of_their_transitions(self):
+        agent = trained(prioritized=True, priority_alpha=0.5, iterations=1)
+        transitions, errors, *_ = agent.learned[-1]
+        last = dict(zip(transitions.indices.tolist(), np.abs(errors), strict=True))
+        for index, error in last.items():
+            priority = agent.replay.tree.get(np.array([index]))[0]
+            assert priority == pytest.approx(error**0.5, rel=1e-3)
+
+    def test_weights_follow_the_schedule_of_beta_and_the_largest_of_a_batch_is_one(self):
+        agent = trained(prioritized=True, priority_beta=lambda n: 0.1 + n / 100, iterations=3)
+        for transitions, _, priorities, env_steps in agent.learned:
+            beta = min(0.1 + env_steps / 100, 1.0)
+            rarity = priorities.reshape(-1, 8) ** -beta
+            expected = rarity / rarity.max(axis=1, keepdims=True)
+            np.testing.assert_allclose(transitions.weights, expected.ravel(), rtol=1e-5)
+        assert 0.1 < 0.1 + agent.learned[0][3] / 100 < 1.0 < agent.learned[-1][3] / 100
+        assert agent.learned[-1][0].weights.min() < 0.9
+
+    def test_every_block_is_drawn_with_random_numbers_of_its_own(self, monkeypatch):
+        draws, sample = [], ReplayBuffer.sample
+
+        def recorded(replay, rng, *arguments):
+            draws.append(copy.deepcopy(rng).random())
+            return sample(replay, rng, *arguments)
+
+        monkeypatch.setattr(ReplayBuffer, "sample", recorded)
+        trained()
+        assert len(set(draws)) == len(draws) == 8
+
+    def test_the_numbers_of_an_iteration_do_not_repeat_earlier_ones(self):
+        assert tfpg.DQN(q_network(), **SMALL).first_numbers(3) == (192, 192)
+
+    def test_with_overlap_frozen_weights_act_while_updates_run(self):
+        assert all(trained().acted)
+        # No update runs when an iteration begins, and the first update of all runs alone.
+        expected = [True, True, False, False, True, False, False, False]
+        assert trained(overlap=True).acted == expected
+
+    def test_overlap_without_effect_is_a_warning(self):
+        with pytest.warns(UserWarning, match="overlap=True has no effect"):
+            trained(Countdown, 1, overlap=True, acting="tensorflow")
+
+    def test_epsilon_stays_within_its_range(self):
+        assert trained(epsilon=lambda n: 1 - n / 100, iterations=3).explore() == 0.0
 
     @pytest.mark.parametrize(
         ("window", "steps", "means"),
         [
-            (20, 32, [(8 + 8 * 3) / 16, (2 + 18 * 3) / 20, 3.0]),  # 16, 10 and 11 of them
+            (20, 32, [(8 + 8 * 3) / 16, (2 + 18 * 3) / 20, 3.0]),  # 16, 10 and 11 episodes
             (50, 96, [(8 + 29 * 3) / 37, 3.0]),  # 37 and 32
             (20, 192, [(8 + 61 * 3) / 69, 3.0]),  # 69 and 64
         ],
     )
-    def test_the_mean_return_is_of_a_window_or_of_the_iterations(self, window, steps, means):
+    def test_the_mean_return_is_of_the_window_or_of_the_iteration(self, window, steps, means):
         lengths = [1] * 40 + [3] * 1000
         options = {"num_envs": 1, "steps_per_iteration": steps, "window": window}
         agent = tfpg.DQN(q_network(2), **{**SMALL, **options})
-        # 32 episodes of 1 are played at random before, and do not count.
-        history = agent.fit(
-            lambda: Countdown(lengths=lengths), len(means), seed=0, verbose=0
-        ).history
+        # 32 episodes of one step are played at random before, and do not count.
+        envs = lambda: Countdown(lengths=lengths)  # noqa: E731
+        history = agent.fit(envs, len(means), seed=0, verbose=0).history
         assert history["episode_return"] == pytest.approx(means)
 
 
-class TestBetweenFits:
-    def test_the_target_network_stays_where_nothing_was_changed(self):
-        agent = spied()
+class TestTargetNetworkBetweenFits:
+    def test_it_stays_if_nothing_else_changed_the_weights(self):
+        agent = trained()
         target = [v.numpy() for v in agent.target.weights]
-        agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
+        agent.model.compile(keras.optimizers.SGD(0.01))  # another optimizer changes no weights
+        fit_again(agent)
         for before, after in zip(target, agent.target.weights, strict=True):
             np.testing.assert_array_equal(before, after.numpy())
         assert not np.array_equal(target[0], agent.model.get_weights()[0])
+        assert agent.updates == 3 * 4
 
-    def test_the_target_network_is_that_of_weights_that_were_set(self):
-        agent, other = spied(), q_network(seed=9)
+    def test_it_is_copied_if_the_weights_were_set(self):
+        agent, other = trained(), q_network(seed=9)
         agent.model.set_weights(other.get_weights())
-        agent.fit("CartPole-v1", 3, initial_iteration=2, seed=3, verbose=0)
+        fit_again(agent)
         for target, weights in zip(agent.target.weights, other.get_weights(), strict=True):
             np.testing.assert_array_equal(target.numpy(), weights)
 
-    def test_the_target_network_is_that_of_a_backup(self, tmp_path):
+    def test_it_is_copied_from_a_restored_backup(self, tmp_path):
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
         agent = tfpg.DQN(q_network(), **SMALL)
         agent.fit("CartPole-v1", 2, callbacks=[backup], seed=3, verbose=0)
@@ -197,16 +253,25 @@ class TestBetweenFits:
         for target, restored in zip(again.target.weights, weights, strict=True):
             np.testing.assert_array_equal(target.numpy(), restored)
 
-    def test_what_was_refused_is_refused_again(self):
-        agent = spied()
-        agent.capacity = 10**16
-        for _ in range(2):
-            with pytest.raises(MemoryError, match="use a smaller capacity"):
-                agent.fit("CartPole-v1", 3, initial_iteration=2, verbose=0)
-        assert agent.replay is None
-        agent.capacity = 2000
-        agent.fit("CartPole-v1", 3, initial_iteration=2, seed=0, verbose=0)
-        assert len(agent.replay) > 64
+
+class TestReplayBetweenFits:
+    def test_it_is_kept_and_its_current_episodes_are_truncated(self):
+        agent = trained(Endless)
+        replay, stored = agent.replay, len(agent.replay)
+        assert replay.rows_since()["truncated"].sum() == 0
+        agent.gamma, agent.epsilon, agent.priority_beta = 0.5, 0.0, 1.0
+        assert fit_again(agent, Endless)["epsilon"] == [0.0]
+        assert agent.replay is replay
+        assert replay.rows_since()["truncated"].sum() == 4
+        assert len(replay) == stored + 64
+        assert replay.gamma == 0.5
+
+    def test_counts_continue(self):
+        agent = trained(Countdown)
+        before, updates = agent.episodes, agent.updates
+        assert fit_again(agent, Countdown)["episodes"][0] > before
+        assert agent.updates == updates + 4
+        assert agent.warmed_up == [32, 32 + 2 * 64]  # no second warm-up
 
     @pytest.mark.parametrize(
         ("option", "value"),
@@ -219,91 +284,43 @@ class TestBetweenFits:
                 ("prioritized", False),
                 ("reward_clip", 0.5),
                 ("end_on_life_loss", False),
+                ("num_envs", 8),
             ],
         ),
     )
-    def test_what_is_stored_otherwise_needs_another_replay(self, option, value):
-        class Lives(Countdown):
-            def step(self, action):
-                *rest, info = super().step(action)
-                return *rest, {**info, "lives": 3 - self.t}
-
-        agent = spied(Lives, model=q_network(2), prioritized=True, end_on_life_loss=True)
+    def test_a_new_one_is_made_if_steps_would_be_stored_differently(self, option, value):
+        agent = trained(Lives, prioritized=True, end_on_life_loss=True)
         replay = agent.replay
-        agent.fit(Lives, 3, initial_iteration=2, seed=0, verbose=0)
+        fit_again(agent, Lives)
         assert agent.replay is replay
         setattr(agent, option, value)
-        agent.fit(Lives, 4, initial_iteration=3, seed=0, verbose=0)
+        fit_again(agent, Lives, first=3)
         assert agent.replay is not replay
+        assert agent.replay.n_step == agent.n_step
+        assert agent.replay.num_envs == agent.num_envs
 
-    def test_other_environments_are_not_mixed_into_the_replay(self):
-        agent = spied("CartPole-v1")
+    def test_a_new_one_is_made_for_another_environment(self):
+        agent = trained("CartPole-v1")
         replay = agent.replay
-        agent.fit("CartPole-v0", 3, initial_iteration=2, seed=0, verbose=0)
+        fit_again(agent, "CartPole-v0")
         assert agent.replay is not replay
 
-    @pytest.mark.parametrize(
-        ("option", "value", "message"),
-        [
-            ("tau", 5.0, "tau must be a number above"),
-            ("learn_period", 0, "learn_period must be"),
-            ("updates_per_learn", 0, "updates_per_learn must be"),
-            ("target_update_period", 0, "target_update_period must be"),
-            ("epsilon", 2.0, "epsilon must be a number from"),
-            ("batch_size", 10**6, "at least batch_size"),
-            ("loss", "l1", "loss must be one of"),
-            ("gamma", 1.5, "gamma must be"),
-        ],
-    )
-    def test_nonsense_is_refused_then_too(self, option, value, message):
-        agent = tfpg.DQN(q_network(2), **SMALL)
-        setattr(agent, option, value)
-        with pytest.raises(ValueError, match=message):
-            agent.fit(Countdown, 1, verbose=0)
-
-    def test_numbers_may_take_the_place_of_schedules(self):
-        agent = spied(Countdown)
-        agent.epsilon, agent.priority_beta = 0.0, 1.0
-        history = agent.fit(Countdown, 3, initial_iteration=2, seed=0, verbose=0).history
-        assert history["epsilon"] == [0.0]
-
-    def test_episodes_that_were_going_on_are_cut(self):
-        agent = spied(Endless)
-        assert agent.replay.rows_since()["truncated"].sum() == 0
-        agent.fit(Endless, 3, initial_iteration=2, seed=0, verbose=0)
-        assert agent.replay.rows_since()["truncated"].sum() == 4
-
-    def test_counts_go_on(self):
-        agent = spied(Countdown)
-        before = agent.episodes
-        history = agent.fit(Countdown, 3, initial_iteration=2, seed=0, verbose=0).history
-        assert history["episodes"][0] > before
-        assert agent.warmed_up == [32, 32 + 2 * 64]  # nothing more to play at random
-
-    def test_noise_and_seeds_are_those_of_the_iteration(self):
-        agent = spied()
-        assert agent.first_numbers(3) == (192, 192)
-
-    def test_returns_that_were_met_are_remembered(self):
-        class Goal(Countdown):
-            """Costs 0.001 a step and pays 1 in the end."""
-
-            def step(self, action):
-                observation, _, ended, *rest = super().step(action)
-                return observation, 1.0 if ended else -0.001, ended, *rest
-
-        agent = spied(lambda: Goal(length=40), model=q_network(2), iterations=4, gamma=0.999)
-        met = agent._warnings._largest_return
-        assert met > 0.8
-        agent.fit(lambda: Goal(length=40), 5, initial_iteration=4, seed=0, verbose=0)
-        assert agent._warnings._largest_return >= met
-        assert agent._warnings.gamma == 0.999
+    def test_after_one_that_did_not_fit_into_memory_training_can_continue(self):
+        agent = trained()
+        agent.capacity = 10**16
+        for _ in range(2):
+            with pytest.raises(MemoryError, match="use a smaller capacity"):
+                fit_again(agent)
+        assert agent.replay is None
+        agent.capacity = 2000
+        fit_again(agent)
+        assert len(agent.replay) > 64
 
 
 class TestFrames:
-    def stacked(self, moves=True):
+    def frames(self, moves=True):
         class Frames(gymnasium.Env):
-            """Three frames of one pixel, the newest last; or always other ones."""
+            """Stacks of three frames of one pixel, the newest last; or random ones."""
 
             observation_space = spaces.Box(0, 255, (1, 1, 3), np.uint8)
             action_space = spaces.Discrete(2)
@@ -325,48 +342,38 @@ class TestFrames:
 
         return Frames
 
-    def model(self):
-        return keras.Sequential(
-            [
-                keras.Input((1, 1, 3), dtype="uint8"),
-                keras.layers.Flatten(),
-                keras.layers.Rescaling(1 / 255),
-                keras.layers.Dense(2),
-            ]
-        )
+    def trained(self, env=None, **options):
+        layers = keras.layers
+        model = [keras.Input((1, 1, 3), dtype="uint8"), layers.Flatten(), layers.Rescaling(1 / 255)]
+        model = keras.Sequential([*model, layers.Dense(2)])
+        model.set_weights([np.full_like(w, 0.1) for w in model.get_weights()])
+        agent = tfpg.DQN(model, **{**SMALL, "frame_stack": 3, **options})
+        history = agent.fit(env or self.frames(), 2, seed=0, verbose=0)
+        return agent, history.history["loss"]
 
-    def test_are_stored_once_where_that_is_said(self):
-        env = self.stacked()
-        agent = tfpg.DQN(self.model(), frame_stack=3, **SMALL)
-        agent.fit(env, 2, seed=0, verbose=0)
-        assert agent.replay.stack == 3
-        whole = tfpg.DQN(self.model(), **SMALL)
-        whole.fit(env, 2, seed=0, verbose=0)
-        assert whole.replay.stack == 1
+    def test_each_is_stored_once_if_frame_stack_is_given(self):
+        agent, _ = self.trained()
+        whole, _ = self.trained(frame_stack=None)
+        assert (agent.replay.stack, whole.replay.stack) == (3, 1)
         transitions = agent.replay.sample(np.random.default_rng(0), 64)
         for x in transitions.observations[:, 0, 0].astype(int):
             assert (np.diff(x) == (x[1:] > 0)).all()
 
-    def learned(self, **options):
-        agent = tfpg.DQN(self.model(), frame_stack=3, **{**SMALL, **options})
-        agent.model.set_weights([np.full_like(w, 0.1) for w in agent.model.get_weights()])
-        history = agent.fit(self.stacked(), 2, seed=0, verbose=0)
-        return agent, history.history["loss"], agent.model.get_weights()
-
-    @pytest.mark.parametrize("jit_compile", [False, True])
-    def test_on_a_device_teach_the_same(self, jit_compile):
-        _, losses, weights = self.learned(replay_device=None, jit_compile=jit_compile)
-        agent, *other = self.learned(replay_device="CPU:0", jit_compile=jit_compile)
-        drawn = agent.replay.sample(np.random.default_rng(0), 8)
+    @pytest.mark.parametrize("jit_compile", slow_but([False], [False, True]))
+    def test_those_on_a_device_give_the_same_weights(self, jit_compile):
+        tf.config.run_functions_eagerly(False)
+        options = {"jit_compile": jit_compile}
+        agents, losses = zip(
+            *(self.trained(replay_device=device, **options) for device in (None, "CPU:0")),
+            strict=True,
+        )
+        drawn = agents[1].replay.sample(np.random.default_rng(0), 8)
         assert tf.is_tensor(drawn.observations)
-        assert other[0] == losses
-        for a, b in zip(weights, other[1], strict=True):
-            np.testing.assert_array_equal(a, b)
+        assert losses[0] == losses[1]
+        np.testing.assert_array_equal(*(flat_weights(agent.model) for agent in agents))
 
-    def test_stay_in_the_machine_where_the_device_is_full(self, monkeypatch):
-        from tfpg.agents import off_policy
-
-        class Full(off_policy.ReplayBuffer):
+    def test_they_are_kept_in_memory_if_the_device_is_full(self, monkeypatch):
+        class Full(ReplayBuffer):
             def __init__(self, *args, device=None, **options):
                 if device is not None:
                     raise MemoryError("GPU:0 has not as much free.")
@@ -375,132 +382,36 @@ class TestFrames:
         monkeypatch.setattr(off_policy, "ReplayBuffer", Full)
         monkeypatch.setattr(off_policy, "replay_device", lambda asked, _: asked and "GPU:0")
         with pytest.warns(UserWarning, match="as much free. Its images are kept in the mach"):
-            agent, *_ = self.learned()
-        assert isinstance(agent.replay.observations(np.arange(2)), np.ndarray)
+            agent, _ = self.trained()
+        drawn = agent.replay.sample(np.random.default_rng(0), 8)
+        assert isinstance(drawn.observations, np.ndarray)
         with pytest.raises(MemoryError, match="GPU:0 has not as much free"):
-            self.learned(replay_device="GPU:0")
+            self.trained(replay_device="GPU:0")
 
-    def test_that_are_none_are_refused(self):
-        agent = tfpg.DQN(self.model(), frame_stack=3, **SMALL)
+    def test_observations_that_are_no_stacks_are_refused(self):
         with pytest.raises(ValueError, match="do not move on by one along the last axis"):
-            agent.fit(self.stacked(moves=False), 1, seed=0, verbose=0)
+            self.trained(self.frames(moves=False))
 
-    def test_of_another_number(self):
-        agent = tfpg.DQN(self.model(), frame_stack=4, **SMALL)
+    def test_stacks_of_another_number_of_frames_are_refused(self):
         with pytest.raises(ValueError, match="observations of 4 frames along their last axis"):
-            agent.fit(self.stacked(), 1, seed=0, verbose=0)
+            self.trained(frame_stack=4)
 
 
-class TestLives:
-    @pytest.mark.parametrize("mode", list(AutoresetMode))
-    def test_that_a_reset_does_not_tell(self, mode):
-        class Lives(Countdown):
-            def step(self, action):
-                *rest, info = super().step(action)
-                return *rest, {**info, "lives": 4 - self.t // 2}
-
-        make = (lambda: SupervisedEnv(Lives(length=7))) if mode is AutoresetMode.DISABLED else None
-        envs = SyncVectorEnv([make or (lambda: Lives(length=7))] * 4, autoreset_mode=mode)
-        agent = tfpg.DQN(q_network(2), end_on_life_loss=True, **SMALL)
-        agent.fit(envs, 3, seed=0, verbose=0)
-        rows = agent.replay.rows_since()
-        lost = np.isin(rows["observations"][:, 0], (1, 3, 5, 6))
-        np.testing.assert_array_equal(rows["terminated"], lost & rows["real"])
-        assert not rows["truncated"].any()
+@pytest.mark.parametrize("slow_seeds", [False, True])
+def test_environments_with_slow_seeds_are_seeded_once(slow_seeds):
+    envs = SyncVectorEnv([Countdown] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    envs.slow_seeds = slow_seeds
+    trained(envs)
+    seeds = envs.envs[0].unwrapped.seeds
+    assert seeds[0] is not None
+    assert (None in seeds[1:]) == slow_seeds
 
 
-class TestSeeds:
-    @pytest.mark.parametrize("slow", [False, True])
-    def test_are_given_once_where_they_are_slow(self, slow):
-        envs = SyncVectorEnv([Countdown] * 2, autoreset_mode="Disabled")
-        envs.slow_seeds = slow
-        spied(envs, model=q_network(2))
-        seeds = envs.envs[0].unwrapped.seeds
-        assert seeds[0] is not None
-        assert (None in seeds[1:]) == slow
-
-
-class TestWhatIsSaid:
-    def test_warnings_are_of_the_line_that_called(self):
-        def told(call):
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                call()
-            return [each.filename for each in said if each.category is TrainingWarning]
-
-        constant = tfpg.Reinforce(q_network(2), max_steps=5)
-        small = tfpg.DQN(q_network(2), **{**SMALL, "learning_starts": 3000})
-        assert told(lambda: constant.fit(Countdown, 9, seed=0, verbose=0)) == [__file__]
-        assert __file__ in told(lambda: small.fit(Countdown, 1, seed=0, verbose=0))
-
-    def test_overlap_that_does_nothing(self):
-        agent = tfpg.DQN(q_network(2), overlap=True, acting="tensorflow", **SMALL)
-        with pytest.warns(UserWarning, match="overlap=True has no effect"):
-            agent.fit(Countdown, 1, seed=0, verbose=0)
-
-    def test_the_bar_shows_returns_that_come_later(self):
-        agent = tfpg.DQN(q_network(2), **SMALL)
-        text = io.StringIO()
-        with redirect_stdout(text):
-            agent.fit(lambda: Countdown(length=30), 6, seed=0, verbose=1)
-        states = [line for line in text.getvalue().split("\r") if "/6" in line]
-        assert "return: " not in states[0]
-        assert " return: 30" in states[-1]
-
-    def test_a_long_warm_up_says_so(self, capsys):
-        agent = tfpg.DQN(q_network(2), **{**SMALL, "learning_starts": 10_000})
-        agent.fit(Countdown, 1, seed=0, verbose=2)
-        assert "Playing 10,000 steps at random before the" in capsys.readouterr().out
-
-    def test_a_loss_that_is_not_used(self):
-        model = q_network(2)
-        model.compile("adam", loss="mse")
-        with pytest.warns(UserWarning, match="compiled with loss='mse', which is not used"):
-            tfpg.DQN(model)
-
-    @pytest.mark.slow
-    def test_agents_made_in_a_loop_are_not_taken_for_retracing(self, caplog, monkeypatch):
-        logger = tf.get_logger()  # which hands nothing on
-        monkeypatch.setattr(logger, "handlers", [*logger.handlers, caplog.handler])
-        once = {**SMALL, "steps_per_iteration": 16}  # a compiled call in all
-        for seed in range(7):
-            tfpg.DQN(q_network(2, seed=seed), **once).fit(Countdown, 1, seed=0, verbose=0)
-        assert "retracing" not in caplog.text
-
-    def test_the_epsilon_in_the_end(self):
-        table = [0.5, 0.25, 0.125]
-        for schedule, end in (
-            (lambda n: table[min(int(n), 2)], 0.125),
-            (exponential(0.1, 0.1, 0.0), 0.1),
-            (linear(1.0, 0.02, 100), 0.02),
-            (0.3, 0.3),
-        ):
-            agent = tfpg.DQN(q_network(2), epsilon=schedule, **SMALL)
-            assert agent.head_options() == {"epsilon": end}
-
-
-class TestDiagnostics:
-    def test_the_policy_that_is_trained_is_measured(self, tmp_path):
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
-        model.set_weights([np.array([[0.0], [0], [-9], [-3]], "float32"), np.zeros(1, "float32")])
-        model.compile(keras.optimizers.SGD(1e-9))
-        look = tfpg.callbacks.Diagnostics(tmp_path / "d.png", "CartPole-v1", every=1, episodes=5)
-        agent = tfpg.Reinforce(model, positive_action=0, max_steps=300, episodes_per_update=4)
-        agent.fit("CartPole-v1", 1, callbacks=[look], seed=0, verbose=0)
-        result = agent.evaluate("CartPole-v1", 5, seed=0)
-        assert result["episode_return"] > 100
-        assert np.minimum(look.measured[0]["returns"], 300).tolist() == result["episode_returns"]
-
-    def test_a_figure_that_cannot_be_written(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="mkdir -p"):
-            tfpg.callbacks.Diagnostics(tmp_path / "no/d.png", "CartPole-v1")
-        with pytest.raises(ValueError, match=r"A figure ends in .png, .*figure' does not"):
-            tfpg.callbacks.Diagnostics(tmp_path / "figure", "CartPole-v1")
-
-    def test_when_and_with_which_seeds(self, tmp_path):
-        look = tfpg.callbacks.Diagnostics(tmp_path / "d.png", "CartPole-v1", every=2, episodes=3)
-        look.set_model(q_network())
-        for count in (1, 3, 3, 4, 5, 7):
-            look.on_epoch_end(0, {"episodes": count})
-        assert [each["episodes"] for each in look.measured] == [3, 4, 7]
-        assert len({tuple(each["returns"]) for each in look.measured}) > 1
+def test_update_stores_a_rollout_and_learns_from_it():
+    agent = trained(Countdown, 1)
+    stored, updates = len(agent.replay), agent.updates
+    data = collected(agent, Countdown)
+    logs = agent.update(data, seed=0)
+    assert len(agent.replay) == stored + data.mask.sum()
+    assert agent.updates == updates + 1
+    assert np.isfinite(list(logs.values())).all()

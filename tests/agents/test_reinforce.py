@@ -1,3 +1,5 @@
+"""REINFORCE: the textbook's updates, two ways to the same gradient, and what it learns."""
+
 import itertools
 import sys
 from pathlib import Path
@@ -8,157 +10,351 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv
 from marks import slow_but
-from toys import Bandit, Countdown
+from small import BOX, HEADS, episodes_of, flat_weights, prepared, small_agent, small_model
+from toys import Bandit, Countdown, Walk
 
 import tfpg
-from tfpg.agents.minibatches import make_batch
-from tfpg.rollouts.trajectory import Trajectory
+from tfpg.envs import open_vec
+from tfpg.errors import EnvDataError
+from tfpg.ops.gradients import gradient_of
+from tfpg.ops.per_step import flatten
+from tfpg.rollouts.collector import Collector
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+GRADIENTS = ["fused", "accumulated"]
+BASELINES = [None, "mean", "value"]
+STANDARDIZE = ["batch", "episode", None]
 
 
-def weights_of(model):
-    return np.concatenate([w.ravel() for w in model.get_weights()])
+@pytest.mark.parametrize("gradient", slow_but(["accumulated"], GRADIENTS))
+@pytest.mark.parametrize("num_envs", slow_but([4], [1, 4]))
+def test_three_updates_are_those_of_the_textbook_script(gradient, num_envs):
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import reinforce_in_one_file as textbook
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    env = gymnasium.make("CartPole-v1")
+    by_hand = textbook.make_model(3)
+    before = flat_weights(by_hand)
+    returns = textbook.train(env, by_hand, keras.optimizers.Adam(0.01), 3, 4, 30, 0.95, seed=7)
+
+    model = textbook.make_model(3)
+    model.compile(optimizer=keras.optimizers.Adam(0.01))
+    options = {"gamma": 0.95, "episodes_per_update": 4, "max_steps": 30, "num_envs": num_envs}
+    agent = tfpg.Reinforce(model, gradient=gradient, **options)
+    history = agent.fit(lambda: gymnasium.make("CartPole-v1"), 3, seed=7, verbose=0)
+    np.testing.assert_allclose(history.history["episode_return"], returns)
+    np.testing.assert_allclose(flat_weights(model), flat_weights(by_hand), atol=1e-6)
+    assert np.abs(flat_weights(model) - before).max() > 0.01
 
 
-class TestTheTextbook:
-    """tfpg computes what the loop in one file computes, from the same seed."""
-
-    @pytest.mark.parametrize("gradient", slow_but(["accumulated"], ["fused", "accumulated"]))
-    @pytest.mark.parametrize("num_envs", slow_but([4], [1, 4]))
-    def test_three_updates_give_the_same_weights(self, gradient, num_envs, capsys):
-        sys.path.insert(0, str(SCRIPTS))
-        try:
-            import reinforce_in_one_file as textbook
-        finally:
-            sys.path.remove(str(SCRIPTS))
-        env = gymnasium.make("CartPole-v1")
-        by_hand = textbook.make_model(3)
-        before = weights_of(by_hand)
-        returns = textbook.train(env, by_hand, keras.optimizers.Adam(0.01), 3, 4, 30, 0.95, seed=7)
-
-        model = textbook.make_model(3)
-        model.compile(optimizer=keras.optimizers.Adam(0.01))
-        agent = tfpg.Reinforce(
-            model,
-            gamma=0.95,
-            episodes_per_update=4,
-            max_steps=30,
-            gradient=gradient,
-            num_envs=num_envs,
-        )
-        history = agent.fit(lambda: gymnasium.make("CartPole-v1"), 3, seed=7, verbose=0)
-        np.testing.assert_allclose(history.history["episode_return"], returns)
-        np.testing.assert_allclose(weights_of(model), weights_of(by_hand), atol=1e-6)
-        assert np.abs(weights_of(model) - before).max() > 0.01
+def agent_for(head, gradient="fused", baseline=None, own_critic=False, seed=0, **options):
+    """An agent whose change of weights is its gradient: SGD with a learning rate of 1."""
+    _, outputs, activation, head_options = HEADS[head]
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((3,))
+    hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=keras.regularizers.L2(0.01))(x)
+    out = keras.layers.Dense(outputs, activation)(hidden)
+    value = keras.layers.Dense(1)(hidden)
+    model = keras.Model(x, [out, value] if baseline == "value" and not own_critic else out)
+    model.compile(keras.optimizers.SGD(1.0))
+    if own_critic:
+        hidden = keras.layers.Dense(4, "tanh")(x)
+        options["value_model"] = keras.Model(x, keras.layers.Dense(1)(hidden))
+        options["value_model"].compile(keras.optimizers.SGD(1.0))
+    options = {"episodes_per_update": 5, "num_envs": 1, **head_options, **options}
+    return tfpg.Reinforce(model, gamma=0.9, gradient=gradient, baseline=baseline, **options)
 
 
-class TestDeterminism:
+def all_weights(agent):
+    head = [v.numpy().ravel() for v in agent.policy.head.variables]
+    return np.concatenate([flat_weights(*agent.models), *head])
+
+
+def change_of_weights(head, gradient, iterations=1, env_options=None, **options):
+    """The change of all weights in some updates, and the last logs."""
+    agent = agent_for(head, gradient, **options)
+    env = lambda: Walk(HEADS[head][0], **(env_options or {}))  # noqa: E731
+    agent.policy_for(env)
+    before = all_weights(agent)
+    logs = agent.fit(env, iterations, seed=3, verbose=0).history
+    return all_weights(agent) - before, {name: x[-1] for name, x in logs.items()}
+
+
+def check_that_gradients_agree(head, **options):
+    (fused, logs), (accumulated, other_logs) = (
+        change_of_weights(head, gradient, **options) for gradient in GRADIENTS
+    )
+    assert np.linalg.norm(fused) > 1e-4
+    assert np.linalg.norm(accumulated - fused) < 1e-5 * np.linalg.norm(fused)
+    assert set(logs) <= set(other_logs)
+    for name in logs:
+        assert other_logs[name] == pytest.approx(logs[name], rel=1e-4, abs=1e-5), name
+
+
+class TestFusedEqualsAccumulated:
     @pytest.mark.parametrize(
-        ("gradient", "env"),
+        ("head", "baseline"),
         slow_but(
-            [("fused", "CartPole-v1")],
-            itertools.product(["fused", "accumulated"], ["CartPole-v1", "Acrobot-v1"]),
+            [("bernoulli", "mean"), ("squashed", "value")], itertools.product(HEADS, BASELINES)
         ),
     )
-    def test_the_same_seed_gives_the_same_weights_twice(self, env, gradient):
-        def train(seed):
-            model = tfpg.networks.mlp(env, seed=1)
-            agent = tfpg.Reinforce(
-                model, episodes_per_update=4, max_steps=40, gradient=gradient, entropy_coef=0.01
-            )
-            agent.fit(env, 3, seed=seed, verbose=0)
-            return weights_of(model)
+    def test_for_every_head_and_baseline(self, head, baseline):
+        check_that_gradients_agree(head, baseline=baseline, entropy_coef=0.02)
 
-        first = train(5)
-        np.testing.assert_array_equal(first, train(5))
-        assert not np.array_equal(first, train(6))
+    @pytest.mark.slow
+    @pytest.mark.parametrize("baseline", BASELINES)
+    @pytest.mark.parametrize("standardize", STANDARDIZE)
+    def test_for_every_standardization(self, standardize, baseline):
+        options = {"baseline": baseline, "standardize": standardize}
+        check_that_gradients_agree("categorical", seed=1, **options)
 
-    def test_two_fits_in_a_row_are_one_long_fit(self):
-        def train(*ends):
-            model = tfpg.networks.mlp("CartPole-v1", seed=1)
-            agent = tfpg.Reinforce(model, episodes_per_update=4)
-            first = 0
-            for end in ends:
-                agent.fit("CartPole-v1", end, seed=5, initial_iteration=first, verbose=0)
-                first = end
-            return weights_of(model), agent.env_steps
+    @pytest.mark.parametrize(
+        ("gae_lambda", "own_critic"),
+        slow_but([(0.7, True)], itertools.product([0.0, 0.7, 1.0], [False, True])),
+    )
+    def test_with_bootstrapping(self, gae_lambda, own_critic):
+        options = {"baseline": "value", "gae_lambda": gae_lambda, "own_critic": own_critic}
+        check_that_gradients_agree("bernoulli", seed=2, **options)
 
-        whole, parts = train(4), train(2, 4)
-        np.testing.assert_array_equal(whole[0], parts[0])
-        assert whole[1] == parts[1]
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "env", [{"lengths": (1,)}, {"integer_rewards": True}, {"lengths": (40, 1)}]
+    )
+    def test_for_short_and_long_episodes_and_integer_rewards(self, env):
+        check_that_gradients_agree("categorical", env_options=env, baseline="value")
 
-    def test_nothing_global_is_seeded_or_drawn_from(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=1)
-        np.random.seed(0)
-        before = np.random.get_state()[1].copy()
-        tfpg.Reinforce(model, episodes_per_update=2).fit("CartPole-v1", 1, seed=3, verbose=0)
-        np.testing.assert_array_equal(before, np.random.get_state()[1])
+    @pytest.mark.slow
+    def test_over_several_updates(self):
+        check_that_gradients_agree("bernoulli", iterations=3)
+
+    def test_for_observations_in_a_dict(self):
+        class Named(Walk):
+            def __init__(self):
+                super().__init__()
+                self.observation_space = spaces.Dict({"x": self.observation_space})
+
+            def _observe(self):
+                return {"x": super()._observe()}
+
+        models = []
+        for gradient in GRADIENTS:
+            keras.utils.set_random_seed(0)
+            x = keras.Input((3,), name="x")
+            models.append(keras.Model({"x": x}, keras.layers.Dense(2)(x)))
+            models[-1].compile(keras.optimizers.SGD(1.0))
+            agent = tfpg.Reinforce(models[-1], gradient=gradient, episodes_per_update=4, num_envs=1)
+            agent.fit(Named, 2, seed=0, verbose=0)
+        np.testing.assert_allclose(*map(flat_weights, models), atol=1e-5)
 
 
-class TestBatches:
-    def data(self, rewards, mask=None):
-        rewards = np.asarray(rewards, float)
-        mask = np.ones(rewards.shape) if mask is None else np.asarray(mask, float)
-        steps, columns = rewards.shape
-        ended = np.zeros(rewards.shape, bool)
-        for n in range(columns):
-            ended[int(mask[:, n].sum()) - 1, n] = True
-        return Trajectory(
-            np.arange((steps + 1) * columns, dtype="float32").reshape(steps + 1, columns, 1),
-            np.zeros((steps, columns), int),
-            rewards,
-            ended,
-            np.zeros_like(ended),
-            mask,
-            np.zeros((steps, columns), "float32"),
-        )
+@pytest.mark.parametrize("batch_size", slow_but([7], [1, 4, 7, 1000]))
+def test_slices_give_the_gradient_of_the_whole_batch(batch_size):
+    whole, logs = change_of_weights("gaussian", "fused", baseline="value")
+    sliced, sliced_logs = change_of_weights(
+        "gaussian", "fused", baseline="value", batch_size=batch_size
+    )
+    np.testing.assert_allclose(sliced, whole, atol=1e-6 * np.linalg.norm(whole))
+    assert sliced_logs["loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
-    def test_golden_weights_without_padding(self):
-        data = self.data([[10, 10], [0, 20], [-50, 99]], [[1, 1], [1, 1], [1, 0]])
-        batch = make_batch(data, gamma=0.8)
-        expected = [-0.28435071, -0.86597718, -1.18910299, 1.26665318, 1.0727777]
-        np.testing.assert_allclose(batch.advantages, expected, rtol=1e-6)
-        np.testing.assert_array_equal(batch.inputs[:, 0], [0, 2, 4, 1, 3])
 
-    def test_one_step_and_equal_returns_weigh_nothing(self):
-        assert make_batch(self.data([[5.0]]), 0.9).advantages.tolist() == [0.0]
-        assert (make_batch(self.data([[3.0, 3.0, 3.0]]), 0.9).advantages == 0).all()
+class TestValueModel:
+    def test_it_is_updated_value_updates_times(self, eager):
+        agent = agent_for("gaussian-free", baseline="value", own_critic=True, value_updates=3)
+        agent.fit(lambda: Walk(BOX), 2, seed=0, verbose=0)
+        # The optimizers of the policy, of its log standard deviation, and of the value model.
+        assert [int(optimizer.iterations) for optimizer, _ in agent.trainable.groups] == [2, 2, 6]
+        assert agent.trainable.groups[-1][0] is agent.value_model.optimizer
 
-    @pytest.mark.parametrize("gradient", ["fused", "accumulated"])
-    def test_a_batch_that_says_nothing_changes_nothing(self, gradient):
-        model = tfpg.networks.mlp(Bandit, seed=0)
-        model.compile(keras.optimizers.SGD(1.0))
-        agent = tfpg.Reinforce(model, gradient=gradient)
-        agent.prepare(agent.policy_for(Bandit))
-        before = weights_of(model)
-        logs = agent.update(self.data([[3.0, 3.0]]))
-        np.testing.assert_array_equal(before, weights_of(model))
-        assert logs["grad_norm"] == 0
-        assert np.isfinite(list(logs.values())).all()
+    def test_a_frozen_one_stays_as_it_is(self, eager):
+        agent = agent_for("bernoulli", baseline="value", own_critic=True, value_updates=3)
+        agent.value_model.trainable = False
+        before = flat_weights(agent.value_model)
+        agent.fit(Walk, 1, seed=0, verbose=0)
+        np.testing.assert_array_equal(before, flat_weights(agent.value_model))
 
-    def test_a_time_limit_counts_as_an_end(self):
-        data = self.data([[1.0], [1.0], [1.0]])
-        cut = data._replace(terminated=data.truncated, truncated=data.terminated)
-        np.testing.assert_array_equal(
-            make_batch(data, 0.9).advantages, make_batch(cut, 0.9).advantages
-        )
+    def test_a_value_needs_an_output_or_a_model_but_not_both(self):
+        mlp, critic = small_model(tfpg.Reinforce), tfpg.networks.critic("CartPole-v1")
+        for options, message in [
+            ({"model": mlp, "baseline": "value"}, "second output of shape"),
+            ({"model": small_model(tfpg.A2C), "value_model": critic}, "does not need a value_mod"),
+            (
+                {"model": mlp, "value_model": small_model(tfpg.Reinforce)},
+                r"must have shape \(batch, 1\), but it has shape \(None, 2\)",
+            ),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                tfpg.Reinforce(**options).fit("CartPole-v1", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient": "accumulated", "batch_size": 8}, 'batch_size needs gradient="fused"'),
+        ({"gae_lambda": 0.9}, "gae_lambda and n_step need values"),
+        ({"n_step": 2}, "gae_lambda and n_step need values"),
+        ({"value_updates": 5}, "value_updates needs a value_model"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tfpg.Reinforce(small_model(tfpg.Reinforce), **options)
+
+
+class TestNothingToLearn:
+    """One episode, one step, equal returns: zeros where nothing is known, never NaN."""
+
+    @pytest.mark.parametrize("baseline", slow_but(["value"], BASELINES))
+    @pytest.mark.parametrize("gradient", GRADIENTS)
+    def test_one_episode_of_one_step_keeps_weights_and_logs_finite(self, gradient, baseline, eager):
+        agent = agent_for("bernoulli", gradient, baseline, episodes_per_update=1)
+        history = agent.fit(lambda: Walk(lengths=(1,)), 2, seed=0, verbose=0).history
+        assert np.isfinite(all_weights(agent)).all()
+        assert all(np.isfinite(x).all() for x in history.values())
+        assert not {"grad_snr", "zscore_saving"} & set(history)
+
+    @pytest.mark.parametrize("standardize", slow_but(STANDARDIZE[:1], STANDARDIZE[:2]))
+    @pytest.mark.parametrize("gradient", GRADIENTS)
+    def test_equal_returns_change_nothing_but_an_entropy_bonus_does(
+        self, gradient, standardize, eager
+    ):
+        for entropy_coef in (0.0, 1.0):
+            model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+            model.set_weights([np.zeros((1, 2)), np.array([1.0, -1.0])])
+            model.compile(keras.optimizers.SGD(0.5))
+            options = {"gradient": gradient, "standardize": standardize}
+            agent = tfpg.Reinforce(model, entropy_coef=entropy_coef, **options)
+            logs = [prepared(agent, Bandit).update(episodes_of([[3.0, 3.0]])) for _ in range(5)]
+            assert np.isfinite([list(each.values()) for each in logs]).all()
+            if entropy_coef:
+                assert logs[-1]["entropy"] - logs[0]["entropy"] > 0.05
+            else:
+                assert [each["grad_norm"] for each in logs] == [0.0] * 5
+                np.testing.assert_array_equal(flat_weights(model), [0, 0, 1, -1])
+
+
+class TestNoise:
+    def test_a_sure_reward_has_more_signal_than_a_lottery(self):
+        class Paid(Walk):
+            def step(self, action):
+                observation, _, *rest = super().step(action)
+                return observation, float(action), *rest
+
+        class Lottery(Walk):
+            def step(self, action):
+                observation, _, *rest = super().step(action)
+                return observation, float(self.np_random.normal()), *rest
+
+        agent = agent_for("bernoulli", "accumulated", episodes_per_update=100, num_envs=100)
+        start = agent.model.get_weights()
+        snr = {}
+        for env in (Paid, Lottery):
+            agent.model.set_weights(start)
+            snr[env] = agent.fit(env, 1, seed=0, verbose=0).history["grad_snr"][0]
+        assert snr[Paid] > 10 > 3 > snr[Lottery]
+
+    def test_the_signal_to_noise_ratio_is_that_of_its_definition(self):
+        # The gradient is a mean over episodes of one step each.
+        env = lambda: Walk(HEADS["categorical"][0], lengths=(1,))  # noqa: E731
+        agent = prepared(agent_for("categorical", "accumulated", standardize=None), env)
+        with open_vec(env) as envs:
+            data = Collector(envs, 3).collect_episodes(agent.policy, 5)
+        batch = agent.to_batch(data)
+        rows = []
+        for i in range(5):
+            with tf.GradientTape() as tape:
+                policy = agent.policy.distribution(batch.inputs[i : i + 1])
+                value = batch.advantages[i] * policy.log_prob(batch.actions[i : i + 1])[0]
+            rows.append(flatten(gradient_of(tape, value, agent.model.trainable_variables)).numpy())
+        rows = np.array(rows, float)
+        variance = rows.var(axis=0, ddof=1).sum() / 5
+        logs = agent.update(data)
+        assert logs["grad_snr"] == pytest.approx((rows.mean(0) ** 2).sum() / variance, rel=1e-4)
+
+    def test_a_good_baseline_saves_variance(self):
+        class Offset(Walk):
+            def step(self, action):
+                observation, reward, *rest = super().step(action)
+                return observation, reward + 100.0, *rest
+
+        options = {"standardize": None, "episodes_per_update": 50, "num_envs": 50}
+        agent = agent_for("bernoulli", "accumulated", "mean", **options)
+        logs = agent.fit(lambda: Offset(lengths=(1,)), 1, seed=0, verbose=0).history
+        assert logs["baseline_saving"][0] > 0.99
+
+
+class TestNonFinite:
+    def test_a_gradient_is_named_skipped_and_ends_the_training_after_ten(self):
+        model = small_model(tfpg.Reinforce, Bandit)
+        agent = prepared(tfpg.Reinforce(model), Bandit)
+        before = flat_weights(model)
+        moments = [v.numpy() for v in model.optimizer.variables]
+        data = episodes_of([[1.0, 2.0]])
+        observations = data.observations.copy()
+        observations[0, 0] = np.inf
+        bad = data._replace(observations=observations)
+        with pytest.warns(UserWarning, match="gradient of .*kernel.* is not finite .* continues"):
+            agent.update(bad)
+        for _ in range(8):
+            agent.update(bad)  # without another warning
+        with pytest.raises(FloatingPointError, match="gradient of .*kernel.* is not finite"):
+            agent.update(bad)
+        np.testing.assert_array_equal(before, flat_weights(model))
+        for a, b in zip(moments, model.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("gradient", GRADIENTS)
+    def test_the_observation_that_an_episode_ends_with_is_checked(self, gradient, eager):
+        class EndsWithNan(Walk):
+            episode = 0
+
+            def reset(self, **options):
+                self.episode += 1
+                return super().reset(**options)
+
+            def step(self, action):
+                observation, reward, terminated, truncated, info = super().step(action)
+                if (terminated or truncated) and self.episode > 1:
+                    observation[0] = np.nan
+                return observation, reward, terminated, truncated, info
+
+        agent = agent_for("bernoulli", gradient)
+        with pytest.raises(EnvDataError, match="step 5 of its episode"):
+            agent.fit(lambda: EndsWithNan(lengths=(5,)), 1, seed=0, verbose=0)
+
+
+def test_regularizers_pull_weights_to_zero():
+    penalty = keras.regularizers.L2(10)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, kernel_regularizer=penalty)])
+    model.compile(keras.optimizers.SGD(0.05))
+    agent = prepared(tfpg.Reinforce(model), Bandit)
+    agent.update(episodes_of([[3.0, 3.0]]))
+    kernel = np.abs(model.get_weights()[0])
+    for _ in range(20):
+        agent.update(episodes_of([[3.0, 3.0]]))
+    assert (np.abs(model.get_weights()[0]) < 1e-3 + 0.01 * kernel).all()
+
+
+def test_environment_steps_are_counted(eager):
+    agent = small_agent(tfpg.Reinforce, Countdown, episodes_per_update=5)
+    history = agent.fit(lambda: Countdown(length=3), 4, seed=0, verbose=0).history
+    assert history["env_steps"] == [15, 30, 45, 60]
+    assert history["episode_length"] == history["episode_return"] == [3, 3, 3, 3]
 
 
 class TestLearning:
-    """Every head learns the bandit; the estimators agree on the way."""
-
-    CASES = {
-        "categorical": (spaces.Discrete(2), 0.95),
-        "categorical-start": (spaces.Discrete(2, start=3), 0.95),
-        "gaussian": (spaces.Box(-1, 1, (2,), np.float32), -0.4),
-    }
-
-    @pytest.mark.parametrize("name", CASES)
-    def test_bandit(self, name):
-        space, score = self.CASES[name]
+    @pytest.mark.parametrize(
+        ("space", "score"),
+        [
+            (spaces.Discrete(2), 0.95),
+            (spaces.Discrete(2, start=3), 0.95),
+            (BOX, -0.4),
+        ],
+        ids=["discrete", "discrete-start", "box"],
+    )
+    def test_every_kind_of_action_learns_a_bandit(self, space, score):
         env = lambda: Bandit(space)  # noqa: E731
         model = tfpg.networks.mlp(env, hidden=(16,), seed=0, log_std=-0.5)
         model.compile(keras.optimizers.Adam(0.05))
@@ -166,235 +362,19 @@ class TestLearning:
         agent.fit(env, 25, seed=1, verbose=0)
         assert agent.evaluate(env, 50, seed=2)["episode_return"] > score
 
-    def test_bandit_with_one_sigmoid(self):
-        for positive_action in (0, 1):
-            keras.utils.set_random_seed(0)
-            model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
-            model.compile(keras.optimizers.Adam(0.1))
-            agent = tfpg.Reinforce(model, episodes_per_update=64, positive_action=positive_action)
-            agent.fit(Bandit, 25, seed=1, verbose=0)
-            assert agent.evaluate(Bandit, 50, seed=2)["episode_return"] > 0.95
-
-    @pytest.mark.parametrize("gradient", ["fused", "accumulated"])
-    def test_an_entropy_bonus_broadens_the_policy(self, gradient):
-        data = TestBatches().data([[3.0, 3.0]])  # equal returns: nothing but the bonus acts
-        for coef, change in ((0.0, 0.0), (1.0, 0.05)):
-            model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-            model.set_weights([np.zeros((1, 2)), np.array([1.0, -1.0])])
-            model.compile(keras.optimizers.SGD(0.5))
-            agent = tfpg.Reinforce(model, entropy_coef=coef, gradient=gradient)
-            agent.prepare(agent.policy_for(Bandit))
-            entropies = [agent.update(data)["entropy"] for _ in range(5)]
-            assert entropies[-1] - entropies[0] >= change
-            assert (coef == 0) == (entropies[-1] == entropies[0])
-
-    def test_steps_are_counted(self):
-        agent = tfpg.Reinforce(tfpg.networks.mlp(Countdown), episodes_per_update=5)
-        history = agent.fit(lambda: Countdown(length=3), 4, seed=0, verbose=0).history
-        assert history["env_steps"] == [15, 30, 45, 60]
-        assert history["episode_length"] == history["episode_return"] == [3, 3, 3, 3]
-
-    def test_means_and_counts_leave_padding_out(self):
-        envs = SyncVectorEnv([lambda n=n: Countdown(length=n) for n in (2, 6)])
-        agent = tfpg.Reinforce(tfpg.networks.mlp(envs), episodes_per_update=2)
-        history = agent.fit(envs, 1, seed=0, verbose=0).history
-        assert history["env_steps"] == [8]
-        assert history["episode_length"] == history["episode_return"] == [4.0]
+    @pytest.mark.parametrize("positive_action", [0, 1])
+    def test_a_sigmoid_of_either_action_learns_a_bandit(self, positive_action):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+        model.compile(keras.optimizers.Adam(0.1))
+        agent = tfpg.Reinforce(model, episodes_per_update=64, positive_action=positive_action)
+        agent.fit(Bandit, 25, seed=1, verbose=0)
+        assert agent.evaluate(Bandit, 50, seed=2)["episode_return"] > 0.95
 
     @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(3))
-    def test_cartpole_within_half_a_million_steps(self, seed):
-        model = tfpg.networks.mlp("CartPole-v1", seed=seed)
-        agent = tfpg.Reinforce(model)
+    def test_cartpole_is_solved_within_half_a_million_steps(self, seed):
+        agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1", seed=seed))
         history = agent.fit("CartPole-v1", 40, seed=seed, verbose=0).history
         assert max(history["episode_return"]) >= 475
         assert max(history["env_steps"]) <= 40 * 32 * 500
-
-
-class TestSafety:
-    def test_a_non_finite_gradient_is_named_and_not_applied(self):
-        model = tfpg.networks.mlp(Bandit, seed=0)
-        agent = tfpg.Reinforce(model)
-        agent.prepare(agent.policy_for(Bandit))
-        before = weights_of(model)
-        moments = [v.numpy() for v in model.optimizer.variables]
-        data = TestBatches().data([[1.0, 2.0]])
-        observations = data.observations.copy()
-        observations[0, 0] = np.inf
-        bad = data._replace(observations=observations)
-        with pytest.warns(UserWarning, match="gradient of .*kernel.* is not finite .* continues"):
-            agent.update(bad)
-        for _ in range(8):
-            agent.update(bad)  # this was said once
-        with pytest.raises(FloatingPointError, match="gradient of .*kernel.* is not finite"):
-            agent.update(bad)
-        np.testing.assert_array_equal(before, weights_of(model))
-        for a, b in zip(moments, model.optimizer.variables, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    def test_nan_weights_stop_the_fit_before_it_plays_on(self):
-        model = tfpg.networks.mlp("CartPole-v1")
-        model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
-        with pytest.raises(FloatingPointError, match="outputs are not finite"):
-            tfpg.Reinforce(model).fit("CartPole-v1", 1, verbose=0)
-
-    def test_updates_are_traced_once(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        agent = tfpg.Reinforce(model, episodes_per_update=3)
-        agent.fit("CartPole-v1", 5, seed=0, verbose=0)
-        agent.fit("CartPole-v1", 5, seed=1, verbose=0)
-        assert agent._fused.experimental_get_tracing_count() == 1
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"gamma": 1.01}, r"gamma must be a number from 0 to 1, got 1.01"),
-            ({"gamma": -0.1}, "gamma"),
-            ({"episodes_per_update": 0}, "must be an integer of at least 1"),
-            ({"max_steps": 0}, "max_steps"),
-            ({"num_envs": -2}, "num_envs"),
-            ({"entropy_coef": -1.0}, "entropy_coef must be a number of at least 0"),
-            ({"entropy_coef": float("nan")}, "entropy_coef"),
-            (
-                {"gradient": "exact"},
-                "gradient must be one of 'fused', 'accumulated', got",
-            ),
-            ({"acting": "jax"}, "acting must be"),
-        ],
-    )
-    def test_options_out_of_range(self, options, message):
-        model = tfpg.networks.mlp("CartPole-v1")
-        with pytest.raises(ValueError, match=message):
-            tfpg.Reinforce(model, **options).policy_for("CartPole-v1")
-
-    @pytest.mark.parametrize("iterations", [0, -1, 2.5])
-    def test_at_least_one_iteration(self, iterations):
-        with pytest.raises(ValueError, match="iterations must be an integer of at least 1"):
-            tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1")).fit("CartPole-v1", iterations)
-
-    def test_not_a_model(self):
-        with pytest.raises(TypeError, match="Expected a keras.Model, got str"):
-            tfpg.Reinforce("CartPole-v1")
-
-    def test_predict_needs_an_environment_first(self):
-        agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"))
-        with pytest.raises(RuntimeError, match="call fit or evaluate first"):
-            agent.predict(np.zeros((1, 4), "float32"))
-        agent.evaluate("CartPole-v1", 1, seed=0)
-        assert agent.predict(np.zeros((2, 4), "float32")).shape == (2,)
-
-    def test_the_users_environment_stays_open(self):
-        class Closing(Countdown):
-            closed = False
-
-            def close(self):
-                self.closed = True
-
-        env = Closing()
-        tfpg.Reinforce(tfpg.networks.mlp(env), episodes_per_update=2).fit(env, 2, verbose=0)
-        assert not env.closed
-
-
-class TestKerasManners:
-    def test_the_models_own_optimizer_is_used(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        model.compile(keras.optimizers.SGD(0.5, momentum=0.9))
-        tfpg.Reinforce(model, episodes_per_update=2).fit("CartPole-v1", 2, seed=0, verbose=0)
-        assert int(model.optimizer.iterations) == 2
-        assert isinstance(model.optimizer, keras.optimizers.SGD)
-
-    def test_an_uncompiled_model_gets_adam(self):
-        model = tfpg.networks.mlp("CartPole-v1")
-        tfpg.Reinforce(model)
-        assert isinstance(model.optimizer, keras.optimizers.Adam)
-        assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
-
-    def test_a_learning_rate_schedule_advances(self):
-        model = tfpg.networks.mlp("CartPole-v1")
-        schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
-        model.compile(keras.optimizers.Adam(schedule))
-        tfpg.Reinforce(model, episodes_per_update=2).fit("CartPole-v1", 3, seed=0, verbose=0)
-        assert float(model.optimizer.learning_rate) == pytest.approx(0.1 * 0.5**3)
-
-    def test_frozen_layers_stay(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        model.layers[1].trainable = False
-        before = [w.copy() for w in model.layers[1].get_weights()]
-        tfpg.Reinforce(model, episodes_per_update=4).fit("CartPole-v1", 3, seed=0, verbose=0)
-        for a, b in zip(before, model.layers[1].get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    def test_regularizers_are_heeded(self):
-        model = keras.Sequential(
-            [keras.Input((1,)), keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L2(10))]
-        )
-        model.compile(keras.optimizers.SGD(0.05))
-        agent = tfpg.Reinforce(model, episodes_per_update=2)
-        agent.prepare(agent.policy_for(Bandit))
-        agent.update(TestBatches().data([[3.0, 3.0]]))
-        kernel = np.abs(model.get_weights()[0])
-        for _ in range(20):
-            agent.update(TestBatches().data([[3.0, 3.0]]))
-        assert (np.abs(model.get_weights()[0]) < 1e-3 + 0.01 * kernel).all()
-
-    def test_options_changed_after_a_fit_count_in_the_next(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        agent = tfpg.Reinforce(model, episodes_per_update=2)
-        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
-        agent.entropy_coef = 100.0
-        loss = agent.fit("CartPole-v1", 1, seed=0, verbose=0).history["loss"][0]
-        assert loss < -50
-
-    def test_layers_frozen_between_fits_stay(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        agent = tfpg.Reinforce(model, episodes_per_update=4)
-        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
-        model.layers[1].trainable = False
-        model.compile(keras.optimizers.Adam(0.01))
-        before = [w.copy() for w in model.layers[1].get_weights()]
-        agent.fit("CartPole-v1", 2, seed=0, verbose=0)
-        for a, b in zip(before, model.layers[1].get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    def test_an_optimizer_compiled_between_fits_takes_over(self):
-        model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        agent = tfpg.Reinforce(model, episodes_per_update=4)
-        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
-        model.compile(keras.optimizers.SGD(0.0))
-        before = weights_of(model)
-        agent.fit("CartPole-v1", 2, seed=0, verbose=0)
-        np.testing.assert_array_equal(before, weights_of(model))
-        assert int(model.optimizer.iterations) == 2
-
-    def test_nothing_to_train_is_said(self):
-        model = tfpg.networks.mlp("CartPole-v1")
-        model.trainable = False
-        with pytest.raises(ValueError, match="no trainable weights"):
-            tfpg.Reinforce(model).fit("CartPole-v1", 1, verbose=0)
-
-    def test_loss_scaling_is_refused(self):
-        model = tfpg.networks.mlp("CartPole-v1")
-        model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
-        with pytest.raises(ValueError, match="mixed_bfloat16"):
-            tfpg.Reinforce(model).fit("CartPole-v1", 1, verbose=0)
-
-    def test_update_before_fit_says_what_is_missing(self):
-        with pytest.raises(RuntimeError, match="call fit, or prepare first"):
-            tfpg.Reinforce(tfpg.networks.mlp(Bandit)).update(TestBatches().data([[1.0]]))
-
-    def test_callbacks_may_be_none_or_one(self):
-        agent = tfpg.Reinforce(tfpg.networks.mlp("CartPole-v1"), episodes_per_update=2)
-        for callbacks in (None, keras.callbacks.TerminateOnNaN()):
-            agent.fit("CartPole-v1", 1, callbacks=callbacks, verbose=0)
-
-    def test_mixed_precision_trains(self):
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        finally:
-            keras.config.set_dtype_policy("float32")
-        history = tfpg.Reinforce(model, episodes_per_update=2).fit(
-            "CartPole-v1", 2, seed=0, verbose=0
-        )
-        assert np.isfinite(history.history["loss"]).all()
-        assert all(w.dtype == tf.float32 for w in model.trainable_variables)

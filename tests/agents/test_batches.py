@@ -1,0 +1,78 @@
+"""From trajectories to batches: weights of steps, minibatches, and the scale of rewards."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import episodes_of
+
+from tfpg.agents.minibatches import make_batch, minibatch_order
+from tfpg.agents.reward_scale import ReturnScale
+from tfpg.rollouts.trajectory import Trajectory
+
+
+class TestAdvantages:
+    def test_the_golden_values_leave_padding_out(self):
+        data = episodes_of([[10, 10], [0, 20], [-50, 99]], [[1, 1], [1, 1], [1, 0]])
+        batch = make_batch(data, gamma=0.8)
+        expected = [-0.28435071, -0.86597718, -1.18910299, 1.26665318, 1.0727777]
+        np.testing.assert_allclose(batch.advantages, expected, rtol=1e-6)
+        np.testing.assert_array_equal(batch.inputs[:, 0], [0, 2, 4, 1, 3])
+
+    def test_one_step_and_equal_returns_weigh_nothing(self):
+        assert make_batch(episodes_of([[5.0]]), 0.9).advantages.tolist() == [0.0]
+        assert (make_batch(episodes_of([[3.0, 3.0, 3.0]]), 0.9).advantages == 0).all()
+
+    def test_a_truncation_is_an_end_without_values(self):
+        data = episodes_of([[1.0], [1.0], [1.0]])
+        cut = data._replace(terminated=data.truncated, truncated=data.terminated)
+        one, other = (make_batch(each, 0.9).advantages for each in (data, cut))
+        np.testing.assert_array_equal(one, other)
+
+
+@given(
+    count=st.integers(1, 60),
+    spare=st.integers(0, 10),
+    epochs=st.integers(1, 3),
+    parts=st.integers(1, 8),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_epoch_of_minibatches_has_every_step_once(count, spare, epochs, parts):
+    capacity = max(count + spare, parts)
+    rng = np.random.default_rng(0)
+    order, valid = minibatch_order(count, capacity, epochs, parts, rng)
+    assert order.shape == valid.shape
+    assert valid.any(axis=1).all()
+    used = min(parts, count)
+    assert len(order) == epochs * used
+    for epoch in range(epochs):
+        rows = slice(epoch * used, (epoch + 1) * used)
+        assert sorted(order[rows][valid[rows] > 0].tolist()) == list(range(count))
+    assert np.ptp(valid.sum(axis=1)) <= 1
+
+
+class TestReturnScale:
+    def rollout(self, rewards, ended):
+        never = np.zeros_like(ended)
+        return Trajectory(None, None, rewards, ended, never, np.ones_like(rewards), None)
+
+    def test_it_divides_by_the_standard_deviation_of_the_discounted_return(self):
+        rng = np.random.default_rng(0)
+        rewards = rng.normal(3, 2, (200, 8))
+        ended = rng.random((200, 8)) < 0.1
+        running, returns = np.zeros(8), []
+        for t in range(200):
+            running = 0.9 * running + rewards[t]
+            returns.append(running)
+            running = np.where(ended[t], 0, running)
+        scaled = ReturnScale(0.9)(self.rollout(rewards, ended))
+        np.testing.assert_allclose(scaled, rewards / np.std(returns), rtol=1e-6)
+
+    def test_returns_that_are_all_the_same_are_not_scaled(self):
+        one = np.ones((1, 3))
+        np.testing.assert_array_equal(ReturnScale(0.9)(self.rollout(one, one > 0)), one)
+
+    def test_the_return_is_summed_across_rollouts(self):
+        one, scale = np.ones((1, 1)), ReturnScale(1.0)
+        for expected in (1.0, 2.0, 3.0):
+            scale(self.rollout(one, one < 0))
+            assert scale.get_state()["carried"].tolist() == [expected]
