@@ -62,7 +62,7 @@ def test_measurements_wait_for_their_number_of_episodes_and_have_different_seeds
     ("path", "error", "message"),
     [
         ("no/d.png", FileNotFoundError, "mkdir -p"),
-        ("figure", ValueError, r"A figure ends in \.png, .*figure' does not"),
+        ("figure", ValueError, r"A figure must end in \.png, .*figure'"),
     ],
 )
 def test_a_figure_that_cannot_be_written_is_refused_at_once(tmp_path, path, error, message):

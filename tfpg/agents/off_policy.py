@@ -156,7 +156,7 @@ class OffPolicy(Agent):
                 f"it counts steps, got {self.learn_period}: change it or num_envs."
             )
         replay = self._replay_for(envs)
-        replay.gamma = self.gamma
+        replay.gamma = self._warnings.gamma = self.gamma
         replay.cut()
         self._warnings.cut()
         self._episodes_before = self.episodes
