@@ -405,9 +405,9 @@ def test_keras_callbacks_and_those_of_tfpg_resume(tmp_path):
         folder.mkdir()
         for iterations in parts:
             callbacks = all_callbacks(folder)
-            kept = folder / "saved" if name == "parts" else None
+            checkpoints = folder / "saved" if name == "parts" else None
             agent, history = train(
-                reinforce, "CartPole-v1", folder, iterations, kept, callbacks.values()
+                reinforce, "CartPole-v1", folder, iterations, checkpoints, callbacks.values()
             )
         files = sorted(path.name for path in folder.glob("*.*"))
         found[name] = b"".join(pack(carried(callbacks))), outcome(agent, history), files
@@ -473,8 +473,8 @@ class TestTheSameCallAgain:
     @pytest.mark.filterwarnings("error::UserWarning")
     def test_checkpoints_every_three_iterations_and_the_last(self, tmp_path):
         for iterations in (4, 8):
-            kept = Checkpoints(tmp_path / "saved", every_iterations=3, keep=9)
-            train(reinforce, "CartPole-v1", tmp_path, iterations, kept)
+            checkpoints = Checkpoints(tmp_path / "saved", every_iterations=3, keep=9)
+            train(reinforce, "CartPole-v1", tmp_path, iterations, checkpoints)
         found = [
             read_file(path)[0]["iteration"] for path in (tmp_path / "saved").glob("step-*.ckpt")
         ]
@@ -654,8 +654,8 @@ class TestEnvironmentsThatCannotBeRestored:
         with open_vec(Noisy, 3, workers=workers) as envs:
             assert not Collector(envs, seed=0).set_state(state).any()
         with open_vec(HigherReward, 3, workers=workers) as envs:
-            anew = Collector(envs, seed=0).set_state(state)
-        np.testing.assert_array_equal(anew, state["lengths"] > 0)
+            restarted = Collector(envs, seed=0).set_state(state)
+        np.testing.assert_array_equal(restarted, state["lengths"] > 0)
 
     @pytest.mark.filterwarnings("error::UserWarning")
     def test_running_statistics_of_a_wrapper_are_a_warning(self, tmp_path):

@@ -57,9 +57,9 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-def crafted(told, arrays=b""):
+def crafted(content, arrays=b""):
     """A record whose JSON and arrays are as given."""
-    text = told if isinstance(told, bytes) else json.dumps(told).encode()
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return struct.pack("<QQ", len(text), len(arrays)) + text + arrays
 
 

@@ -53,8 +53,8 @@ def test_the_error_says_where_it_happened_and_a_bundle_reproduces_it(overflowing
     iteration = re.search(r"This happened in iteration (\d+), after [\d,]+ steps; the grad", text)
     folder = tmp_path / "non-finite"
     assert f"are in {str(folder)!r}" in text
-    kept = tfpg.load_model(folder / "model.keras")
-    for a, b in zip(kept.get_weights(), model.get_weights(), strict=True):
+    saved = tfpg.load_model(folder / "model.keras")
+    for a, b in zip(saved.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
         assert np.isfinite(a).all()
     with np.load(folder / "data.npz", allow_pickle=False) as data:

@@ -96,8 +96,8 @@ class Store:
         if entry is not None:
             (self.folder / "log").mkdir(exist_ok=True)
             number = last.number + 1
-            told = {"position": position, "after": last.sha256}
-            sha256 = _write(self._log_path(number), told, entry)
+            links = {"position": position, "after": last.sha256}
+            sha256 = _write(self._log_path(number), links, entry)
             last = _LogFile(number, sha256, position)
             log.append(last)
         path = self._path(step)
@@ -175,10 +175,10 @@ class Store:
         span = header["log"] or {"first": 0, "last": -1, "sha256": ""}
         expected = span["sha256"]
         for number in range(span["last"], span["first"] - 1, -1):
-            told, _ = read_file(self._log_path(number))
-            _check_hash(self._log_path(number), expected, told["sha256"])
-            log.insert(0, _LogFile(number, told["sha256"], told["position"]))
-            expected = told["after"]
+            links, _ = read_file(self._log_path(number))
+            _check_hash(self._log_path(number), expected, links["sha256"])
+            log.insert(0, _LogFile(number, links["sha256"], links["position"]))
+            expected = links["after"]
         self._log = log
         return Checkpoint(path, header, state)
 
@@ -263,8 +263,8 @@ def _write(path: Path, header: dict[str, Any], state: Any) -> str:
 
 
 def _hash(header: dict[str, Any], buffers: list[Any]) -> str:
-    told = {name: value for name, value in header.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    rest = {name: value for name, value in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for each in buffers:
         digest.update(each)
     return digest.hexdigest()
