@@ -7,12 +7,11 @@ from tfpg.core.arrays import map_arrays
 from tfpg.errors import EnvDataError
 from tfpg.models.policy import Decision
 from tfpg.rollouts.loop import Step
+from tfpg.rollouts.recorder import arrange, record
 from tfpg.rollouts.trajectory import (
-    arrange,
     concatenate,
     flatten,
     played_observations,
-    record,
 )
 
 

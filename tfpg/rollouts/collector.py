@@ -24,7 +24,8 @@ from tfpg.rollouts.loop import (
     seeded_reset,
     takes_seeds,
 )
-from tfpg.rollouts.trajectory import Trajectory, concatenate, record
+from tfpg.rollouts.recorder import record
+from tfpg.rollouts.trajectory import Trajectory, concatenate
 
 # Steps without the end of an episode after which there is a warning.
 PATIENCE = 10_000
