@@ -18,7 +18,7 @@ import abc
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Setting(click.Option):
         self.declared, self.kind, self.section = declared, kind_of(annotation), section
         name = dashed(declared.name)
         options: dict[str, Any] = {"type": str, "multiple": self.kind.several}
-        self.is_switch = self.kind.single <= {bool, type(None)} and not self.kind.several
+        self.is_switch = self.kind.types <= {bool, type(None)}
         if self.is_switch:
             options = {"is_flag": True}
             if agent or declared.default is not False:
@@ -142,9 +142,8 @@ class Setting(click.Option):
         dots = "..." if self.kind.several else ""
         if choices:
             return f"[{'|'.join(as_text(x) for x in choices)}]{dots}"
-        kinds = self.kind.single | self.kind.items
         names = {int: "N", float: "X", Path: "PATH", str: "NAME"}
-        return next(name for kind, name in names.items() if kind in kinds) + dots
+        return next(name for kind, name in names.items() if kind in self.kind.types) + dots
 
 
 class ClickCommand(click.Command):
@@ -275,15 +274,11 @@ def parameters(declaring: type[WithOptions], skip: Collection[str] = ()) -> list
 
 
 def _argument(declared: Option, kind: Kind) -> click.Argument:
-    convert: Callable = Path if Path in kind.single | kind.items else str
     return click.Argument(
         [declared.name],
         nargs=-1 if kind.several else 1,
-        type=click.UNPROCESSED,
+        type=click.Path(path_type=Path) if Path in kind.types else str,
         required=True,
-        callback=lambda ctx, param, value: (
-            tuple(map(convert, value)) if kind.several else convert(value)
-        ),
         help=declared.help,
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import collections.abc
 import math
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,41 +16,35 @@ from tfpg.schedules import linear
 
 
 class Kind(NamedTuple):
-    """The types of the words that an option takes."""
+    """What an option accepts.
 
-    single: set[Any]  # of one word
-    items: set[Any]  # of each of several words
+    Attributes:
+        types: The types of a word.
+        several: Whether it takes several words.
+        schedule: Whether it takes a schedule.
+    """
+
+    types: set[Any]
+    several: bool
     schedule: bool
-
-    @property
-    def several(self) -> bool:
-        return bool(self.items) or self.schedule
 
 
 def kind_of(annotation: Any) -> Kind:
-    """Return what an annotation accepts.
+    """Return what an option with an annotation accepts.
 
     Example:
-        >>> kind_of(int | None).single == {int, type(None)}
-        True
-        >>> kind_of(Sequence[int]).several
+        >>> kind_of(int | None) == Kind({int, type(None)}, several=False, schedule=False)
         True
     """
-    single: set[Any] = set()
-    items: set[Any] = set()
-    schedule = False
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    for part in typing.get_args(annotation) if union else (annotation,):
-        origin = typing.get_origin(part)
-        if part is Any:
-            single |= {int, float, str, type(None)}
-        elif origin is collections.abc.Callable:
-            schedule = True
-        elif origin is not None:
-            items.update(typing.get_args(part)[:1])
-        else:
-            single.add(part)
-    return Kind(single, items, schedule)
+    parts = typing.get_args(annotation) if union else (annotation,)
+    sequences = [part for part in parts if typing.get_origin(part) in (tuple, Sequence)]
+    found = {part for part in parts if isinstance(part, type) and part not in sequences}
+    found |= {typing.get_args(part)[0] for part in sequences}
+    if Any in parts:
+        found |= {int, float, str, type(None)}
+    schedule = any(typing.get_origin(part) is Callable for part in parts)
+    return Kind(found, bool(sequences) or schedule, schedule)
 
 
 def parse_words(words: Sequence[str], kind: Kind) -> Any:
@@ -66,10 +59,12 @@ def parse_words(words: Sequence[str], kind: Kind) -> Any:
         >>> parse_words(["none"], kind_of(float | None)) is None
         True
     """
-    values = tuple(_parse_word(word, kind.single | kind.items) for word in words)
-    if len(values) == 1 and kind.single - {type(None)}:
+    values = tuple(_parse_word(word, kind.types) for word in words)
+    if not kind.several:
         return values[0]
     if kind.schedule:
+        if len(values) == 1:
+            return values[0]
         if len(values) != 3 or str in map(type, values) or not values[2] > 0:
             raise ValueError("one number, or START END STEPS with STEPS above 0")
         return linear(*values)
