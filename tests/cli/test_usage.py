@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import tfpg
 from tfpg.agents.registry import algorithm_names
 from tfpg.cli.main import main
+from tfpg.cli.train_command import parse
 from tfpg.core.options import options_of
 
 AGENTS = {"reinforce": tfpg.Reinforce, "a2c": tfpg.A2C, "ppo": tfpg.PPO, "dqn": tfpg.DQN}
@@ -86,6 +88,7 @@ CASES = [
 SCRIPT = """
 import contextlib, io, json, sys
 from tfpg.cli.main import main
+from tfpg.cli.train_command import parse
 
 for args in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
@@ -190,3 +193,47 @@ def test_the_installed_command_is_the_module():
         for each in ([sys.executable, "-m", "tfpg"], [f"{sys.exec_prefix}/bin/tfpg"])
     ]
     assert found[0] == found[1], command
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "message"),
+    [
+        ("--gamma 0.5", "--gamma 0.6", "has a training with --gamma 0.5, and this one has --gamma"),
+        ("--epochs 3", "", "with --epochs 3, and this one has the default --epochs"),
+        (
+            "",
+            "--standardize none",
+            "the default --standardize, and this one has --standardize none",
+        ),
+        ("--no-video", "", "with --no-video, and this one has the default --video"),
+        ("--hidden 8 9", "--hidden 8", "with --hidden 8 9, and this one has --hidden 8."),
+        ("", "--epochs 4", "tfpg resume run"),
+    ],
+)
+def test_another_training_names_the_first_difference(stored, given, message, tmp_path):
+    stored, given = (parse(f"tfpg train ppo CartPole-v1 {x}") for x in (stored, given))
+    with pytest.raises(FileExistsError) as caught:
+        given.check_same(stored, Path("run"))
+    assert message in str(caught.value)
+
+
+def test_options_that_change_no_number_may_differ():
+    stored = parse("tfpg train ppo Acrobot-v1 --epochs 3 --checkpoint-every 3 --verbose 1")
+    given = parse("tfpg train ppo Acrobot-v1 --workers 2 --run elsewhere --epochs=3")
+    given.check_same(stored, Path("run"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "rm -rf /",
+        "tfpg train",
+        "tfpg train sarsa CartPole-v1",
+        "tfpg train ppo '",
+        "tfpg train ppo --help",
+    ],
+)
+def test_a_stored_command_that_is_not_a_training_is_an_error(command):
+    with pytest.raises(ValueError, match="is not a valid training"):
+        parse(command)

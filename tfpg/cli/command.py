@@ -3,13 +3,13 @@
     class Evaluate(Command):
         '''Evaluate a saved model.'''
 
-        model: Path = option(help="A .keras file.", kw_only=False)
-        episodes: int = option(default=100, check=count, help="Number of episodes.")
+        model: Path = argument("A .keras file.")
+        episodes: int = setting("Number of episodes.", count, default=100)
 
         def execute(self): ...
 
-A field without a default is an argument, and one with a default an option such as ``--episodes``.
-Click parses them, and the checks of `tfpg.core.options` become usage errors.
+``tfpg evaluate MODEL --episodes 10`` makes an instance and calls `execute`. Click parses the words,
+and a value that fails its check is a usage error.
 """
 
 from __future__ import annotations

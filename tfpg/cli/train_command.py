@@ -64,7 +64,7 @@ class Train(Model, Workers, Output, Command):
         "Load models and checkpoints of newer versions.", default=False
     )
 
-    # Set by the command line's parser.
+    # Not options of the command line, but set when it is parsed.
     algorithm: str = option(default="", help="Name of the algorithm.", in_config=False)
     agent_options: Mapping[str, Any] = option(
         default=(), check=dict, help="Options of the agent.", in_config=False
@@ -113,7 +113,7 @@ class Train(Model, Workers, Output, Command):
         free = () if has_own_vectorization(self.env) else ("on_env_error", "workers")
         here, there = self.settings(), stored.settings()
         for name in {**there, **here}:
-            if name not in free and here.get(name) != there.get(name):
+            if name not in free and here.get(name, "default") != there.get(name, "default"):
                 raise FileExistsError(
                     f"{str(folder)!r} has a training with {_as_typed(name, there)}, and this one "
                     f"has {_as_typed(name, here)}. Choose another folder with --run, remove this "
@@ -239,10 +239,11 @@ def parse(text: str) -> Train:
     """
     try:
         words = shlex.split(text)
-        if words[:2] != ["tfpg", "train"]:
-            raise click.UsageError("it does not start with tfpg train.")
-        found = train.main(words[2:], prog_name="tfpg train", standalone_mode=False)
+        if words[:2] == ["tfpg", "train"] and "--help" not in words:
+            return train.main(words[2:], prog_name="tfpg train", standalone_mode=False)
+        reason = "It must start with tfpg train."
     except click.ClickException as error:
-        raise ValueError(f"{text!r} is not a valid command: {error.format_message()}") from None
-    assert isinstance(found, Train), text
-    return found
+        reason = error.format_message()
+    except ValueError as error:  # unbalanced quotes
+        reason = f"{error}."
+    raise ValueError(f"{text!r} is not a valid training. {reason}")
