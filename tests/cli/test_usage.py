@@ -21,6 +21,8 @@ RECORD = ["record", "run", "out.mp4"]
 
 CASES = [
     (["--help"], 0, "verify-resume  Kill a training, resume it, and compare."),
+    (["-h"], 0, "Usage: tfpg [OPTIONS] COMMAND"),
+    (["train", "ppo", "-h"], 0, "Usage: tfpg train ppo [OPTIONS] ENV"),
     (["--version"], 0, f"tfpg {tfpg.__version__}\n"),
     (["train", "--help"], 0, "ppo           Proximal policy optimization"),
     (["train", "ppo", "--help"], 0, "Usage: tfpg train ppo [OPTIONS] ENV"),

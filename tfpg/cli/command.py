@@ -185,7 +185,7 @@ class ClickCommand(click.Command):
             if isinstance(param, Setting):
                 row = param.help_row(defaults, names)
                 sections.setdefault(param.section, []).append(row)
-        sections.setdefault(GENERAL, []).append(("--help", "Show this text."))
+        sections.setdefault(GENERAL, []).append(("-h, --help", "Show this message and exit."))
         for section, rows in sections.items():
             with formatter.section(section):
                 formatter.write_dl(rows, col_max=24)

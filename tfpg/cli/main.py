@@ -42,9 +42,8 @@ class Commands(CommandGroup):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=Commands)
-@click.version_option(tfpg.__version__, message="tfpg %(version)s", help="Show the version.")
-@click.help_option(help="Show this text.")
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(tfpg.__version__, message="tfpg %(version)s")
 def tfpg_command() -> None:
     """Deep reinforcement learning for Keras.
 
