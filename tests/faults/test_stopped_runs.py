@@ -482,4 +482,4 @@ class TestVerifyResume:
         )
         code, err = ended(process)
         assert code == 3
-        assert "tfpg: error: The observation" in err
+        assert "tfpg: error: Environment 0 returned an observation with NaN" in err
