@@ -123,7 +123,7 @@ def test_the_table_shows_gpus_and_how_their_memory_is_allocated():
 @pytest.mark.parametrize(
     ("changes", "row"),
     [
-        ({"suffixes": None}, "videos     none: pip install av"),
+        ({"suffixes": None}, "videos     none: pip install 'imageio[pyav]'"),
         (
             {"suffixes": [".gif", ".png"]},
             "videos     .gif, .png; not .mp4, .webm: pip install --force-reinstall "

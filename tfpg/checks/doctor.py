@@ -175,7 +175,7 @@ def _video_rows(
     display: str | None, xvfb: bool, gl: str | None, suffixes: Iterable[str] | None
 ) -> Iterator[tuple[str, str]]:
     if suffixes is None:
-        yield "videos", "none: pip install av"
+        yield "videos", "none: pip install 'imageio[pyav]'"
     else:
         missing = ", ".join(suffix for suffix in SUFFIXES if suffix not in suffixes)
         hint = f"; not {missing}: pip install --force-reinstall --only-binary av av"

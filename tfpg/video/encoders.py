@@ -6,9 +6,9 @@ Every encoder takes frames as they come, and holds a bounded number of them in m
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,56 +32,36 @@ class Mp4:
     """H.264 in yuv420p with its index in front, which every browser plays."""
 
     codec = "libx264"
-    pixel_format = "yuv420p"
     container_options: ClassVar[dict[str, str]] = {"movflags": "faststart"}
     max_fps = 60.0
-    _container: Any = None
 
     def __init__(self, path: Path, fps: float):
-        self._path, self._count = path, 0
-        self._rate = Fraction(fps).limit_denominator(2**16 - 1)
+        self._path, self._fps = path, fps
+        self._writer: Any = None
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame, ``[height, width, 3]`` uint8."""
+        if self._writer is None:
+            self._writer = _imopen(self._path, self.codec, options=self.container_options)
+            self._writer.init_video_stream(self.codec, fps=self._fps, pixel_format="yuv420p")
+            # imageio has no public access to these. With several threads, equal frames may become
+            # different files.
+            context = self._writer._video_stream.codec_context
+            context.thread_count, context.options = 1, self.codec_options()
         height, width = frame.shape[:2]
         if height % 2 or width % 2:  # yuv420p needs even sides
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if self._container is None:
-            self._open(*frame.shape[:2])
-        self._encode(self._timed(frame))
+        self._writer.write_frame(frame)
 
     def close(self) -> None:
         """Finish the file."""
-        self._encode(None)
-        self._container.close()
+        _close(self._writer)
 
     def abort(self) -> None:
         """Stop writing. The file is incomplete."""
-        if self._container is not None:
+        if self._writer is not None:
             with suppress(Exception):
-                self._container.close()
-
-    def _open(self, height: int, width: int) -> None:
-        av = _import_av(self._path.suffix, self.codec)
-        self._container = av.open(str(self._path), "w", container_options=self.container_options)
-        options = self.codec_options()
-        stream = self._container.add_stream(self.codec, self._rate, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, self.pixel_format
-        # With several threads, equal frames may become different files.
-        stream.thread_count = 1
-        self._stream = stream
-
-    def _timed(self, frame: np.ndarray) -> Any:
-        from av import VideoFrame
-
-        timed = VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-        timed.pts, timed.time_base = self._count, 1 / self._rate
-        self._count += 1
-        return timed
-
-    def _encode(self, frame: Any) -> None:
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+                _close(self._writer)
 
     def codec_options(self) -> dict[str, str]:
         """Return options of x264: fast, and without its AVX-512 code.
@@ -110,8 +90,6 @@ class Gif(Mp4):
     """A looping GIF with one palette for all frames, made from the first of them."""
 
     codec = "gif"
-    pixel_format = "pal8"
-    container_options: ClassVar[dict[str, str]] = {}
     max_fps = 50.0
 
     def __init__(self, path: Path, fps: float):
@@ -119,47 +97,43 @@ class Gif(Mp4):
         self._waiting: list[np.ndarray] = []
 
     def write(self, frame: np.ndarray) -> None:
-        if self._container is not None:
-            self._write(frame)
+        if self._writer is not None:
+            self._writer.write_frame(frame)
             return
         self._waiting.append(frame)
         if len(self._waiting) == _PALETTE_FRAMES:
             self._start()
 
     def close(self) -> None:
-        if self._container is None:
+        if self._waiting:
             self._start()
         super().close()
 
-    def codec_options(self) -> dict[str, str]:
-        return {}
-
     def _start(self) -> None:
-        """Open the file, map colors to a palette from here on, and write what waits."""
+        """Open the file, map colors to a palette from here on, and write the waiting frames."""
+        from PIL import Image
+
         waiting, self._waiting = self._waiting, []
         height, width = waiting[0].shape[:2]
-        self._open(height, width)
-        from av.filter import Graph
-
-        graph: Any = Graph()
-        self._video, palette = (
-            graph.add_buffer(width=w, height=h, format="rgb24", time_base=1 / self._rate)
-            for h, w in ((height, width), (16, 16))
-        )
-        mapped, self._mapped = graph.add("paletteuse", "dither=none"), graph.add("buffersink")
-        self._video.link_to(mapped, 0, 0)
-        palette.link_to(mapped, 0, 1)
-        mapped.link_to(self._mapped)
-        graph.configure()
-        palette.push(self._timed(make_palette(waiting)))
-        palette.push(None)
-        self._graph, self._count = graph, 0
-        for frame in waiting:
-            self._write(frame)
-
-    def _write(self, frame: np.ndarray) -> None:
-        self._video.push(self._timed(frame))
-        self._encode(self._mapped.pull())
+        writer = self._writer = _imopen(self._path, self.codec)
+        writer.init_video_stream("gif", fps=self._fps, pixel_format="pal8")
+        # The filter takes its size from the stream, which has none before its first frame.
+        writer._video_stream.width, writer._video_stream.height = width, height
+        with tempfile.TemporaryDirectory() as folder:
+            palette = Path(folder) / "palette.png"
+            Image.fromarray(make_palette(waiting)).save(palette)
+            nodes = {
+                "palette": ("movie", {"filename": str(palette)}),
+                "map": ("paletteuse", "dither=none"),
+            }
+            edges = [
+                ("video_in", "map", 0, 0),
+                ("palette", "map", 0, 1),
+                ("map", "video_out", 0, 0),
+            ]
+            writer.set_video_filter(filter_graph=(nodes, edges))
+            for frame in waiting:
+                writer.write_frame(frame)
 
 
 class ContactSheet:
@@ -196,7 +170,7 @@ ENCODERS: dict[str, Any] = {".mp4": Mp4, ".gif": Gif, ".webm": WebM, ".png": Con
 
 
 def writable_suffixes() -> tuple[str, ...] | None:
-    """Return the file formats whose codecs are available. None if PyAV is not installed.
+    """Return the file formats whose codecs are available. None if imageio or PyAV is missing.
 
     Example:
         >>> writable_suffixes()
@@ -204,6 +178,7 @@ def writable_suffixes() -> tuple[str, ...] | None:
     """
     try:
         import av
+        import imageio  # noqa: F401
     except ImportError:
         return None
     available = av.codecs_available
@@ -246,14 +221,31 @@ def make_palette(frames: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([colors, padding]).reshape(16, 16, 3).astype(np.uint8)
 
 
-def _import_av(suffix: str, codec: str) -> Any:
+def _imopen(path: Path, codec: str, **options: Any) -> Any:
     try:
         import av
+        import imageio.v3 as iio
     except ImportError as error:
-        raise ImportError("Writing videos needs PyAV: pip install av") from error
+        raise ImportError(
+            "Writing videos needs imageio with PyAV: pip install 'imageio[pyav]'"
+        ) from error
     if codec not in av.codecs_available:
         raise ImportError(
-            f"{suffix} files need the codec {codec}, which this PyAV was built without: "
+            f"{path.suffix} files need the codec {codec}, which this PyAV was built without: "
             "pip install --force-reinstall --only-binary av av"
         )
-    return av
+    return iio.imopen(path, "w", plugin="pyav", **options)
+
+
+def _close(writer: Any) -> None:
+    """Close a writer of imageio, once."""
+    try:
+        writer.close()
+    except Exception:
+        # When it is closed again it would try to write again.
+        writer._video_stream = writer._container = None
+        writer.close()
+        raise
+    finally:
+        # imageio closes a writer that is deleted once more, and a Ctrl-C would be lost there.
+        writer.close = lambda: None
