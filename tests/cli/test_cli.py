@@ -345,7 +345,9 @@ class TestRecord:
 
     @pytest.mark.slow
     def test_training_saves_snapshots_and_videos_of_chosen_iterations(self, learned):
-        found = sorted(str(p.relative_to(learned / "r")) for p in (learned / "r").rglob("*-*.*"))
+        found = sorted(
+            str(p.relative_to(learned / "r")) for p in (learned / "r").rglob("iteration-*")
+        )
         assert found == [
             *("snapshots/iteration-0.keras", "snapshots/iteration-2.keras"),
             *("videos/iteration-0.mp4", "videos/iteration-3.mp4"),
@@ -385,7 +387,7 @@ class TestRecord:
         ("args", "message"),
         [
             (["r", "b.mp4", "--overlay", "value"], "'value'"),
-            (["r", "b.mp4", "--crop", "0", "0", "9999", "9"], "must be within the"),
+            (["r", "b.mp4", "--crop", "0", "0", "9999", "9"], "must lie within the"),
             (["r/last.keras", "b.mp4", "--snapshots"], "has no snapshots"),
             (["r", "b.mp4", "b.avi"], "ending in .mp4, .gif, .webm, or .png"),
         ],

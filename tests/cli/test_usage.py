@@ -218,6 +218,12 @@ def test_another_training_names_the_first_difference(stored, given, message, tmp
     assert message in str(caught.value)
 
 
+def test_none_is_a_value_of_agents_and_a_name_of_files():
+    command = parse("tfpg train ppo CartPole-v1 --target-kl none --run none")
+    assert command.agent_options == {"target_kl": None}
+    assert command.run == Path("none")
+
+
 def test_options_that_change_no_number_may_differ():
     stored = parse("tfpg train ppo Acrobot-v1 --epochs 3 --checkpoint-every 3 --verbose 1")
     given = parse("tfpg train ppo Acrobot-v1 --workers 2 --run elsewhere --epochs=3")

@@ -90,6 +90,8 @@ class Setting(click.Option):
 
     def __init__(self, declared: Option, annotation: Any, section: str, agent: bool):
         self.declared, self.kind, self.section = declared, kind_of(annotation), section
+        if not agent:  # None stands for an option that is left out
+            self.kind.types.discard(type(None))
         name = dashed(declared.name)
         options: dict[str, Any] = {"type": str, "multiple": self.kind.several}
         self.is_switch = self.kind.types <= {bool, type(None)}
