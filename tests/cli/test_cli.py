@@ -65,6 +65,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A folder with a run that has snapshots and videos of its training."""
+    folder = tmp_path_factory.mktemp("learned")
+    args = [*SMALL, "--run", "r", "--no-video", "--snapshots", "0", "2", "--video-at", "0", "3"]
+    succeeds(*REINFORCE, *args, cwd=folder)
+    return folder
+
+
 class TestTrain:
     def test_the_run_folder_holds_everything_and_the_output_says_where(self, folder):
         out = (folder / "train.out").read_text()
@@ -334,14 +343,6 @@ class TestRecord:
         out = succeeds("record", folder / "runs/small", tmp_path / "a.mp4", "--seed", 7)
         assert out.startswith(str(tmp_path / "a.mp4"))
         assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
-
-    @pytest.fixture(scope="class")
-    def learned(self, tmp_path_factory):
-        """A folder with a run that has snapshots and videos of its training."""
-        folder = tmp_path_factory.mktemp("learned")
-        args = [*SMALL, "--run", "r", "--no-video", "--snapshots", "0", "2", "--video-at", "0", "3"]
-        succeeds(*REINFORCE, *args, cwd=folder)
-        return folder
 
     @pytest.mark.slow
     def test_training_saves_snapshots_and_videos_of_chosen_iterations(self, learned):

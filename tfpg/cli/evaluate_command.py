@@ -16,7 +16,7 @@ class Evaluate(Playing, WithJson):
     episodes: int = setting("Number of episodes.", count, default=100)
 
     def execute(self) -> None:
-        source = self.source()
+        source = self.source(self.run_or_model, self.env)
         import_quietly()
         from tfpg.rollouts.evaluation import evaluate
 

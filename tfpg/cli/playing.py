@@ -40,15 +40,16 @@ class Playing(Command):
     )
     allow_version_skew: bool = setting("Load models that a newer Keras saved.", default=False)
 
-    def source(self, given: Path | None = None) -> runs.Source:
+    def source(self, given: Path, env: str | None = None) -> runs.Source:
         """Return a saved model and how to play it.
 
         Args:
-            given: Run folder or .keras file. None: that of the command.
+            given: Run folder or .keras file.
+            env: Environment id. None: that of the run.
         """
         names = ("positive_action", "squash", "epsilon")
         head = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        source = runs.find_model(given or self.run_or_model, self.env, head)
+        source = runs.find_model(given, env, head)
         spaces_of(source.env)  # raises an error if there is no such environment
         return source
 

@@ -68,7 +68,8 @@ class Record(Style, Playing):
 
         for out in self.out:
             check_writable(check_suffix(out))
-        source, grid = self.source(), self.columns or self.grid
+        source = self.source(self.run_or_model, self.env)
+        grid = self.columns or self.grid
         models = {"": source}
         if self.versus is not None:
             models = self.both(source)
@@ -114,7 +115,7 @@ class Record(Style, Playing):
         titles = [one.stem, other.stem]
         if one.stem == other.stem:
             titles = [str(one), str(other) if one != other else f"{other} again"]
-        return dict(zip(titles, [source, self.source(other)], strict=True))
+        return dict(zip(titles, [source, self.source(other, source.env)], strict=True))
 
 
 record = click_command("record", Record)
