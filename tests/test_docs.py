@@ -18,6 +18,11 @@ MODULES = sorted(
     for p in (ROOT / "tfpg").rglob("*.py")
     if p.name != "__main__.py"
 )
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if "```python" in path.read_text() and path.name != "extending.md"  # see test_extending.py
+]
 TRAINING = {f"tfpg.{name}" for name in ["agents.a2c", "agents.dqn", "agents.ppo", "callbacks"]}
 
 
@@ -58,10 +63,10 @@ def test_the_three_lines_of_the_readme_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["docs/videos.md", "docs/environments.md"])
-def test_the_examples_of_a_page_run(document, tmp_path):
-    for code in python_blocks(document):
-        run(code, tmp_path)
+@pytest.mark.parametrize("document", PAGES)
+def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
+    blocks = [re.sub(r"iterations=\d+", "iterations=2", x) for x in python_blocks(document)]
+    run(f"for block in {blocks!r}:\n    exec(block, {{}})", tmp_path)
 
 
 def test_the_files_that_documents_link_to_exist():

@@ -28,11 +28,12 @@ def test_a_model_that_a_script_trained_is_recorded_by_another(tmp_path):
     out = run("train_reinforce.py", "--iterations", 3, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 greedy episodes" in out
     assert (tmp_path / "run/metrics.csv").read_text().count("\n") == 4
-    films = [tmp_path / "film.mp4", tmp_path / "film.gif"]
-    out = run("record_episode.py", tmp_path / "run/best.keras", "CartPole-v1", *films, cwd=tmp_path)
-    for film in films:
-        assert str(film) in out
-        assert film.stat().st_size > 1000
+    videos = [tmp_path / "episode.mp4", tmp_path / "episode.gif"]
+    model = tmp_path / "run/best.keras"
+    out = run("record_episode.py", model, "CartPole-v1", *videos, cwd=tmp_path)
+    for video in videos:
+        assert str(video) in out
+        assert video.stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -115,7 +115,6 @@ FOREIGN_PRIVATES = {
     "_learning_rate",  # Keras's optimizers: the schedule, which `learning_rate` evaluates
     "_omit_frequent_tracing_warning",  # tf.function: agents made in a loop are no retracing
     *("_obj", "_subproc"),  # pyvirtualdisplay: the process of Xvfb
-    "_container",  # imageio's PyAV plugin: settings of the encoder
 }
 # Each is to be shortened and removed from here.
 LONG_FUNCTIONS = {"models/policy.py: __init__", "rollouts/loop.py: play"}

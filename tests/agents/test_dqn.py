@@ -272,7 +272,7 @@ class TestTraining:
         assert agent.replay.rows_since()["observations"].dtype == np.int64
         env.close()
 
-    @pytest.mark.parametrize("keys", slow_but([("sign", "b")], [("sign", "b"), ("sign",)]))
+    @pytest.mark.parametrize("keys", slow_but([["sign", "b"]], [["sign", "b"], ["sign"]]))
     def test_observations_in_a_dict_and_models_that_take_some_of_them(self, keys):
         class Both(Bandit):
             def __init__(self):

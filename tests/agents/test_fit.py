@@ -141,7 +141,8 @@ class TestKerasModels:
         for i, (a, b, c) in enumerate(zip(start, middle, end, strict=True)):
             assert np.array_equal(a, b) == (i < 2)
             assert np.array_equal(b, c) == (i in (2, 3))
-        assert int(model.optimizer.iterations) == (32 if algorithm is tfpg.DQN else 2)
+        updates = 32 if algorithm in (tfpg.PPO, tfpg.DQN) else 2
+        assert int(model.optimizer.iterations) == updates
 
     def test_an_uncompiled_model_gets_the_default_optimizer(self):
         model = small_model(tfpg.Reinforce)
@@ -230,14 +231,15 @@ class TestKerasModels:
 
 
 class TestEnvironments:
-    @algorithms(tfpg.A2C)
-    def test_every_autoreset_mode_trains(self, algorithm, eager):
-        agent = small_agent(algorithm, three_actions())
+    def test_every_autoreset_mode_trains(self, eager):
+        agent = small_agent(tfpg.A2C, three_actions())
         for mode in AutoresetMode:
             envs = SyncVectorEnv([three_actions] * 4, autoreset_mode=mode)
             assert np.isfinite(agent.fit(envs, 2, seed=0, verbose=0).history["loss"]).all()
 
-    @algorithms(tfpg.A2C)
+    @pytest.mark.parametrize(
+        "algorithm", slow_but([tfpg.A2C], [tfpg.Reinforce, tfpg.A2C, tfpg.DQN])
+    )
     def test_a_vector_environment_that_waits_to_be_reset_trains(self, algorithm, eager):
         class Waiting(gymnasium.vector.VectorEnv):
             """Three environments with episodes of one, two and three steps."""
@@ -271,15 +273,12 @@ class TestEnvironments:
         history = agent.fit(Waiting(), 4, seed=0, verbose=0).history
         assert np.isfinite(history["loss"]).all()
 
-    @algorithms(tfpg.A2C)
-    def test_max_steps_truncates_the_episodes_of_an_id(self, algorithm, eager):
-        env = "CartPole-v1" if algorithm is tfpg.DQN else "Pendulum-v1"
-        agent = small_agent(algorithm, env, max_steps=5)
-        history = agent.fit(env, 12, seed=0, verbose=0).history
+    def test_max_steps_truncates_the_episodes_of_an_id(self, eager):
+        agent = small_agent(tfpg.A2C, "Pendulum-v1", max_steps=5)
+        history = agent.fit("Pendulum-v1", 12, seed=0, verbose=0).history
         assert history["episode_length"][-1] == 5.0
 
-    @algorithms(tfpg.Reinforce)
-    def test_the_users_environment_stays_open(self, algorithm, eager):
+    def test_the_users_environment_stays_open(self, eager):
         class Closing(Countdown):
             closed = False
 
@@ -287,7 +286,7 @@ class TestEnvironments:
                 self.closed = True
 
         env = Closing()
-        small_agent(algorithm, env).fit(env, 2, verbose=0)
+        small_agent(tfpg.Reinforce, env).fit(env, 2, verbose=0)
         assert not env.closed
 
 
