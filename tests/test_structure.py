@@ -1,6 +1,8 @@
 """The rules that CONTRIBUTING.md states about the code, each one a test."""
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -105,6 +107,37 @@ def test_a_module_name_occurs_once():
     assert not {name for name, count in counts.items() if count > 1}
 
 
+LIGHT = {"core", "ops", "envs", "checkpoints", "checks", "cli", "errors", "schedules"}
+
+
+def modules_after(imports):
+    """The modules that a new Python has loaded after some imports."""
+    code = f"import sys, {', '.join(imports)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_light_packages_and_the_options_of_agents_import_no_tensorflow():
+    light = [module for module in MODULES if entry(module) in LIGHT]
+    agents = ["reinforce", "a2c", "ppo", "dqn", "presets"]
+    loaded = modules_after([*light, *(f"tfpg.agents.{name}" for name in agents)])
+    assert not loaded & {"tensorflow", "keras"}
+
+
+def test_importing_ppo_loads_at_most_35_modules_of_tfpg():
+    loaded = modules_after(["tfpg.agents.ppo"])
+    assert sum(name.split(".")[0] == "tfpg" for name in loaded) <= 35
+
+
+def test_vector_environments_are_stepped_by_the_loop_and_replayed_on_resume_alone():
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("envs.step"):
+                found.add(path.name)
+    assert found == {"loop.py", "env_state.py"}
+
+
 # Names with an underscore that other libraries document, or that have no public equivalent.
 FOREIGN_PRIVATES = {
     *("_replace", "_asdict", "_make", "_fields"),  # the public interface of named tuples
@@ -114,6 +147,7 @@ FOREIGN_PRIVATES = {
     "_keras_history",  # Keras: the operation that made a symbolic tensor
     "_learning_rate",  # Keras's optimizers: the schedule, which `learning_rate` evaluates
     "_omit_frequent_tracing_warning",  # tf.function: agents made in a loop are no retracing
+    *("_container", "_video_stream"),  # imageio's PyAV plugin: settings of the encoder
     *("_obj", "_subproc"),  # pyvirtualdisplay: the process of Xvfb
 }
 # Each is to be shortened and removed from here.
