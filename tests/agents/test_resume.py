@@ -77,7 +77,7 @@ class Changing(Noisy):
     count = itertools.count()
 
     def observe(self, action=0):
-        return np.array([self.t / 10, next(self.count) % 7], np.float32)
+        return np.array([self.t / 10, next(self.count) % 997 / 100], np.float32)
 
 
 class HigherReward(Noisy):
@@ -760,7 +760,7 @@ def test_a_training_that_fails_before_it_begins_leaves_no_folder(tmp_path):
 def test_environments_that_are_vectorized_in_another_way_are_refused(tmp_path, first):
     """Gymnasium's vectorized CartPole differs from several single ones."""
     for own in (first, not first):
-        with open_vec("CartPole-v1", 3, seedable=not own) as envs:
+        with open_vec("CartPole-v1", 3, manual_resets=not own) as envs:
             agent = ppo("CartPole-v1")
             if own == first:
                 agent.fit(envs, 1, seed=5, verbose=0, checkpoints=tmp_path)

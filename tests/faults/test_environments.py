@@ -417,7 +417,7 @@ def assert_same(a, b):
     "env", ["CartPole-v1", "Pendulum-v1", partial(Faulty, named=True)], ids=["0", "1", "dict"]
 )
 def test_workers_return_what_one_process_returns(env):
-    with open_vec(env, 3, seedable=True) as here, open_vec(env, 3, workers=2) as there:
+    with open_vec(env, 3, manual_resets=True) as here, open_vec(env, 3, workers=2) as there:
         assert here.single_observation_space == there.single_observation_space
         assert (here.action_space, here.metadata) == (there.action_space, there.metadata)
         assert_same(here.reset(seed=5), there.reset(seed=5))

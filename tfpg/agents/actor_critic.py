@@ -60,7 +60,8 @@ class ActorCritic(PolicyGradient):
     standardize: str | None = option(
         default=None,
         check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over the 'batch'. None: do not.",
+        help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
+        "that the value learns. None: do not.",
     )
     reward_scale: float | str = option(
         default=1.0,
@@ -140,23 +141,26 @@ class ActorCritic(PolicyGradient):
         """
         self.trainable.follow_learning_rate()
         batch = self.to_batch(data)
-        # A fixed shape, so that the updates are compiled once: all steps, or more if there are.
-        real = len(batch.advantages)
-        capacity = max(data.rewards.shape[1] * self.num_steps, real)
-        order, valid = minibatch_order(real, capacity, self.epochs, self.minibatches, self._shuffle)
+        # Resets that take a step leave fewer steps. The shape is fixed, so that the updates are
+        # compiled once.
+        num_real = len(batch.advantages)
+        capacity = max(data.rewards.shape[1] * self.num_steps, num_real)
+        order, valid = minibatch_order(
+            num_real, capacity, self.epochs, self.minibatches, self._shuffle
+        )
         kl_limit = tf.constant(self.kl_limit, tf.float32)
         arguments = padded(batch, capacity), order, valid, kl_limit
         sums, counts, finite = self._updates(*arguments)
-        logs = {name: float(x) for name, x in sums.items()}
-        self.trainable.check(finite.numpy(), logs["loss"])
         updates, applied = counts.numpy()
-        logs = {name: x / updates for name, x in logs.items()}
+        logs = {name: float(x) / updates for name, x in sums.items()}
+        self.trainable.check(finite.numpy(), logs["loss"])
         logs["explained_variance"] = explained_variance(batch)
         if self.kl_limit < np.inf:
             logs["updates_applied"] = int(applied)
         return logs | self.clipped_actions(batch)
 
     def to_batch(self, data: Trajectory) -> Batch:
+        """Return the real steps of a rollout, their rewards multiplied by ``reward_scale``."""
         if self._scale is not None:
             data = data._replace(rewards=self._scale(data))
         elif self.reward_scale != 1.0:
@@ -193,7 +197,7 @@ class ActorCritic(PolicyGradient):
         """
         variables = self.trainable.variables
 
-        def update(index: Any, _: Any, sums: Any, counts: Any, __: Any) -> Any:
+        def update_once(index: Any, _: Any, sums: Any, counts: Any, __: Any) -> Any:
             part = tf.nest.map_structure(lambda x: tf.gather(x, order[index]), batch)
             gradients, logs = fused(self.losses, variables, part, weights=valid[index])
             logs["grad_norm"] = tf.cast(tf.linalg.global_norm(gradients), tf.float32)
@@ -209,7 +213,7 @@ class ActorCritic(PolicyGradient):
         names = [*self.losses(first), "grad_norm"]
         _, _, sums, counts, finite = tf.while_loop(
             lambda index, proceed, *_: proceed & (index < tf.shape(order)[0]),
-            update,
+            update_once,
             (
                 tf.constant(0),
                 tf.constant(True),

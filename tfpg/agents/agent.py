@@ -128,7 +128,8 @@ class Agent(WithOptions, abc.ABC):
         Args:
             envs: An environment id, an environment, a vector environment, or a callable that
                 makes an environment. Environments made here are closed here.
-            iterations: The number of the last iteration, counted from 0 like Keras's ``epochs``.
+            iterations: Iterations in total, like Keras's ``epochs``. With ``initial_iteration`` or
+                a checkpoint, those already made count.
             callbacks: Keras callbacks. Their ``model`` is the Keras model.
             seed: The seed of everything random in a training. The same seed, initial weights and
                 machine give the same trained weights. None: a random one.
@@ -158,7 +159,7 @@ class Agent(WithOptions, abc.ABC):
             tfpg.errors.EnvDataError: An environment returned NaN or infinity.
             FloatingPointError: The model's outputs or the loss are not finite, or the gradients
                 of many updates in a row. The update was not applied. A single gradient that is
-                not finite is skipped with a warning.
+                not finite is skipped with a warning, with the rest of the iteration's updates.
             CheckpointCorruptError: No checkpoint in the folder is whole.
             OSError: The last checkpoint could not be written.
 
@@ -305,7 +306,10 @@ class Agent(WithOptions, abc.ABC):
         """Play before the first iteration of a training that does not resume."""
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
-        """Collect and update once, and return what is logged."""
+        """Collect and update once, and return what is logged.
+
+        `OffPolicy` has its own. What every algorithm logs is added in `tfpg.agents.training`.
+        """
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
         self.env_steps = before + collector.steps

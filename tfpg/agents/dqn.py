@@ -50,7 +50,8 @@ class DQN(OffPolicy):
 
     Environment steps are counted over all environments together. After ``learning_starts`` steps
     of random play, ``updates_per_learn`` updates are made every ``learn_period`` steps, in one
-    compiled call. An iteration is ``steps_per_iteration`` steps.
+    compiled call. An iteration is ``steps_per_iteration`` steps. Options of the replay and of the
+    schedule of updates are declared in `tfpg.agents.off_policy.OffPolicy`.
 
     Raises:
         TypeError: ``model`` is not a Keras model.

@@ -24,10 +24,10 @@ class Batch(NamedTuple):
 
     inputs: Any  # [B, ...]  model inputs, or a dict of them
     actions: Any  # [B, ...]
-    advantages: Any  # [B]  weights of the log-probabilities
-    returns: Any  # [B]  targets of the values
-    values: Any  # [B]  under the model that acted, 0 without a value
-    log_probs: Any  # [B]  under the policy that acted
+    advantages: Any  # [B] float32  weights of the log-probabilities
+    returns: Any  # [B] float32  targets of the values
+    values: Any  # [B] float32  under the model that acted, 0 without a value
+    log_probs: Any  # [B] float32  under the policy that acted
 
 
 def make_batch(
@@ -55,7 +55,7 @@ def make_batch(
         encode: Maps observations to model inputs.
 
     Returns:
-        A `Batch` of float32 arrays, column by column.
+        A `Batch`, column by column. All but the inputs and actions are float32.
 
     Raises:
         FloatingPointError: Rewards or values are not finite.
@@ -74,7 +74,7 @@ def make_batch(
         >>> make_batch(data, gamma=0.8).advantages.round(4)
         array([-0.2844, -0.866 , -1.1891,  1.2667,  1.0728], dtype=float32)
     """
-    returns = _returns(data, gamma, values, gae_lambda, n_step)
+    returns = _value_targets(data, gamma, values, gae_lambda, n_step)
     if not np.isfinite(returns).all():
         culprits = "rewards" if values is None or np.isfinite(values).all() else "values"
         raise FloatingPointError(
@@ -101,7 +101,7 @@ def make_batch(
     )
 
 
-def _returns(
+def _value_targets(
     data: Trajectory,
     gamma: float,
     values: np.ndarray | None,

@@ -103,7 +103,7 @@ class Trainable:
 
         Args:
             finite: ``[V]`` bool, for each variable whether its gradient was finite.
-            loss: The loss of the update.
+            loss: The loss, or its mean over several updates.
 
         Returns:
             Whether the update was applied.

@@ -40,7 +40,8 @@ class PolicyGradient(Agent):
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over the 'batch'. None: do not.",
+        help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
+        "that the value learns. None: do not.",
     )
     entropy_coef: float = option(
         default=0.0, check=nonnegative, help="Weight of the entropy bonus."

@@ -5,7 +5,7 @@ r"""PPO: proximal policy optimization, several epochs of minibatches over every 
 
 where ``r_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that acted. The
 advantages ``A_t`` and returns ``R_t`` are those of `tfpg.agents.actor_critic`, the advantages
-standardized over the rollout.
+standardized over the rollout after the returns were computed.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
 https://arxiv.org/abs/1707.06347.
@@ -56,7 +56,8 @@ class PPO(ActorCritic):
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over the 'batch'. None: do not.",
+        help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
+        "that the value learns. None: do not.",
     )
     clip_ratio: float = option(
         default=0.2,

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import gymnasium
+from gymnasium.vector import VectorEnv
+
 from tfpg.agents.non_finite import report_non_finite
-from tfpg.agents.option_checks import check_apart
 from tfpg.agents.resume import ResumableTraining
 from tfpg.agents.warnings import TrainingWarnings
-from tfpg.callbacks.progress_bar import ProgressBar
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.core.backend import keras
 from tfpg.core.seeding import check_seed
@@ -48,14 +49,14 @@ def fit(
         run = ResumableTraining(checkpoints)
         seed = check_seed(run.seed(seed))
         vector_envs = stack.enter_context(
-            open_vec(envs, agent.num_envs, seedable=agent.manual_resets)
+            open_vec(envs, agent.num_envs, manual_resets=agent.manual_resets)
         )
         policy = agent.policy_for(vector_envs)
         agent.prepare(policy)
         run.check(agent, vector_envs, seed)
         validate = _no_validation
         if validation_envs is not None:
-            check_apart(envs, validation_envs)
+            _check_separate(envs, validation_envs)
             others = stack.enter_context(open_vec(validation_envs, validation_episodes))
             validate = _validation(agent, others, validation_freq, validation_episodes, seed)
         callback_list = _callback_list(agent, callbacks, iterations, verbose)
@@ -118,6 +119,8 @@ def _loop(
 
 def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) -> Any:
     """Return Keras's list of all callbacks, with a progress bar and a History."""
+    from tfpg.callbacks.progress_bar import ProgressBar
+
     if callbacks is None:
         callbacks = []
     elif not isinstance(callbacks, (list, tuple)):
@@ -135,6 +138,16 @@ def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) ->
     agent.model.stop_training = False
     agent.model._initial_epoch = None
     return found
+
+
+def _check_separate(envs: Any, validation_envs: Any) -> None:
+    """Raise if validation would break off the episodes of the training."""
+    one, other = (getattr(each, "unwrapped", each) for each in (envs, validation_envs))
+    if one is other and isinstance(one, (gymnasium.Env, VectorEnv)):
+        raise ValueError(
+            "validation_envs is the environment that is trained in, and validation would break off "
+            "its episodes: give another one, an id or a callable."
+        )
 
 
 def _no_validation(iteration: int, last: bool) -> dict[str, float]:

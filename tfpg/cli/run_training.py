@@ -145,7 +145,7 @@ class Training:
         with open_vec(
             command.env,
             self.agent.num_envs,
-            seedable=True,
+            manual_resets=True,
             workers=command.workers,
             timeout=command.worker_timeout,
             on_env_error=command.on_env_error,

@@ -299,6 +299,16 @@ def count(value: Any) -> int:
     return int(value)
 
 
+def whole(value: Any) -> int:
+    """An integer of at least 0.
+
+    Example:
+        >>> whole(0)
+        0
+    """
+    return 0 if value == 0 and not isinstance(value, bool) else count(value)
+
+
 def flag(value: Any) -> bool:
     """True or False.
 

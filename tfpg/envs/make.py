@@ -56,7 +56,7 @@ def make_vec(
     env: EnvLike,
     num_envs: int = 1,
     *,
-    seedable: bool = False,
+    manual_resets: bool = False,
     workers: int | None = None,
     timeout: float | None = None,
     on_env_error: str = "raise",
@@ -64,7 +64,8 @@ def make_vec(
 ) -> VectorEnv:
     """Make a vector environment; see `open_vec` for one that is closed automatically.
 
-    An id that Gymnasium can vectorize itself, such as ``CartPole-v1``, is vectorized by Gymnasium.
+    An id with a vector environment of its own in Gymnasium (``CartPole-v1``, not ``Acrobot-v1``)
+    becomes that.
     Atari games become `tfpg.envs.atari.AtariGames`. Other ids and callables become a
     `gymnasium.vector.SyncVectorEnv` of `tfpg.envs.supervised.SupervisedEnv`, or a
     `tfpg.envs.worker_pool.WorkerPool`. None of these but Gymnasium's own resets itself (autoreset
@@ -74,7 +75,8 @@ def make_vec(
     Args:
         env: An environment id, environment, vector environment, or a callable that makes one.
         num_envs: Number of copies to make, at least 1.
-        seedable: Do not use Gymnasium's own vectorization, which takes no seed for each episode.
+        manual_resets: Make environments that do not reset themselves, so that each reset has its
+            own seed. Gymnasium's own vectorization is not used.
         workers: Number of processes to distribute the environments over, for an id or a callable
             with slow steps. None: step them in this process.
         timeout: Seconds after which a worker that has not answered is killed. None: never.
@@ -117,7 +119,7 @@ def make_vec(
 
                 return AtariGames(env_id, num_envs=num_envs, **kwargs)
             spec = gymnasium.spec(env_id)
-            if _has_vector_class(spec) and not seedable and in_process:
+            if _has_vector_class(spec) and not manual_resets and in_process:
                 return gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
         build: Callable[[], Any] = partial(_make_registered, spec, kwargs)
         first = build()  # whose errors are clearer than an EnvError

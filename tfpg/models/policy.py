@@ -105,16 +105,7 @@ class Policy:
         self._keys, example = self._probe(model)
         self._value_keys = self._encoded_keys = self._keys
         outputs, value = split_outputs(example)
-        if len(outputs.shape) != 2:
-            raise ValueError(
-                "A policy model's output must have shape (batch, K), but it has shape "
-                f"{(None, *outputs.shape[1:])}."
-            )
-        if value is not None and tuple(value.shape[1:]) != (1,):
-            raise ValueError(
-                "The model's second output is the value and must have shape (batch, 1), but it has "
-                f"shape {(None, *value.shape[1:])}."
-            )
+        _check_output_shapes(outputs, value)
         self.has_value = value is not None or value_model is not None
         if value_model is not None:
             self._add_value_model(value_model, value is not None)
@@ -357,6 +348,19 @@ class Policy:
             return x
 
         return map_arrays(checked, shapes, observations)
+
+
+def _check_output_shapes(outputs: Any, value: Any) -> None:
+    if len(outputs.shape) != 2:
+        raise ValueError(
+            "A policy model's output must have shape (batch, K), but it has shape "
+            f"{(None, *outputs.shape[1:])}."
+        )
+    if value is not None and tuple(value.shape[1:]) != (1,):
+        raise ValueError(
+            "The model's second output is the value and must have shape (batch, 1), but it has "
+            f"shape {(None, *value.shape[1:])}."
+        )
 
 
 def is_policy_like(policy: Any) -> bool:

@@ -107,19 +107,15 @@ def play(
         A `Step`.
 
     Raises:
-        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+        tfpg.errors.EnvDataError: The model's outputs are NaN or infinite, because an observation
+            is. Rewards are for the caller to check, who can do so once for many steps.
         tfpg.errors.EnvError: An environment failed.
         FloatingPointError: The model's outputs are NaN or infinite.
     """
     mode, nobody = autoreset_mode(envs), np.zeros(envs.num_envs, bool)
     for drawn in noise:
         observations, playing = progress.observations, progress.playing
-        try:
-            decision = act(observations, drawn)
-        except FloatingPointError:
-            check_observations(observations, playing, progress.lengths)
-            # An environment that is not playing may observe anything.
-            decision = act(map_arrays(_finite_part, observations), drawn)
+        decision = _decide(act, drawn, progress)
         after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
         real, failed = playing, nobody
         if "env_failed" in infos:
@@ -156,6 +152,15 @@ def play(
         yield Step(observations, decision, rewards, *flags, following, ended, lengths, failed)
 
 
+def _decide(act: Callable[[Any, Any], Decision], noise: Any, progress: Progress) -> Decision:
+    """Act, although an environment that is not playing may observe anything."""
+    try:
+        return act(progress.observations, noise)
+    except FloatingPointError:
+        check_observations(progress.observations, progress.playing, progress.lengths)
+        return act(map_arrays(_finite_part, progress.observations), noise)
+
+
 def play_episodes(
     envs: VectorEnv,
     act: Callable[[Any, Any], Decision],
@@ -186,7 +191,8 @@ def play_episodes(
         A `Step` for each step of the longest episode.
 
     Raises:
-        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+        tfpg.errors.EnvDataError: The model's outputs are NaN or infinite, because an observation
+            is. Rewards are for the caller to check, who can do so once for many steps.
         tfpg.errors.EnvError: An environment failed.
         FloatingPointError: The model's outputs are NaN or infinite.
     """
