@@ -1,9 +1,9 @@
-"""REINFORCE in one file, a step at a time: the textbook loop, without tfpg.
+"""REINFORCE in one file, one step at a time: the textbook loop, without tfpg.
 
-A neural network plays CartPole. Every step records the gradient that would make the chosen
-action more likely; when a batch of episodes is over, each gradient is multiplied by how well
-things went after it, and their mean moves the network. Read this first, then tfpg does the same
-sums some hundreds of times faster, for any environment and any Keras model.
+A neural network plays CartPole. Every step records the gradient that makes the chosen action more
+likely. After a batch of episodes, each gradient is multiplied by the return that followed, and
+their mean updates the network. Read this first: tfpg computes the same, hundreds of times faster,
+for any environment and any Keras model.
 
     python scripts/reinforce_in_one_file.py --iterations 10
 
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 
 def make_model(seed):
-    """A policy for CartPole: 4 observations in, the probability of action 1 (right) out."""
+    """Return a policy for CartPole: 4 observations in, the probability of action 1 (right) out."""
     keras.utils.set_random_seed(seed)
     return keras.Sequential(
         [
@@ -33,7 +33,7 @@ def make_model(seed):
 
 
 def play_one_step(env, observation, model, rng):
-    """Acts once; returns what happened and the gradient of the action's log-probability."""
+    """Act once. Return the result and the gradient of the action's log-probability."""
     with tf.GradientTape() as tape:
         right = model(observation[np.newaxis])[0, 0]
         action = int(rng.random() < right)
@@ -44,7 +44,7 @@ def play_one_step(env, observation, model, rng):
 
 
 def play_episodes(env, model, max_steps, rngs):
-    """Plays one episode for every generator; returns their rewards and gradients."""
+    """Play one episode with each generator. Return their rewards and gradients."""
     all_rewards, all_gradients = [], []
     for rng in rngs:
         rewards, gradients = [], []
@@ -61,15 +61,15 @@ def play_episodes(env, model, max_steps, rngs):
 
 
 def discount(rewards, gamma):
-    """What followed each step: its reward plus gamma times what followed the next."""
-    returns = np.array(rewards, dtype=float)  # float: integer rewards would be cut off
+    """Return the discounted return of each step: its reward plus gamma times the next return."""
+    returns = np.array(rewards, dtype=float)  # not int, which would truncate
     for step in range(len(returns) - 2, -1, -1):
         returns[step] += gamma * returns[step + 1]
     return returns
 
 
 def discount_and_standardize(all_rewards, gamma):
-    """The discounted returns of all episodes, minus their mean, over their standard deviation."""
+    """Return the returns of all episodes, minus their mean, divided by their standard deviation."""
     all_returns = [discount(rewards, gamma) for rewards in all_rewards]
     flat = np.concatenate(all_returns)
     std = flat.std()
@@ -77,7 +77,7 @@ def discount_and_standardize(all_rewards, gamma):
 
 
 def train(env, model, optimizer, iterations, episodes, max_steps, gamma, seed):
-    """Trains the model in place; returns the mean return of every iteration's episodes."""
+    """Train the model in place. Return the mean episode return of every iteration."""
     mean_returns = []
     for iteration in range(iterations):
         first = iteration * episodes
@@ -89,7 +89,7 @@ def train(env, model, optimizer, iterations, episodes, max_steps, gamma, seed):
             for weights, episode in zip(all_weights, all_gradients, strict=True)
             for weight, gradients in zip(weights, episode, strict=True)
         ]
-        # The optimizer descends, and the log-probabilities of good actions are to ascend.
+        # The optimizer minimizes, but the log-probabilities of good actions must increase.
         mean_gradients = [-tf.reduce_mean(steps, axis=0) for steps in zip(*weighted, strict=True)]
         optimizer.apply_gradients(zip(mean_gradients, model.trainable_variables, strict=True))
         mean_returns.append(float(np.mean([sum(rewards) for rewards in all_rewards])))

@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: goes to the repository and makes .venv, once.
+# Sourced by demo.sh and test.sh: changes to the repository and creates .venv, once.
 # Usage: . "$(dirname "$0")/setup.sh" [pip arguments: what to install]
 
 CDPATH="" cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -12,17 +12,17 @@ for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; 
     fi
 done
 if [ -z "$python" ]; then
-    echo "tfpg needs Python 3.11, 3.12 or 3.13, and none was found: install one, or set PYTHON." >&2
+    echo "tfpg needs Python 3.11, 3.12 or 3.13: install one, or set PYTHON." >&2
     exit 1
 fi
 
-# An interrupted venv has a python already, and neither activate nor pip; a moved one's activate
-# leads to where it was.
+# An interrupted venv may have a python but no pip, and one that was moved has an old path in
+# activate.
 grep -qsF "$PWD/.venv" .venv/bin/activate && .venv/bin/python -m pip --version > /dev/null 2>&1 ||
     "$python" -m venv --clear .venv || exit 1
 . .venv/bin/activate
 
-# What is installed already is not asked for again.
+# Install again only if the requirements have changed.
 stamp=.venv/installed-$(cat requirements.txt setup.cfg pyproject.toml <(echo "$*") | cksum | tr ' ' '-')
 if [ ! -e "$stamp" ]; then
     echo "Installing into .venv ..."
@@ -30,7 +30,7 @@ if [ ! -e "$stamp" ]; then
     touch "$stamp"
 fi
 
-# Xvfb is for environments that need a display, the others for MuJoCo's.
+# Xvfb is for environments that open a window, the others for MuJoCo.
 install_system_packages() {
     command -v Xvfb > /dev/null && ldconfig -p | grep -q libEGL.so.1 && return
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
@@ -38,6 +38,6 @@ install_system_packages() {
         (apt-get update -qq && apt-get install -y -qq xvfb libegl1 libgl1-mesa-dri) > /dev/null 2>&1 &&
             return
     fi
-    echo "Xvfb or EGL is missing, which some environments need to be filmed:" \
+    echo "Xvfb or EGL is missing, which videos of some environments need:" \
         "sudo apt-get install xvfb libegl1 libgl1-mesa-dri" >&2
 }

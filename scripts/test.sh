@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv, installs what the tests need and runs them: the fast ones first.
+# Creates .venv, installs what the tests need, lints, type-checks and runs the tests, fast ones first.
 #   ./scripts/test.sh          everything
-#   ./scripts/test.sh --fast   without the slow tests (learning thresholds, memory)
-#   other arguments go to pytest
+#   ./scripts/test.sh --fast   leaves out the slow tests (learning thresholds, long runs)
+#   Other arguments go to pytest.
 set -eu
 . "$(dirname "$0")/setup.sh" --requirement requirements.txt --editable .
 install_system_packages

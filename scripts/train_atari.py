@@ -1,4 +1,4 @@
-"""Trains an Atari game with DQN by the protocol of the papers, and films it.
+"""Train a DQN on an Atari game with the protocol of the papers, and record a video.
 
 python scripts/train_atari.py --env ALE/Breakout-v5 --env-steps 2500000 --out runs/breakout
 """
@@ -12,10 +12,10 @@ import tfpg
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--env", default="ALE/Pong-v5")
-parser.add_argument("--env-steps", type=int, default=2_500_000, help="of 4 frames each")
-parser.add_argument("--capacity", type=int, default=1_000_000, help="rows, of 7 kB each")
+parser.add_argument("--env-steps", type=int, default=2_500_000, help="steps of 4 frames each")
+parser.add_argument("--capacity", type=int, default=1_000_000, help="steps of 7 kB each")
 parser.add_argument("--learning-starts", type=int, default=20_000)
-parser.add_argument("--max-steps", type=int, help="of the episodes that are evaluated and filmed")
+parser.add_argument("--max-steps", type=int, help="limit of evaluated and recorded episodes")
 parser.add_argument("--seed", type=int, default=1)
 parser.add_argument("--out", type=Path, default=Path("runs/atari"))
 args = parser.parse_args()
@@ -26,7 +26,7 @@ agent = tfpg.DQN(
     model,
     capacity=args.capacity,
     batch_size=32,
-    learn_period=128,  # then 32 updates, one for every 4 steps
+    learn_period=128,  # then 32 updates, one per 4 steps
     target_update_period=2000,
     epsilon=tfpg.schedules.linear(1.0, 0.01, args.env_steps // 10),
     learning_starts=args.learning_starts,
@@ -36,5 +36,5 @@ agent = tfpg.DQN(
 agent.fit(args.env, max(1, args.env_steps // 1024), seed=args.seed)
 result = tfpg.evaluate(model, args.env, episodes=5, seed=7, max_steps=args.max_steps)
 print(f"{agent.save(args.out / 'model.keras')}: {result['episode_return']:.1f} over 5 episodes")
-film = args.out / "film.mp4"
-print(tfpg.record(model, args.env, film, seed=7, max_steps=args.max_steps).path)
+video = args.out / "video.mp4"
+print(tfpg.record(model, args.env, video, seed=7, max_steps=args.max_steps).path)

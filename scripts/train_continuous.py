@@ -1,4 +1,4 @@
-"""Trains Pendulum with PPO: real-valued actions, a value output, a falling learning rate, a film.
+"""Train PPO on Pendulum: continuous actions, a value, a decaying learning rate, a video.
 
 python scripts/train_continuous.py --env-steps 300000 --seed 1 --out runs/pendulum
 """
@@ -36,4 +36,4 @@ agent = tfpg.PPO(
 agent.fit(args.env, iterations, seed=args.seed)
 result = agent.evaluate(args.env, episodes=100, seed=7)
 print(f"{agent.save(args.out / 'model.keras')}: {result['episode_return']:.1f} over 100 episodes")
-print(tfpg.record(agent, args.env, args.out / "film.mp4", seed=7).path)
+print(tfpg.record(agent, args.env, args.out / "video.mp4", seed=7).path)

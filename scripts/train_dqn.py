@@ -1,4 +1,4 @@
-"""Trains CartPole with a Double, dueling DQN: a replay, falling epsilon, a figure as it learns.
+"""Train a Double, dueling DQN on CartPole: a replay, a decaying epsilon, a figure of its progress.
 
 python scripts/train_dqn.py --env-steps 50000 --seed 1 --out runs/dqn
 """

@@ -1,4 +1,4 @@
-"""Trains CartPole with REINFORCE: a Keras model, two Keras callbacks, the best model's score.
+"""Train REINFORCE on CartPole: a Keras model, two Keras callbacks, the score of the best model.
 
 python scripts/train_reinforce.py --iterations 50 --seed 1 --out runs/script
 """

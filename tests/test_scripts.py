@@ -40,7 +40,7 @@ def test_a_model_that_a_script_trained_is_recorded_by_another(tmp_path):
 def test_continuous_actions_are_trained_and_recorded(tmp_path):
     out = run("train_continuous.py", "--env-steps", 2048, "--out", tmp_path / "run", cwd=tmp_path)
     assert "over 100 episodes" in out
-    assert (tmp_path / "run/film.mp4").stat().st_size > 1000
+    assert (tmp_path / "run/video.mp4").stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_an_atari_game_is_trained_and_recorded(tmp_path):
     )
     assert "over 5 episodes" in out
     assert (tmp_path / "run/model.keras").stat().st_size > 1000
-    assert (tmp_path / "run/film.mp4").stat().st_size > 1000
+    assert (tmp_path / "run/video.mp4").stat().st_size > 1000
 
 
 @pytest.mark.slow

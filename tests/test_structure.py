@@ -228,3 +228,10 @@ def test_functions_have_at_most_60_lines_of_code():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = lines_of_code(node, text.splitlines())
                 assert lines <= 60, f"{path.relative_to(PACKAGE)}: {node.name}"
+
+
+def test_the_map_in_contributing_names_every_file():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    start = text.index("## Map of the code")
+    words = set(text[start : text.index("## Rules")].replace("/", " ").split())
+    assert not {path.name for path in FILES if path.name != "__init__.py"} - words
