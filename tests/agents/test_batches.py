@@ -55,7 +55,7 @@ class TestReturnScale:
         never = np.zeros_like(ended)
         return Trajectory(None, None, rewards, ended, never, np.ones_like(rewards), None)
 
-    def test_it_divides_by_the_standard_deviation_of_the_discounted_return(self):
+    def test_rewards_are_divided_by_the_standard_deviation_of_the_discounted_return(self):
         rng = np.random.default_rng(0)
         rewards = rng.normal(3, 2, (200, 8))
         ended = rng.random((200, 8)) < 0.1

@@ -87,7 +87,7 @@ def check_against_the_textbook(data, **options):
 class TestUpdates:
     @pytest.mark.parametrize("double", [False, True])
     @pytest.mark.parametrize("loss", slow_but(["huber"], ["huber", "mse"]))
-    def test_they_are_those_of_the_textbook(self, double, loss):
+    def test_updates_are_those_of_the_textbook(self, double, loss):
         data = random_transitions(80)
         check_against_the_textbook(data, double=double, loss=loss, target_update_period=3)
 
@@ -116,7 +116,6 @@ class TestUpdates:
     def test_logs_are_means_over_the_updates(self):
         data = random_transitions(16)
         agent = prepared_agent(q_network(optimizer=keras.optimizers.SGD(0.0)))
-        target = [v.numpy() for v in agent.target.weights]
         logs, errors = agent.learn_from(data)
         values = agent.model(data.observations).numpy()
         size = np.abs(errors)
@@ -136,15 +135,6 @@ class TestUpdates:
             grads = tape.gradient(loss, agent.model.trainable_variables)
             norms.append(tf.linalg.global_norm(grads).numpy())
         assert logs["grad_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
-        for a, b in zip(agent.target.weights, target, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    def test_the_target_network_does_not_learn_between_copies(self):
-        agent = prepared_agent(target_update_period=1000)
-        before = [v.numpy() for v in agent.target.weights]
-        agent.learn_from(random_transitions(40))
-        for a, b in zip(agent.target.weights, before, strict=True):
-            np.testing.assert_array_equal(a, b)
 
     @pytest.mark.parametrize(
         ("wrong", "jit_compile"), slow_but([(np.inf, True)], [(np.nan, False), (np.inf, True)])
@@ -404,7 +394,7 @@ def test_other_players_of_the_model_get_the_final_epsilon():
 
 
 class TestRefused:
-    def test_real_actions_and_the_message_names_agents_that_learn_them(self):
+    def test_real_actions_are_refused_and_agents_that_learn_them_are_named(self):
         message = (
             r"Q-values need Discrete actions, but the action space is Box\(.*"
             "tfpg.Reinforce, tfpg.A2C and tfpg.PPO can learn in it"
@@ -413,35 +403,35 @@ class TestRefused:
             train("Pendulum-v1", model=q_network(3, 1))
 
     @pytest.mark.parametrize("outputs", [1, 3])
-    def test_a_wrong_number_of_outputs(self, outputs):
+    def test_a_wrong_number_of_outputs_is_refused(self, outputs):
         message = rf"model has {outputs} outputs?, but Discrete\(2\) needs 2 \(the value of each"
         with pytest.raises(ValueError, match=message):
             train(model=q_network(outputs=outputs))
 
     @pytest.mark.parametrize("last", ["softmax", "tanh", "relu"])
-    def test_a_model_that_ends_in_an_activation(self, last):
+    def test_a_model_that_ends_in_an_activation_is_refused(self, last):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, last)])
         message = f"ends in a {last} activation, but Q-values can be any"
         with pytest.raises(ValueError, match=message):
             train(model=model)
 
-    def test_a_model_with_a_value(self):
+    def test_a_model_with_a_value_is_refused(self):
         with pytest.raises(ValueError, match="has a second output, and a Q-network has one"):
             train(model=small_model(tfpg.A2C))
 
-    def test_a_learn_period_that_is_no_multiple_of_the_environments(self):
+    def test_a_learn_period_that_is_no_multiple_of_the_environments_is_refused(self):
         with pytest.raises(ValueError, match="multiple of the 3 environments, .* got 16"):
             train(num_envs=3)
 
-    def test_end_on_life_loss_without_lives(self):
+    def test_end_on_life_loss_without_lives_is_refused(self):
         with pytest.raises(ValueError, match="end_on_life_loss needs an environment that"):
             train(end_on_life_loss=True)
 
-    def test_a_replay_that_does_not_fit_into_memory(self):
+    def test_a_replay_that_does_not_fit_into_memory_is_refused(self):
         with pytest.raises(MemoryError, match="A replay of .* rows needs .* are free: use a small"):
             train(capacity=10**12)
 
-    def test_nan_rewards_of_an_environment(self):
+    def test_nan_rewards_of_an_environment_end_the_training(self):
         class Broken(Countdown):
             def step(self, action):
                 x, _, *rest = super().step(action)

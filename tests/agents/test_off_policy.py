@@ -112,7 +112,7 @@ class TestStoring:
         )
         assert not rows["truncated"].any()
 
-    def test_options_reach_the_replay(self):
+    def test_options_of_the_agent_reach_the_replay(self):
         replay = trained(prioritized=True, priority_alpha=0.3, n_step=2, gamma=0.7).replay
         assert (replay.alpha, replay.n_step, replay.gamma) == (0.3, 2, 0.7)
 
@@ -140,21 +140,21 @@ class TestStoring:
 
 
 class TestWarmUp:
-    def test_it_plays_at_random_whatever_epsilon_is(self):
+    def test_the_warm_up_plays_at_random_whatever_epsilon_is(self):
         agent = trained(Endless, iterations=1, epsilon=0.0, capacity=4000, learning_starts=128)
         actions = agent.replay.rows_since()["actions"]  # those of the first environment come first
         assert set(actions[: 128 // 4]) == {0, 1}
         assert len(set(actions[128 // 4 : 128 // 4 + 15])) == 1
 
-    def test_it_counts_steps_but_not_resets(self):
+    def test_the_warm_up_counts_steps_but_not_resets(self):
         assert trained(Countdown, learning_starts=200).warmed_up == [200]
         envs = SyncVectorEnv([Countdown] * 4)
         assert 200 <= trained(envs, learning_starts=200).warmed_up[0] < 204
 
-    def test_it_may_be_longer_than_the_replay(self):
+    def test_the_warm_up_may_be_longer_than_the_replay(self):
         assert trained(Countdown, capacity=120, learning_starts=400).warmed_up == [400]
 
-    def test_it_happens_once(self):
+    def test_the_warm_up_happens_once(self):
         agent = trained(Countdown, learning_starts=100)
         assert agent.env_steps == 100 + 2 * 64
         assert fit_again(agent, Countdown)["env_steps"] == [100 + 3 * 64]
@@ -225,7 +225,7 @@ class TestLearning:
 
 
 class TestTargetNetworkBetweenFits:
-    def test_it_stays_if_nothing_else_changed_the_weights(self):
+    def test_the_target_network_stays_if_nothing_else_changed_the_weights(self):
         agent = trained()
         target = [v.numpy() for v in agent.target.weights]
         agent.model.compile(keras.optimizers.SGD(0.01))  # another optimizer changes no weights
@@ -235,14 +235,14 @@ class TestTargetNetworkBetweenFits:
         assert not np.array_equal(target[0], agent.model.get_weights()[0])
         assert agent.updates == 3 * 4
 
-    def test_it_is_copied_if_the_weights_were_set(self):
+    def test_the_target_network_is_copied_if_the_weights_were_set(self):
         agent, other = trained(), q_network(seed=9)
         agent.model.set_weights(other.get_weights())
         fit_again(agent)
         for target, weights in zip(agent.target.weights, other.get_weights(), strict=True):
             np.testing.assert_array_equal(target.numpy(), weights)
 
-    def test_it_is_copied_from_a_restored_backup(self, tmp_path):
+    def test_the_target_network_is_copied_from_a_restored_backup(self, tmp_path):
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
         agent = tfpg.DQN(q_network(), **SMALL)
         agent.fit("CartPole-v1", 2, callbacks=[backup], seed=3, verbose=0)
@@ -255,7 +255,7 @@ class TestTargetNetworkBetweenFits:
 
 
 class TestReplayBetweenFits:
-    def test_it_is_kept_and_its_current_episodes_are_truncated(self):
+    def test_the_replay_is_kept_and_its_current_episodes_are_truncated(self):
         agent = trained(Endless)
         replay, stored = agent.replay, len(agent.replay)
         assert replay.rows_since()["truncated"].sum() == 0
@@ -266,7 +266,7 @@ class TestReplayBetweenFits:
         assert len(replay) == stored + 64
         assert replay.gamma == 0.5
 
-    def test_counts_continue(self):
+    def test_counts_of_episodes_and_updates_continue(self):
         agent = trained(Countdown)
         before, updates = agent.episodes, agent.updates
         assert fit_again(agent, Countdown)["episodes"][0] > before
@@ -288,7 +288,7 @@ class TestReplayBetweenFits:
             ],
         ),
     )
-    def test_a_new_one_is_made_if_steps_would_be_stored_differently(self, option, value):
+    def test_a_new_replay_is_made_if_steps_would_be_stored_differently(self, option, value):
         agent = trained(Lives, prioritized=True, end_on_life_loss=True)
         replay = agent.replay
         fit_again(agent, Lives)
@@ -299,13 +299,13 @@ class TestReplayBetweenFits:
         assert agent.replay.n_step == agent.n_step
         assert agent.replay.num_envs == agent.num_envs
 
-    def test_a_new_one_is_made_for_another_environment(self):
+    def test_a_new_replay_is_made_for_another_environment(self):
         agent = trained("CartPole-v1")
         replay = agent.replay
         fit_again(agent, "CartPole-v0")
         assert agent.replay is not replay
 
-    def test_after_one_that_did_not_fit_into_memory_training_can_continue(self):
+    def test_training_can_continue_after_a_replay_that_did_not_fit_into_memory(self):
         agent = trained()
         agent.capacity = 10**16
         for _ in range(2):
@@ -351,7 +351,7 @@ class TestFrames:
         history = agent.fit(env or self.frames(), 2, seed=0, verbose=0)
         return agent, history.history["loss"]
 
-    def test_each_is_stored_once_if_frame_stack_is_given(self):
+    def test_each_frame_is_stored_once_if_frame_stack_is_given(self):
         agent, _ = self.trained()
         whole, _ = self.trained(frame_stack=None)
         assert (agent.replay.stack, whole.replay.stack) == (3, 1)
@@ -360,7 +360,7 @@ class TestFrames:
             assert (np.diff(x) == (x[1:] > 0)).all()
 
     @pytest.mark.parametrize("jit_compile", slow_but([False], [False, True]))
-    def test_those_on_a_device_give_the_same_weights(self, jit_compile):
+    def test_frames_on_a_device_give_the_same_weights(self, jit_compile):
         tf.config.run_functions_eagerly(False)
         options = {"jit_compile": jit_compile}
         agents, losses = zip(
@@ -372,7 +372,7 @@ class TestFrames:
         assert losses[0] == losses[1]
         np.testing.assert_array_equal(*(flat_weights(agent.model) for agent in agents))
 
-    def test_they_are_kept_in_memory_if_the_device_is_full(self, monkeypatch):
+    def test_frames_are_kept_in_memory_if_the_device_is_full(self, monkeypatch):
         class Full(ReplayBuffer):
             def __init__(self, *args, device=None, **options):
                 if device is not None:

@@ -101,13 +101,13 @@ class TestFusedEqualsAccumulated:
             [("bernoulli", "mean"), ("squashed", "value")], itertools.product(HEADS, BASELINES)
         ),
     )
-    def test_for_every_head_and_baseline(self, head, baseline):
+    def test_gradients_agree_for_every_head_and_baseline(self, head, baseline):
         check_that_gradients_agree(head, baseline=baseline, entropy_coef=0.02)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("baseline", BASELINES)
     @pytest.mark.parametrize("standardize", STANDARDIZE)
-    def test_for_every_standardization(self, standardize, baseline):
+    def test_gradients_agree_for_every_standardization(self, standardize, baseline):
         options = {"baseline": baseline, "standardize": standardize}
         check_that_gradients_agree("categorical", seed=1, **options)
 
@@ -115,7 +115,7 @@ class TestFusedEqualsAccumulated:
         ("gae_lambda", "own_critic"),
         slow_but([(0.7, True)], itertools.product([0.0, 0.7, 1.0], [False, True])),
     )
-    def test_with_bootstrapping(self, gae_lambda, own_critic):
+    def test_gradients_agree_with_bootstrapping(self, gae_lambda, own_critic):
         options = {"baseline": "value", "gae_lambda": gae_lambda, "own_critic": own_critic}
         check_that_gradients_agree("bernoulli", seed=2, **options)
 
@@ -123,14 +123,14 @@ class TestFusedEqualsAccumulated:
     @pytest.mark.parametrize(
         "env", [{"lengths": (1,)}, {"integer_rewards": True}, {"lengths": (40, 1)}]
     )
-    def test_for_short_and_long_episodes_and_integer_rewards(self, env):
+    def test_gradients_agree_for_short_and_long_episodes_and_integer_rewards(self, env):
         check_that_gradients_agree("categorical", env_options=env, baseline="value")
 
     @pytest.mark.slow
-    def test_over_several_updates(self):
+    def test_gradients_agree_over_several_updates(self):
         check_that_gradients_agree("bernoulli", iterations=3)
 
-    def test_for_observations_in_a_dict(self):
+    def test_gradients_agree_for_observations_in_a_dict(self):
         class Named(Walk):
             def __init__(self):
                 super().__init__()
@@ -161,14 +161,14 @@ def test_slices_give_the_gradient_of_the_whole_batch(batch_size):
 
 
 class TestValueModel:
-    def test_it_is_updated_value_updates_times(self, eager):
+    def test_a_value_model_is_updated_value_updates_times(self, eager):
         agent = agent_for("gaussian-free", baseline="value", own_critic=True, value_updates=3)
         agent.fit(lambda: Walk(BOX), 2, seed=0, verbose=0)
         # The optimizers of the policy, of its log standard deviation, and of the value model.
         assert [int(optimizer.iterations) for optimizer, _ in agent.trainable.groups] == [2, 2, 6]
         assert agent.trainable.groups[-1][0] is agent.value_model.optimizer
 
-    def test_a_frozen_one_stays_as_it_is(self, eager):
+    def test_a_frozen_value_model_stays_as_it_is(self, eager):
         agent = agent_for("bernoulli", baseline="value", own_critic=True, value_updates=3)
         agent.value_model.trainable = False
         before = flat_weights(agent.value_model)
@@ -286,7 +286,7 @@ class TestNoise:
 
 
 class TestNonFinite:
-    def test_a_gradient_is_named_skipped_and_ends_the_training_after_ten(self):
+    def test_a_non_finite_gradient_is_named_and_skipped_and_ten_end_the_training(self):
         model = small_model(tfpg.Reinforce, Bandit)
         agent = prepared(tfpg.Reinforce(model), Bandit)
         before = flat_weights(model)

@@ -49,11 +49,11 @@ class TestPolicies:
 
         return training_warnings(look)
 
-    def test_a_training_that_goes_well_shows_none(self):
+    def test_a_training_that_goes_well_shows_no_warning(self):
         assert self.warnings_of(*[({}, [1.0, 2.0])] * 50) == []
 
     @pytest.mark.parametrize("name", HEADS)
-    def test_an_entropy_that_stays_collapsed(self, name):
+    def test_an_entropy_that_stays_collapsed_is_a_warning(self, name):
         head, largest = HEADS[name]
         fallen, low = ({"entropy": x * largest} for x in (0.009, 0.011))
         (text,) = self.warnings_of(*[(fallen, [1.0, 2.0])] * 30, head=head)
@@ -62,7 +62,7 @@ class TestPolicies:
         dips = *[(fallen, [1.0, 2.0])] * 4, ({}, [1.0]), *[(fallen, [1.0])] * 4
         assert self.warnings_of(*dips, head=head) == []
 
-    def test_a_standard_deviation_that_collapsed_relative_to_the_bounds(self):
+    def test_a_standard_deviation_far_below_the_bounds_is_a_warning(self):
         def iterations(std):
             entropy = 2 * (np.log(std) + 0.5 * np.log(2 * np.pi * np.e))
             return [({"entropy": entropy}, [1.0, 2.0])] * 9
@@ -73,19 +73,19 @@ class TestPolicies:
         assert self.warnings_of(*iterations(1e-2), head=bounded) == []
         assert self.warnings_of(*iterations(1e-2), head=unbounded) == []
 
-    def test_returns_that_never_differ(self):
+    def test_returns_that_never_differ_are_a_warning(self):
         (text,) = self.warnings_of(*[({"grad_norm": 0.0}, [-500.0] * 4)] * 20)
         assert "episodes so far have the return -500.0: no action looks better" in text
         # A single other return is enough, even if it is long ago.
         assert self.warnings_of(({}, [-400.0]), *[({}, [-500.0] * 4)] * 20) == []
 
-    def test_a_gradient_that_vanished_although_returns_differ(self):
+    def test_a_vanished_gradient_is_a_warning_if_returns_differ(self):
         (text,) = self.warnings_of(*[({"grad_norm": 1e-12}, [1.0, 2.0])] * 20)
         assert "gradient has vanished" in text
         equal = [({"grad_norm": 1e-12}, [1.0, 1.0])] * 3
         assert self.warnings_of(*equal, *[({}, [2.0])] * 9) == []
 
-    def test_actions_that_are_clipped(self):
+    def test_many_clipped_actions_are_a_warning(self):
         (text,) = self.warnings_of(*[({"clipped_actions": 0.8}, [1.0, 2.0])] * 20)
         assert "80% of the actions are out of bounds" in text
         assert "squash=True" in text
@@ -121,7 +121,7 @@ class TestQValues:
 
         return training_warnings(look)
 
-    def test_values_that_stay_beyond_any_discounted_return(self):
+    def test_values_that_stay_beyond_any_discounted_return_are_a_warning(self):
         # With rewards of 1 and gamma=0.9 nothing is worth more than 10.
         (text,) = self.warnings_of([16.0] * 20)
         assert text.startswith("Q-values diverge: their mean is 16, but with gamma=0.9 and the")
@@ -130,14 +130,14 @@ class TestQValues:
         assert self.warnings_of([16.0] * 4 + [5.0] + [16.0] * 4) == []
         assert self.warnings_of([14.0] * 30) == []
 
-    def test_values_beyond_ten_times_the_returns_of_terminated_episodes(self):
+    def test_values_beyond_ten_times_the_returns_of_terminated_episodes_are_a_warning(self):
         data = rollout()
         data.rewards[:] = data.terminated  # 1 at the end of ten steps
         assert self.warnings_of([9.0] * 5, data=[data], gamma=0.99) == []
         (text,) = self.warnings_of([11.0] * 5, data=[data], gamma=0.99)
         assert "exceed 10." in text
 
-    def test_rewards_after_a_truncation_are_unknown(self):
+    def test_values_may_be_larger_if_episodes_were_truncated(self):
         data = rollout(truncated=True)
         data.rewards[:] = data.truncated
         assert self.warnings_of([11.0] * 5, data=[data], gamma=0.99) == []
@@ -150,7 +150,7 @@ class TestQValues:
     def test_before_any_reward_there_is_no_warning(self):
         assert self.warnings_of([3.0] * 9, data=[rollout(reward=0.0)]) == []
 
-    def test_values_that_grow_while_the_returns_do_not(self):
+    def test_values_that_grow_while_the_returns_do_not_are_a_warning(self):
         values = np.linspace(10, 30, 25)
         (text,) = self.warnings_of(values, [9.0] * 25, gamma=0.99)
         assert text.startswith("The targets drift: the mean Q-value went from 10 to 25.8 in 20 it")
@@ -159,20 +159,20 @@ class TestQValues:
         within_the_returns = np.linspace(2, 14, 25)
         assert self.warnings_of(within_the_returns, [9.0] * 25, gamma=0.99) == []
 
-    def test_many_steps_without_a_termination(self):
+    def test_many_steps_without_a_termination_are_a_warning(self):
         data = [rollout(1000, truncated=True)] * 6
         (text,) = self.warnings_of([1.0] * 3, data=data)
         assert text.startswith("None of 12,000 steps terminated, all episodes were truncated")
         assert self.warnings_of([1.0] * 3, data=data[:4]) == []
         assert self.warnings_of([1.0] * 3, data=[*data, rollout()]) == []
 
-    def test_a_replay_smaller_than_the_warm_up(self):
+    def test_a_replay_smaller_than_the_warm_up_is_a_warning(self):
         (text,) = self.warnings_of([], capacity=500, starts=1000)
         assert text.startswith("The replay holds 500 steps, fewer than learning_starts=1,000")
 
 
 class TestInTraining:
-    def test_they_point_at_the_line_that_calls_fit(self):
+    def test_warnings_point_at_the_line_that_calls_fit(self):
         constant = small_agent(tfpg.Reinforce, Countdown, episodes_per_update=8)
         with pytest.warns(TrainingWarning, match="All .* episodes so far have the ret") as shown:
             constant.fit(Countdown, 12, seed=0, verbose=0)
@@ -183,7 +183,7 @@ class TestInTraining:
             small.fit(Countdown, 1, seed=0, verbose=0)
         assert __file__ in [each.filename for each in shown]
 
-    def test_dead_units(self):
+    def test_dead_units_are_a_warning(self):
         x = keras.Input((3,))
         minus_one = keras.initializers.Constant(-1)
         dead = keras.layers.Dense(4, "relu", kernel_initializer="zeros", bias_initializer=minus_one)
@@ -192,7 +192,7 @@ class TestInTraining:
         with pytest.warns(TrainingWarning, match="gradient has vanished"):
             agent.fit(Walk, 8, seed=0, verbose=0)
 
-    def test_a_learning_rate_that_makes_q_values_diverge(self):
+    def test_diverging_q_values_are_a_warning(self):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
         model.compile(keras.optimizers.SGD(1.0))
         agent = tfpg.DQN(model, **{**SMALL, "gamma": 0.9})
@@ -223,7 +223,7 @@ class TestInTraining:
         (text,) = warnings_of_fit(7, 12)
         assert "but with gamma=0.5 and the rewards so far" in text
 
-    def test_a_training_that_goes_well_shows_none(self):
+    def test_a_dqn_that_learns_shows_no_warning(self):
         agent = tfpg.DQN(q_network(seed=1), **{**SMALL, "updates_per_learn": 8})
         fit = lambda: agent.fit("CartPole-v1", 30, seed=0, verbose=0)  # noqa: E731
         assert training_warnings(fit) == []
