@@ -1,4 +1,4 @@
-"""tfpg: deep reinforcement learning for Keras that you can read, trust and film.
+"""tfpg: deep reinforcement learning for Keras that you can read, trust and watch.
 
 Example:
     >>> import tfpg

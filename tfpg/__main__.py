@@ -1,4 +1,4 @@
-"""The command ``tfpg``, also as ``python -m tfpg``."""
+"""The command ``tfpg``, which also runs as ``python -m tfpg``."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _MAX_LISTED = 3  # environments named in one message
 
 
 class CheckpointCorruptError(ValueError):
-    """A model or checkpoint that is damaged, incomplete or not what its name says."""
+    """A model or checkpoint that is damaged, incomplete, or not of the type that its name says."""
 
 
 class UnsafeCheckpointError(ValueError):
@@ -24,7 +24,7 @@ class VersionSkewError(ValueError):
 
 
 class TrainingWarning(UserWarning):
-    """A sign that a training run works but is unlikely to learn what it should."""
+    """A sign that a training run is unlikely to learn what it should, although it works."""
 
 
 class EnvDataError(FloatingPointError):
@@ -48,7 +48,7 @@ class EnvDataError(FloatingPointError):
     def __init__(self, what: str, env: int, step: int, when: str = "in"):
         super().__init__(
             f"Environment {env} returned {what} {when} step {step} of its episode. No update has "
-            "used it. Fix the environment; tfpg.check_env can help to find the cause."
+            "used it. Fix the environment; tfpg.check_env can help find the cause."
         )
         self.env = env
         self.step = step

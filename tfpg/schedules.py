@@ -1,4 +1,4 @@
-"""Schedules of an exploration rate and the like. Learning-rate schedules are Keras's own."""
+"""Schedules of the exploration rate and similar values. Learning-rate schedules are Keras's own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ IN_THE_END = 10**15
 
 
 class Schedule:
-    """A function of a count, and the words that made it.
+    """A function of a count, and its text representation.
 
     Args:
-        function: Of the count, at least 0.
-        text: How it prints.
+        function: A function of the count, which is at least 0.
+        text: The text that it prints as.
 
     Example:
         >>> Schedule(lambda n: 1 / (1 + n), "1 / (1 + n)")(3)
@@ -34,12 +34,12 @@ class Schedule:
 
 
 def linear(start: float, end: float, steps: float) -> Schedule:
-    """A schedule that goes from ``start`` to ``end`` in a line, and stays there.
+    """A schedule that goes linearly from ``start`` to ``end``, and stays there.
 
     Args:
         start: The value at 0.
         end: The value from ``steps`` on.
-        steps: How much of what is counted it takes, for example environment steps; above 0.
+        steps: The count at which ``end`` is reached, for example in environment steps; above 0.
 
     Returns:
         A function of the count ``n``, at least 0.
@@ -56,7 +56,7 @@ def linear(start: float, end: float, steps: float) -> Schedule:
         (1.0, 0.75, 0.5)
     """
     if not 0 < steps < math.inf:
-        raise ValueError(f"steps must be a finite number above 0, and it is {steps!r}.")
+        raise ValueError(f"steps must be a finite number above 0, but it is {steps!r}.")
     return Schedule(
         lambda n: end if n >= steps else start + (end - start) * n / steps,
         f"linear({start}, {end}, {steps})",
@@ -71,7 +71,7 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
     Args:
         start: The value at 0.
         end: The value it approaches.
-        rate: Per unit of what is counted, for example per episode; at least 0.
+        rate: The decay rate per count, for example per episode; at least 0.
 
     Returns:
         A function of the count ``n``, at least 0.
@@ -80,7 +80,7 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
         ValueError: ``rate`` is negative or not finite.
 
     Source:
-        The schedule of many DQN tutorials; linear ones are the papers' (Mnih et al., 2015,
+        Many DQN tutorials use this schedule; the papers use linear ones (Mnih et al., 2015,
         https://doi.org/10.1038/nature14236).
 
     Example:
@@ -89,7 +89,7 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
         (1.0, 0.3742)
     """
     if not 0 <= rate < math.inf:
-        raise ValueError(f"rate must be a finite number of at least 0, and it is {rate!r}.")
+        raise ValueError(f"rate must be a finite number of at least 0, but it is {rate!r}.")
     return Schedule(
         lambda n: end + (start - end) * math.exp(-rate * n), f"exponential({start}, {end}, {rate})"
     )

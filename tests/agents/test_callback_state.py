@@ -60,5 +60,5 @@ def test_a_csv_file_loses_the_rows_that_come_again(tmp_path):
 def test_other_callbacks_are_refused():
     stop = keras.callbacks.EarlyStopping("loss")
     states = callbacks_state([stop])
-    with pytest.raises(ValueError, match="callbacks EarlyStopping, and here are none: pass the"):
+    with pytest.raises(ValueError, match="callbacks EarlyStopping, but here are none: pass the"):
         prepare_callbacks([], states)

@@ -416,7 +416,7 @@ class TestRefused:
             train(model=model)
 
     def test_a_model_with_a_value_is_refused(self):
-        with pytest.raises(ValueError, match="has a second output, and a Q-network has one"):
+        with pytest.raises(ValueError, match="has a second output, but a Q-network has only one"):
             train(model=small_model(tfpg.A2C))
 
     def test_a_learn_period_that_is_no_multiple_of_the_environments_is_refused(self):

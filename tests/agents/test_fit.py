@@ -316,7 +316,7 @@ class TestValidation:
     def test_the_training_environment_is_refused(self):
         env = Countdown(length=7)
         agent = small_agent(tfpg.A2C, env)
-        with pytest.raises(ValueError, match="validation_envs is the environment that is trained"):
+        with pytest.raises(ValueError, match="validation_envs is the training environment"):
             agent.fit(env, 1, validation_envs=env)
 
     def test_validation_does_not_change_the_training(self, eager):

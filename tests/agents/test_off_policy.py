@@ -389,7 +389,7 @@ class TestFrames:
             self.trained(replay_device="GPU:0")
 
     def test_observations_that_are_no_stacks_are_refused(self):
-        with pytest.raises(ValueError, match="do not move on by one along the last axis"):
+        with pytest.raises(ValueError, match="do not shift by one along the last axis"):
             self.trained(self.frames(moves=False))
 
     def test_stacks_of_another_number_of_frames_are_refused(self):

@@ -560,45 +560,45 @@ def compiled(model, **options):
 FOUR = {"episodes_per_update": 4, "max_steps": 30}
 
 OTHERS = {
-    "seed": (reinforce, "CartPole-v1", {"seed": 6}, "has seed 5, and here it is 6"),
+    "seed": (reinforce, "CartPole-v1", {"seed": 6}, "has seed 5, but here it is 6"),
     "gamma": (
         lambda env: reinforce(env, gamma=0.5),
-        *("CartPole-v1", {}, "has gamma 0.99, and here it is 0.5"),
+        *("CartPole-v1", {}, "has gamma 0.99, but here it is 0.5"),
     ),
     "episodes": (
         lambda env: reinforce(env, episodes_per_update=5, num_envs=4),
-        *("CartPole-v1", {}, "has episodes_per_update 4, and here it is 5"),
+        *("CartPole-v1", {}, "has episodes_per_update 4, but here it is 5"),
     ),
     "head": (
         lambda env: reinforce(env, from_logits=True),
-        *("CartPole-v1", {}, "has from_logits None, and here it is True"),
+        *("CartPole-v1", {}, "has from_logits None, but here it is True"),
     ),
     "agent": (
         lambda env: tfpg.A2C(actor_critic(env), num_envs=4),
-        *("CartPole-v1", {}, "has agent Reinforce, and here it is A2C"),
+        *("CartPole-v1", {}, "has agent Reinforce, but here it is A2C"),
     ),
     "environment": (
         *(reinforce, "Acrobot-v1", {}),
-        r"has observation_space Box\(.*\(4,\), float32\), and here it is Box\(.*\(6,\)",
+        r"has observation_space Box\(.*\(4,\), float32\), but here it is Box\(.*\(6,\)",
     ),
     "callbacks": (
         *(reinforce, "CartPole-v1", {"callbacks": [StopAtSteps(10**6)]}),
-        "callbacks MetricsLogger, History, and here are MetricsLogger, StopAtSteps, History",
+        "callbacks MetricsLogger, History, but here are MetricsLogger, StopAtSteps, History",
     ),
     "wider": (wider, "CartPole-v1", {}, r"another model: its .* \[4, 8\], .* of shape \[4, 9\]"),
     "deeper": (deeper, "CartPole-v1", {}, "another model"),
     "optimizer": (with_sgd, "CartPole-v1", {}, "another optimizer: it has .* variables, and this"),
     "activation": (
         lambda env: tfpg.Reinforce(mlp(env, activation="relu"), **FOUR),
-        *("CartPole-v1", {}, r"has layer 1 Dense \(\w+\), and here it is Dense \("),
+        *("CartPole-v1", {}, r"has layer 1 Dense \(\w+\), but here it is Dense \("),
     ),
     "momentum": (
         lambda env: tfpg.Reinforce(compiled(mlp(env), beta_1=0.5), **FOUR),
-        *("CartPole-v1", {}, "has optimizer beta_1 0.9, and here it is 0.5"),
+        *("CartPole-v1", {}, "has optimizer beta_1 0.9, but here it is 0.5"),
     ),
     "value": (
         lambda env: reinforce(env, value_model=critic(env)),
-        *("CartPole-v1", {}, "has baseline None, and here it is value"),
+        *("CartPole-v1", {}, "has baseline None, but here it is value"),
     ),
 }
 
@@ -740,7 +740,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
     class Second(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:
-                with pytest.raises(BlockingIOError, match="Another training is writing into"):
+                with pytest.raises(BlockingIOError, match="Another run is writing to"):
                     train(reinforce, "CartPole-v1", tmp_path / "b", 3, tmp_path / "saved")
 
     (tmp_path / "a").mkdir()

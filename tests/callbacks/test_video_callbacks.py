@@ -62,7 +62,7 @@ class TestRecordVideo:
             (
                 {"env": Countdown()},
                 ValueError,
-                "environments of its own: pass an id, or a callable",
+                "separate environments: pass an id, or a callable",
             ),
             ({"env": "CartPol-v1"}, ValueError, "Did you mean"),
             ({"overlay": "bras"}, ValueError, "Unknown overlay 'bras'"),

@@ -53,10 +53,10 @@ class TestWhenOneIsDue:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"every_seconds": -1.0}, "every_seconds must be at least 0, and it is -1.0"),
-            ({"every_seconds": float("nan")}, "every_seconds must be at least 0, and it is nan"),
-            ({"every_iterations": 0}, "every_iterations must be at least 1, and it is 0"),
-            ({"keep": 0}, "keep must be at least 1, and it is 0"),
+            ({"every_seconds": -1.0}, "every_seconds must be at least 0, but it is -1.0"),
+            ({"every_seconds": float("nan")}, "every_seconds must be at least 0, but it is nan"),
+            ({"every_iterations": 0}, "every_iterations must be at least 1, but it is 0"),
+            ({"keep": 0}, "keep must be at least 1, but it is 0"),
         ],
     )
     def test_options_out_of_range_are_refused(self, tmp_path, options, message):
@@ -79,7 +79,7 @@ class TestAFolderThatCannotBeWritten:
         (checkpoints.folder.parent / "log").rename(checkpoints.folder / "log")
 
     def test_one_warning_and_the_next_checkpoint_is_tried(self, broken):
-        text = r"cannot be written into '.*run' \(.*, .* free\).* Training continues, and tries"
+        text = r"cannot be written to '.*run' \(.*, .* free\).* Training continues, and tries"
         with pytest.warns(UserWarning, match=text):
             assert not save(broken, 2)
         with warnings.catch_warnings():
@@ -101,7 +101,7 @@ class TestAFolderThatCannotBeWritten:
             save(broken, 4)
 
     def test_the_last_checkpoint_is_an_error(self, broken):
-        with pytest.raises(OSError, match=r"cannot be written .* The one before it is unchanged"):
+        with pytest.raises(OSError, match=r"cannot be written .* The previous one is unchanged"):
             save(broken, 2, last=True)
 
     def test_a_failed_checkpoint_is_tried_again_when_the_next_is_due(self, broken):
@@ -117,7 +117,7 @@ class TestTheLock:
         with Checkpoints(tmp_path) as checkpoints:
             save(checkpoints, 1)
             with (
-                pytest.raises(BlockingIOError, match="Another training is writing into"),
+                pytest.raises(BlockingIOError, match="Another run is writing to"),
                 Checkpoints(tmp_path),
             ):
                 pass
@@ -202,5 +202,5 @@ class TestVersions:
         header, record = path.read_bytes().split(b"\n", 1)
         assert json.loads(header)["versions"]["keras"] == "99.1.0"
         path.write_bytes(header + b"\n" + record[:-1])
-        with pytest.raises(CheckpointCorruptError, match="is not whole"):
+        with pytest.raises(CheckpointCorruptError, match="is damaged"):
             Checkpoints(tmp_path).load()

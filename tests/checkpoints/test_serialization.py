@@ -174,7 +174,7 @@ class TestRefusedRecords:
         ],
     )
     def test_descriptions_of_impossible_arrays(self, array, message):
-        with pytest.raises(ValueError, match=f"^Not a whole record: .*{re.escape(message)}"):
+        with pytest.raises(ValueError, match=f"^Not a complete record: .*{re.escape(message)}"):
             unpack(crafted({"x": {"__array__": array}}, bytes(64)))
 
     @pytest.mark.parametrize(
@@ -194,11 +194,13 @@ class TestRefusedRecords:
         ids=range(10),
     )
     def test_bytes_that_are_not_a_record(self, data):
-        with pytest.raises(ValueError, match="Not a whole record"):
+        with pytest.raises(ValueError, match="Not a complete record"):
             unpack(data)
 
     def test_bytes_after_the_record(self):
-        with pytest.raises(ValueError, match=r"Not a whole record: expected [\d,]+ bytes, found"):
+        with pytest.raises(
+            ValueError, match=r"Not a complete record: expected [\d,]+ bytes, found"
+        ):
             unpack(packed(EXAMPLE) + b"0")
 
 
@@ -220,7 +222,7 @@ class TestBrokenBytes:
     def test_every_truncation_is_refused(self):
         data = packed(EXAMPLE)
         for length in range(len(data)):
-            with pytest.raises(ValueError, match="Not a whole record"):
+            with pytest.raises(ValueError, match="Not a complete record"):
                 unpack(data[:length])
 
     def test_every_changed_bit_of_the_sizes_and_the_json(self):

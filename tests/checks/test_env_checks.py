@@ -78,7 +78,7 @@ class TestGoodEnvironments:
             "reset              ok  returns (observation, info), takes seed= and options=",
             "step               ok  returns five values, 100 times",
             "observations       ok  finite and in their space, from 0 to 5",
-            "copies             ok  observations do not change after they were returned",
+            "copies             ok  observations do not change after they are returned",
             "rewards            ok  finite numbers, always 1",
             "episodes           ok  20 ended, after 5 steps",
         ]
@@ -119,9 +119,9 @@ class TestGoodEnvironments:
 
 
 def test_other_objects_and_options_are_refused():
-    with pytest.raises(TypeError, match="and got int"):
+    with pytest.raises(TypeError, match="but got int"):
         tfpg.check_env(3)
-    with pytest.raises(TypeError, match="and got SyncVectorEnv"):
+    with pytest.raises(TypeError, match="but got SyncVectorEnv"):
         tfpg.check_env(gymnasium.vector.SyncVectorEnv([Well]))
     with pytest.raises(ValueError, match="steps must be at least 1"):
         tfpg.check_env("CartPole-v1", steps=0)
@@ -174,7 +174,7 @@ class TestProblems:
             ("Endless", "episodes", "none ended in 100 random steps, and there is no time limit"),
             ("Endless", "rendering", "it has no render modes: no videos"),
             ("WrongDtype", "observations", "float64, but the space has float32"),
-            ("Buffered", "copies", "an observation changes after it was returned"),
+            ("Buffered", "copies", "an observation changes after it is returned"),
             (
                 "Remembering",
                 "determinism",

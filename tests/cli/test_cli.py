@@ -510,12 +510,12 @@ class TestVerifyResume:
         names = {line.split("  ")[0] for line in parts}
         assert {"model", "optimizer", "environments", "metrics.csv"} <= names
         assert ("replay" in names) == (algorithm == "dqn")
-        assert "killed 1 time: the result equals that of a training" in verdict
+        assert "killed 1 time: the result equals that of a run" in verdict
 
     def test_a_training_that_ends_too_soon_proves_nothing(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "executable", "true")  # every training ends at once
         assert main(["verify-resume", "ppo", "CartPole-v1", "--iterations", "1"]) == 1
-        assert "were over before the training could be killed" in capsys.readouterr().err
+        assert "were over before the run could be killed" in capsys.readouterr().err
 
 
 def test_a_warning_is_one_line_and_shown_once(capsys):

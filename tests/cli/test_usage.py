@@ -20,7 +20,7 @@ DQN = ["train", "dqn", "CartPole-v1"]
 RECORD = ["record", "run", "out.mp4"]
 
 CASES = [
-    (["--help"], 0, "verify-resume  Kill a training, resume it, and compare."),
+    (["--help"], 0, "verify-resume  Kill a run, resume it, and compare the results."),
     (["-h"], 0, "Usage: tfpg [OPTIONS] COMMAND"),
     (["train", "ppo", "-h"], 0, "Usage: tfpg train ppo [OPTIONS] ENV"),
     (["--version"], 0, f"tfpg {tfpg.__version__}\n"),
@@ -61,15 +61,15 @@ CASES = [
     ([*DQN, "--epsilon", "2"], 2, "--epsilon must be a number from 0 to 1 or a schedule"),
     ([*DQN, "--epsilon", "1", "0.1"], 2, "--epsilon must be one number, or START END STEPS"),
     ([*DQN, "--epsilon", "1", "0.1", "0"], 2, "START END STEPS with STEPS above 0"),
-    ([*TRAIN, "--model", "a.keras", "--hidden", "8"], 2, "--hidden shapes a new network"),
-    ([*DQN, "--model", "a.keras", "--no-dueling"], 2, "--dueling shapes a new network"),
+    ([*TRAIN, "--model", "a.keras", "--hidden", "8"], 2, "--hidden is for new networks"),
+    ([*DQN, "--model", "a.keras", "--no-dueling"], 2, "--dueling is for new networks"),
     ([*TRAIN, "--worker-timeout", "1"], 2, "--worker-timeout needs --workers"),
     (["evaluate", "run", "--episodes", "0"], 2, "--episodes must be an integer of at least 1"),
     ([*RECORD, "--overlay", "bras"], 2, "--overlay must be one of 'caption', 'action', 'bars'"),
     ([*RECORD, "--overlay", "bars", "none"], 2, "--overlay none shows nothing"),
     ([*RECORD, "--speed", "0"], 2, "--speed must be a number above 0, got 0."),
     ([*RECORD, "--rank"], 2, "--rank needs several episodes"),
-    ([*RECORD, "--versus", "other", "--snapshots"], 2, "do not go together"),
+    ([*RECORD, "--versus", "other", "--snapshots"], 2, "cannot be combined"),
     ([*RECORD, "--crop", "1", "2"], 2, "--crop must be four numbers, got 2."),
     (["record", "run"], 2, "Missing argument 'OUT...'"),
     (["check", "CartPole-v1", "--steps", "0"], 2, "--steps must be an integer of at least 1"),
@@ -167,7 +167,7 @@ def test_help_shows_the_defaults_of_the_environment(capsys):
     _, tuned = shown(capsys, "train", "ppo", "CartPole-v1")
     for text in (usual, tuned):
         assert "--clip-ratio X" in text
-    assert "Factor on the rewards" in usual
+    assert "Factor that scales the rewards" in usual
     flat = " ".join(tuned.split())
     assert "--epochs N Passes over the steps of an iteration. [default: 20]" in flat
     assert "Learning rate of Adam. [default: 0.001, decays to 0]" in flat
@@ -199,15 +199,15 @@ def test_the_installed_command_is_the_module():
 @pytest.mark.parametrize(
     ("stored", "given", "message"),
     [
-        ("--gamma 0.5", "--gamma 0.6", "has a training with --gamma 0.5, and this one has --gamma"),
-        ("--epochs 3", "", "with --epochs 3, and this one has the default --epochs"),
+        ("--gamma 0.5", "--gamma 0.6", "has a run with --gamma 0.5, but this one has --gamma"),
+        ("--epochs 3", "", "with --epochs 3, but this one has the default --epochs"),
         (
             "",
             "--standardize none",
-            "the default --standardize, and this one has --standardize none",
+            "the default --standardize, but this one has --standardize none",
         ),
-        ("--no-video", "", "with --no-video, and this one has the default --video"),
-        ("--hidden 8 9", "--hidden 8", "with --hidden 8 9, and this one has --hidden 8."),
+        ("--no-video", "", "with --no-video, but this one has the default --video"),
+        ("--hidden 8 9", "--hidden 8", "with --hidden 8 9, but this one has --hidden 8."),
         ("", "--epochs 4", "tfpg resume run"),
     ],
 )
@@ -242,5 +242,5 @@ def test_options_that_change_no_number_may_differ():
     ],
 )
 def test_a_stored_command_that_is_not_a_training_is_an_error(command):
-    with pytest.raises(ValueError, match="is not a valid training"):
+    with pytest.raises(ValueError, match="is not a valid training command"):
         parse(command)

@@ -372,7 +372,7 @@ class TestRefused:
         code, err = ended(train(finished, run="killed", more=["--checkpoint-every", "77"]))
         os.close(lock)
         assert (code, err.count("\n")) == (1, 1)
-        assert "Another training is writing into" in err
+        assert "Another run is writing to" in err
         assert config.read_bytes() == before
 
     @pytest.mark.slow
@@ -397,7 +397,7 @@ class TestBroken:
         (tmp_path / "run/.model.tmp-1a2b.keras").write_bytes(b"half of a model")
         code, err = resume(tmp_path)
         assert code == 0
-        assert "is not whole: expected" in err
+        assert "is damaged: expected" in err
         assert "Resuming from" in err
         assert not list((tmp_path / "run").glob(".*"))
         assert outcome(tmp_path) == outcome(whole())
@@ -409,7 +409,7 @@ class TestBroken:
         code, err = resume(tmp_path)
         assert code == 1
         assert err.startswith("tfpg: error: ")
-        assert "None of the 2 checkpoints is whole. Start again in another folder." in err
+        assert "None of the 2 checkpoints is intact. Start again in another folder." in err
         assert (tmp_path / "run/metrics.csv").exists()
 
 
@@ -427,7 +427,7 @@ class TestFullDisk:
         process = train(tmp_path, "dqn", more=more, preexec_fn=self.limited(40_000))
         code, err = ended(process)
         assert code == 1
-        warning = "A checkpoint cannot be written into 'run/checkpoints' (File too large, "
+        warning = "A checkpoint cannot be written to 'run/checkpoints' (File too large, "
         assert err.count(f"tfpg: warning: {warning}") == 1
         assert "Training continues, and tries again." in err
         *_, last = err.splitlines()
@@ -444,7 +444,7 @@ class TestFullDisk:
         assert code == 1
         last = err.splitlines()[-1]
         assert last.startswith("tfpg: error: ")
-        assert re.search("'run[^ ]*'.* cannot be written|cannot be written into 'run", last), last
+        assert re.search("'run[^ ]*'.* cannot be written|cannot be written to 'run", last), last
         assert "File too large" in last
         assert err.count("tfpg: error") == 1
 

@@ -303,7 +303,7 @@ class TestSampling:
         replay = numbers(n_step=3, prioritized=prioritized)
         for steps in (0, 2):
             assert not replay.ready
-            with pytest.raises(ValueError, match=f"holds {steps} steps and no whole transition"):
+            with pytest.raises(ValueError, match=f"holds {steps} steps and no complete transition"):
                 sample(replay, 4)
             replay.add(fragment([0, 1, 2]))
 
@@ -380,10 +380,10 @@ def test_a_state_restores_a_replay(mode, prioritized, steps):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"count": 2, "capacity": 40}, "num_envs=3, and this one has num_envs=2"),
-        ({"capacity": 90}, "rows=20, and this one has rows=30"),
-        ({"n_step": 3}, "n_step=1, and this one has n_step=3"),
-        ({"prioritized": True}, "prioritized=False, and this one has prioritized=True"),
+        ({"count": 2, "capacity": 40}, "num_envs=3, but this one has num_envs=2"),
+        ({"capacity": 90}, "rows=20, but this one has rows=30"),
+        ({"n_step": 3}, "n_step=1, but this one has n_step=3"),
+        ({"prioritized": True}, "prioritized=False, but this one has prioritized=True"),
     ],
 )
 def test_the_state_of_another_replay_is_refused(options, words):

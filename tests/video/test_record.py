@@ -205,7 +205,7 @@ class TestFaults:
             ({"policy": {}}, ValueError, "The mapping of policies is empty"),
             ({"policy": "model"}, TypeError, "Expected a Keras model"),
             ({"env": "CartPol-v1"}, ValueError, "Did you mean.*CartPole-v1"),
-            ({"env": Countdown()}, ValueError, "render_mode='rgb_array', and this one has None"),
+            ({"env": Countdown()}, ValueError, "render_mode='rgb_array', but this one has None"),
         ],
     )
     def test_invalid_options_are_one_line_and_leave_no_file(

@@ -221,7 +221,7 @@ def test_a_window_opens_on_a_virtual_display_and_never_on_the_users(xvfb, monkey
 class TestOffScreen:
     @pytest.mark.parametrize("mode", [None, "ansi"])
     def test_other_render_modes_are_refused(self, no_display, mode):
-        failed = pytest.raises(ValueError, match=f"render_mode='rgb_array', and this .* {mode!r}")
+        failed = pytest.raises(ValueError, match=f"render_mode='rgb_array', but this .* {mode!r}")
         with failed, open_render_env(lambda: Countdown(render_mode=mode)):
             pass
 

@@ -1,4 +1,4 @@
-"""Agents: one algorithm a file, on the shell of `tfpg.agents.agent.Agent`."""
+"""Agents: one algorithm per file, based on `tfpg.agents.agent.Agent`."""
 
 # The algorithms by what their models output, under their names on the command line.
 POLICY_GRADIENT = ("reinforce", "a2c", "ppo")

@@ -23,7 +23,7 @@ class A2C(ActorCritic):
 
     Raises:
         TypeError: ``model`` is not a Keras model.
-        ValueError: An option is out of range, or a layer of the model does not suit.
+        ValueError: An option is out of range, or the model has an unsuitable layer.
 
     Source:
         Mnih et al., 2016, https://arxiv.org/abs/1602.01783.

@@ -1,10 +1,10 @@
 """What A2C and PPO share: rollouts of a fixed number of steps, and minibatch updates.
 
-In an iteration every environment is stepped ``num_steps`` times. The advantages are
+In an iteration, every environment is stepped ``num_steps`` times. The advantages are
 
     A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
 
-where a termination stops the bootstrap and a time limit only the sum. The value learns
+where a termination stops the bootstrap, and a time limit stops only the sum. The value learns
 ``A_t + V(s_t)``. All updates of an iteration are one compiled call.
 """
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tfpg.rollouts.collector import Collector
 
 JIT_HELP = (
-    "Compile the updates with XLA. 'auto' does unless the model has convolutions and runs on a "
-    "CPU, where XLA's are slow."
+    "Compile the updates with XLA. 'auto' does so unless the model has convolutions and runs on a "
+    "CPU, where XLA convolutions are slow."
 )
 
 
@@ -56,18 +56,20 @@ class ActorCritic(PolicyGradient):
         default=16, check=count, help="Steps of each environment in an iteration."
     )
     epochs: int = option(default=1, check=count, help="Passes over the steps of an iteration.")
-    minibatches: int = option(default=1, check=count, help="Parts of a pass. Each is an update.")
+    minibatches: int = option(
+        default=1, check=count, help="Minibatches per pass. Each gives one update."
+    )
     standardize: str | None = option(
         default=None,
         check=one_of("batch", None),
         help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
-        "that the value learns. None: do not.",
+        "that the value learns. None: do not standardize.",
     )
     reward_scale: float | str = option(
         default=1.0,
         check=positive_or_auto,
-        help="Factor on the rewards that are learned from. 'auto': one over the running standard "
-        "deviation of the discounted return. Logs show the rewards as they are.",
+        help="Factor that scales the rewards for learning. 'auto': one over the running standard "
+        "deviation of the discounted return. Logs show the original rewards.",
     )
     jit_compile: bool | str = option(
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP
@@ -133,7 +135,7 @@ class ActorCritic(PolicyGradient):
 
         Returns:
             Means over the updates of what `losses` returns and of ``grad_norm``;
-            ``explained_variance``; with actions that are clipped ``clipped_actions``.
+            ``explained_variance``; and with clipped actions, ``clipped_actions``.
 
         Raises:
             FloatingPointError: The loss is not finite, or the gradients of many iterations in a

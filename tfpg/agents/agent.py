@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 class Agent(WithOptions, abc.ABC):
     """A Keras model and a way to train it.
 
-    An algorithm is a subclass with its options, `build`, `collect` and `update`. ``agent.model``
-    is the model that was given: plain Keras saves and loads it. If it is compiled, its optimizer
+    An algorithm is a subclass with options, `build`, `collect` and `update`. ``agent.model`` is
+    the model that was passed in: plain Keras saves and loads it. If it is compiled, its optimizer
     is used; if not, it is compiled with `default_optimizer`.
 
     Attributes:
-        policy: The model as a `tfpg.Policy` for the environment that was met last, or None.
-        env_steps: Environment steps that the agent was trained for.
+        policy: The model as a `tfpg.Policy` for the last environment used, or None.
+        env_steps: Environment steps that the agent has been trained for.
     """
 
     model: keras.Model = option(
@@ -54,7 +54,7 @@ class Agent(WithOptions, abc.ABC):
     )
     gamma: float = option(default=0.99, check=fraction, help="Discount factor, in [0, 1].")
     num_envs: int = option(
-        default=8, check=count, help="Environments that are played at the same time."
+        default=8, check=count, help="Number of environments to play in parallel."
     )
     max_steps: int | None = option(
         default=None,
@@ -69,9 +69,9 @@ class Agent(WithOptions, abc.ABC):
 
     # Whether the algorithm needs a value: a second output of the model, or a value_model.
     needs_value = False
-    # Whether resets must be left to tfpg: no environment may reset itself.
+    # Whether tfpg must do the resets: no environment may reset itself.
     manual_resets = False
-    # What an agent that learns from a replay keeps its steps in.
+    # The replay of an agent that learns from one.
     replay = None
     # episode_return is the mean over at least this many of the last episodes. It is not logged
     # until a tenth of them has ended.
@@ -131,36 +131,37 @@ class Agent(WithOptions, abc.ABC):
             iterations: Iterations in total, like Keras's ``epochs``. With ``initial_iteration`` or
                 a checkpoint, those already made count.
             callbacks: Keras callbacks. Their ``model`` is the Keras model.
-            seed: The seed of everything random in a training. The same seed, initial weights and
-                machine give the same trained weights. None: a random one.
+            seed: The seed of all randomness in the run. The same seed, initial weights and machine
+                give the same trained weights. None: a random seed.
             initial_iteration: The first iteration, to continue an earlier training.
             verbose: 0 for silence, 1 for a progress bar, 2 for a line per iteration, ``"auto"``
                 for 1 in a terminal or notebook and 2 elsewhere.
             validation_envs: Environments in which the greedy policy is evaluated during training.
                 None: no validation.
             validation_freq: Validate every this many iterations, and after the last one.
-            validation_episodes: Episodes of each validation. Each has different ones.
+            validation_episodes: Number of episodes in each validation. They differ between
+                validations.
             checkpoints: A folder or `tfpg.Checkpoints`. Everything is saved there every ten
-                seconds and at the end. If the folder has a checkpoint already, the training
-                resumes from it, bit for bit. Ctrl-C and SIGTERM then stop it after the
-                iteration, with a checkpoint.
+                seconds and at the end. If the folder already has a checkpoint, the run resumes
+                from it, bit for bit. Ctrl-C and SIGTERM then stop the run only after the current
+                iteration, and a checkpoint is saved.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
             every iteration. ``episode_return`` and ``episode_length`` are means over the episodes
-            that ended in the iteration, and over earlier ones if those are fewer than the agent's
-            ``window``. They are missing until a tenth of the window has ended. ``env_steps``
-            counts the environment steps so far. ``val_episode_return`` and ``val_episode_length``
-            have a number for every validation.
+            that ended in the iteration, plus earlier ones if fewer than the agent's ``window``
+            ended. They are missing until a tenth of the window is filled. ``env_steps`` counts the
+            environment steps so far. ``val_episode_return`` and ``val_episode_length`` have one
+            number per validation.
 
         Raises:
-            ValueError: The model does not fit the environment, an argument is out of range, or
-                the checkpoint is of a different training.
+            ValueError: The model does not fit the environment, an argument is out of range, or the
+                checkpoint belongs to a different run.
             tfpg.errors.EnvDataError: An environment returned NaN or infinity.
             FloatingPointError: The model's outputs or the loss are not finite, or the gradients
                 of many updates in a row. The update was not applied. A single gradient that is
                 not finite is skipped with a warning, with the rest of the iteration's updates.
-            CheckpointCorruptError: No checkpoint in the folder is whole.
+            CheckpointCorruptError: No checkpoint in the folder is intact.
             OSError: The last checkpoint could not be written.
 
         Note:
@@ -207,11 +208,11 @@ class Agent(WithOptions, abc.ABC):
             deterministic: Whether to take the most probable action instead of a sample.
 
         Raises:
-            RuntimeError: The agent has not met an environment yet.
+            RuntimeError: The agent has not seen an environment yet.
         """
         if self.policy is None:
             raise RuntimeError(
-                "The agent has not met an environment yet: call fit or evaluate first, or use "
+                "The agent has not seen an environment yet: call fit or evaluate first, or use "
                 'tfpg.Policy(model, "CartPole-v1").act(observations).'
             )
         return self.policy.act(observations, deterministic=deterministic)
@@ -243,13 +244,13 @@ class Agent(WithOptions, abc.ABC):
 
     @classmethod
     def load(cls, path: str | os.PathLike, **options: Any) -> Agent:
-        """Return an agent with a model from a ``.keras`` file and the given options."""
+        """Return an agent with the given options and the model from a ``.keras`` file."""
         from tfpg.models.saving import load_model
 
         return cls(load_model(path), **options)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the agent's options without its models, as JSON can hold them."""
+        """Return the agent's options without its models, in a form that JSON can hold."""
         return {
             name: as_json(getattr(self, name))
             for name, each in options_of(type(self)).items()
@@ -275,7 +276,7 @@ class Agent(WithOptions, abc.ABC):
         """The variables and optimizers of an update.
 
         Raises:
-            RuntimeError: `prepare` was not called yet.
+            RuntimeError: `prepare` has not been called yet.
         """
         if self._trainable is None:
             raise RuntimeError("The agent is not ready to learn: call fit, or prepare first.")
@@ -286,7 +287,7 @@ class Agent(WithOptions, abc.ABC):
         """The policy that `prepare` was called with.
 
         Raises:
-            RuntimeError: It was not called yet.
+            RuntimeError: It has not been called yet.
         """
         if self._trained_policy is None:
             raise RuntimeError("The agent is not ready to learn: call fit, or prepare first.")
@@ -303,12 +304,12 @@ class Agent(WithOptions, abc.ABC):
         """Get ready for the episodes of a collector, before anything is played or restored."""
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:
-        """Play before the first iteration of a training that does not resume."""
+        """Play before the first iteration, unless the run resumes."""
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         """Collect and update once, and return what is logged.
 
-        `OffPolicy` has its own. What every algorithm logs is added in `tfpg.agents.training`.
+        `OffPolicy` overrides this. What every algorithm logs is added in `tfpg.agents.training`.
         """
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
@@ -340,7 +341,7 @@ class Agent(WithOptions, abc.ABC):
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
-        """Raise an error unless a state is one of an agent like this one.
+        """Raise an error unless the state comes from an agent like this one.
 
         Raises:
             ValueError: The variables differ.

@@ -1,6 +1,6 @@
-"""What callbacks carry from one epoch to the next, to save and to restore.
+"""The state that callbacks carry from one epoch to the next, to save and to restore.
 
-That is what their ``get_state()`` returns. Keras's own callbacks have none, so what they carry is
+Their ``get_state()`` returns it. Keras's own callbacks have no such method, so their state is
 listed here. Other callbacks without ``get_state`` and ``set_state`` start from scratch.
 """
 
@@ -41,7 +41,7 @@ def callbacks_state(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[dict[str, Any]]) -> None:
-    """Prepare callbacks to resume, before they begin: cut the rows that come again from CSV files.
+    """Prepare callbacks to resume, before they begin: cut CSV rows that will be written again.
 
     Raises:
         ValueError: They are not the callbacks whose states these are.
@@ -50,7 +50,7 @@ def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[dict[str, Any]]
     here, there = [type(x).__name__ for x in saved], [x["class"] for x in states]
     if here != there:
         raise ValueError(
-            f"The checkpoint was written with the callbacks {', '.join(there) or 'none'}, and here "
+            f"The checkpoint was written with the callbacks {', '.join(there) or 'none'}, but here "
             f"are {', '.join(here) or 'none'}: pass the same ones in the same order."
         )
     for callback, each in zip(saved, states, strict=True):
@@ -60,7 +60,7 @@ def prepare_callbacks(callbacks: Sequence[Any], states: Sequence[dict[str, Any]]
 
 
 def restore_callbacks(callbacks: Sequence[Any], states: Sequence[dict[str, Any]]) -> None:
-    """Give callbacks that have begun the states they had."""
+    """Restore the states of callbacks that have begun."""
     for callback, each in zip(_saved(callbacks), states, strict=True):
         state = each["state"]
         if hasattr(callback, "set_state"):

@@ -1,4 +1,4 @@
-"""Whether two trainings have the same result: hashes of what their newest checkpoints hold."""
+"""Whether two runs have the same result: hashes of the contents of their newest checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfpg.errors import CheckpointCorruptError
 def digests(folder: str | os.PathLike) -> dict[str, str]:
     """Return the sha256 of each part of the newest checkpoint.
 
-    Equal trainings have equal parts, however often they were stopped and resumed.
+    Equal runs have equal parts, however often they were stopped and resumed.
 
     Args:
         folder: Folder of the checkpoints.
@@ -27,7 +27,7 @@ def digests(folder: str | os.PathLike) -> dict[str, str]:
         ``"statistics"``, ``"counts"``, ``"environments"``, ``"replay"`` or the class of a callback.
 
     Raises:
-        CheckpointCorruptError: There is no whole checkpoint.
+        CheckpointCorruptError: There is no intact checkpoint.
 
     Example:
         >>> import tempfile, tfpg

@@ -3,9 +3,9 @@ r"""DQN: Q-learning with a network, from a replay of past transitions.
     loss = huber(r + gamma max_a Q_target(s', a) - Q(s, a))
 
 averaged over transitions (s, a, r, s') that are sampled from the replay. A termination stops the
-bootstrap, a time limit does not. With ``double`` the online network chooses the next action, and
-the target network gives its value. With ``n_step`` r is the discounted sum of n rewards and s' the
-state after them. With ``prioritized`` transitions with large errors are sampled more often, and
+bootstrap; a time limit does not. With ``double``, the online network chooses the next action, and
+the target network gives its value. With ``n_step``, r is the discounted sum of n rewards and s' the
+state after them. With ``prioritized``, transitions with large errors are sampled more often, and
 weighted less. Dueling is a property of the network: `tfpg.networks.dueling`.
 
 Source: Mnih et al., "Human-level control through deep reinforcement learning", 2015,
@@ -72,7 +72,7 @@ class DQN(OffPolicy):
     double: bool = option(
         default=True,
         check=flag,
-        help="Choose the next action by the online network (Double Q-learning).",
+        help="Choose the next action with the online network (Double Q-learning).",
     )
     target_update_period: int = option(
         default=128,
@@ -88,7 +88,7 @@ class DQN(OffPolicy):
     epsilon: float | Callable[[float], float] = option(
         default=linear(1.0, 0.05, 10_000),
         check=probability_schedule,
-        help="Probability of a random action: a number or a schedule, see `tfpg.schedules`.",
+        help="Probability of a random action: a number or a schedule; see `tfpg.schedules`.",
     )
     epsilon_per: str = option(
         default="step",
@@ -99,13 +99,13 @@ class DQN(OffPolicy):
         default=1, check=count, help="Repeat a random action for this many steps."
     )
     loss: str = option(
-        default="huber", check=one_of("huber", "mse"), help="The loss of the errors."
+        default="huber", check=one_of("huber", "mse"), help="The loss function of the errors."
     )
     jit_compile: bool | str = option(
         default="auto",
         check=one_of(True, False, "auto"),
-        help="Compile the updates with XLA. 'auto' does unless the model has convolutions and runs"
-        " on a CPU, where XLA's are slow.",
+        help="Compile the updates with XLA. 'auto' does so unless the model has convolutions and "
+        "runs on a CPU, where XLA convolutions are slow.",
     )
 
     def __post_init__(self) -> None:
@@ -120,7 +120,8 @@ class DQN(OffPolicy):
     def build(self, policy: Policy) -> None:
         if policy.has_value:
             raise ValueError(
-                "The model has a second output, and a Q-network has one: the value of each action."
+                "The model has a second output, but a Q-network has only one: the value of each "
+                "action."
             )
         if self.target is None or not self.target.belongs_to(self.trainable.variables):
             self.target = TargetNetwork(policy, self.trainable.variables)

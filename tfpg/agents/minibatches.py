@@ -50,7 +50,8 @@ def make_batch(
             the advantages are the returns.
         gae_lambda: Weight of later rewards.
         n_step: Bootstrap after this many rewards instead of weighting them by ``gae_lambda``.
-        per: Standardize the advantages over the ``"batch"`` or each ``"episode"``. None: do not.
+        per: Standardize the advantages over the ``"batch"`` or each ``"episode"``. None: do not
+            standardize.
         center: Whether to subtract the mean of the advantages.
         encode: Maps observations to model inputs.
 
@@ -126,7 +127,7 @@ def episode_ends(data: Trajectory) -> np.ndarray:
 def explained_variance(batch: Batch) -> float:
     """Return the share of the returns' variance that the values explain.
 
-    1 is all of it, 0 is none, and less than 0 is worse than none.
+    1 means all of it and 0 none; below 0, the values are worse than a constant.
 
     Example:
         >>> import numpy as np
@@ -147,9 +148,9 @@ def minibatch_order(
 
     Args:
         count: The number of real steps, at least 1.
-        capacity: The largest number there may be.
+        capacity: The largest possible number of steps.
         epochs: Passes over all steps, each in a new random order.
-        minibatches: Parts of a pass. Their sizes differ by at most 1.
+        minibatches: Minibatches per pass. Their sizes differ by at most 1.
         rng: Draws the orders. A single minibatch needs none.
 
     Returns:

@@ -1,4 +1,4 @@
-"""NaN and infinity in a training: where they appeared, and what is saved to reproduce them."""
+"""NaN and infinity in training: where they appeared, and the data that reproduces them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LARGEST_DATA = 200_000_000  # bytes
 def report_non_finite(
     agent: Any, iteration: int, logs: dict[str, float], folder: Path | None
 ) -> Iterator[None]:
-    """Add to a `FloatingPointError` where it happened, and save what reproduces it.
+    """Add to a `FloatingPointError` where it happened, and save the data that reproduces it.
 
-    That is a folder ``non-finite`` with ``model.keras`` as it was before the update, ``data.npz``
-    with the data of the update (the fields of a `Trajectory` or of `Transitions`) and
+    The data is saved in a folder ``non-finite`` with ``model.keras`` as it was before the update,
+    ``data.npz`` with the data of the update (the fields of a `Trajectory` or of `Transitions`) and
     ``about.json``. The error has its path as ``error.bundle``.
 
     Args:

@@ -38,9 +38,9 @@ _COUNTERS = ("episodes", "_episodes_before", "_stored_steps", "_stack_checked")
 
 
 class OffPolicy(Agent):
-    """An agent that learns from a replay. A subclass has `build`, `explore` and `learn_from`."""
+    """An agent that learns from a replay. Subclasses define `build`, `explore` and `learn_from`."""
 
-    n_step: int = option(default=1, check=count, help="Rewards of a transition.")
+    n_step: int = option(default=1, check=count, help="Number of rewards in a transition.")
     prioritized: bool = option(
         default=False,
         check=flag,
@@ -55,8 +55,10 @@ class OffPolicy(Agent):
         help="How far importance weights correct for prioritized sampling, from 0 to 1: a number "
         "or a schedule of environment steps.",
     )
-    capacity: int = option(default=100_000, check=count, help="Steps that the replay holds.")
-    batch_size: int = option(default=64, check=count, help="Transitions of an update.")
+    capacity: int = option(
+        default=100_000, check=count, help="Number of steps that the replay holds."
+    )
+    batch_size: int = option(default=64, check=count, help="Transitions per update.")
     learn_period: int = option(
         default=64,
         check=count,
@@ -72,20 +74,20 @@ class OffPolicy(Agent):
     reward_clip: float | None = option(
         default=None,
         check=optional(positive),
-        help="Clip the rewards that are learned from to plus and minus this. Logs and evaluations "
-        "show the rewards as they are. None: do not clip.",
+        help="Clip rewards to plus or minus this value for learning. Logs and evaluations show the "
+        "original rewards. None: do not clip.",
     )
     end_on_life_loss: bool = option(
         default=False,
         check=flag,
-        help="Learn that losing a life ends the episode, if the environment's infos have 'lives'. "
-        "The episode itself continues.",
+        help="For learning, treat the loss of a life as the end of the episode, if the "
+        "environment's infos have 'lives'. The episode itself continues.",
     )
     frame_stack: int | None = option(
         default=None,
         check=optional(count),
-        help="The number of frames that observations stack along their last axis. Each is stored "
-        "once. None: what the environment says, as Atari games by id do.",
+        help="The number of frames that observations stack along their last axis. Each frame is "
+        "stored once. None: the number that the environment reports, as Atari games made by id do.",
     )
     replay_device: str | None = option(
         default="auto",
@@ -93,18 +95,18 @@ class OffPolicy(Agent):
         "machine's memory. 'auto': a GPU if there is one.",
     )
     steps_per_iteration: int = option(
-        default=1024, check=count, help="Environment steps of an iteration."
+        default=1024, check=count, help="Environment steps per iteration."
     )
     window: int = option(  # type: ignore[assignment]
         default=20,
         check=count,
-        help="episode_return is the mean over at least this many of the last episodes.",
+        help="episode_return is the mean over at least this many recent episodes.",
     )
     overlap: bool = option(
         default=False,
         check=flag,
         help="Step the environments while the updates run, acting with the weights from before "
-        "them. For models that act through NumPy.",
+        "those updates. For models that act through NumPy.",
     )
 
     def __post_init__(self) -> None:
@@ -162,7 +164,7 @@ class OffPolicy(Agent):
         self._episodes_before = self.episodes
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:
-        """Play at random until the replay was given ``learning_starts`` steps."""
+        """Play at random until the replay has received ``learning_starts`` steps."""
         replay = self._replay
         if self.overlap and policy.acting != "numpy":
             warn(

@@ -14,7 +14,7 @@ from tfpg.models.inspection import all_layers, traced_constants
 from tfpg.models.policy import Policy
 from tfpg.ops.gradients import clip_by_global_norm
 
-# Consecutive updates with a finite loss and a non-finite gradient that end a training.
+# This many consecutive updates with a finite loss and a non-finite gradient end training.
 MAX_SKIPPED_UPDATES = 10
 
 
@@ -92,7 +92,7 @@ class Trainable:
         return finite
 
     def finalize(self) -> None:
-        """Replace weights by their averages at the end of a training, as Keras's ``fit`` does."""
+        """Replace weights with their averages at the end of training, as Keras's ``fit`` does."""
         for optimizer, variables in self.groups:
             optimizer.finalize_variable_values(variables)
 

@@ -41,7 +41,7 @@ class PolicyGradient(Agent):
         default="batch",
         check=one_of("batch", None),
         help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
-        "that the value learns. None: do not.",
+        "that the value learns. None: do not standardize.",
     )
     entropy_coef: float = option(
         default=0.0, check=nonnegative, help="Weight of the entropy bonus."
@@ -58,17 +58,17 @@ class PolicyGradient(Agent):
     positive_action: int = option(
         default=1,
         check=one_of(0, 1),
-        help="The action whose probability a single output is, for two actions.",
+        help="The action whose probability a model with a single output returns.",
     )
     squash: bool = option(
         default=False,
         check=flag,
-        help="Squash continuous actions into their bounds by tanh, instead of clipping.",
+        help="Squash continuous actions into their bounds with a tanh, instead of clipping.",
     )
     log_std: float | Sequence[float] = option(
         default=0.0,
-        help="Initial log standard deviation of continuous actions, for models whose outputs are "
-        "the means alone. It is trained.",
+        help="Initial log standard deviation of continuous actions, for models that output only "
+        "the means. It is trained.",
     )
 
     # Whether advantages are centered by the mean of the batch.
@@ -91,7 +91,7 @@ class PolicyGradient(Agent):
             batch: ``B`` steps, as tensors.
 
         Returns:
-            ``"loss"``, which is minimized, and what else is logged, each ``[B]``.
+            ``"loss"``, which is minimized, and other values to log, each ``[B]``.
         """
         raise NotImplementedError
 

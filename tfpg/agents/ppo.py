@@ -4,8 +4,8 @@ r"""PPO: proximal policy optimization, several epochs of minibatches over every 
            + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t)),
 
 where ``r_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that acted. The
-advantages ``A_t`` and returns ``R_t`` are those of `tfpg.agents.actor_critic`, the advantages
-standardized over the rollout after the returns were computed.
+advantages ``A_t`` and returns ``R_t`` are those of `tfpg.agents.actor_critic`, except that the
+advantages are standardized over the rollout, after the returns are computed.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
 https://arxiv.org/abs/1707.06347.
@@ -28,7 +28,7 @@ class PPO(ActorCritic):
 
     Raises:
         TypeError: ``model`` is not a Keras model.
-        ValueError: An option is out of range, or a layer of the model does not suit.
+        ValueError: An option is out of range, or the model has an unsuitable layer.
 
     Source:
         Schulman et al., 2017, https://arxiv.org/abs/1707.06347.
@@ -46,7 +46,9 @@ class PPO(ActorCritic):
         default=128, check=count, help="Steps of each environment in an iteration."
     )
     epochs: int = option(default=4, check=count, help="Passes over the steps of an iteration.")
-    minibatches: int = option(default=4, check=count, help="Parts of a pass. Each is an update.")
+    minibatches: int = option(
+        default=4, check=count, help="Minibatches per pass. Each gives one update."
+    )
     gae_lambda: float = option(
         default=0.95,
         check=fraction,
@@ -57,17 +59,17 @@ class PPO(ActorCritic):
         default="batch",
         check=one_of("batch", None),
         help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
-        "that the value learns. None: do not.",
+        "that the value learns. None: do not standardize.",
     )
     clip_ratio: float = option(
         default=0.2,
         check=positive,
-        help="How far the ratio of probabilities may leave 1 before it no longer pays.",
+        help="How far the probability ratio may move away from 1 before it is clipped.",
     )
     value_clip: float | None = option(
         default=None,
         check=optional(positive),
-        help="How far values may move from their old ones. None: any way.",
+        help="How far values may move from their old ones. None: no limit.",
     )
     target_kl: float | None = option(
         default=None,

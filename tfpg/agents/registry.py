@@ -39,7 +39,7 @@ def algorithm_class(name: str) -> type[Agent]:
     Args:
         name: A name that `algorithm_names` lists, or ``"module:Class"`` for an agent class in a
             module of your own. Modules in the current folder are found too, as Gymnasium finds
-            environments. A package makes its agents known by entry points of the group
+            environments. A package registers its agents with entry points in the group
             ``tfpg.algorithms``.
 
     Raises:

@@ -8,8 +8,8 @@ standardized over all steps of the batch. The loss, averaged over the steps, is
 
     -A_t log pi(a_t | s_t)  -  entropy_coef H(pi(. | s_t))  +  value_coef (G_t - V(s_t))^2.
 
-The baseline b is zero, the mean of the batch, or a value V that learns the returns. Without a
-value a time limit counts as the end of an episode: there is nothing to bootstrap from.
+The baseline b is zero, the mean of the batch, or a value V that is trained on the returns. Without
+a value, a time limit counts as the end of an episode: there is nothing to bootstrap from.
 
 Source: Williams, "Simple statistical gradient-following algorithms for connectionist
 reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
@@ -45,8 +45,8 @@ class Reinforce(PolicyGradient):
 
     Raises:
         TypeError: ``model`` is not a Keras model.
-        ValueError: An option is out of range, options do not go together, or a layer of the model
-            does not suit.
+        ValueError: An option is out of range, two options cannot be combined, or the model has an
+            unsuitable layer.
 
     Source:
         Williams, 1992, https://doi.org/10.1007/BF00992696.
@@ -63,25 +63,25 @@ class Reinforce(PolicyGradient):
     num_envs: Any = option(
         default=None,
         check=optional(count),
-        help="Environments that are played at the same time. None: as many as episodes_per_update.",
+        help="Number of environments to play in parallel. None: as many as episodes_per_update.",
     )
-    episodes_per_update: int = option(default=32, check=count, help="Episodes of each update.")
+    episodes_per_update: int = option(default=32, check=count, help="Episodes per update.")
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", "episode", None),
         help="Standardize the advantages (z-score) over the 'batch' or each 'episode'. None: do "
-        "not.",
+        "not standardize.",
     )
     baseline: str | None = option(
         default=None,
         check=one_of(None, "mean", "value"),
-        help="What is subtracted from the returns: nothing (None), the 'mean' of the batch, or a "
-        "learned 'value'. A value_model implies 'value'.",
+        help="The baseline that is subtracted from the returns: nothing (None), the 'mean' of the "
+        "batch, or a learned 'value'. A value_model implies 'value'.",
     )
     value_updates: int = option(
         default=1,
         check=count,
-        help="Gradient steps of the value_model for each step of the policy.",
+        help="Gradient steps of the value_model per step of the policy.",
     )
     gradient: str = option(
         default="fused",
@@ -93,7 +93,7 @@ class Reinforce(PolicyGradient):
     batch_size: int | None = option(
         default=None,
         check=optional(count),
-        help="Steps that the fused gradient takes into memory at once. None: all.",
+        help="Number of steps that the fused gradient holds in memory at once. None: all.",
     )
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class Reinforce(PolicyGradient):
 
     @property
     def window(self) -> int:  # type: ignore[override]
-        """The number of episodes that ``episode_return`` is a mean of: those of an iteration."""
+        """The number of episodes that ``episode_return`` averages over: those of an iteration."""
         return self.episodes_per_update
 
     @property
@@ -172,9 +172,9 @@ class Reinforce(PolicyGradient):
 
         Returns:
             ``loss``, ``policy_loss``, ``entropy`` (nats), each a mean over the steps, and
-            ``grad_norm``; with a value ``value_loss`` and ``explained_variance``; with the
-            accumulated gradient of several episodes ``grad_snr``, ``baseline_saving`` and
-            ``zscore_saving``; with actions that are clipped ``clipped_actions``.
+            ``grad_norm``; with a value, ``value_loss`` and ``explained_variance``; with the
+            accumulated gradient of several episodes, ``grad_snr``, ``baseline_saving`` and
+            ``zscore_saving``; and with clipped actions, ``clipped_actions``.
 
         Raises:
             FloatingPointError: The loss is not finite, or the gradients of many updates in a row.

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: what they hold, what they must match, and how it is restored."""
+"""Checkpoints of a run: what they hold, what they must match, and how the run is restored."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from tfpg.rollouts.env_state import running_statistics
 
 
 class ResumableTraining:
-    """A training that may have checkpoints, and may resume from one.
+    """A training run that may have checkpoints, and may resume from one.
 
-    A checkpoint holds all that changes: the agent with its variables and replay, the positions of
-    the environments in their episodes, and what callbacks carry. As a context it locks the folder.
+    A checkpoint holds everything that changes: the agent with its variables and replay, the
+    positions of the environments in their episodes, and what callbacks carry. As a context it locks
+    the folder.
 
     Args:
         checkpoints: The checkpoints, with their folder locked. None: no method does anything.
@@ -32,7 +33,7 @@ class ResumableTraining:
         folder: Folder of the checkpoints, or None.
 
     Raises:
-        CheckpointCorruptError: There are checkpoints, and none is whole.
+        CheckpointCorruptError: There are checkpoints, but none is intact.
         VersionSkewError: Newer versions wrote the newest one.
     """
 
@@ -54,7 +55,7 @@ class ResumableTraining:
         there = self._saved.header["training"]["seed"]
         if seed is not None and seed != there:
             raise ValueError(
-                f"The checkpoint {str(self._saved.path)!r} has seed {there}, and here it is "
+                f"The checkpoint {str(self._saved.path)!r} has seed {there}, but here it is "
                 f"{seed}: leave the seed out, or choose another folder."
             )
         return there
@@ -107,7 +108,7 @@ class ResumableTraining:
             warn(
                 f"{int(restarted.sum())} of {len(restarted)} environments could not be restored, "
                 "because the same actions did not lead to the same observations and rewards. Their "
-                "episodes start over, so the result is not that of an uninterrupted training."
+                "episodes start over, so the result is not that of an uninterrupted run."
             )
             agent.restart_episodes(restarted)
         agent.model.stop_training = self._saved.header["stopped"]
@@ -149,7 +150,7 @@ class ResumableTraining:
 
 
 def describe_training(agent: Any, envs: VectorEnv, seed: int) -> dict[str, Any]:
-    """Return what a checkpoint must have in common with a training that resumes from it.
+    """Return what a checkpoint must have in common with a run that resumes from it.
 
     Returns:
         A dict for JSON: ``"agent"``, the spaces, ``"seed"``, ``"options"`` and ``"networks"``.
@@ -171,7 +172,7 @@ def _check_equal(saved: Checkpoint, there: dict[str, Any], here: dict[str, Any])
         a, b = there.get(name), here.get(name)
         if a != b and name not in ("options", "networks"):
             raise ValueError(
-                f"The checkpoint {str(saved.path)!r} has {name} {a}, and here it is {b}: change it "
+                f"The checkpoint {str(saved.path)!r} has {name} {a}, but here it is {b}: change it "
                 "back, or choose another folder."
             )
 
@@ -180,8 +181,8 @@ def _warn_about_statistics(envs: VectorEnv) -> None:
     names = running_statistics(envs)
     if names:
         warn(
-            f"Checkpoints do not hold the running statistics of {' and '.join(names)}, so a "
-            "training that resumes is not bit for bit the same. Those of a network's "
+            f"Checkpoints do not hold the running statistics of {' and '.join(names)}, so a run "
+            "that resumes is not bit for bit the same. Those of a network's "
             "normalize=True and of an agent's reward_scale='auto' are saved."
         )
 
@@ -189,7 +190,7 @@ def _warn_about_statistics(envs: VectorEnv) -> None:
 def _networks(agent: Any) -> dict[str, Any]:
     """Return facts about optimizers and layers, except names and learning rates.
 
-    Variables of the same shapes fit other activations and momentums, so variables are not enough.
+    Variables alone are not enough: the same shapes also fit other activations and momentums.
     """
     facts: dict[str, Any] = {}
     for prefix, model in (("", agent.model), ("value ", getattr(agent, "value_model", None))):
@@ -209,7 +210,7 @@ def _networks(agent: Any) -> dict[str, Any]:
 
 
 def _config(made: Any) -> dict[str, Any]:
-    """Return the config of a layer or an optimizer, or an empty one if it cannot tell it."""
+    """Return the config of a layer or an optimizer, or an empty one if it has none."""
     try:
         return _comparable(made.get_config())
     except (NotImplementedError, TypeError, ValueError, AttributeError):

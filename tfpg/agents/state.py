@@ -59,7 +59,7 @@ def check_variables(groups: Mapping[str, Sequence[Any]], state: Mapping[str, Any
 
 
 def assign_variables(groups: Mapping[str, Sequence[Any]], state: Mapping[str, Any]) -> None:
-    """Assign the values of a state to variables like those it was made of.
+    """Assign the values of a state to variables like the ones it was taken from.
 
     Raises:
         ValueError: The variables differ. Nothing was assigned.

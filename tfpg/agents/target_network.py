@@ -60,7 +60,7 @@ class TargetNetwork:
 
         Args:
             updates: The number of updates made so far, scalar.
-            period: Copy the weights after every this many updates, if ``tau`` is None.
+            period: Number of updates between copies of the weights, if ``tau`` is None.
             tau: Move by this share of the difference after every update.
         """
         due = tf.equal(updates % period, 0)
@@ -77,7 +77,7 @@ class TargetNetwork:
     def copy_if_changed(self) -> None:
         """Copy the network's weights if something other than training changed them since `mark`.
 
-        This happens when a callback restores weights: the target would be another network's.
+        This happens when a callback restores weights: the target would belong to another network.
         """
         if self._checksum_now() != self._checksum:
             for weight, variable in zip(self.weights, self._variables, strict=True):

@@ -141,12 +141,12 @@ def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) ->
 
 
 def _check_separate(envs: Any, validation_envs: Any) -> None:
-    """Raise if validation would break off the episodes of the training."""
+    """Raise if validation would cut training episodes short."""
     one, other = (getattr(each, "unwrapped", each) for each in (envs, validation_envs))
     if one is other and isinstance(one, (gymnasium.Env, VectorEnv)):
         raise ValueError(
-            "validation_envs is the environment that is trained in, and validation would break off "
-            "its episodes: give another one, an id or a callable."
+            "validation_envs is the training environment, and validation would cut its episodes "
+            "short: pass a different one, an id or a callable."
         )
 
 

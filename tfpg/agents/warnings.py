@@ -1,4 +1,4 @@
-"""Warnings that teach: signs of a training that does not work, each shown once."""
+"""Warnings about training that does not work, each shown once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MANY_STEPS = 10_000
 
 
 class _Warnings:
-    """Shows each warning once, when its sign has lasted for some iterations."""
+    """Shows each warning once, after its sign has lasted for several iterations."""
 
     def __init__(self) -> None:
         self._lasted: dict[str, int] = {}
@@ -35,7 +35,7 @@ class _Warnings:
 
 
 class TrainingWarnings(_Warnings):
-    """Warns of returns, policies and gradients from which nothing can be learned.
+    """Warns about returns, policies and gradients from which nothing can be learned.
 
     Args:
         head: The head of the policy.
@@ -107,7 +107,7 @@ class TrainingWarnings(_Warnings):
 
 
 class QLearningWarnings(_Warnings):
-    """Warns of Q-values that cannot be right, and of replays from which nothing can be learned.
+    """Warns about impossible Q-values, and replays from which nothing can be learned.
 
     Args:
         gamma: Discount factor.

@@ -21,14 +21,14 @@ class KeepBest(keras.callbacks.Callback):
 
     Keras's `ModelCheckpoint` saves the weights at the end of an epoch, after the update. This
     callback saves the weights from before it, which are the ones that played. (With A2C, PPO and
-    DQN ``episode_return`` is a mean over the last episodes, some of which earlier weights played.)
+    DQN, ``episode_return`` is a mean over the last episodes, some of which earlier weights played.)
     The optimizer's state is that after the update.
 
-    Writing takes at most a twentieth of the time. A model that is better soon after another one is
-    written later, or at the end of the training.
+    Writing takes at most a twentieth of the time. If a better model follows soon after another one,
+    it is written later, or at the end of training.
 
     Args:
-        path: The ``.keras`` file. It is replaced as a whole.
+        path: The ``.keras`` file. It is replaced atomically.
 
     Attributes:
         best: The highest ``episode_return`` so far.

@@ -18,16 +18,16 @@ class Diagnostics(keras.callbacks.Callback):
     """Evaluates the greedy policy during training and plots the results.
 
     The figure shows the mean and standard deviation of return and length, and epsilon if it is
-    logged. It is written after every evaluation; the last one is at the end of the training.
+    logged. It is written after every evaluation; the last one runs at the end of training.
 
     Args:
         path: The figure, for example a ``.png`` file.
         env: The environment to evaluate in: an id or a callable that makes one.
-        every: Evaluate every this many training episodes, at the end of an iteration. Iterations
-            are counted instead if the agent does not log ``"episodes"``.
+        every: Number of training episodes between evaluations, which run at the end of an
+            iteration. If the agent does not log ``"episodes"``, iterations are counted instead.
         episodes: Episodes of each evaluation.
-        solved: The return at which the environment counts as solved. None: the threshold that it
-            is registered with.
+        solved: The return at which the environment counts as solved. None: the threshold in its
+            registration.
         seed: The seed of the evaluations.
         max_steps: Cut episodes after this many steps. None: the environment's own limit.
 

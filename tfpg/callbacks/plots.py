@@ -1,4 +1,4 @@
-"""Figures of a training."""
+"""Figures of a training run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def learning_curve(
     path: str | os.PathLike,
     title: str = "",
 ) -> Path:
-    """Plot a training against its environment steps.
+    """Plot a training run against its environment steps.
 
     Args:
         history: ``history.history`` of a fit: lists ``env_steps``, ``episode_return`` and

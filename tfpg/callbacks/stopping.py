@@ -1,4 +1,4 @@
-"""Stop a training that has reached its goal or its budget."""
+"""Stop training when it has reached its goal or its budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfpg.core.backend import keras
 
 
 class StopAtReturn(keras.callbacks.Callback):
-    """Stops a training when the mean return reaches a target.
+    """Stops training when the mean return reaches a target.
 
     Args:
         target: The return to reach.
@@ -35,9 +35,9 @@ class StopAtReturn(keras.callbacks.Callback):
 
 
 class StopAtSteps(keras.callbacks.Callback):
-    """Stops a training before its environment steps exceed a budget.
+    """Stops training before its environment steps exceed a budget.
 
-    It stops when another iteration as long as the longest so far would exceed it.
+    It stops when another iteration, as long as the longest so far, would exceed the budget.
 
     Args:
         env_steps: The budget.

@@ -101,9 +101,9 @@ class Snapshots(_AtIterations):
 
 
 class RecordVideo(_AtIterations):
-    """Records the model after chosen iterations, in environments of its own.
+    """Records the model after chosen iterations, in separate environments.
 
-    It records what `tfpg.record` would, and does not change what is learned. If a recording fails,
+    It records what `tfpg.record` would, and does not affect training. If a recording fails,
     it warns and training continues, unless the display of a window dies: that ends the process.
 
     Args:
@@ -145,7 +145,7 @@ class RecordVideo(_AtIterations):
         check_suffix(self.path_of(0))
         if isinstance(env, (gymnasium.Env, VectorEnv)):
             raise ValueError(
-                "RecordVideo plays in environments of its own: pass an id, or a callable that "
+                "RecordVideo plays in separate environments: pass an id, or a callable that "
                 "makes an environment."
             )
         if isinstance(env, str):

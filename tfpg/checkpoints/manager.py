@@ -24,19 +24,19 @@ _LOCK_TIMEOUT = 3.0
 
 
 class Checkpoints:
-    """Folder where `fit` saves all it needs to resume bit for bit, and how often it does.
+    """The folder where `fit` saves all that it needs to resume bit for bit, and how often.
 
-    `fit` writes a checkpoint when the time has come at the end of an iteration, after the last
-    iteration, and before it stops for a signal. A run that is killed resumes from its newest whole
-    checkpoint and ends with the same result as one that was not.
+    `fit` writes a checkpoint at the end of an iteration when one is due, after the last iteration,
+    and before it stops for a signal. A run that is killed resumes from its newest intact
+    checkpoint, and ends with the same result as one that was not killed.
 
     Args:
-        folder: Folder of the run's checkpoints. It is made if necessary.
+        folder: Folder of the run's checkpoints. It is created if necessary.
         every_seconds: Seconds from one checkpoint to the next. 0 writes one after each iteration.
         every_iterations: Iterations from one checkpoint to the next, instead of seconds.
         keep: Number of newest checkpoints to keep.
-        allow_version_skew: Resume from a checkpoint of newer versions of tfpg or Keras, which
-            may fail or not be bit for bit.
+        allow_version_skew: Resume from a checkpoint that newer versions of tfpg or Keras wrote.
+            This may fail, or may not be bit for bit.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -62,10 +62,10 @@ class Checkpoints:
         allow_version_skew: bool = False,
     ):
         if not every_seconds >= 0:
-            raise ValueError(f"every_seconds must be at least 0, and it is {every_seconds}.")
+            raise ValueError(f"every_seconds must be at least 0, but it is {every_seconds}.")
         for name, value in (("every_iterations", every_iterations), ("keep", keep)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, and it is {value}.")
+                raise ValueError(f"{name} must be at least 1, but it is {value}.")
         self.folder = Path(folder)
         self.every_seconds = every_seconds
         self.every_iterations = every_iterations
@@ -79,7 +79,7 @@ class Checkpoints:
         """Lock the folder for this process until the end of the block.
 
         Raises:
-            BlockingIOError: Another training writes into the folder.
+            BlockingIOError: Another run writes to the folder.
             OSError: The folder cannot be made.
         """
         deadline = time.monotonic() + _LOCK_TIMEOUT
@@ -88,7 +88,7 @@ class Checkpoints:
             if self._lock is None:
                 if time.monotonic() > deadline:
                     raise BlockingIOError(
-                        f"Another training is writing into {str(self.folder)!r}: wait for it to "
+                        f"Another run is writing to {str(self.folder)!r}: wait for it to "
                         "end, or stop it."
                     )
                 time.sleep(0.05)
@@ -118,10 +118,10 @@ class Checkpoints:
         return handle
 
     def load(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint, or None if there are none.
+        """Return the newest intact checkpoint, or None if there are none.
 
         Raises:
-            CheckpointCorruptError: There are checkpoints, and none is whole.
+            CheckpointCorruptError: There are checkpoints, but none is intact.
             VersionSkewError: Newer versions wrote it.
         """
         found = self._store.load()
@@ -150,7 +150,7 @@ class Checkpoints:
     ) -> bool:
         """Write a checkpoint, and return whether it is on disk.
 
-        A failure is a warning, given once until a checkpoint succeeds: those on disk stay, and
+        A failure only warns, once until a checkpoint succeeds: the checkpoints on disk stay, and
         the next one is tried when it is due.
 
         Args:
@@ -168,8 +168,8 @@ class Checkpoints:
             self._store.save(step, state, {**header, "versions": versions()}, **log)
         except OSError as error:
             text = (
-                f"A checkpoint cannot be written into {str(self.folder)!r} "
-                f"({describe_write_error(error, self.folder)}). The one before it is unchanged."
+                f"A checkpoint cannot be written to {str(self.folder)!r} "
+                f"({describe_write_error(error, self.folder)}). The previous one is unchanged."
             )
             if last:
                 raise OSError(text) from error

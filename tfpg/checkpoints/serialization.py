@@ -1,4 +1,4 @@
-"""State as bytes: nested dicts and lists of plain values and arrays, and nothing that can run.
+"""State as bytes: nested dicts and lists of plain values and arrays, and nothing executable.
 
 A record is the sizes of its two parts (8 bytes each, little-endian), JSON, and the bytes of the
 arrays. In the JSON an array is ``{"__array__": [dtype, shape, offset]}``. Only numbers and booleans
@@ -77,7 +77,7 @@ def unpack(data: Any) -> Any:
     Arrays are views of the data: they can be written to if the data can, as a ``bytearray``.
 
     Raises:
-        ValueError: The data are not one whole record.
+        ValueError: The data is not one complete record.
     """
     view = memoryview(data)
     try:
@@ -87,7 +87,7 @@ def unpack(data: Any) -> Any:
             raise ValueError(f"expected {first + size:,} bytes, found {len(view):,}")
         return _decode(json.loads(bytes(view[_SIZES.size : first])), view[first:], 0)
     except (struct.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise ValueError(f"Not a whole record: {error}") from None
+        raise ValueError(f"Not a complete record: {error}") from None
 
 
 def _decode(x: Any, arrays: memoryview, depth: int) -> Any:

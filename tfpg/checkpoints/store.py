@@ -1,7 +1,7 @@
-"""Checkpoint files: each is either whole or rejected.
+"""Checkpoint files: each is either intact or rejected.
 
     folder/step-N.ckpt    the checkpoint after N environment steps
-    folder/log/K.log      what only grows, such as a replay's rows: only the new part is written
+    folder/log/K.log      data that only grows, such as a replay's rows; only new parts are written
 
 Both kinds begin with a line of JSON, which ``head -n 1`` shows: the size and sha256 of the file,
 versions, and counts. A record of `tfpg.checkpoints.serialization` follows. A file is written under
@@ -83,8 +83,8 @@ class Store:
             state: What `pack` accepts.
             header: More entries for the line of JSON.
             entry: What to add to the log, or None.
-            position: Position of the end of the entry; it only grows.
-            needed_from: Position from which on the log is needed.
+            position: Position of the end of the entry, which only increases.
+            needed_from: Position from which the log is still needed.
 
         Raises:
             OSError: The checkpoint could not be written. Nothing else changed.
@@ -114,13 +114,13 @@ class Store:
         return path
 
     def load(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint, or None if there are none; warn about broken ones.
+        """Return the newest intact checkpoint, or None if there are none; warn about broken ones.
 
-        Removes what a killed process left half written. The next `save` continues the log of the
-        checkpoint that was read.
+        Removes files that a killed process left half-written. The next `save` continues the log of
+        the checkpoint that was read.
 
         Raises:
-            CheckpointCorruptError: There are checkpoints, and none is whole.
+            CheckpointCorruptError: There are checkpoints, but none is intact.
             VersionSkewError: Another version of tfpg wrote it in another format.
         """
         for path in [*self.folder.glob(".*.tmp-*"), *self.folder.glob("log/.*.tmp-*")]:
@@ -137,7 +137,7 @@ class Store:
                 warn(f"{errors[0]} Resuming from {str(found.path)!r}.")
             return found
         if errors:
-            others = f"None of the {len(errors)} checkpoints is whole. " if errors[1:] else ""
+            others = f"None of the {len(errors)} checkpoints is intact. " if errors[1:] else ""
             raise CheckpointCorruptError(f"{errors[0]} {others}Start again in another folder.")
         if any(self.folder.glob("step-*/manifest.json")):
             raise VersionSkewError(
@@ -213,7 +213,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], Any]:
             found = os.fstat(file.fileno()).st_size - len(line)
             if found != header["bytes"]:
                 raise CheckpointCorruptError(
-                    f"{str(path)!r} is not whole: expected {header['bytes']:,} bytes after its "
+                    f"{str(path)!r} is damaged: expected {header['bytes']:,} bytes after its "
                     f"first line, found {found:,}."
                 )
             check_memory(found, repr(str(path)), "free some memory")

@@ -1,4 +1,4 @@
-"""The versions of the packages that compute a training, and whether they match a checkpoint's."""
+"""The versions of the packages that a run depends on, and whether they match a checkpoint's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STRICT = ("tfpg", "keras")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that compute a training."""
+    """Return the versions of Python and of the packages that a run depends on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 

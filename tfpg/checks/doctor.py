@@ -222,7 +222,7 @@ def ask_tensorflow() -> dict[str, Any]:
     """Try TensorFlow in another process.
 
     Returns:
-        What became known of ``gpu``, ``versions``, ``dtype_policy`` and ``error``; see `probe`.
+        Facts about ``gpu``, ``versions``, ``dtype_policy`` and ``error``; see `probe`.
     """
     serve = "from tfpg.checks.doctor import try_tensorflow; try_tensorflow()"
     error, environment = None, {**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
@@ -270,7 +270,7 @@ def _reinstall() -> str:
 
 
 def try_tensorflow() -> None:
-    """Print facts about TensorFlow as JSON objects, one a line, as soon as each is known."""
+    """Print facts about TensorFlow as JSON objects, one per line, as soon as each is known."""
     try:
         for facts in _tensorflow_facts():
             print(json.dumps(facts), flush=True)

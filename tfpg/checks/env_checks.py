@@ -72,15 +72,15 @@ def check_env(
     seed: int | None = 0,
     seconds: float = 10.0,
 ) -> Report:
-    """Check an environment by playing random actions, and report everything that is wrong.
+    """Check an environment by playing random actions, and report its problems.
 
     The environment's exceptions are reported, not raised. A call that never returns blocks; the
     command ``tfpg check`` interrupts it.
 
     Args:
-        env: An environment id, a callable that makes an environment, or an environment. The latter
-            is not closed, and is not compared with a second instance.
-        steps: Number of random steps. They are repeated twice to see whether equal seeds and
+        env: An environment id, a callable that makes an environment, or an environment. An
+            environment is not closed, and not compared with a second instance.
+        steps: Number of random steps. They are repeated twice, to check that equal seeds and
             actions give equal results.
         seed: Seed of the first episode and of the actions. The next episodes have ``seed + 1``
             and so on. None: a random seed.
@@ -112,7 +112,7 @@ def run_checks(
         )
     if steps < 1 or not 0 < seconds < math.inf:
         raise ValueError(
-            f"steps must be at least 1 and seconds above 0, and they are {steps} and {seconds}."
+            f"steps must be at least 1 and seconds above 0, but they are {steps} and {seconds}."
         )
     check = _Check(env, steps, check_seed(seed), seconds)
     with warnings.catch_warnings(record=True) as caught:
@@ -124,11 +124,11 @@ def run_checks(
 
 
 class _OutOfTime(BaseException):
-    """The time for the check is over."""
+    """The time for the check is up."""
 
 
 class _Interrupted(_OutOfTime):
-    """The time was over during a call."""
+    """The time was up during a call."""
 
 
 class _Check:
@@ -173,7 +173,7 @@ class _Check:
                 self.play.summarize(self.steps)
 
     def _call(self, what: str, function: Callable, *args: Any, at: Any = None, **kw: Any) -> Any:
-        """Call the environment, unless the time is over."""
+        """Call the environment, unless the time is up."""
         now = time.monotonic()
         if now >= self.deadline:
             raise _OutOfTime

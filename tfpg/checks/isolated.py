@@ -1,4 +1,4 @@
-"""`check_env` in a process of its own, which an environment may crash, end or block."""
+"""`check_env` in a separate process, which an environment may crash, end or block."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from tfpg.envs.contracts import (
     step_issues,
 )
 
-# What an environment may raise. sys.exit() raises SystemExit.
+# The exceptions that an environment may raise. sys.exit() raises SystemExit.
 ERRORS = (Exception, SystemExit)
 _MAX_ERRORS = 10
 # Inputs above this are large for a network.
@@ -107,7 +107,7 @@ class RandomPlay:
         lengths: Numbers of steps of the finished episodes.
         truncated: How many of these were truncated.
         steps: Number of steps.
-        cut: Whether the time was over before all steps were made.
+        cut: Whether the time was up before all steps were made.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int, call: Callable, findings: Findings):
@@ -127,7 +127,7 @@ class RandomPlay:
         self._has_floats = False
 
     def run(self, steps: int, seconds: float) -> None:
-        """Play so many steps, or for so many seconds. What was seen so far is kept in any case."""
+        """Play this many steps, or for this many seconds. What was seen so far is always kept."""
         until = time.monotonic() + seconds
         actions = _random_actions(self.env.action_space, self._seed)
         for seed in itertools.count(self._seed):
@@ -181,7 +181,7 @@ class RandomPlay:
             issues = [error_issue(error)]
         self._findings.add("observations", issues, self._at)
         if self._last is not None and fingerprint(self._last[0]) != self._last[1]:
-            detail = "an observation changes after it was returned; tfpg copies it, and so must you"
+            detail = "an observation changes after it is returned; tfpg copies it, and so must you"
             self._findings.add("copies", [Issue(WARNING, "in place", detail)], self._last[2])
         self._last = x, fingerprint(x), self._at
         self.moments.append(Moment(*self._at[:2], self._last[1], fingerprint(reward), end))
@@ -202,7 +202,7 @@ class RandomPlay:
         if not self.moments:
             return
         passed["reset"] = "returns (observation, info), takes seed= and options="
-        passed["copies"] = "observations do not change after they were returned"
+        passed["copies"] = "observations do not change after they are returned"
         passed["observations"] = "finite and in their space"
         if self._low <= self._high:
             large = self._has_floats and _LARGE < max(-self._low, self._high) < math.inf

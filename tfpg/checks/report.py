@@ -15,7 +15,7 @@ class Row(NamedTuple):
 
     Attributes:
         what: What was checked.
-        verdict: ``"ok"``, ``"warning"`` (tfpg copes with it) or ``"problem"``.
+        verdict: ``"ok"``, ``"warning"`` (tfpg can handle it) or ``"problem"``.
         detail: Description for the user.
     """
 
@@ -47,7 +47,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem. There may be warnings."""
+        """Whether there are no problems. There may be warnings."""
         return all(row.verdict != PROBLEM for row in self.rows)
 
     def table(self, width: int = 80) -> str:
@@ -68,7 +68,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, report: dict[str, Any]) -> Report:
-        """Return the report that `as_dict` has described."""
+        """Return the report that `as_dict` described."""
         return cls(report["env"], report["seed"], tuple(Row(**row) for row in report["rows"]))
 
     def __repr__(self) -> str:

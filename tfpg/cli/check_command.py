@@ -10,10 +10,10 @@ from tfpg.core.options import count, positive
 
 
 class Check(WithJson):
-    """Find the problems of an environment.
+    """Find problems in an environment.
 
-    It is played at random in another process, which it may crash or block. The exit code is 0 if
-    there is no problem, else 1.
+    It is played with random actions in a separate process, which it may crash or block. The exit
+    code is 0 if no problem was found, and 1 otherwise.
     """
 
     env: str = argument("Gymnasium id, or module:id.")

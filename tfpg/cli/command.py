@@ -236,7 +236,7 @@ def make(command: type[Command], values: Mapping[str, Any]) -> Command:
     """Return a command with the given values.
 
     Raises:
-        click.UsageError: They do not go together.
+        click.UsageError: They cannot be combined.
     """
     try:
         return command(**values)

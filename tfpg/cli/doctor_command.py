@@ -11,7 +11,7 @@ class Doctor(WithJson):
     """Check this machine and installation.
 
     Prints versions and devices, and how to fix what is missing. The exit code is 0 if training
-    works, else 1.
+    works, and 1 otherwise.
     """
 
     def execute(self) -> int:

@@ -18,11 +18,11 @@ from tfpg.core import signals
 
 _COMMANDS = {
     "train": "Train a model.",
-    "resume": "Resume a training that was stopped.",
+    "resume": "Resume a stopped training run.",
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",
-    "check": "Find the problems of an environment.",
-    "verify-resume": "Kill a training, resume it, and compare.",
+    "check": "Find problems in an environment.",
+    "verify-resume": "Kill a run, resume it, and compare the results.",
     "doctor": "Check this machine and installation.",
 }
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 1 for an error, 2 for a usage error, 3 for NaN or infinity, 130 and 143 for
-        a training or another command that was stopped by Ctrl-C or a signal.
+        a training run or another command that was stopped by Ctrl-C or a signal.
 
     Args:
         argv: The arguments. None: those of the process.

@@ -24,9 +24,7 @@ class Playing(Command):
     max_steps: int | None = setting(
         "Cut episodes after this many steps. [default: as in training]", count
     )
-    stochastic: bool = setting(
-        "Sample the actions instead of playing the best ones.", default=False
-    )
+    stochastic: bool = setting("Sample actions instead of playing the best ones.", default=False)
     epsilon: float | None = setting(
         "Probability of a random action of a Q-network that plays --stochastic.",
         fraction,
@@ -36,9 +34,11 @@ class Playing(Command):
         one_of(0, 1),
     )
     squash: bool | None = setting(
-        "Squash continuous actions into their bounds by tanh, instead of clipping."
+        "Squash continuous actions into their bounds with a tanh, instead of clipping."
     )
-    allow_version_skew: bool = setting("Load models that a newer Keras saved.", default=False)
+    allow_version_skew: bool = setting(
+        "Load models that were saved by a newer Keras.", default=False
+    )
 
     def source(self, given: Path, env: str | None = None) -> runs.Source:
         """Return a saved model and how to play it.

@@ -20,26 +20,26 @@ class Style(WithOptions):
     """How a video looks."""
 
     overlay: tuple[str, ...] = setting(
-        "What is shown with the picture.",
+        "Information to show with the picture.",
         each(one_of(*OVERLAYS, "all", "none")),
         default=("caption",),
     )
     action_names: tuple[str, ...] | None = setting(
         "Names of the actions. [default: the environment's, if known]"
     )
-    scale: float = setting("Factor on the size of the picture.", positive, default=1.0)
+    scale: float = setting("Scale factor of the picture.", positive, default=1.0)
     crop: tuple[int, ...] | None = setting(
         "Part of the picture to show: LEFT TOP RIGHT BOTTOM, in pixels.", each(whole)
     )
     fps: float | None = setting("Frames per second. [default: the environment's]", positive)
-    speed: float = setting("Factor on the speed.", positive, default=1.0)
+    speed: float = setting("Playback speed factor.", positive, default=1.0)
     max_seconds: float | None = setting("Cut the video after this many seconds.", positive)
 
 
 class Record(Style, Playing):
     """Record a video of a saved model.
 
-    With several OUT the same video is written in several formats.
+    If several OUT are given, the same video is written in several formats.
     """
 
     out: tuple[Path, ...] = argument("Files: .mp4, .gif, .webm, or .png for a sheet of frames.")
@@ -59,7 +59,7 @@ class Record(Style, Playing):
         if "none" in self.overlay and len(self.overlay) > 1:
             raise ValueError("--overlay none shows nothing: leave out the others.")
         if self.versus is not None and self.snapshots:
-            raise ValueError("--versus and --snapshots do not go together.")
+            raise ValueError("--versus and --snapshots cannot be combined.")
         if self.crop is not None and len(self.crop) != 4:
             raise ValueError(f"--crop must be four numbers, got {len(self.crop)}.")
 

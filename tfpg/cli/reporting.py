@@ -1,4 +1,4 @@
-"""What a command prints about errors and warnings, and its exit code."""
+"""How a command reports errors and warnings, and its exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tfpg resume RUN``: resume a training that was stopped."""
+"""``tfpg resume RUN``: resume a stopped training run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from tfpg.envs import spaces_of
 
 
 class Resume(Command):
-    """Resume a training that was stopped.
+    """Resume a stopped training run.
 
-    It continues from its newest checkpoint, and ends with the same result as a training that was
-    not stopped.
+    It continues from its newest checkpoint, and ends with the same result as a run that was never
+    stopped.
     """
 
     run: Path = argument("Run folder.")
     verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
-    allow_version_skew: bool = setting("Resume from a checkpoint of newer versions.", default=False)
+    allow_version_skew: bool = setting(
+        "Resume from a checkpoint that newer versions wrote.", default=False
+    )
 
     def execute(self) -> None:
         folder = self.run

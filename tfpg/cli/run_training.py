@@ -1,4 +1,4 @@
-"""A training in a run folder: what ``tfpg train`` and ``tfpg resume`` do."""
+"""Training in a run folder, as ``tfpg train`` and ``tfpg resume`` do it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tfpg.schedules import IN_THE_END
 
 
 class Training:
-    """A training in a run folder.
+    """Training in a run folder.
 
     Args:
         command: A `tfpg.cli.train_command.Train`.
         folder: The run folder.
-        resuming: Whether it holds this training already.
+        resuming: Whether it already holds this training run.
     """
 
     def __init__(self, command: Any, folder: Path, resuming: bool):
@@ -85,7 +85,7 @@ class Training:
         runs.update_config(folder, finished=True)
 
     def config(self) -> runs.RunConfig:
-        """Return what ``config.json`` says about the training."""
+        """Return the entries of ``config.json`` about the training run."""
         command, preset, agent = self.command, self.preset, self.agent
         kind = {"architecture": preset.architecture} if preset.architecture else {}
         network = {**kind, **preset.network}
@@ -186,7 +186,7 @@ class Training:
         return bool(Store(self.folder / runs.CHECKPOINTS).steps())
 
     def report_stop(self, error: BaseException) -> None:
-        """Print how to resume a training that was stopped by a signal or an error."""
+        """Print how to resume a run that was stopped by a signal or an error."""
         history = getattr(self.agent.model, "history", None)
         done = len(history.epoch) if history is not None else 0
         if not self.has_checkpoint():
@@ -250,7 +250,7 @@ def preset_of(command: Any) -> presets.Preset:
     if architecture == "nature_cnn":
         network = nature_cnn_network(network)
     if command.model and "learning_starts" in options:
-        # The model has explored already: go on with the last epsilon, after one batch.
+        # The model has already explored: continue with the last epsilon, after one batch.
         if "epsilon" not in command.agent_options and callable(options.get("epsilon")):
             options["epsilon"] = options["epsilon"](IN_THE_END)
         if "learning_starts" not in command.agent_options:

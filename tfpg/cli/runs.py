@@ -1,6 +1,6 @@
-"""Run folders: everything about one training in one folder.
+"""Run folders: everything about one training run in one folder.
 
-``config.json`` says how to repeat the run, ``metrics.csv`` holds a row for each iteration,
+``config.json`` says how to reproduce the run, ``metrics.csv`` holds a row for each iteration,
 ``model.keras`` is the model that played the iteration with the highest return, and ``last.keras``
 the one at the end. ``video.mp4`` and ``learning_curve.png`` show the run.
 """
@@ -78,7 +78,8 @@ def _write(path: Path, config: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(config, indent=2) + "\n")
         except OSError as error:
             reason = describe_write_error(error, path)
-            raise OSError(f"{str(path)!r} cannot be written ({reason}): free some.") from error
+            text = f"{str(path)!r} cannot be written ({reason}): free some space."
+            raise OSError(text) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -120,8 +121,8 @@ def unfinished_command(folder: Path) -> str:
         raise ValueError(f"{str(folder)!r} cannot be resumed: its {CONFIG} has no command.")
     if config.get("finished"):
         raise ValueError(
-            f"{str(folder)!r} is a finished run. --model {folder} trains its model further, in a "
-            "run folder of its own."
+            f"{str(folder)!r} is a finished run. To train its model further in a new run, use "
+            f"--model {folder}."
         )
     return config["command"]
 
@@ -130,7 +131,7 @@ def unfinished_command(folder: Path) -> str:
 def new_run(folder: Path) -> Iterator[None]:
     """Make a run's folder, and remove it if the block raises before an iteration was completed.
 
-    The folder stays if it holds data about numbers that were not finite.
+    The folder stays if it holds a report about NaN or infinity.
 
     Raises:
         OSError: The folder cannot be made.

@@ -41,27 +41,25 @@ _FREE = ("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "w
 class Train(Model, Workers, Output, Command):
     """Train a model, and save it in a run folder.
 
-    The folder gets the best and the last model, metrics, a learning curve, a video and
-    checkpoints. To resume a training that was stopped, run the same command again.
+    The folder will contain the best and the last model, metrics, a learning curve, a video and
+    checkpoints. To resume a stopped run, run the same command again.
     """
 
     section = "Training options"
 
     env: str = argument("Gymnasium id, such as CartPole-v1, or module:id.")
     run: Path | None = setting("Run folder. [default: runs/ALGORITHM-ENV]")
-    seed: int | None = setting("Seed of everything random. [default: random]", whole)
+    seed: int | None = setting("Seed of all randomness. [default: random]", whole)
     env_steps: int | None = setting("Train for at most this many environment steps.", count)
     iterations: int | None = setting("Train for this many iterations, instead of env_steps.", count)
-    stop_at: float | None = setting("Stop when the mean episode return reaches this.", finite)
+    stop_at: float | None = setting("Stop when the mean episode return reaches this value.", finite)
     validation_freq: int | None = setting(
-        "Evaluate the greedy policy every this many iterations.", count
+        "Number of iterations between evaluations of the greedy policy.", count
     )
-    validation_episodes: int = setting(
-        "Number of episodes of each such evaluation.", count, default=10
-    )
+    validation_episodes: int = setting("Number of episodes in each evaluation.", count, default=10)
     verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
     allow_version_skew: bool = setting(
-        "Load models and checkpoints of newer versions.", default=False
+        "Load models and checkpoints that newer versions wrote.", default=False
     )
 
     # Not options of the command line, but set when it is parsed.
@@ -104,10 +102,10 @@ class Train(Model, Workers, Output, Command):
         return {name: as_json(value) for name, value in found.items() if name not in _FREE}
 
     def check_same(self, stored: Train, folder: Path) -> None:
-        """Raise an error unless this is the training that a run folder holds.
+        """Raise an error unless this is the command of the run in a folder.
 
         Raises:
-            FileExistsError: It is another one. The message has the first difference.
+            FileExistsError: It is a different one. The message names the first difference.
         """
         # Gymnasium's own vector environments step differently without workers.
         free = () if has_own_vectorization(self.env) else ("on_env_error", "workers")
@@ -115,7 +113,7 @@ class Train(Model, Workers, Output, Command):
         for name in {**there, **here}:
             if name not in free and here.get(name, "default") != there.get(name, "default"):
                 raise FileExistsError(
-                    f"{str(folder)!r} has a training with {_as_typed(name, there)}, and this one "
+                    f"{str(folder)!r} has a run with {_as_typed(name, there)}, but this one "
                     f"has {_as_typed(name, here)}. Choose another folder with --run, remove this "
                     f"one, or resume it as it was: tfpg resume {folder}"
                 )
@@ -189,7 +187,7 @@ class AlgorithmCommand(ClickCommand):
         text = f"The defaults are those for {env}."
         if env is None:
             text = (
-                "Some environments have defaults of their own. To see them: "
+                "Some environments have their own defaults. To see them: "
                 f"tfpg train {self.algorithm} ENV --help"
             )
         formatter.write_paragraph()
@@ -232,7 +230,7 @@ train = AlgorithmGroup(
 
 
 def parse(text: str) -> Train:
-    """Return the training that a command starts.
+    """Return the training command that a text contains.
 
     Raises:
         ValueError: It is not a valid command.
@@ -246,4 +244,4 @@ def parse(text: str) -> Train:
         reason = error.format_message()
     except ValueError as error:  # unbalanced quotes
         reason = f"{error}."
-    raise ValueError(f"{text!r} is not a valid training. {reason}")
+    raise ValueError(f"{text!r} is not a valid training command. {reason}")

@@ -20,12 +20,12 @@ class Model(WithOptions):
     """The network and its optimizer."""
 
     model: Path | None = setting(
-        "Train the model of this run or .keras file instead of a new network."
+        "Train the model from this run or .keras file instead of a new network."
     )
     learning_rate: float | None = setting("Learning rate of Adam.", positive)
     hidden: tuple[int, ...] | None = setting("Units of each hidden layer.", each(count))
-    activation: str | None = setting("Activation of the hidden layers, by its Keras name.")
-    normalize: bool | None = setting("Standardize observations by running statistics.")
+    activation: str | None = setting("Keras name of the activation of the hidden layers.")
+    normalize: bool | None = setting("Standardize observations with running statistics.")
     dueling: bool | None = setting("Split the network into a state value and action advantages.")
     log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
 
@@ -39,7 +39,7 @@ class Model(WithOptions):
         settings = self.network() if self.dueling is None else {"dueling": 0, **self.network()}
         if self.model is not None and settings:
             name = f"--{next(iter(settings)).replace('_', '-')}"
-            raise ValueError(f"{name} shapes a new network: leave out --model or {name}.")
+            raise ValueError(f"{name} is for new networks: leave out --model or {name}.")
 
 
 class Workers(WithOptions):
@@ -71,7 +71,8 @@ class Output(WithOptions):
 
     video: bool = setting("Record a video of the best model.", default=True)
     video_at: tuple[int, ...] | None = setting(
-        "Also record a video after each of these iterations. 0 is before the first.", each(whole)
+        "Also record a video after each of these iterations. 0 means before the first one.",
+        each(whole),
     )
     snapshots: tuple[int, ...] | None = setting(
         "Save the model after each of these iterations, for tfpg record --snapshots.", each(whole)

@@ -16,7 +16,7 @@ from tfpg.schedules import linear
 
 
 class Kind(NamedTuple):
-    """What an option accepts.
+    """The words that an option accepts.
 
     Attributes:
         types: The types of a word.
@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 def kind_of(annotation: Any) -> Kind:
-    """Return what an option with an annotation accepts.
+    """Return the words that an option with this annotation accepts.
 
     Example:
         >>> kind_of(int | None) == Kind({int, type(None)}, several=False, schedule=False)

@@ -1,4 +1,4 @@
-"""``tfpg verify-resume ALGORITHM ENV``: kill a training, resume it, and compare the results."""
+"""``tfpg verify-resume ALGORITHM ENV``: kill a run, resume it, and compare the results."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tfpg.envs import spaces_of
 
 
 class VerifyResume(WithJson):
-    """Kill a training, resume it, and compare the results.
+    """Kill a training run, resume it, and compare the results.
 
-    A second training is not killed. The exit code is 0 if everything that the two saved is equal,
-    bit for bit, else 1.
+    A second run is not killed. The exit code is 0 if everything that the two runs saved is equal,
+    bit for bit, and 1 otherwise.
     """
 
     algorithm: str = argument("An algorithm, as for tfpg train.")
     env: str = argument("Gymnasium id, or module:id.")
-    iterations: int = setting("Iterations of each training.", count, default=8)
-    kills: int = setting("How often to kill the training.", count, default=2)
-    seed: int = setting("Seed of both trainings.", whole, default=0)
+    iterations: int = setting("Iterations of each run.", count, default=8)
+    kills: int = setting("Number of times to kill the run.", count, default=2)
+    seed: int = setting("Seed of both runs.", whole, default=0)
 
     def execute(self) -> int:
         algorithm_class(self.algorithm)
@@ -48,8 +48,8 @@ class VerifyResume(WithJson):
                 kills += 1
             if not kills:
                 raise RuntimeError(
-                    f"{self.iterations} iterations were over before the training could be killed: "
-                    "use more --iterations."
+                    f"{self.iterations} iterations were over before the run could be killed: use "
+                    "more --iterations."
                 )
             if not (killed_run / runs.LAST).exists():
                 warnings = _run(["resume", str(killed_run), "--verbose", "0"])
@@ -62,7 +62,7 @@ class VerifyResume(WithJson):
         return int(there != here)
 
     def print_comparison(self, rows: list[tuple[str, str, str]], kills: int) -> None:
-        """Print the hashes of the parts of both trainings."""
+        """Print the hashes of the parts of both runs."""
         same = all(a == b for _, a, b in rows)
         if self.json:
             parts = {name: {"whole": a, "killed": b} for name, a, b in rows}
@@ -73,7 +73,7 @@ class VerifyResume(WithJson):
         print(
             f"{self.algorithm} in {self.env}, {self.iterations} iterations, killed {kills} "
             f"time{'s' * (kills > 1)}: the result {'equals' if same else 'DIFFERS FROM'} that of a "
-            f"training that was not killed{', bit for bit' * same}."
+            f"run that was not killed{', bit for bit' * same}."
         )
 
 
@@ -94,12 +94,12 @@ def _run(arguments: list[str]) -> str:
     if done.returncode:
         kind = FloatingPointError if done.returncode == 3 else RuntimeError
         reason = text.rpartition("tfpg: error: ")[2].strip()
-        raise kind(reason or f"The training died {describe_exit(done.returncode)}.")
+        raise kind(reason or f"The run died {describe_exit(done.returncode)}.")
     return text
 
 
 def _killed(arguments: list[str], run: Path, kills: int) -> bool:
-    """Return whether a training could be killed after it had written a checkpoint."""
+    """Return whether a run could be killed after it had written a checkpoint."""
     store = Store(run / runs.CHECKPOINTS)
     before, none = store.steps(), subprocess.DEVNULL
     with subprocess.Popen(_command(arguments), stdout=none, stderr=none) as process:

@@ -1,1 +1,1 @@
-"""What everything else stands on: arrays, files, memory, random numbers, TensorFlow."""
+"""The foundation of everything else: arrays, files, memory, random numbers, TensorFlow."""

@@ -1,7 +1,7 @@
 """TensorFlow and Keras, imported when they are first used.
 
-Importing TensorFlow takes seconds. `tf` and `keras` stand for the modules and import them at the
-first attribute that is asked for, after a check that Keras runs on TensorFlow.
+Importing TensorFlow takes seconds. `tf` and `keras` stand for the modules and import them when an
+attribute is first used, after a check that Keras runs on TensorFlow.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def require_tensorflow() -> None:
             f"tfpg needs TensorFlow and Keras, and {error.name!r} is not installed: "
             "pip install 'tensorflow>=2.21,<2.22' 'keras>=3.15.1'"
         ) from error
-    if keras.config.backend() != "tensorflow":  # somebody imported it before
+    if keras.config.backend() != "tensorflow":  # it was imported earlier
         raise ImportError(
             f"tfpg runs on TensorFlow, and Keras runs on {keras.config.backend()!r}. {mend}"
         )
@@ -50,7 +50,7 @@ def require_tensorflow() -> None:
 def import_quietly() -> None:
     """Import TensorFlow without showing its start-up messages, unless it fails to start.
 
-    A GPU's memory is taken as it is needed, because another process may use the same GPU.
+    GPU memory is allocated as it is needed, because another process may use the same GPU.
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read with care."""
+"""Files that are written completely or not at all, and read with care."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def parse_json(content: bytes, what: str) -> dict[str, Any]:
         what: The name of the text in the error message.
 
     Raises:
-        CheckpointCorruptError: The text is not a JSON object, or has a key twice.
+        CheckpointCorruptError: The text is not a JSON object, or has a duplicate key.
 
     Example:
         >>> parse_json(b'{"gamma": 0.99}', "config.json")

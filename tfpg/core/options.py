@@ -6,7 +6,7 @@ A class declares its options as annotated fields,
         clip_ratio: float = option(default=0.2, check=positive, help="...")
 
 and everything else derives from them: the constructor and its docstring, the command line, a
-run's ``config.json``, the settings of presets, and what is compared when a training resumes.
+run's ``config.json``, the settings of presets, and what is compared when a run resumes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Check = Callable[[Any], Any]
 
 
 class Option(NamedTuple):
-    """What a class says about one of its options."""
+    """The declaration of one option of a class."""
 
     name: str
     type: Any
@@ -105,8 +105,8 @@ class WithOptions:
     """A class whose annotated fields are its options.
 
     A subclass gets a constructor that takes them, in which all of them are checked, and an
-    ``Args`` section in its docstring. What else a constructor does goes into ``__post_init__``,
-    which calls ``super().__post_init__()`` first.
+    ``Args`` section in its docstring. Anything else that a constructor does goes into
+    ``__post_init__``, which calls ``super().__post_init__()`` first.
 
     Raises:
         TypeError: By the constructor, for an unknown option. The message suggests the nearest.
@@ -135,7 +135,7 @@ class WithOptions:
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def check_options(self) -> None:
-        """Bring all options into their final form. Called again when a training starts.
+        """Bring all options into their final form. Called again when training starts.
 
         Raises:
             ValueError: An option is out of its range.

@@ -5,7 +5,7 @@ the weights, and not on how many environments play side by side. The first integ
 it draws is the seed of the environment's reset; the action noise follows.
 
 Environments that Gymnasium vectorizes itself (``CartPole-v1``) have one generator for all their
-resets. For them the same seed gives other episodes with another number of environments.
+resets. For them, the episodes of a seed depend on the number of environments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_seed(seed: int | None) -> int:
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, and it is {seed!r}.")
+        raise ValueError(f"seed must be an integer of at least 0, but it is {seed!r}.")
     return int(seed)
 
 

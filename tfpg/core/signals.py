@@ -1,8 +1,8 @@
 """Signals that ask the process to stop: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
 `raise_on_signals` turns them into exceptions, so that videos, displays and files are closed on the
-way out. `deferred_signals` lets a training loop finish its iteration first. A signal that the
-process was started to ignore, as ``nohup`` does with SIGHUP, stays ignored.
+way out. `deferred_signals` lets a training loop finish its iteration first. A signal that was
+already ignored when the process started, as SIGHUP is under ``nohup``, stays ignored.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def blocked() -> Iterator[None]:
 def deferred_signals(notice: str = "") -> Iterator[StopRequest]:
     """Record the first signal during the block instead of raising an exception.
 
-    The second signal has the effect it had before the block. Python handles signals between its
-    own instructions, so neither has an effect before a running TensorFlow call returns. Outside
+    The second signal has the effect it had before the block. Python handles signals only between
+    its own instructions, so neither has an effect until a running TensorFlow call returns. Outside
     the main thread, where Python handles no signals, the block changes nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""Environments: ids, Gymnasium environments and callables become what tfpg steps."""
+"""Environments: from ids, Gymnasium environments and callables to what tfpg steps."""
 
 from tfpg.envs.make import (
     EnvLike,

@@ -12,7 +12,7 @@ reward          the points of the game, not clipped
 lives           in ``info["lives"]``; losing one does not end the episode
 ==============  ================================================================================
 
-Clipping rewards and ending episodes at the loss of a life are options of agents.
+Clipping rewards and ending episodes when a life is lost are options of agents.
 
 ALE's own vector environment, in C++, plays many games. A single game, for videos, is composed of
 Gymnasium's wrappers, and shows the same pixels for the same seed.
@@ -42,7 +42,7 @@ _FRAMES_PER_SECOND = 60
 
 
 def register() -> None:
-    """Register the ids of ``ALE/`` with Gymnasium.
+    """Register the ``ALE/`` ids with Gymnasium.
 
     Raises:
         ImportError: ale-py is not installed.
@@ -227,7 +227,7 @@ class AtariGames(VectorEnv):
         if not self.action_space.contains(actions):
             # ALE would wait forever for the game that refused it.
             raise ValueError(
-                f"Expected {self.num_envs} actions in {self.single_action_space}, and got "
+                f"Expected {self.num_envs} actions in {self.single_action_space}, but got "
                 f"{actions}."
             )
         observations, rewards, terminated, truncated, infos = self._games.step(actions)

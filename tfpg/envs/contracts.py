@@ -22,7 +22,7 @@ class Issue(NamedTuple):
     """Something that is wrong with a value.
 
     Attributes:
-        verdict: `WARNING` if tfpg copes with it, `PROBLEM` if it does not.
+        verdict: `WARNING` if tfpg can handle it, `PROBLEM` if not.
         kind: Issues of the same kind are reported once.
         detail: Description for the user.
     """

@@ -1,6 +1,6 @@
 """Make Gymnasium environments from ids, environments, vector environments and callables.
 
-`open_env` and `open_vec` close what they make, and leave open what they are given.
+`open_env` and `open_vec` close the environments that they make, and leave yours open.
 """
 
 from __future__ import annotations
@@ -64,13 +64,12 @@ def make_vec(
 ) -> VectorEnv:
     """Make a vector environment; see `open_vec` for one that is closed automatically.
 
-    An id with a vector environment of its own in Gymnasium (``CartPole-v1``, not ``Acrobot-v1``)
-    becomes that.
-    Atari games become `tfpg.envs.atari.AtariGames`. Other ids and callables become a
-    `gymnasium.vector.SyncVectorEnv` of `tfpg.envs.supervised.SupervisedEnv`, or a
-    `tfpg.envs.worker_pool.WorkerPool`. None of these but Gymnasium's own resets itself (autoreset
-    mode DISABLED). A single environment becomes a vector of one, whatever ``num_envs`` is. A vector
-    environment is returned unchanged.
+    An id for which Gymnasium has its own vector environment (``CartPole-v1``, not ``Acrobot-v1``)
+    becomes that environment. Atari games become `tfpg.envs.atari.AtariGames`. Other ids and
+    callables become a `gymnasium.vector.SyncVectorEnv` of `tfpg.envs.supervised.SupervisedEnv`, or
+    a `tfpg.envs.worker_pool.WorkerPool`. Only Gymnasium's own resets itself; the others do not
+    (autoreset mode DISABLED). A single environment becomes a vector of one, whatever ``num_envs``
+    is. A vector environment is returned unchanged.
 
     Args:
         env: An environment id, environment, vector environment, or a callable that makes one.
@@ -122,14 +121,14 @@ def make_vec(
             if _has_vector_class(spec) and not manual_resets and in_process:
                 return gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
         build: Callable[[], Any] = partial(_make_registered, spec, kwargs)
-        first = build()  # whose errors are clearer than an EnvError
+        first = build()  # its errors are clearer than an EnvError
     elif callable(env):
         build = env
         first = build_env(build, 0)
     else:
         raise TypeError(
             'Expected an environment id such as "CartPole-v1", a Gymnasium environment, a vector '
-            f"environment or a callable that makes one, and got {type(env).__name__}."
+            f"environment or a callable that makes one, but got {type(env).__name__}."
         )
     if isinstance(first, VectorEnv):
         return _ready_made(first, in_process, close=True)
@@ -198,7 +197,7 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
         if not isinstance(made, gymnasium.Env):
             raise TypeError(
                 "Expected a single environment (an id, a Gymnasium environment or a callable that "
-                f"makes one), and got {type(made).__name__}."
+                f"makes one), but got {type(made).__name__}."
             )
         yield made
     finally:
@@ -299,14 +298,14 @@ def _check_options(
     num_envs: int, workers: int | None, timeout: float | None, on_env_error: str
 ) -> None:
     if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, and it is {num_envs}.")
+        raise ValueError(f"num_envs must be at least 1, but it is {num_envs}.")
     if on_env_error not in ON_ENV_ERROR:
-        raise ValueError(f"on_env_error must be one of {ON_ENV_ERROR}, and it is {on_env_error!r}.")
+        raise ValueError(f"on_env_error must be one of {ON_ENV_ERROR}, but it is {on_env_error!r}.")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise ValueError(f"workers must be an integer of at least 1, and it is {workers!r}.")
+        raise ValueError(f"workers must be an integer of at least 1, but it is {workers!r}.")
     if timeout is not None and (workers is None or not timeout > 0):
         raise ValueError(
-            "timeout is the number of seconds, above 0, that workers have to answer, and it is "
+            "timeout is the number of seconds, above 0, that workers have to answer, but it is "
             f"{timeout} with workers={workers}."
         )
 

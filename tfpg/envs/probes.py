@@ -1,9 +1,9 @@
-"""Probe environments: tiny environments with known values, each for one ability of an agent.
+"""Probe environments: tiny environments with known values, each testing one ability of an agent.
 
 An agent that fails a probe has a bug in what the probe tests. One that solves them all is ready
 for larger environments. Each probe knows the values of its observations under the best policy.
 
-Source: the idea is by Andy L. Jones, "Debugging RL, Without the Agonizing Pain", 2021,
+Source: the idea comes from Andy L. Jones, "Debugging RL, Without the Agonizing Pain", 2021,
 https://andyljones.com/posts/rl-debugging.html.
 """
 

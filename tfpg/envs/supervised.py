@@ -1,4 +1,4 @@
-"""Environments that wait for a seed after each episode, and whose failures need not end a run."""
+"""Environments that wait for a seed after each episode, and can fail without ending a run."""
 
 from __future__ import annotations
 

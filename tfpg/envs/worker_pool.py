@@ -31,11 +31,11 @@ class WorkerPool(SyncVectorEnv):
 
     It returns, bit for bit, what a `gymnasium.vector.SyncVectorEnv` of
     `tfpg.envs.supervised.SupervisedEnv` returns, and does not reset itself (autoreset mode
-    DISABLED). An exchange with a process takes some hundred microseconds, so workers pay off if a
+    DISABLED). A round trip to a process takes a few hundred microseconds, so workers pay off if a
     step takes longer.
 
     Args:
-        build: Callable that makes an environment. It is sent to the processes by cloudpickle.
+        build: Callable that makes an environment. It is sent to the processes with cloudpickle.
         template: An environment made by ``build``, for its spaces and metadata.
         num_envs: Number of environments, N.
         workers: Number of processes, at most N.

@@ -6,8 +6,8 @@ are the model's own weights: saved with it, loaded by plain Keras, and constant 
 (Keras's `Normalization` keeps its statistics as constants, so a compiled function would continue
 to use old ones.)
 
-All batches count the same, but none for less than a hundredth: the statistics are an average over
-all batches at first, and over about the last hundred later.
+All batches have the same weight, but never less than a hundredth: the statistics are an average
+over all batches at first, and over about the last hundred later.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ObservationStatistics:
             return
         batches = keras.tree.flatten(self._layer_inputs(inputs))
         for i, (layer, batch) in enumerate(zip(self.layers, batches, strict=True)):
-            # If someone else has assigned the layer's weights, continue from those.
+            # If other code has assigned the layer's weights, continue from those.
             if not _match(self._moments[i], layer):
                 self._moments[i] = _moments_of(layer)
             moments = self._moments[i]
@@ -120,7 +120,7 @@ class ObservationStatistics:
 
 
 def statistics_layer(name: str) -> keras.layers.Layer:
-    """Return a layer that standardizes by running statistics. Agents find it by its name.
+    """Return a layer that standardizes with running statistics. Agents find it by its name.
 
     Example:
         >>> statistics_layer("speed").name

@@ -49,8 +49,8 @@ class Policy:
         model: A Keras model, ``inputs [B, ...] -> [B, K]``, with an optional second output, the
             value ``[B, 1]``. It is built here if needed. See `tfpg.models.observations` for its
             inputs and `tfpg.models.heads` for its outputs.
-        env: What it acts in: an environment id, environment, vector environment, or callable that
-            makes one.
+        env: The environment that it acts in: an id, environment, vector environment, or callable
+            that makes one.
         value_model: A Keras model ``inputs [B, ...] -> [B, 1]`` for the values, if ``model`` has no
             second output.
         from_logits: See `tfpg.models.heads.head_for`.
@@ -262,7 +262,7 @@ class Policy:
         Args:
             observations: ``[N, ...]``, or a dict of such arrays if the environment's are dicts.
             deterministic: Take the most probable action rather than a sample.
-            seed: Seed of the samples. None: a fresh one.
+            seed: Seed of the samples. None: a random seed.
 
         Returns:
             Array ``[N, ...]`` in the dtype and bounds of the action space.

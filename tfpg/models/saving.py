@@ -37,7 +37,7 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     Raises:
         ValueError: The path does not end in ``.keras``.
         FileNotFoundError, NotADirectoryError, PermissionError: The folder cannot be written to.
-        OSError: The file cannot be written, because the disk is full for example.
+        OSError: The file cannot be written, for example because the disk is full.
 
     Example:
         >>> import keras, tempfile
@@ -54,7 +54,8 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
             model.save(temporary)
         except OSError as error:
             reason = describe_write_error(error, path)
-            raise OSError(f"{str(path)!r} cannot be written ({reason}): free some.") from error
+            text = f"{str(path)!r} cannot be written ({reason}): free some space."
+            raise OSError(text) from error
     return path
 
 

@@ -42,7 +42,7 @@ def clipped_surrogate_loss(
         log_probs: ``[B]``, log-probabilities of the actions taken, differentiable.
         old_log_probs: ``[B]``, log-probabilities under the policy that acted.
         advantages: ``[B]``, the weights of the steps.
-        clip_ratio: How far the ratio may leave 1 before it no longer pays, above 0.
+        clip_ratio: How far the ratio may move away from 1 before it is clipped, above 0.
 
     Returns:
         ``[B]`` tensor.

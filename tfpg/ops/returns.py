@@ -33,7 +33,7 @@ def discounted_returns(
     """Return the discounted sum of the rewards from each step to the end of its episode.
 
     ``G_t = r_t + gamma G_{t+1}``: `lambda_returns` with ``gae_lambda=1`` and no values. Without
-    values a time limit counts as an end, so the returns near the end of a truncated episode are
+    values, a time limit counts as an end, so the returns near the end of a truncated episode are
     too small.
 
     Args:
@@ -220,11 +220,11 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
         per: ``"batch"``: over all steps; ``"episode"``: over each column ``[T, N]`` by itself.
 
     Returns:
-        float64 array in the shape of ``values``, 0 where masked. Where all real values are equal
+        float64 array in the shape of ``values``, 0 where masked. If all real values are equal,
         there is no scale, and the result is all zeros.
 
     Raises:
-        ValueError: The shapes differ, or ``per`` is another word.
+        ValueError: The shapes differ, or ``per`` is neither.
 
     Source:
         The usual variance reduction for REINFORCE; see Géron, "Hands-On Machine Learning",
@@ -240,7 +240,7 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
         columns = [standardize(values[:, i], real[:, i]) for i in range(values.shape[1])]
         return np.stack(columns, axis=1)
     if per != "batch":
-        raise ValueError(f'per must be "batch" or "episode", and it is {per!r}.')
+        raise ValueError(f'per must be "batch" or "episode", but it is {per!r}.')
     result = np.zeros_like(values)
     chosen = values[real]
     if chosen.size == 0:

@@ -1,1 +1,1 @@
-"""Playing episodes, and keeping what was played."""
+"""Playing episodes and storing them."""

@@ -1,4 +1,4 @@
-"""Collecting experience as trajectories: whole episodes, or a number of steps."""
+"""Collecting experience as trajectories: whole episodes, or a fixed number of steps."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ class Collector:
             policy: The policy that acts, by sampling.
             num_steps: Number of steps of each environment.
             max_steps: Length at which an episode is truncated. None: the environment's own limit.
-            end_on_life_loss: Mark a step as terminated in which a life was lost, by ``"lives"`` in
-                the environment's infos. The episode continues.
+            end_on_life_loss: Mark a step in which a life was lost as terminated, according to
+                ``"lives"`` in the environment's infos. The episode continues.
 
         Returns:
             A `Trajectory` with an environment in each column, at least ``num_steps`` long. Between

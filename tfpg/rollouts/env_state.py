@@ -1,8 +1,8 @@
-"""Where environments are in their episodes, and how to bring others to the same place.
+"""Where environments are in their episodes, and how to bring other instances to the same place.
 
-The state of an environment is not ours to read. But an environment is where the seed of its episode
-and the actions since have led it, so these are kept, and replayed on resume. Its observation and
-its rewards then show whether it is the same place.
+The internal state of an environment cannot be read. But it follows from the seed of the episode and
+the actions since, so these are kept, and replayed on resume. The observation and the rewards then
+show whether the environment is in the same state.
 
 Gymnasium's own vectorized CartPole resets itself from a single generator; a few of its arrays say
 where it is. Other environments that reset themselves cannot be restored.

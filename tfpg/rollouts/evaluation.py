@@ -35,8 +35,9 @@ def evaluate(
             ``[N, ...]`` to actions ``[N, ...]`` as the environment takes them.
         env: An environment id, environment, vector environment or callable that makes one.
         episodes: Number of episodes, at least 1.
-        deterministic: Play the most probable action; else sample. Ignored for callables.
-        seed: The seed of the resets and the samples. None: a new one.
+        deterministic: Whether to take the most probable action instead of a sample. Ignored for
+            callables.
+        seed: The seed of the resets and the samples. None: a random seed.
         max_steps: Length at which an episode is truncated. None: the environment's own limit.
 
     Returns:

@@ -8,9 +8,9 @@
 
 What holds for each `Step`, in all three of Gymnasium's autoreset modes:
 
-- ``following`` is the observation that the action led to. Where an episode ended it is the last
+- ``following`` is the observation that the action led to. Where an episode ended, it is the last
   observation of that episode, not the first one of the next.
-- Where ``real`` is false nothing happened that counts: the episode of the environment is over, the
+- Where ``real`` is false, nothing happened that counts: the episode of the environment is over, the
   environment spent the step on a reset (NEXT_STEP), or it failed. Rewards and flags are 0 there.
 - No array is written to after it has been yielded.
 - When a step is yielded, `Progress` already holds what is needed to take the next one.

@@ -58,7 +58,7 @@ class ReplayBuffer:
         gamma: Discount factor, in [0, 1].
         frame_stack: How many frames an observation stacks along its last axis. None: observations
             are stored as they are.
-        prioritized: Sample by errors; else uniformly.
+        prioritized: Whether to sample by errors instead of uniformly.
         alpha: How much errors count, from 0 (not at all) to 1.
         device: The TensorFlow device that keeps images. None: the machine's memory.
 
@@ -136,7 +136,7 @@ class ReplayBuffer:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a whole transition to sample."""
+        """Whether there is a complete transition to sample."""
         return bool(self._real[self._rows_between(*self._window())].any())
 
     @property
@@ -206,7 +206,7 @@ class ReplayBuffer:
             beta: How far the weights correct for the priorities, from 0 to 1.
 
         Raises:
-            ValueError: There is no whole transition yet.
+            ValueError: There is no complete transition yet.
         """
         rows = self._draw(rng, count, batch_size or count)
         weights = np.ones(count, np.float32)
@@ -319,7 +319,7 @@ class ReplayBuffer:
         for name, value in own.items():
             if given[name] != value:
                 raise ValueError(
-                    f"The state belongs to a replay with {name}={given[name]}, and this one has "
+                    f"The state belongs to a replay with {name}={given[name]}, but this one has "
                     f"{name}={value}: make it with the same arguments."
                 )
 
@@ -336,7 +336,7 @@ class ReplayBuffer:
         self._real[rows] = real
 
     def _draw(self, rng: np.random.Generator, count: int, batch_size: int) -> np.ndarray:
-        """The rows ``[B]`` of steps whose transitions are whole."""
+        """The rows ``[B]`` of steps whose transitions are complete."""
         if self.tree is not None and self.tree.total > 0:
             strata = np.arange(count) % batch_size + rng.random(count)
             return self.tree.find(strata * (self.tree.total / batch_size))
@@ -352,7 +352,7 @@ class ReplayBuffer:
             if len(found) >= count:
                 return found[:count]
         raise ValueError(
-            f"The replay holds {len(self)} steps and no whole transition yet: add more."
+            f"The replay holds {len(self)} steps and no complete transition yet: add more."
         )
 
     def _move_priorities(self, first: np.ndarray, stop: np.ndarray) -> None:

@@ -208,14 +208,14 @@ def replay_device(asked: str | None, space: gymnasium.Space) -> str | None:
 
 
 def check_stacked(observations: Any, real: np.ndarray) -> None:
-    """Raise if observations are not stacks of frames that move on by one with each step.
+    """Raise if observations are not stacks of frames that shift by one with each step.
 
     Args:
         observations: ``[T + 1, N, ..., frames]`` of a `Trajectory`, or a dict of such arrays.
         real: ``[T, N]`` bool, the real steps.
 
     Raises:
-        ValueError: After a step the frames have not moved on by one.
+        ValueError: The frames have not shifted by one after a step.
 
     Example:
         >>> check_stacked(np.array([[[1, 2]], [[2, 3]]]), np.array([[True]]))
@@ -224,6 +224,6 @@ def check_stacked(observations: Any, real: np.ndarray) -> None:
         if not np.array_equal(x[:-1][real][..., 1:], x[1:][real][..., :-1]):
             raise ValueError(
                 f"frame_stack={x.shape[-1]} needs observations that are the last {x.shape[-1]} "
-                "frames, and here the frames do not move on by one along the last axis with each "
+                "frames, but here the frames do not shift by one along the last axis with each "
                 "step: leave it out."
             )

@@ -1,4 +1,4 @@
-"""Trajectories: the arrays that experience is kept in.
+"""Trajectories: the arrays that hold experience.
 
 Shapes: ``T`` time steps, ``N`` environments or episodes, ``B`` a flattened batch of real steps,
 ``A`` actions, ``D`` dimensions, ``K`` model outputs.
@@ -6,7 +6,7 @@ Shapes: ``T`` time steps, ``N`` environments or episodes, ``B`` a flattened batc
 What holds for each column of a `Trajectory`, whole episodes and fragments alike:
 
 - Row ``t + 1`` of the observations follows the action of row ``t``, for each real step ``t``. So a
-  value is bootstrapped from the row below, and nothing else needs to be carried.
+  value is bootstrapped from the next row, and nothing else needs to be carried along.
 - Where an episode ends and another one follows, there is a masked row between them. It holds the
   observation that the first one ended with.
 - Padding is at the end. Masked rows hold observations of the environment, but rewards and flags

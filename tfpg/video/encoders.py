@@ -29,7 +29,7 @@ _SHEET_FRAME_WIDTH = 400  # pixels, at most
 
 
 class Mp4:
-    """H.264 in yuv420p with its index in front, which every browser plays."""
+    """H.264 in yuv420p with the index at the front, which every browser plays."""
 
     codec = "libx264"
     container_options: ClassVar[dict[str, str]] = {"movflags": "faststart"}
@@ -67,7 +67,7 @@ class Mp4:
         """Return options of x264: fast, and without its AVX-512 code.
 
         The parameters added to its fastest preset halve the file for little time. With AVX-512,
-        equal frames were seen to become different pixels.
+        equal frames sometimes became different pixels.
         """
         params = "cabac=1:8x8dct=1:deblock=1:aq-mode=1:subme=1"
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a policy computed for one observation, as numbers and bars to draw."""
+"""A policy's outputs for one observation, as numbers and bars to draw."""
 
 from __future__ import annotations
 

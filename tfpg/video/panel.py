@@ -28,7 +28,7 @@ _MAX_BARS = 24
 
 
 class Field(NamedTuple):
-    """A text with a place of its own: a label and what follows it."""
+    """A text in a fixed place: a label and the text after it."""
 
     label: str
     widest: str = WIDEST_NUMBER

@@ -59,16 +59,16 @@ def record(
     """Play episodes and record them, with one frame for every reset and every step.
 
     Frames are encoded while the next ones are made, so memory does not grow with the video. An
-    environment that renders off-screen needs no display. For one that needs a display, or that
-    only opens a window, a virtual display is started and stopped again.
+    environment that renders off-screen needs no display. If it needs a display, or only opens a
+    window, a virtual display is started and stopped again.
 
     Args:
         policy: A Keras model, an agent, a `tfpg.Policy`, or any callable that maps observations
             ``[1, ...]`` to actions ``[1, ...]``. A mapping from titles to policies records several
             of them playing the same episodes, for example one model before and after training.
-        env: An environment id, a callable that makes an environment, or an environment. The latter
-            two have ``render_mode="rgb_array"`` or ``"rgb_array_list"``. What a callable makes may
-            also have ``"human"``: then its window is recorded.
+        env: An environment id, a callable that makes an environment, or an environment.
+            Environments need ``render_mode="rgb_array"`` or ``"rgb_array_list"``. A callable may
+            also make one with ``"human"``: then its window is recorded.
         path: A file in an existing folder, or several that are written in one pass. The suffix is
             ``.mp4`` (H.264), ``.webm`` (VP9), ``.gif`` (looping) or ``.png`` (a contact sheet of
             twelve frames).
@@ -76,16 +76,15 @@ def record(
         seed: Seed of resets and sampled actions. None: a random one. The episodes are those that
             `tfpg.evaluate` plays with the same seed, except in environments that Gymnasium
             vectorizes itself, whose resets share one generator.
-        deterministic: Whether to take the most probable action; else sample.
+        deterministic: Whether to take the most probable action instead of a sample.
         max_steps: Number of steps after which an episode is cut off. None: the environment's limit.
         fps: Frames per second. None: the environment's ``metadata["render_fps"]``, or 30.
-        speed: Factor by which the video is faster. Above 60 frames per second, or 50 in a GIF,
-            frames are dropped.
+        speed: Playback speed factor. Above 60 frames per second (GIF: 50), frames are dropped.
         max_seconds: Maximum length of the video, in seconds.
         overlay: What to draw: one or more of ``"caption"`` (step and return so far), ``"action"``
             (by name), ``"bars"`` (action probabilities or Q-values), ``"value"``, ``"entropy"``,
-            ``"epsilon"`` and ``"saliency"`` (where the policy looks). True: everything the policy
-            has. False: nothing.
+            ``"epsilon"`` and ``"saliency"`` (the parts of the image that matter). True: everything
+            the policy has. False: nothing.
         action_names: Names of the actions. None: those known for the environment.
         scale: Factor by which the picture is enlarged. Integers keep its pixels sharp.
         crop: The part of the picture to show, before it is scaled: left, top, right and bottom, in
@@ -102,7 +101,7 @@ def record(
     Raises:
         ValueError: A suffix, a number, the render mode, the overlay or the model does not fit.
         FileNotFoundError, PermissionError: The folder of ``path`` is missing or not writable.
-        tfpg.video.writer.VideoWriteError: The video could not be written. Nothing of it is left.
+        tfpg.video.writer.VideoWriteError: The video could not be written. No part of it is left.
         tfpg.video.display.DisplayError: A display is needed and Xvfb is missing.
         tfpg.video.window.WindowError: The environment opened no window.
 

@@ -1,4 +1,4 @@
-"""Environments that render images, with whatever they need to do so."""
+"""Environments that render images, and what they need to do so."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def open_render_env(env: EnvLike) -> Iterator[gymnasium.Env]:
     render without one or that only opens a window.
 
     Args:
-        env: An environment id, a callable that makes an environment, or an environment. The latter
-            two have ``render_mode="rgb_array"`` or ``"rgb_array_list"``. What a callable makes may
-            also have ``"human"``.
+        env: An environment id, a callable that makes an environment, or an environment.
+            Environments need ``render_mode="rgb_array"`` or ``"rgb_array_list"``. A callable may
+            also make one with ``"human"``.
 
     Yields:
         An environment that was reset and rendered once, to be sure that it works. Its ``render()``
@@ -141,7 +141,7 @@ def _open_checked(env: EnvLike, kwargs: dict[str, Any], stack: ExitStack) -> gym
         )
     if mode not in _MODES:
         raise ValueError(
-            f"A video needs an environment with render_mode='rgb_array', and this one has {mode!r}"
+            f"A video needs an environment with render_mode='rgb_array', but this one has {mode!r}"
             ": gymnasium.make(id, render_mode='rgb_array')."
         )
     if os.environ.get("DISPLAY") or _OPENGL & sys.modules.keys():

@@ -1,6 +1,6 @@
 """Presets: settings of networks, optimizers and agents by algorithm and environment.
 
-Every entry of `PRESETS` has the score that it was measured at: the interquartile mean over ten
+Every entry of `PRESETS` has its measured score: the interquartile mean over ten
 seeds, with a 95 % bootstrap interval, of the greedy mean return of 100 new episodes. It is the
 score of the model that had the best training return within the budget.
 ``python benchmarks/scores.py`` makes the table.
@@ -27,7 +27,7 @@ __all__ = [
     "with_budget",
 ]
 
-# The iterations of a training whose end is not known in advance: its environment steps end it.
+# The iterations of a run whose length is not known in advance: its environment steps end it.
 _UNKNOWN = 100_000
 
 
@@ -57,9 +57,9 @@ def find(algorithm: str, env_id: str) -> Preset:
 
 
 def with_budget(preset: Preset, env_steps: int) -> Preset:
-    """Return a preset for another number of environment steps.
+    """Return a preset for a different number of environment steps.
 
-    At most half of them are the warm-up of a DQN. Its iterations are as long as before, or shorter
+    At most half of them are a DQN's warm-up. Its iterations are as long as before, or shorter
     so that they fill the budget.
 
     Example:

@@ -1,4 +1,4 @@
-"""The settings of the presets, each with the score that it was measured at."""
+"""The settings of the presets, each with its measured score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Q_ADAM = {"global_clipnorm": 10.0}
 
 
 class Score(NamedTuple):
-    """The score that a preset was measured at."""
+    """The measured score of a preset."""
 
     mean: float  # interquartile mean
     low: float  # of the 95 % bootstrap interval
