@@ -162,7 +162,7 @@ class TestQValues:
     def test_many_steps_without_a_termination_are_a_warning(self):
         data = [rollout(1000, truncated=True)] * 6
         (text,) = self.warnings_of([1.0] * 3, data=data)
-        assert text.startswith("None of 12,000 steps terminated, all episodes were truncated")
+        assert text.startswith("None of 12,000 steps terminated; all episodes were truncated")
         assert self.warnings_of([1.0] * 3, data=data[:4]) == []
         assert self.warnings_of([1.0] * 3, data=[*data, rollout()]) == []
 

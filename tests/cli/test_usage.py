@@ -66,7 +66,7 @@ CASES = [
     ([*TRAIN, "--worker-timeout", "1"], 2, "--worker-timeout needs --workers"),
     (["evaluate", "run", "--episodes", "0"], 2, "--episodes must be an integer of at least 1"),
     ([*RECORD, "--overlay", "bras"], 2, "--overlay must be one of 'caption', 'action', 'bars'"),
-    ([*RECORD, "--overlay", "bars", "none"], 2, "--overlay none shows nothing"),
+    ([*RECORD, "--overlay", "bars", "none"], 2, "--overlay none cannot be combined"),
     ([*RECORD, "--speed", "0"], 2, "--speed must be a number above 0, got 0."),
     ([*RECORD, "--rank"], 2, "--rank needs several episodes"),
     ([*RECORD, "--versus", "other", "--snapshots"], 2, "cannot be combined"),

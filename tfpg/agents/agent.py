@@ -133,7 +133,7 @@ class Agent(WithOptions, abc.ABC):
             callbacks: Keras callbacks. Their ``model`` is the Keras model.
             seed: The seed of all randomness in the run. The same seed, initial weights and machine
                 give the same trained weights. None: a random seed.
-            initial_iteration: The first iteration, to continue an earlier training.
+            initial_iteration: The first iteration, to continue an earlier run.
             verbose: 0 for silence, 1 for a progress bar, 2 for a line per iteration, ``"auto"``
                 for 1 in a terminal or notebook and 2 elsewhere.
             validation_envs: Environments in which the greedy policy is evaluated during training.

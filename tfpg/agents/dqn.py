@@ -77,7 +77,7 @@ class DQN(OffPolicy):
     target_update_period: int = option(
         default=128,
         check=count,
-        help="Updates between copies of the network into the target network.",
+        help="Number of updates between copies of the network into the target network.",
     )
     tau: float | None = option(
         default=None,

@@ -47,7 +47,9 @@ class OffPolicy(Agent):
         help="Sample transitions in proportion to their errors instead of uniformly.",
     )
     priority_alpha: float = option(
-        default=0.6, check=fraction, help="How much the errors count, from 0 (not at all) to 1."
+        default=0.6,
+        check=fraction,
+        help="How much errors affect the sampling, from 0 (not at all) to 1.",
     )
     priority_beta: float | Callable[[float], float] = option(
         default=0.4,
@@ -62,7 +64,7 @@ class OffPolicy(Agent):
     learn_period: int = option(
         default=64,
         check=count,
-        help="Environment steps between updates, a multiple of num_envs. Steps in which "
+        help="Number of environment steps between updates, a multiple of num_envs. Steps in which "
         "environments reset themselves count.",
     )
     updates_per_learn: int = option(

@@ -65,10 +65,10 @@ class ResumableTraining:
         return first if self._saved is None else self._saved.header["iteration"]
 
     def check(self, agent: Any, envs: VectorEnv, seed: int) -> None:
-        """Raise an error unless the training can resume from the checkpoint with the same result.
+        """Raise an error unless the run can resume from the checkpoint with the same result.
 
         Raises:
-            ValueError: The checkpoint is of another agent, environment, seed or network.
+            ValueError: The checkpoint belongs to another agent, environment, seed or network.
         """
         if self._checkpoints is None:
             return
@@ -112,7 +112,7 @@ class ResumableTraining:
             )
             agent.restart_episodes(restarted)
         agent.model.stop_training = self._saved.header["stopped"]
-        self._saved = None  # it is as large as the training
+        self._saved = None  # it is as large as the training state
         return True
 
     def save_if_due(self, iteration: int, last: bool) -> None:

@@ -100,8 +100,8 @@ class TrainingWarnings(_Warnings):
         self._observe(
             "clipped",
             clipped > 0.5,
-            f"{clipped:.0%} of the actions are out of bounds and clipped, so the environment sees "
-            "no difference between them. Use squash=True, a smaller log_std, or "
+            f"{clipped:.0%} of the actions are out of bounds and clipped, so the environment "
+            "cannot tell them apart. Use squash=True, a smaller log_std, or "
             "gymnasium.wrappers.RescaleAction.",
         )
 
@@ -182,10 +182,10 @@ class QLearningWarnings(_Warnings):
         self._observe(
             "terminals",
             self._steps >= _MANY_STEPS and self._terminated == 0 and self._truncated > 0,
-            f"None of {self._steps:,} steps terminated, all episodes were truncated: every value "
-            "depends on another one, and none is grounded in an end. Either the goal was never "
-            "reached (explore more: explore_steps), or the environment reports truncated where it "
-            "means terminated. In a task without an end this is normal.",
+            f"None of {self._steps:,} steps terminated; all episodes were truncated: every value "
+            "is bootstrapped from another one, and none is grounded in a termination. Either the "
+            "goal was never reached (explore more: explore_steps), or the environment reports "
+            "truncated where it means terminated. In a task that never ends, this is normal.",
             patience=1,
         )
 

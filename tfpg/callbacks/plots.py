@@ -46,7 +46,7 @@ def learning_curve(
     others = {"entropy": "Entropy (nats)", "mean_q": "Mean Q", "epsilon": "Epsilon"}
     panels += [(name, label) for name, label in others.items() if name in history]
     all_steps = np.asarray(history["env_steps"], float)
-    # A wide window would hide a short training.
+    # A wide window would hide a short run.
     window = len(all_steps) // 20
     figure, axes = _figure(len(panels))
     for axis, (name, label) in zip(axes, panels, strict=True):

@@ -57,7 +57,7 @@ class Record(Style, Playing):
         if self.rank and self.episodes < 2:
             raise ValueError("--rank needs several episodes: add --episodes 20, for example.")
         if "none" in self.overlay and len(self.overlay) > 1:
-            raise ValueError("--overlay none shows nothing: leave out the others.")
+            raise ValueError("--overlay none cannot be combined with other overlays.")
         if self.versus is not None and self.snapshots:
             raise ValueError("--versus and --snapshots cannot be combined.")
         if self.crop is not None and len(self.crop) != 4:

@@ -108,10 +108,10 @@ def is_free(folder: Path) -> bool:
 
 
 def unfinished_command(folder: Path) -> str:
-    """Return the command of the unfinished training in a folder.
+    """Return the command of the unfinished run in a folder.
 
     Raises:
-        ValueError: The folder is not a run, or its training is finished.
+        ValueError: The folder is not a run, or the run is finished.
     """
     path = folder / CONFIG
     if not path.is_file():

@@ -55,7 +55,7 @@ class Workers(WithOptions):
         "Kill a worker that does not answer for this many seconds.", positive
     )
     on_env_error: str = setting(
-        "When an environment fails: stop the training, restart the episode, or drop it.",
+        "When an environment fails: stop training, restart the episode, or drop it.",
         one_of("raise", "restart", "drop"),
         default="raise",
     )

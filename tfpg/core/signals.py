@@ -99,7 +99,7 @@ def deferred_signals(notice: str = "") -> Iterator[StopRequest]:
 
     def handle(number: int, _: FrameType | None) -> None:
         restore()
-        if os.getpid() != owner:  # a forked child, whose signals are not the training's
+        if os.getpid() != owner:  # a forked child, whose signals do not concern the run
             os.kill(os.getpid(), number)
             return
         request.signal = number

@@ -1,4 +1,4 @@
-"""Checks of ``.keras`` files from anyone, before Keras loads them.
+"""Checks of untrusted ``.keras`` files, before Keras loads them.
 
 Threat model: the attacker chooses every byte of the file, and the user passes it to
 `tfpg.load_model`. What the attacker may want, and what prevents it:
@@ -175,7 +175,7 @@ def _read_parts(opened: BinaryIO, file: str) -> dict[str, bytes]:
             infos = archive.infolist()
             _check_parts(infos, os.fstat(opened.fileno()).st_size, file)
             needed = _COPIES * sum(info.file_size for info in infos)
-            check_memory(needed, f"The model {file!r}", "free some, or use a larger machine")
+            check_memory(needed, f"The model {file!r}", "free some memory, or use a larger machine")
             return {info.filename: archive.read(info) for info in infos}
     except (CheckpointCorruptError, UnsafeCheckpointError, MemoryError):
         raise

@@ -171,8 +171,8 @@ def _exclusive() -> Iterator[None]:
     global _display_owner
     if _display_owner == threading.get_ident():
         raise DisplayError(
-            "A virtual display is already in use, perhaps by tfpg.frames of a window that was not "
-            "read to its end. A process has one at a time."
+            "A virtual display is already in use, perhaps by tfpg.frames, whose frames were not "
+            "all read. A process can have only one at a time."
         )
     with _display_lock:
         _display_owner = threading.get_ident()
