@@ -340,7 +340,7 @@ class TestVirtualDisplay:
         assert os.environ["DISPLAY"] == ":77"
 
     def test_a_process_has_one_at_a_time_and_threads_take_turns(self, xvfb, clean):
-        failed = pytest.raises(DisplayError, match="A process has one at a time")
+        failed = pytest.raises(DisplayError, match="A process can have only one at a time")
         with virtual_display(), failed, virtual_display():
             pass
         names = []
