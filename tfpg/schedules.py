@@ -1,21 +1,22 @@
-"""Schedules of the exploration rate and similar values. Learning-rate schedules are Keras's own."""
+"""Schedules of epsilon and other probabilities. Learning-rate schedules are Keras's own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-# A count after which nothing changes. At infinity a table or an exponential has no value.
+# A count after which no schedule changes. Not infinity, where some have no value.
 IN_THE_END = 10**15
 
 
 class Schedule:
-    """A function of a count, and its text representation.
+    """A function of a count that prints as the call that made it.
 
     Args:
-        function: A function of the count, which is at least 0.
-        text: The text that it prints as.
+        function: A function of a count of at least 0.
+        text: What the schedule prints as.
 
     Example:
         >>> Schedule(lambda n: 1 / (1 + n), "1 / (1 + n)")(3)
@@ -34,15 +35,12 @@ class Schedule:
 
 
 def linear(start: float, end: float, steps: float) -> Schedule:
-    """A schedule that goes linearly from ``start`` to ``end``, and stays there.
+    """Return a schedule that goes from ``start`` to ``end`` linearly, and stays there.
 
     Args:
         start: The value at 0.
-        end: The value from ``steps`` on.
-        steps: The count at which ``end`` is reached, for example in environment steps; above 0.
-
-    Returns:
-        A function of the count ``n``, at least 0.
+        end: The value at ``steps`` and later.
+        steps: The count, for example of environment steps, at which ``end`` is reached. Above 0.
 
     Raises:
         ValueError: ``steps`` is not above 0.
@@ -56,31 +54,25 @@ def linear(start: float, end: float, steps: float) -> Schedule:
         (1.0, 0.75, 0.5)
     """
     if not 0 < steps < math.inf:
-        raise ValueError(f"steps must be a finite number above 0, but it is {steps!r}.")
-    return Schedule(
-        lambda n: end if n >= steps else start + (end - start) * n / steps,
-        f"linear({start}, {end}, {steps})",
-    )
+        raise ValueError(f"steps must be a finite number above 0, got {steps!r}.")
+    return Schedule(partial(_linear, start, end, steps), f"linear({start}, {end}, {steps})")
 
 
 def exponential(start: float, end: float, rate: float) -> Schedule:
-    """A schedule that decays from ``start`` towards ``end``.
+    """Return a schedule that decays from ``start`` towards ``end``.
 
-    ``end + (start - end) * exp(-rate * n)``.
+    ``end + (start - end) * exp(-rate * n)``
 
     Args:
         start: The value at 0.
         end: The value it approaches.
-        rate: The decay rate per count, for example per episode; at least 0.
-
-    Returns:
-        A function of the count ``n``, at least 0.
+        rate: The rate of decay per count, for example per episode. At least 0.
 
     Raises:
         ValueError: ``rate`` is negative or not finite.
 
     Source:
-        Many DQN tutorials use this schedule; the papers use linear ones (Mnih et al., 2015,
+        Many DQN tutorials. The papers use linear schedules (Mnih et al., 2015,
         https://doi.org/10.1038/nature14236).
 
     Example:
@@ -89,14 +81,12 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
         (1.0, 0.3742)
     """
     if not 0 <= rate < math.inf:
-        raise ValueError(f"rate must be a finite number of at least 0, but it is {rate!r}.")
-    return Schedule(
-        lambda n: end + (start - end) * math.exp(-rate * n), f"exponential({start}, {end}, {rate})"
-    )
+        raise ValueError(f"rate must be a finite number of at least 0, got {rate!r}.")
+    return Schedule(partial(_exponential, start, end, rate), f"exponential({start}, {end}, {rate})")
 
 
 def probability_schedule(value: Any) -> Callable[[float], float]:
-    """Return the schedule that a probability or a schedule stands for.
+    """Return a schedule for a probability or a schedule.
 
     Raises:
         ValueError: It is neither, or its first value is not a probability.
@@ -105,7 +95,7 @@ def probability_schedule(value: Any) -> Callable[[float], float]:
         >>> probability_schedule(0.05)(10)
         0.05
     """
-    schedule = value if callable(value) else Schedule(lambda n: value, repr(value))
+    schedule = value if callable(value) else Schedule(partial(_constant, value), repr(value))
     try:
         first = float(schedule(0))
     except (TypeError, ValueError, ArithmeticError):
@@ -116,3 +106,16 @@ def probability_schedule(value: Any) -> Callable[[float], float]:
             "tfpg.schedules.linear(1.0, 0.05, 10_000)"
         )
     return schedule
+
+
+# Not lambdas, which cannot be pickled.
+def _linear(start: float, end: float, steps: float, n: float) -> float:
+    return end if n >= steps else start + (end - start) * n / steps
+
+
+def _exponential(start: float, end: float, rate: float, n: float) -> float:
+    return end + (start - end) * math.exp(-rate * n)
+
+
+def _constant(value: float, n: float) -> float:
+    return value

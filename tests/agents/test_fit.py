@@ -447,7 +447,7 @@ class TestOptions:
 
 
 class TestSaving:
-    @pytest.mark.parametrize("algorithm", ALGORITHMS[:3])
+    @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_an_agent_that_was_not_trained_can_be_pickled(self, algorithm):
         agent = small_agent(algorithm)
         again = pickle.loads(pickle.dumps(agent))

@@ -11,7 +11,7 @@ from tfpg.agents.minibatches import Batch
 from tfpg.agents.optimization import apply_gradients
 from tfpg.models.heads import head_for
 from tfpg.ops.distributions import Bernoulli
-from tfpg.ops.gradients import clip_by_global_norm, fused, sum_of_squares, weight_penalty
+from tfpg.ops.gradients import clip_by_global_norm, mean_gradient, sum_of_squares, weight_penalty
 from tfpg.ops.policy_losses import entropy_loss, policy_gradient_loss
 
 # The whole batch at once, or in slices. With one step in each it is the textbook's accumulation.
@@ -65,11 +65,11 @@ def problem(name, seed=0, size=23):
 def test_slices_give_the_gradient_of_the_whole_batch(name, seed):
     model, step_losses, batch = problem(name, seed)
     variables = model.trainable_variables
-    whole, whole_logs = fused(step_losses, variables, batch)
+    whole, whole_logs = mean_gradient(step_losses, variables, batch)
     scale = float(tf.linalg.global_norm(whole))
     assert scale > 1e-3
     for batch_size in BATCH_SIZES[1:]:
-        sliced, sliced_logs = fused(step_losses, variables, batch, batch_size=batch_size)
+        sliced, sliced_logs = mean_gradient(step_losses, variables, batch, batch_size=batch_size)
         for a, b in zip(whole, sliced, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * scale)
         for key in whole_logs:
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_finite_differences(batch_size, name):
     analytic = tf.concat(
         [
             tf.reshape(g, [-1])
-            for g in fused(step_losses, variables, batch, batch_size=batch_size)[0]
+            for g in mean_gradient(step_losses, variables, batch, batch_size=batch_size)[0]
         ],
         0,
     )
@@ -121,7 +121,7 @@ def test_the_gradient_of_a_linear_bernoulli_policy_is_its_formula(batch_size):
         return {"loss": policy_gradient_loss(Bernoulli(logits).log_prob(batch[1]), batch[2])}
 
     batch = tuple(map(tf.convert_to_tensor, (x, a, advantages)))
-    (gradient,), _ = fused(step_losses, [w], batch, batch_size=batch_size)
+    (gradient,), _ = mean_gradient(step_losses, [w], batch, batch_size=batch_size)
     p = 1 / (1 + np.exp(-(x @ w.numpy())[:, 0]))
     expected = np.mean((-advantages * (a - p))[:, None] * x, axis=0)
     np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-5)
@@ -132,7 +132,7 @@ def test_an_unused_variable_gets_a_gradient_of_zeros(batch_size):
     used, unused = keras.Variable([2.0]), keras.Variable([5.0])
     batch = (tf.constant([1.0, 3.0]),)
     losses = lambda b: {"loss": b[0] * used}  # noqa: E731
-    grads, _ = fused(losses, [used, unused], batch, batch_size=batch_size)
+    grads, _ = mean_gradient(losses, [used, unused], batch, batch_size=batch_size)
     np.testing.assert_array_equal(grads[1], [0.0])
 
 
@@ -144,7 +144,7 @@ def test_batches_of_any_size_share_one_trace(batch_size):
     @tf.function(input_signature=[(tf.TensorSpec([None], tf.float32),)], autograph=False)
     def call(batch):
         traces.append(1)
-        return fused(lambda b: {"loss": b[0] * w}, [w], batch, batch_size=batch_size)
+        return mean_gradient(lambda b: {"loss": b[0] * w}, [w], batch, batch_size=batch_size)
 
     for size in (1, 2, 50):
         grads, _ = call((tf.ones([size]),))
@@ -158,7 +158,7 @@ def test_regularizers_count_once_whatever_the_size_of_the_batch(batch_size):
     w.regularizer = keras.regularizers.L2(0.5)
     losses = lambda b: {"loss": 0.0 * b[0] * w}  # noqa: E731
     for size in (1, 4):
-        grads, _ = fused(losses, [w], (tf.ones([size]),), batch_size=batch_size)
+        grads, _ = mean_gradient(losses, [w], (tf.ones([size]),), batch_size=batch_size)
         np.testing.assert_allclose(grads[0], [2.0])
 
 
@@ -168,7 +168,7 @@ def test_gradients_of_embeddings_are_dense_with_repeated_rows_added_up(batch_siz
     model = keras.Sequential([keras.Input((1,), dtype="int64"), keras.layers.Embedding(4, 3)])
     x = tf.constant([[1], [1], [1], [2]])
     losses = lambda b: {"loss": tf.reduce_sum(model(b[0]), axis=(1, 2))}  # noqa: E731
-    (gradient,), _ = fused(losses, model.trainable_variables, (x,), batch_size=batch_size)
+    (gradient,), _ = mean_gradient(losses, model.trainable_variables, (x,), batch_size=batch_size)
     assert tf.is_tensor(gradient)
     np.testing.assert_allclose(gradient, np.outer([0, 0.75, 0.25, 0], [1, 1, 1]))
 
@@ -177,7 +177,7 @@ def test_gradients_of_embeddings_are_dense_with_repeated_rows_added_up(batch_siz
 def test_float64_variables_get_float64_gradients(batch_size):
     w = keras.Variable([2.0], dtype="float64")
     batch = (tf.constant([1.0, 3.0], tf.float64),)
-    grads, _ = fused(lambda b: {"loss": b[0] * w}, [w], batch, batch_size=batch_size)
+    grads, _ = mean_gradient(lambda b: {"loss": b[0] * w}, [w], batch, batch_size=batch_size)
     assert grads[0].dtype == tf.float64
     np.testing.assert_allclose(grads[0], [2.0])
 

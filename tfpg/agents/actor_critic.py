@@ -21,7 +21,7 @@ from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.policy import Policy
-from tfpg.ops.gradients import fused
+from tfpg.ops.gradients import mean_gradient
 from tfpg.rollouts.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class ActorCritic(PolicyGradient):
 
         def update_once(index: Any, _: Any, sums: Any, counts: Any, __: Any) -> Any:
             part = tf.nest.map_structure(lambda x: tf.gather(x, order[index]), batch)
-            gradients, logs = fused(self.losses, variables, part, weights=valid[index])
+            gradients, logs = mean_gradient(self.losses, variables, part, weights=valid[index])
             logs["grad_norm"] = tf.cast(tf.linalg.global_norm(gradients), tf.float32)
             finite = are_finite(gradients)
             near = logs.get("approx_kl", tf.constant(0.0)) <= kl_limit

@@ -171,6 +171,7 @@ class Agent(WithOptions, abc.ABC):
         from tfpg.agents.training import fit
         from tfpg.callbacks.progress_bar import resolve_verbose
 
+        self.check_options()
         self._verbose = resolve_verbose(verbose)
         return fit(
             self,

@@ -29,7 +29,7 @@ from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
 from tfpg.models.heads import EpsilonGreedyHead
 from tfpg.models.policy import Policy
-from tfpg.ops.gradients import fused, sum_of_squares
+from tfpg.ops.gradients import mean_gradient, sum_of_squares
 from tfpg.ops.value_losses import (
     double_q_learning_targets,
     huber,
@@ -254,7 +254,7 @@ class DQN(OffPolicy):
 
         def update(index: Any, sums: Any, errors: Any, finite: Any) -> Any:
             batch = tf.nest.map_structure(lambda x: x[index], batches)
-            gradients, logs = fused(self.losses, variables, batch, keep=("errors",))
+            gradients, logs = mean_gradient(self.losses, variables, batch, keep=("errors",))
             errors = errors.write(index, logs.pop("errors"))
             squares = tf.stack([sum_of_squares(g) for g in gradients])
             logs["grad_norm"] = tf.cast(tf.sqrt(tf.reduce_sum(squares)), tf.float32)

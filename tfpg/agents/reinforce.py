@@ -28,7 +28,7 @@ from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, optional
 from tfpg.models.policy import Policy
 from tfpg.ops import per_step
-from tfpg.ops.gradients import fused, gradient_of, weight_penalty
+from tfpg.ops.gradients import gradient_of, mean_gradient, weight_penalty
 from tfpg.ops.policy_losses import policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
 from tfpg.rollouts.trajectory import Trajectory
@@ -196,7 +196,7 @@ class Reinforce(PolicyGradient):
         return logs | self.clipped_actions(batch)
 
     def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        gradients, logs = fused(
+        gradients, logs = mean_gradient(
             self.losses, self.trainable.variables, batch, batch_size=self.batch_size
         )
         return self._applied(gradients, logs)
@@ -262,7 +262,7 @@ class Reinforce(PolicyGradient):
             return {"loss": self.value_coef * value_loss(value, batch.returns)}
 
         def update(index: tf.Tensor) -> list[tf.Tensor]:
-            gradients, _ = fused(losses, variables, batch, batch_size=self.batch_size)
+            gradients, _ = mean_gradient(losses, variables, batch, batch_size=self.batch_size)
             finite = tf.reduce_all(are_finite(gradients))
             apply_where(finite, [(optimizer, variables)], gradients)
             return [index + 1]

@@ -1,8 +1,8 @@
 """Gradients of losses. This is the only place where losses are reduced to their mean.
 
-`fused` differentiates the weighted mean of the losses of a batch, plus the regularization of the
-weights. It can go through the batch in slices, so that only the activations of a slice have to
-fit into memory. With slices of one step it is the textbook's gradient tape per step;
+`mean_gradient` differentiates the weighted mean of the losses of a batch, plus the regularization
+of the weights. It can go through the batch in slices, so that only the activations of a slice have
+to fit into memory. With slices of one step it is the textbook's gradient tape per step;
 `tfpg.ops.per_step` also measures the noise of the gradient.
 
 All functions run eagerly and inside a ``tf.function`` with an open batch dimension.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     StepLosses: TypeAlias = Callable[[Any], Logs]
 
 
-def fused(
+def mean_gradient(
     step_losses: StepLosses,
     variables: Sequence[Any],
     batch: Any,
@@ -52,7 +52,7 @@ def fused(
         >>> import keras
         >>> w = keras.Variable([2.0])
         >>> for batch_size in (None, 1):
-        ...     gradients, logs = fused(
+        ...     gradients, logs = mean_gradient(
         ...         lambda batch: {"loss": batch[0] * w},
         ...         [w],
         ...         (tf.constant([1.0, 3.0]),),
