@@ -13,7 +13,7 @@ import numpy as np
 
 
 def microseconds(act, observations, noise, seconds: float = 0.3) -> float:
-    """Return the median time of one call."""
+    """Return the median time of a call that is repeated for some seconds."""
     act(observations, noise)
     times = []
     end = time.perf_counter() + seconds
@@ -26,7 +26,9 @@ def microseconds(act, observations, noise, seconds: float = 0.3) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 10, 64, 256])
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1, 10, 64, 256], help="observations per call"
+    )
     args = parser.parse_args()
     import tfpg
 
@@ -38,11 +40,13 @@ def main() -> None:
             rng = np.random.default_rng(0)
             observations = rng.normal(size=(rows, 4)).astype("float32")
             noise = policies[0].head.noise(rng, rows)
-            numbers = [microseconds(p.actor(), observations, noise) for p in policies]
+            in_numpy, in_tensorflow = (
+                microseconds(policy.actor(), observations, noise) for policy in policies
+            )
             name = "-".join(map(str, hidden))
             print(
                 f"{name:>11}{model.count_params():12,}{rows:7}"
-                f"{numbers[0]:14,.1f}{numbers[1]:16,.1f}",
+                f"{in_numpy:14,.1f}{in_tensorflow:16,.1f}",
                 flush=True,
             )
 

@@ -1,8 +1,8 @@
-"""What checkpoints cost.
+"""Measure what checkpoints cost.
 
 Trains each algorithm on CartPole with the default checkpoints, and prints the share of the time
 that they take. Then fills a replay of a million steps, and prints the size and time of its first
-checkpoint and of those after each further 1,024 steps.
+checkpoint and of the checkpoints after each further 1,024 steps.
 
     python benchmarks/checkpoints.py
     python benchmarks/checkpoints.py --seconds 30 --rows 100000
@@ -19,8 +19,8 @@ from statistics import median
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def agents():
-    """The agents that are measured, by name."""
+def make_agents():
+    """Yield the name of each algorithm and an agent."""
     import tfpg
 
     layers = {"hidden": (64, 64), "seed": 0}
@@ -30,42 +30,43 @@ def agents():
     yield "dqn", tfpg.DQN(mlp("CartPole-v1", activation="relu", **layers))
 
 
-def cost(seconds: float) -> None:
-    """Print a row for each agent."""
+def measure_training(seconds: float) -> None:
+    """Train each agent for some seconds, and print a row for it."""
     import keras
 
     import tfpg
 
-    class Timed(tfpg.Checkpoints):
-        took, count = 0.0, 0
+    class TimedCheckpoints(tfpg.Checkpoints):
+        seconds, count = 0.0, 0
 
         def save(self, *args, **options):
-            begin = time.perf_counter()
+            start = time.perf_counter()
             saved = super().save(*args, **options)
-            self.took, self.count = self.took + time.perf_counter() - begin, self.count + 1
+            self.seconds += time.perf_counter() - start
+            self.count += 1
             return saved
 
     class StopAfter(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            self.begin = time.perf_counter()
+            self.start = time.perf_counter()
 
         def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = time.perf_counter() - self.begin > seconds
+            self.model.stop_training = time.perf_counter() - self.start > seconds
 
     print(f"{'agent':12}{'iterations':>12}{'checkpoints':>14}{'ms each':>10}{'share':>10}")
-    for name, agent in agents():
+    for name, agent in make_agents():
         with tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            timed = Timed(folder)
+            start = time.perf_counter()
+            timed = TimedCheckpoints(folder)
             options = {"callbacks": [StopAfter()], "checkpoints": timed, "verbose": 0}
             history = agent.fit("CartPole-v1", 10**6, **options)
-            share = timed.took / (time.perf_counter() - begin)
-        each = 1e3 * timed.took / timed.count
+            share = timed.seconds / (time.perf_counter() - start)
+        each = 1e3 * timed.seconds / timed.count
         print(f"{name:12}{len(history.epoch):12}{timed.count:14}{each:10.1f}{share:10.2%}")
 
 
-def replay(rows: int) -> None:
-    """Print what the checkpoints of a full replay take."""
+def measure_replay(rows: int) -> None:
+    """Print the size and time of the checkpoints of a full replay."""
     import numpy as np
     from gymnasium import spaces
 
@@ -73,51 +74,51 @@ def replay(rows: int) -> None:
     from tfpg.rollouts.replay import ReplayBuffer
     from tfpg.rollouts.trajectory import Trajectory
 
-    steps, count = 128, 8
-    buffer = ReplayBuffer(spaces.Box(-1, 1, (4,)), rows, count)
+    steps, num_envs = 128, 8
+    replay = ReplayBuffer(spaces.Box(-1, 1, (4,)), rows, num_envs)
     rng = np.random.default_rng(0)
 
-    def play() -> None:
-        zeros = np.zeros((steps, count), bool)
-        buffer.add(
+    def add_steps() -> None:
+        zeros = np.zeros((steps, num_envs), bool)
+        replay.add(
             Trajectory(
-                observations=rng.normal(size=(steps + 1, count, 4)).astype("float32"),
-                actions=rng.integers(2, size=(steps, count)),
-                rewards=np.ones((steps, count)),
+                observations=rng.normal(size=(steps + 1, num_envs, 4)).astype("float32"),
+                actions=rng.integers(2, size=(steps, num_envs)),
+                rewards=np.ones((steps, num_envs)),
                 terminated=zeros,
                 truncated=zeros,
-                mask=np.ones((steps, count)),
-                log_probs=np.zeros((steps, count), np.float32),
+                mask=np.ones((steps, num_envs)),
+                log_probs=np.zeros((steps, num_envs), np.float32),
             )
         )
 
-    while len(buffer) < (buffer.rows - 1) * count:
-        play()
+    while len(replay) < (replay.rows - 1) * num_envs:
+        add_steps()
     with tempfile.TemporaryDirectory() as folder:
         store, written, sizes, times = Store(folder), None, [], []
         for step in range(12):
-            begin = time.perf_counter()
-            entry, written = buffer.rows_since(written), buffer.written
-            position, needed = int(written.max()), int(written.min()) + 1 - buffer.rows
-            store.save(step, {"replay": buffer.get_state()}, {}, entry, position, needed)
-            times.append(time.perf_counter() - begin)
+            start = time.perf_counter()
+            entry, written = replay.rows_since(written), replay.written
+            position, needed = int(written.max()), int(written.min()) + 1 - replay.rows
+            store.save(step, {"replay": replay.get_state()}, {}, entry, position, needed)
+            times.append(time.perf_counter() - start)
             sizes.append(max(Path(folder).glob("log/*.log")).stat().st_size / 1e6)
-            play()
+            add_steps()
     print(
-        f"\nA replay of {len(buffer):,} steps: {sizes[0]:.1f} MB in {times[0]:.2f} s at first, "
-        f"then {1e3 * median(sizes[1:]):.0f} kB in {1e3 * median(times[1:]):.0f} ms for "
-        f"{steps * count:,} steps."
+        f"\nA replay of {len(replay):,} steps: {sizes[0]:.1f} MB in {times[0]:.2f} s for the first "
+        f"checkpoint,\nthen {1e3 * median(sizes[1:]):.0f} kB in {1e3 * median(times[1:]):.0f} ms "
+        f"for each further {steps * num_envs:,} steps."
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training, each agent")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the replay")
+    parser.add_argument("--seconds", type=float, default=60.0, help="training time of each agent")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="capacity of the replay")
     args = parser.parse_args()
-    warnings.simplefilter("ignore")  # about how well the agents learn
-    cost(args.seconds)
-    replay(args.rows)
+    warnings.simplefilter("ignore")  # advice about how well the agents learn
+    measure_training(args.seconds)
+    measure_replay(args.rows)
 
 
 if __name__ == "__main__":

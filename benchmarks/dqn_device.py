@@ -1,43 +1,55 @@
-"""Updates of tfpg.DQN per second on every device that TensorFlow shows, and what surrounds them.
+"""Measure the updates per second of tfpg.DQN on each device that TensorFlow sees.
 
-Of a network, a batch size and a number of updates in one call: updates per second as the agent
-makes them (drawn from the replay, moved to the device, `DQN.learn_from`), transitions learned from
-per second, the megabytes that an update moves to the device, and the milliseconds of it that
-drawing its transitions takes. Images are kept in the machine's memory ("host"), or on the device.
-The first call, which compiles, is told and not counted. Transitions are synthetic, of CartPole's
-and of Atari's shape.
+Prints a row for each network, batch size and number of updates in a call: updates per second as
+the agent makes them (sample from the replay, transfer to the device, `DQN.learn_from`), transitions
+per second, megabytes that an update transfers to the device, and milliseconds that an update spends
+on sampling. The replay keeps images in the machine's memory ("host") or on the device. The first
+call compiles; its seconds have a column of their own, and do not count in the others. Transitions
+are synthetic, with the shapes of CartPole and Atari.
 
     python benchmarks/dqn_device.py
-    python benchmarks/dqn_device.py --small    # a row of each network, briefly: for a CPU
+    python benchmarks/dqn_device.py --small    # a few rows, each briefly: for a CPU
 """
 
 import argparse
 import time
 from itertools import product
 from statistics import median
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-# Network, hidden layers of an mlp, batch size, updates in one call.
+
+class Row(NamedTuple):
+    """What a row of the table measures."""
+
+    hidden: tuple[int, ...] | None  # of an mlp; None: nature_cnn
+    batch_size: int
+    updates: int  # in one call
+
+    @property
+    def images(self) -> bool:
+        return self.hidden is None
+
+    @property
+    def network(self) -> str:
+        return "nature_cnn" if self.hidden is None else f"mlp {'-'.join(map(str, self.hidden))}"
+
+
 ROWS = [
-    *(("mlp 64-64", (64, 64), 32, updates) for updates in (1, 8, 32, 128)),
-    *(("mlp 256-256", (256, 256), 64, updates) for updates in (1, 8, 32, 128)),
-    *(("nature_cnn", None, 32, updates) for updates in (1, 8, 32)),
-    *(("nature_cnn", None, 256, updates) for updates in (1, 8, 32)),
+    *(Row((64, 64), 32, updates) for updates in (1, 8, 32, 128)),
+    *(Row((256, 256), 64, updates) for updates in (1, 8, 32, 128)),
+    *(Row(None, 32, updates) for updates in (1, 8, 32)),
+    *(Row(None, 256, updates) for updates in (1, 8, 32)),
 ]
-SMALL = [
-    ("mlp 64-64", (64, 64), 32, 32),
-    ("mlp 256-256", (256, 256), 64, 32),
-    ("nature_cnn", None, 32, 1),
-    ("nature_cnn", None, 32, 8),
-]
+SMALL = [Row((64, 64), 32, 32), Row((256, 256), 64, 32), Row(None, 32, 1), Row(None, 32, 8)]
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
-class OnlySpaces(gymnasium.Env):
-    """What a network is made for; nobody plays in it."""
+class SpacesOnly(gymnasium.Env):
+    """Spaces to make a network for. Nothing is played."""
 
     def __init__(self, images: bool):
         self.observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -48,7 +60,7 @@ class OnlySpaces(gymnasium.Env):
 
 
 def make_replay(env: gymnasium.Env, rows: int, rng: np.random.Generator, device: str | None):
-    """A replay that is full of steps nobody played."""
+    """Return a replay that is full of random steps."""
     from tfpg.rollouts.replay import ReplayBuffer
     from tfpg.rollouts.trajectory import Trajectory
 
@@ -75,8 +87,8 @@ def make_replay(env: gymnasium.Env, rows: int, rng: np.random.Generator, device:
     return replay
 
 
-def repeated(call, seconds: float) -> float:
-    """Median seconds of a call that is repeated for so long, three times or more."""
+def median_seconds(call, seconds: float) -> float:
+    """Return the median time of a call that is repeated for some seconds, at least three times."""
     times = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
@@ -86,54 +98,64 @@ def repeated(call, seconds: float) -> float:
     return median(times)
 
 
-def measure(device, row, replay, env, seconds: float) -> dict[str, float]:
-    """Of one row of the table, in the precision that Keras is set to."""
+def measure(device, row: Row, replay, env: gymnasium.Env, seconds: float) -> dict[str, float]:
+    """Return the numbers of a row, in the precision that Keras is set to."""
     import keras
     import tensorflow as tf
 
     import tfpg
 
-    _, hidden, batch_size, updates = row
     rng = np.random.default_rng(0)
-    count = updates * batch_size
+    count = row.updates * row.batch_size
 
-    def draw():
-        drawn = replay.sample(rng, count, batch_size)
-        if tf.is_tensor(drawn.observations):  # work on a device goes on behind the call
-            drawn.observations[-1, -1, -1, -1].numpy()
-            drawn.next_observations[-1, -1, -1, -1].numpy()
-        return drawn
+    def sample():
+        transitions = replay.sample(rng, count, row.batch_size)
+        if tf.is_tensor(transitions.observations):  # wait: devices work asynchronously
+            transitions.observations[-1, -1, -1, -1].numpy()
+            transitions.next_observations[-1, -1, -1, -1].numpy()
+        return transitions
 
-    transitions = draw()
-    rows = 4 if hidden is None else 1  # of which an observation is made
-    moved = sum(8 * rows * count if tf.is_tensor(x) else x.nbytes for x in transitions) / updates
-    sampling = repeated(draw, seconds / 4) / updates
+    transitions = sample()
+    # Of observations on the device, only the row numbers of their frames are transferred.
+    row_numbers = 8 * count * (4 if row.images else 1)
+    transferred = sum(row_numbers if tf.is_tensor(x) else x.nbytes for x in transitions)
+    sampling = median_seconds(sample, seconds / 4)
     with tf.device(device.name):
-        if hidden is None:
+        if row.images:
             model = tfpg.networks.nature_cnn(env, seed=0)
         else:
-            model = tfpg.networks.mlp(env, hidden=hidden, activation="relu", seed=0)
-        # So that synthetic rewards lead nowhere, however long it takes.
+            model = tfpg.networks.mlp(env, hidden=row.hidden, activation="relu", seed=0)
+        # A small learning rate, so that random rewards do not make the weights diverge.
         model.compile(optimizer=keras.optimizers.Adam(1e-5, global_clipnorm=10.0))
-        # What "auto" is without a GPU, on the CPU of a machine that has one.
-        jit = False if hidden is None and device.device_type == "CPU" else "auto"
-        agent = tfpg.DQN(model, batch_size=batch_size, updates_per_learn=updates, jit_compile=jit)
+        # "auto" would take XLA for convolutions on the CPU of a machine that has a GPU.
+        jit = False if row.images and device.device_type == "CPU" else "auto"
+        agent = tfpg.DQN(
+            model, batch_size=row.batch_size, updates_per_learn=row.updates, jit_compile=jit
+        )
         agent.prepare(agent.policy_for(env))
         start = time.perf_counter()
         agent.learn_from(transitions)
         first = time.perf_counter() - start
         agent.learn_from(transitions)
-        call = repeated(lambda: agent.learn_from(replay.sample(rng, count, batch_size)), seconds)
-    return {"rate": updates / call, "moved": moved / 1e6, "sampling": sampling, "first": first}
+        call = median_seconds(
+            lambda: agent.learn_from(replay.sample(rng, count, row.batch_size)), seconds
+        )
+    return {
+        "updates": row.updates / call,
+        "transitions": count / call,
+        "megabytes": transferred / row.updates / 1e6,
+        "sampling": 1e3 * sampling / row.updates,
+        "first": first,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a few rows, each briefly")
-    parser.add_argument("--seconds", type=float, help="of each row (default: 2, small 0.3)")
-    parser.add_argument("--rows", type=int, help="of the replay (default: 20,000, small 2,000)")
-    parser.add_argument("--device", choices=["CPU", "GPU"], help="only this kind")
-    parser.add_argument("--network", choices=["mlp", "nature_cnn"], help="only this kind")
+    parser.add_argument("--seconds", type=float, help="time of each row (default: 2, or 0.3)")
+    parser.add_argument("--rows", type=int, help="rows of the replay (default: 20,000, or 2,000)")
+    parser.add_argument("--device", choices=["CPU", "GPU"], help="only devices of this type")
+    parser.add_argument("--network", choices=["mlp", "nature_cnn"], help="only this network")
     args = parser.parse_args()
     seconds = args.seconds or (0.3 if args.small else 2.0)
     capacity = max(1000, args.rows or (2000 if args.small else 20_000))
@@ -142,35 +164,30 @@ def main() -> None:
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    envs = {images: OnlySpaces(images) for images in (False, True)}
+    envs = {images: SpacesOnly(images) for images in (False, True)}
     print(
         f"{'device':8}{'network':>13}{'images':>8}{'batch':>7}{'per call':>10}  {'precision':16}"
-        f"{'updates/s':>11}{'frames/s':>12}{'MB/update':>11}{'sampling ms':>13}{'first s':>9}"
+        f"{'updates/s':>11}{'transitions/s':>15}{'MB/update':>11}{'sampling ms':>13}{'first s':>9}"
     )
     for device in tf.config.list_logical_devices():
-        if device.device_type not in ([args.device] if args.device else ["CPU", "GPU"]):
+        kind = device.device_type
+        if kind not in ([args.device] if args.device else ["CPU", "GPU"]):
             continue
-        short = ":".join(device.name.split(":")[-2:])
-        # On a CPU both places are one memory.
-        places = [None] if device.device_type == "CPU" else [None, short]
-        replays = {(False, None): make_replay(envs[False], capacity, rng, None)}
-        replays |= {
-            (True, place): make_replay(envs[True], capacity, rng, place) for place in places
-        }
+        name = ":".join(device.name.split(":")[-2:])
+        # Where images are kept. On a CPU, both places are the same memory.
+        places = {"host": None} if kind == "CPU" else {"host": None, "device": name}
+        replays = {place: make_replay(envs[True], capacity, rng, places[place]) for place in places}
+        replays[""] = make_replay(envs[False], capacity, rng, None)
         for row in SMALL if args.small else ROWS:
-            name, hidden, batch_size, updates = row
-            images = hidden is None
-            if args.network and not name.startswith(args.network):
+            if args.network and not row.network.startswith(args.network):
                 continue
-            for precision, place in product(PRECISIONS, places if images else [None]):
+            for precision, place in product(PRECISIONS, places if row.images else [""]):
                 keras.config.set_dtype_policy(precision)
-                found = measure(device, row, replays[images, place], envs[images], seconds)
-                kept = ("host" if place is None else "device") if images else ""
+                found = measure(device, row, replays[place], envs[row.images], seconds)
                 print(
-                    f"{short:8}{name:>13}{kept:>8}{batch_size:7}{updates:10}  {precision:16}"
-                    f"{found['rate']:11,.1f}{found['rate'] * batch_size:12,.0f}"
-                    f"{found['moved']:11,.3f}{1e3 * found['sampling']:13,.3f}"
-                    f"{found['first']:9,.1f}",
+                    f"{name:8}{row.network:>13}{place:>8}{row.batch_size:7}{row.updates:10}"
+                    f"  {precision:16}{found['updates']:11,.1f}{found['transitions']:15,.0f}"
+                    f"{found['megabytes']:11,.3f}{found['sampling']:13,.3f}{found['first']:9,.1f}",
                     flush=True,
                 )
 

@@ -1,14 +1,15 @@
-"""Scores of the presets: ten seeds, interquartile mean, bootstrap interval.
+"""Measure the scores of the presets: interquartile means of ten seeds, with bootstrap intervals.
 
-A score is the greedy mean return of 100 fresh episodes of the model that was kept best by training
-return within the preset's budget; the last model's is printed beside it.
+A score is the greedy mean return of 100 new episodes. It is measured for the model with the best
+training return within the preset's budget, and for the last model.
 
     python benchmarks/scores.py                          # every preset, ten seeds: hours
     python benchmarks/scores.py ppo/CartPole-v1 --seeds 3 --jobs 2
     python benchmarks/scores.py dqn/LunarLander-v3@100000    # a preset with another budget
-    python benchmarks/scores.py --quick                  # a small budget, to see that all runs
+    python benchmarks/scores.py --quick                  # a small budget, to see that all run
 
-Results are kept in a file a line, and seeds that are in it are not run again (``--fresh`` does).
+Each result is appended to a file as a line of JSON. Seeds that are in the file are not run again,
+except with ``--fresh``.
 """
 
 import argparse
@@ -24,26 +25,25 @@ import numpy as np
 
 
 def run_seed(name: str, seed: int, fraction: float) -> dict:
+    """Train with a fraction of a preset's budget, and return the scores."""
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
     import tfpg
-    from tfpg.agents import presets
-    from tfpg.callbacks.best import KeepBest
-    from tfpg.callbacks.stopping import StopAtSteps
 
-    algorithm, env = name.partition("@")[0].split("/", 1)
-    preset = presets.find(algorithm, env)
-    if "@" in name:
-        preset = presets.with_budget(preset, int(name.partition("@")[2]))
-    iterations = max(1, int(presets.iterations_of(preset) * fraction))
-    budget = int(preset.env_steps * fraction)
-    agent = presets.make_agent(algorithm, env, preset, seed)
+    preset_name, _, env_steps = name.partition("@")
+    algorithm, env = preset_name.split("/", 1)
+    preset = tfpg.presets.find(algorithm, env)
+    if env_steps:
+        preset = tfpg.presets.with_budget(preset, int(env_steps))
+    iterations = max(1, int(tfpg.presets.iterations_of(preset) * fraction))
+    agent = tfpg.presets.make_agent(algorithm, env, preset, seed)
     with tempfile.TemporaryDirectory() as folder:
-        keep = KeepBest(Path(folder) / "best.keras")
+        keep = tfpg.callbacks.KeepBest(Path(folder) / "best.keras")
+        stop = tfpg.callbacks.StopAtSteps(int(preset.env_steps * fraction))
         start = time.perf_counter()
-        agent.fit(env, iterations, [keep, StopAtSteps(budget)], seed=seed, verbose=0)
+        agent.fit(env, iterations, [keep, stop], seed=seed, verbose=0)
         seconds = time.perf_counter() - start
-        # A reloaded model: what users have.
+        # Evaluate the model from its file, as users do.
         best = tfpg.load_model(keep.path) if keep.path.exists() else agent.model
         scores = {
             which: tfpg.evaluate(model, env, 100, seed=10_000 + seed)["episode_return"]
@@ -60,46 +60,49 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
 
 
 def interquartile_mean(scores: np.ndarray) -> float:
+    """Return the mean without the lowest and the highest quarter, each rounded down."""
     scores = np.sort(scores)
     cut = len(scores) // 4
     return float(scores[cut : len(scores) - cut].mean())
 
 
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    draws = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
-    means = np.array([interquartile_mean(row) for row in draws])
-    return tuple(np.quantile(means, [0.025, 0.975]))
+def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the interquartile mean."""
+    samples = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
+    low, high = np.quantile([interquartile_mean(each) for each in samples], [0.025, 0.975])
+    return float(low), float(high)
 
 
-def table(rows: list[dict], names: list[str]) -> None:
+def print_table(rows: list[dict], names: list[str]) -> None:
+    """Print a row for each preset that has results."""
     print("| preset | seeds | best model, IQM (95 %) | worst | last model, IQM | steps | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name in names:
-        mine = [row for row in rows if row["name"] == name]
-        if not mine:
+        own = [row for row in rows if row["name"] == name]
+        if not own:
             continue
-        best, last = (np.array([row[which] for row in mine]) for which in ("best", "last"))
-        low, high = interval(best)
+        best, last = (np.array([row[which] for row in own]) for which in ("best", "last"))
+        low, high = bootstrap_interval(best)
         print(
-            f"| {name} | {len(mine)} | {interquartile_mean(best):.1f} ({low:.1f} to {high:.1f}) | "
+            f"| {name} | {len(own)} | {interquartile_mean(best):.1f} ({low:.1f} to {high:.1f}) | "
             f"{best.min():.1f} | {interquartile_mean(last):.1f} | "
-            f"{np.mean([row['env_steps'] for row in mine]):,.0f} | "
-            f"{np.median([row['seconds'] for row in mine]):.0f} |"
+            f"{np.mean([row['env_steps'] for row in own]):,.0f} | "
+            f"{np.median([row['seconds'] for row in own]):.0f} |"
         )
 
 
 def main() -> None:
-    from tfpg.agents import presets
+    import tfpg
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="ALGORITHM/ENV (default: all)")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("names", nargs="*", help="ALGORITHM/ENV[@STEPS] (default: all)")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     parser.add_argument("--quick", action="store_true", help="a twentieth of the budget, one seed")
-    parser.add_argument("--file", default="benchmarks/scores.jsonl")
-    parser.add_argument("--fresh", action="store_true", help="run seeds again that are in the file")
+    parser.add_argument("--file", default="benchmarks/scores.jsonl", help="file of the results")
+    parser.add_argument("--fresh", action="store_true", help="run seeds of the file again")
     args = parser.parse_args()
-    names = args.names or [f"{algorithm}/{env}" for algorithm, env in presets.PRESETS]
+    names = args.names or [f"{algorithm}/{env}" for algorithm, env in tfpg.presets.PRESETS]
     fraction, seeds = (0.05, 1) if args.quick else (1.0, args.seeds)
     file = Path(args.file)
     rows = []
@@ -115,7 +118,7 @@ def main() -> None:
         for done in concurrent.futures.as_completed(pool.submit(run_seed, *job) for job in jobs):
             try:
                 row = done.result()
-            except Exception as error:  # the others go on
+            except Exception as error:  # the others continue
                 print(f"A seed failed: {error}", flush=True)
                 continue
             rows.append(row)
@@ -123,7 +126,7 @@ def main() -> None:
             if not args.quick:
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
-    table(rows, names)
+    print_table(rows, names)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Ten seeds of the textbook's CartPole: 20-10-1, gamma 0.95, 10 episodes x 150 updates.
+"""Measure the scores of REINFORCE in the textbook's setting of CartPole, with ten seeds.
 
-At most 200 steps an episode, Adam 0.01, elu, elu, sigmoid. Every seed's model is scored by the
-greedy mean return over 100 fresh episodes: the model kept best by Keras's own ModelCheckpoint on
-episode_return, and the last one.
+The network has 20, 10 and 1 units (elu, elu, sigmoid). Each of 150 updates takes 10 episodes of at
+most 200 steps. Gamma is 0.95, the optimizer Adam with 0.01. A score is the greedy mean return of
+100 new episodes. Each seed has two: that of the best model, which Keras's own ModelCheckpoint saves
+by episode_return, and that of the last model.
 
     python benchmarks/seed_004.py
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 
 def interquartile_mean(scores: list[float]) -> float:
-    """Mean of the middle half; the scores at its edges count in part."""
+    """Return the mean of the middle half. Scores on its edges count in part."""
     ordered = np.sort(scores)
     quarter = len(ordered) / 4
     edges = np.arange(len(ordered) + 1)
@@ -24,7 +25,7 @@ def interquartile_mean(scores: list[float]) -> float:
 
 
 def bootstrap_interval(scores: list[float], draws: int = 10_000) -> tuple[float, float]:
-    """95 % interval of the interquartile mean."""
+    """Return the 95 % interval of the interquartile mean."""
     rng = np.random.default_rng(0)
     samples = rng.choice(scores, size=(draws, len(scores)))
     low, high = np.percentile([interquartile_mean(s) for s in samples], [2.5, 97.5])
@@ -32,7 +33,7 @@ def bootstrap_interval(scores: list[float], draws: int = 10_000) -> tuple[float,
 
 
 def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, float]:
-    """Score of the best and of the last model, environment steps and seconds of the fit."""
+    """Return the scores of the best and the last model, environment steps, and seconds of fit."""
     import keras
 
     import tfpg
@@ -50,11 +51,11 @@ def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, floa
     agent = tfpg.Reinforce(model, gamma=0.95, episodes_per_update=10, max_steps=200)
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/best.keras"
-        keep_best = keras.callbacks.ModelCheckpoint(
+        save_best = keras.callbacks.ModelCheckpoint(
             path, monitor="episode_return", mode="max", save_best_only=True
         )
         start = time.perf_counter()
-        agent.fit("CartPole-v1", iterations, callbacks=[keep_best], seed=seed, verbose=0)
+        agent.fit("CartPole-v1", iterations, callbacks=[save_best], seed=seed, verbose=0)
         seconds = time.perf_counter() - start
         best = keras.saving.load_model(path)
     scores = [
@@ -66,8 +67,8 @@ def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--iterations", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
+    parser.add_argument("--iterations", type=int, default=150, help="updates of each seed")
     args = parser.parse_args()
 
     print("  seed   best model   last model   env steps   seconds")
@@ -76,7 +77,8 @@ def main() -> None:
         rows.append(train_and_score(seed, args.iterations))
         best, last, steps, seconds = rows[-1]
         print(f"{seed:6}{best:13.1f}{last:13.1f}{steps:12,}{seconds:10.1f}", flush=True)
-    for name, scores in zip(("best", "last"), list(zip(*rows, strict=True))[:2], strict=True):
+    best_scores, last_scores, *_ = zip(*rows, strict=True)
+    for name, scores in (("best", best_scores), ("last", last_scores)):
         low, high = bootstrap_interval(scores)
         print(
             f"{name} models: interquartile mean {interquartile_mean(scores):.1f} "

@@ -1,9 +1,9 @@
-"""Environment steps per second of tfpg.Reinforce beside the textbook loop, in one run.
+"""Compare the environment steps per second of tfpg.Reinforce and the textbook loop.
 
 Both do the same work: CartPole-v1, a 20-10-1 network, 10 episodes of at most 200 steps per
 update, gamma 0.95, Adam 0.01. The textbook loop (scripts/reinforce_in_one_file.py) is measured
-over its first iterations, whose episodes are short; its cost is per step, so that does not
-matter to it. tfpg is measured over a whole fit, compilation included.
+over its first iterations. Their episodes are short, which makes no difference: its cost is per
+step. tfpg is measured over a whole call of fit, including compilation.
 
     python benchmarks/textbook.py
 """
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 
 def textbook_steps_per_second(iterations: int, seed: int) -> float:
-    """Of the loop in one file. On CartPole a return is a number of steps."""
+    """Return the speed of the textbook loop."""
     import gymnasium
     import keras
     import reinforce_in_one_file as textbook
@@ -32,11 +32,12 @@ def textbook_steps_per_second(iterations: int, seed: int) -> float:
         returns = textbook.train(
             env, model, keras.optimizers.Adam(0.01), iterations, 10, 200, 0.95, seed
         )
-    return 10 * sum(returns) / (time.perf_counter() - start)
+    steps = 10 * sum(returns)  # the return of an episode of CartPole is its number of steps
+    return steps / (time.perf_counter() - start)
 
 
 def tfpg_steps_per_second(iterations: int, seed: int) -> float:
-    """Of a fit, from the call to the return."""
+    """Return the speed of a whole call of fit."""
     import keras
     import reinforce_in_one_file as textbook
 
@@ -52,12 +53,12 @@ def tfpg_steps_per_second(iterations: int, seed: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=150, help="of tfpg (default: 150)")
+    parser.add_argument("--iterations", type=int, default=150, help="iterations of tfpg")
     parser.add_argument("--textbook", type=int, default=3, help="iterations of the textbook loop")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs measured (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs to time")
     args = parser.parse_args()
 
-    tfpg_steps_per_second(1, 0)  # both have TensorFlow started before the clock runs
+    tfpg_steps_per_second(1, 0)  # start TensorFlow before the clock runs
     print("  seed   textbook steps/s   tfpg steps/s      times")
     ratios = []
     for seed in range(args.repeats):
@@ -65,7 +66,7 @@ def main() -> None:
         fast = tfpg_steps_per_second(args.iterations, seed)
         ratios.append(fast / slow)
         print(f"{seed:6}{slow:19,.0f}{fast:15,.0f}{ratios[-1]:11,.0f}", flush=True)
-    print(f"median: {median(ratios):,.0f} times faster")
+    print(f"median: {median(ratios):,.0f} times as fast")
 
 
 if __name__ == "__main__":

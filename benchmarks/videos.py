@@ -1,8 +1,9 @@
-"""Compare tfpg.record with Gymnasium's RecordVideo in frames per second, and measure memory.
+"""Compare the frames per second of tfpg.record and Gymnasium's RecordVideo, or measure memory.
 
-Both record the same episodes of CartPole to MP4, played by the same function, each in a process of
-its own, in alternating pairs. The time runs from the first reset until the file is complete.
-RecordVideo runs in a virtual environment of its own, because moviepy needs an older Pillow.
+Both record the same episodes of CartPole, played by the same function, to MP4. Every measurement is
+a process, and measurements alternate. The clock starts before the environment is made, and stops
+when the file is complete. RecordVideo runs in its own virtual environment, because moviepy needs an
+older Pillow.
 
     python benchmarks/videos.py --peer-python peer/bin/python
     python benchmarks/videos.py --memory 100000
@@ -20,13 +21,20 @@ from statistics import median
 
 import numpy as np
 
-HOW_TO = """RecordVideo needs a virtual environment of its own. Create it:
+HOW_TO = """RecordVideo needs its own virtual environment. Create it:
     python -m venv peer
     peer/bin/pip install 'gymnasium[classic-control]==1.4.0' moviepy
 and pass its Python: --peer-python peer/bin/python"""
 
 ENV = "CartPole-v1"
 STEPS = 500  # per episode
+
+# Arguments of the process that measures each row.
+ROWS = {
+    "MP4, the same frames": [],
+    "MP4, with the caption": ["--overlay"],
+    "MP4 and GIF in one pass": ["--suffixes", ".mp4", ".gif"],
+}
 
 
 def balance(observations: np.ndarray) -> np.ndarray:
@@ -35,7 +43,7 @@ def balance(observations: np.ndarray) -> np.ndarray:
 
 
 def record_with_gymnasium(episodes: int, folder: str) -> tuple[int, float]:
-    """Return the frames and seconds of RecordVideo."""
+    """Return the number of frames and the seconds of RecordVideo."""
     import gymnasium
     from gymnasium.wrappers import RecordVideo
 
@@ -55,19 +63,23 @@ def record_with_gymnasium(episodes: int, folder: str) -> tuple[int, float]:
     return frames, time.perf_counter() - start
 
 
-def record_with_tfpg(episodes: int, folder: str, suffixes: str, overlay: bool) -> tuple[int, float]:
-    """Return the frames and seconds of tfpg.record."""
-    from tfpg.video.record import record
+def record_with_tfpg(
+    episodes: int, folder: str, suffixes: list[str], overlay: bool
+) -> tuple[int, float]:
+    """Return the number of frames and the seconds of tfpg.record."""
+    import keras  # noqa: F401  (tfpg imports it when it is used, which takes seconds)
 
-    paths = [f"{folder}/cartpole{suffix}" for suffix in suffixes.split()]
+    import tfpg
+
+    record = tfpg.record
+    paths = [f"{folder}/cartpole{suffix}" for suffix in suffixes]
     start = time.perf_counter()
-    overlays = "caption" if overlay else False
-    video = record(balance, ENV, paths, episodes, seed=0, overlay=overlays)
+    video = record(balance, ENV, paths, episodes, seed=0, overlay="caption" if overlay else False)
     return video.frames, time.perf_counter() - start
 
 
 def run(python: str, *args: str) -> float:
-    """Return the frames per second measured in a process of its own."""
+    """Return the frames per second that a new process measures."""
     done = subprocess.run(
         [python, __file__, *args], capture_output=True, text=True, check=False, timeout=1800
     )
@@ -77,85 +89,85 @@ def run(python: str, *args: str) -> float:
     return frames / seconds
 
 
-def ready(peer: str | None) -> bool:
-    """Return whether that Python has Gymnasium and moviepy."""
+def is_ready(peer: str | None) -> bool:
+    """Return whether a Python has moviepy and CartPole."""
     if peer is None or not Path(peer).exists():
         return False
     check = [peer, "-c", "import moviepy, gymnasium.envs.classic_control"]
     return subprocess.run(check, capture_output=True, check=False).returncode == 0
 
 
-def memory(frames: int) -> None:
-    """Record a number of frames and print the peak memory on the way."""
-    from tfpg.video.record import record
+def measure_memory(frames: int) -> None:
+    """Record a long video, and print the peak memory along the way."""
+    import tfpg
 
-    episodes = -(-frames // (STEPS + 1))
     steps = 0
 
-    def watched(observations: np.ndarray) -> np.ndarray:
+    def peak() -> str:
+        return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:7,.0f} MiB peak"
+
+    def policy(observations: np.ndarray) -> np.ndarray:
         nonlocal steps
         steps += 1
         if steps in (1000, 10_000) or steps % 25_000 == 0:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"after {steps:7,} steps  {peak:7,.0f} MiB peak", flush=True)
+            print(f"after {steps:7,} steps  {peak()}", flush=True)
         return balance(observations)
 
+    episodes = -(-frames // (STEPS + 1))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        video = record(watched, ENV, f"{folder}/cartpole.mp4", episodes, seed=0)
+        video = tfpg.record(policy, ENV, f"{folder}/cartpole.mp4", episodes, seed=0)
         seconds, size = time.perf_counter() - start, video.path.stat().st_size
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"after {video.frames:7,} frames {peak:7,.0f} MiB peak")
+    print(f"after {video.frames:7,} frames {peak()}")
     print(f"{video.frames / seconds:,.0f} frames/s, {size / 2**20:,.1f} MiB")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Measure both sides, and print a row for each way to record."""
+    theirs, ours = [], {row: [] for row in ROWS}
+    episodes = ["--episodes", str(args.episodes)]
+    for pair in range(args.pairs):
+        # The order alternates, so that a slow phase of the machine affects both sides.
+        order = [None, *ROWS] if pair % 2 == 0 else [*reversed(ROWS), None]
+        for row in order:
+            if row is None:
+                theirs.append(run(args.peer_python, "--side", "peer", *episodes))
+            else:
+                ours[row].append(run(sys.executable, "--side", "tfpg", *episodes, *ROWS[row]))
+    print(f"{'':26}{'frames/s':>9}{'RecordVideo':>13}  ratio (min to max)")
+    for row, speeds in ours.items():
+        ratios = [speed / peer for speed, peer in zip(speeds, theirs, strict=True)]
+        print(
+            f"{row:26}{median(speeds):9,.0f}{median(theirs):13,.0f}"
+            f"  {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", help="a Python with gymnasium and moviepy")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of measurements")
     parser.add_argument("--episodes", type=int, default=4, help="episodes of 501 frames each")
     parser.add_argument(
-        "--memory", type=int, metavar="FRAMES", help="length of a video whose memory to measure"
+        "--memory", type=int, metavar="FRAMES", help="measure the memory of a video this long"
     )
     parser.add_argument("--side", choices=["tfpg", "peer"], help=argparse.SUPPRESS)
-    parser.add_argument("--suffixes", default=".mp4", help=argparse.SUPPRESS)
+    parser.add_argument("--suffixes", nargs="+", default=[".mp4"], help=argparse.SUPPRESS)
     parser.add_argument("--overlay", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
-        memory(args.memory)
-        return
-    if args.side:
+        measure_memory(args.memory)
+    elif args.side:
         with tempfile.TemporaryDirectory() as folder:
             if args.side == "peer":
-                print(json.dumps(record_with_gymnasium(args.episodes, folder)))
+                result = record_with_gymnasium(args.episodes, folder)
             else:
-                print(
-                    json.dumps(record_with_tfpg(args.episodes, folder, args.suffixes, args.overlay))
-                )
-        return
-    if not ready(args.peer_python):
+                result = record_with_tfpg(args.episodes, folder, args.suffixes, args.overlay)
+        print(json.dumps(result))
+    elif is_ready(args.peer_python):
+        compare(args)
+    else:
         sys.exit(HOW_TO)
-    rows = {
-        "MP4, the same frames": [],
-        "MP4, with the caption": ["--overlay"],
-        "MP4 and GIF in one pass": ["--suffixes", ".mp4 .gif"],
-    }
-    peers, found = [], {row: [] for row in rows}
-    episodes = ["--episodes", str(args.episodes)]
-    for pair in range(args.pairs):
-        order = [None, *rows] if pair % 2 == 0 else [*reversed(rows), None]
-        for row in order:
-            if row is None:
-                peers.append(run(args.peer_python, "--side", "peer", *episodes))
-            else:
-                found[row].append(run(sys.executable, "--side", "tfpg", *episodes, *rows[row]))
-    print(f"{'':26}{'frames/s':>9}{'RecordVideo':>13}  ratio (min to max)")
-    for row, speeds in found.items():
-        ratios = [ours / theirs for ours, theirs in zip(speeds, peers, strict=True)]
-        print(
-            f"{row:26}{median(speeds):9,.0f}{median(peers):13,.0f}"
-            f"  {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
 
 
 if __name__ == "__main__":

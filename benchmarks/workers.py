@@ -1,4 +1,4 @@
-"""Steps per second of environments in one process and in worker processes.
+"""Compare the steps per second of environments in one process and in worker processes.
 
 Workers pay off if a step takes longer than an exchange between processes: then K processes on K
 cores are nearly K times as fast. The steps sleep, as if they waited for a simulator; with
@@ -17,8 +17,8 @@ import numpy as np
 from tfpg.envs import open_vec
 
 
-class Slow(gymnasium.Env):
-    """Takes some milliseconds for a step, and observes ``size`` numbers."""
+class SlowEnv(gymnasium.Env):
+    """An environment whose steps take a given time."""
 
     action_space = gymnasium.spaces.Discrete(2)
 
@@ -54,19 +54,25 @@ def steps_per_second(envs, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num-envs", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--milliseconds", type=float, nargs="+", default=[0.0, 0.1, 0.5, 2.0])
-    parser.add_argument("--size", type=int, default=4)
-    parser.add_argument("--busy", action="store_true")
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--num-envs", type=int, default=8, help="number of environments")
+    parser.add_argument("--workers", type=int, default=2, help="number of worker processes")
+    parser.add_argument(
+        "--milliseconds",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.1, 0.5, 2.0],
+        help="times of a step to measure",
+    )
+    parser.add_argument("--size", type=int, default=4, help="numbers in an observation")
+    parser.add_argument("--busy", action="store_true", help="compute instead of sleeping")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time of each measurement")
     args = parser.parse_args()
     print(f"   ms/step     one process   {args.workers} workers   ratio")
     for milliseconds in args.milliseconds:
-        build = partial(Slow, milliseconds, args.size, args.busy)
+        make_env = partial(SlowEnv, milliseconds, args.size, args.busy)
         speeds = []
         for workers in (None, args.workers):
-            with open_vec(build, args.num_envs, workers=workers) as envs:
+            with open_vec(make_env, args.num_envs, workers=workers) as envs:
                 speeds.append(steps_per_second(envs, args.seconds))
         one, many = speeds
         print(f"{milliseconds:12.1f}{one:14,.0f}{many:12,.0f}{many / one:8.2f}", flush=True)
