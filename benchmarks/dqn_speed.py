@@ -3,7 +3,7 @@
 Both make the same numbers of steps and updates with the same batch size, network, optimizer (Adam,
 clipped at a norm of 10), plain targets, Huber loss and exploration. Stable-Baselines3 runs in its
 own virtual environment. Every measurement is a process, whose clock starts after compilation and
-warm-up. Measurements alternate, and each ratio compares two that were made one after the other.
+warm-up. Each of several rounds measures everything once; a ratio compares speeds of one round.
 
     python benchmarks/dqn_speed.py --peer-python peer/bin/python
     python benchmarks/dqn_speed.py --peer-python peer/bin/python --threads 1 --pairs 3
@@ -190,7 +190,7 @@ def compare(name: str, setting: dict, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", help="a Python with stable-baselines3 and torch")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of measurements")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds of measurements")
     parser.add_argument("--steps", type=int, default=10_240, help="timed steps of each run")
     parser.add_argument("--threads", type=int, help="threads of each side (default: its own)")
     parser.add_argument("--side", choices=["tfpg", "sb3"], help=argparse.SUPPRESS)

@@ -146,7 +146,7 @@ def compare(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", help="a Python with gymnasium and moviepy")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of measurements")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds of measurements")
     parser.add_argument("--episodes", type=int, default=4, help="episodes of 501 frames each")
     parser.add_argument(
         "--memory", type=int, metavar="FRAMES", help="measure the memory of a video this long"
