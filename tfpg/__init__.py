@@ -1,4 +1,4 @@
-"""tfpg: deep reinforcement learning for Keras that you can read, trust and watch.
+"""tfpg: deep reinforcement learning for Keras that you can read, trust and film.
 
 Example:
     >>> import tfpg
