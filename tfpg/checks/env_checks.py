@@ -107,7 +107,7 @@ def run_checks(
     """Run `check_env`; with ``interrupt``, an alarm signal ends calls that take too long."""
     if isinstance(env, VectorEnv) or not (isinstance(env, (str, gymnasium.Env)) or callable(env)):
         raise TypeError(
-            "Expected an environment id, a Gymnasium environment or a callable that makes one, and "
+            "Expected an environment id, a Gymnasium environment or a callable that makes one, but "
             f"got {type(env).__name__}."
         )
     if steps < 1 or not 0 < seconds < math.inf:

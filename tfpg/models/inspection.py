@@ -118,9 +118,17 @@ def input_keys(model: keras.Model, space: Any) -> list[str] | None:
         raise ValueError(
             f"The model takes inputs of shape {one_line(shape)}, but the observations, "
             f"{one_line(space)}, have shape {wanted}. Build it with keras.Input of that shape, or "
-            "use the environment it was trained in."
+            f"use the environment it was trained in.{_first_weights(model)}"
         )
     return keys
+
+
+def _first_weights(model: keras.Model) -> str:
+    for layer in all_layers(model):
+        if layer.weights and not hasattr(layer, "layers"):
+            shape = tuple(layer.weights[0].shape)
+            return f" Its first layer, {layer.name!r}, has weights of shape {shape}."
+    return ""
 
 
 def check_layers(model: keras.Model) -> None:
