@@ -53,6 +53,25 @@ def test_a_resumed_training_equals_an_uninterrupted_one(folder):
 
 
 @pytest.mark.slow
+def test_the_command_line_trains_resumes_and_records(folder):
+    def output_of(*args):
+        done = subprocess.run(
+            [sys.executable, "-m", "tfpg", *args], capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stderr) == (0, ""), args
+        return done.stdout
+
+    training = ["cross_entropy:CrossEntropy", "CartPole-v1", "--iterations", "4"]
+    printed = output_of("train", *training, "--elite-fraction", "0.3", "--no-video", "--run", "run")
+    assert "elite_return" in printed
+    assert "killed 1 time: the result equals" in output_of(
+        "verify-resume", *training, "--kills", "1"
+    )
+    output_of("record", "run", "cem.gif")
+    assert (folder / "cem.gif").read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.slow
 def test_the_example_learns(folder):
     agent_class = importlib.import_module("cross_entropy").CrossEntropy
     agent = agent_class(tfpg.networks.mlp("CartPole-v1", seed=0))

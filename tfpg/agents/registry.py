@@ -6,8 +6,10 @@ import importlib
 import os
 import sys
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tfpg.core.backend import import_quietly
 from tfpg.core.options import check_names
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ def algorithm_class(name: str) -> type[Agent]:
     module, _, attribute = path.partition(":")
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    if module not in sys.modules and name not in _CLASSES and find_spec(module):
+        import_quietly()  # because the module imports TensorFlow
     found = getattr(importlib.import_module(module), attribute, None)
     if not (isinstance(found, type) and issubclass(found, Agent)):
         raise ValueError(f"{path!r} is not an agent: it must be a subclass of tfpg.Agent.")
