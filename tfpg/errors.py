@@ -16,7 +16,7 @@ class CheckpointCorruptError(ValueError):
 
 
 class UnsafeCheckpointError(ValueError):
-    """A model file with content that no model needs and that could harm whoever loads it."""
+    """A model file with content that no model needs and that could harm the user who loads it."""
 
 
 class VersionSkewError(ValueError):

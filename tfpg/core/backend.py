@@ -30,9 +30,9 @@ def require_tensorflow() -> None:
         >>> require_tensorflow()
     """
     wanted, source = _configured_backend()
-    mend = "Set KERAS_BACKEND=tensorflow before Keras is imported."
+    remedy = "Set KERAS_BACKEND=tensorflow before Keras is imported."
     if wanted != "tensorflow":
-        raise ImportError(f"tfpg runs on TensorFlow, and {source} is {wanted!r}. {mend}")
+        raise ImportError(f"tfpg runs on TensorFlow, and {source} is {wanted!r}. {remedy}")
     try:
         import keras
         import tensorflow  # noqa: F401
@@ -43,7 +43,7 @@ def require_tensorflow() -> None:
         ) from error
     if keras.config.backend() != "tensorflow":  # it was imported earlier
         raise ImportError(
-            f"tfpg runs on TensorFlow, and Keras runs on {keras.config.backend()!r}. {mend}"
+            f"tfpg runs on TensorFlow, and Keras runs on {keras.config.backend()!r}. {remedy}"
         )
 
 
