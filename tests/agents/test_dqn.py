@@ -420,7 +420,7 @@ class TestRefused:
             train(model=small_model(tfpg.A2C))
 
     def test_a_learn_period_that_is_no_multiple_of_the_environments_is_refused(self):
-        with pytest.raises(ValueError, match="multiple of the 3 environments, .* got 16"):
+        with pytest.raises(ValueError, match="of all 3 environments .* multiple of 3, got 16"):
             train(num_envs=3)
 
     def test_end_on_life_loss_without_lives_is_refused(self):
@@ -467,7 +467,7 @@ class TestOutput:
         agent = tfpg.DQN(q_network(1), **{**SMALL, **options})
         agent.fit(Endless, 1, seed=0, verbose=2)
         out = capsys.readouterr().out
-        assert re.match(r"The replay of 10,000,000 steps takes up to \d+ MB of memory", out)
+        assert re.match(r"The replay buffer for 10,000,000 steps takes up to \d+ MB of memory", out)
         assert "Playing 10,000 steps at random before the" in out
 
     @pytest.mark.slow

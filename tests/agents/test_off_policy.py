@@ -381,7 +381,7 @@ class TestFrames:
 
         monkeypatch.setattr(off_policy, "ReplayBuffer", Full)
         monkeypatch.setattr(off_policy, "replay_device", lambda asked, _: asked and "GPU:0")
-        with pytest.warns(UserWarning, match="as much free. Its images are kept in the mach"):
+        with pytest.warns(UserWarning, match="as much free. Its images are stored in main"):
             agent, _ = self.trained()
         drawn = agent.replay.sample(np.random.default_rng(0), 8)
         assert isinstance(drawn.observations, np.ndarray)

@@ -1,6 +1,6 @@
-"""What A2C and PPO share: rollouts of a fixed number of steps, and minibatch updates.
+"""The base class of A2C and PPO: rollouts of a fixed number of steps, and minibatch updates.
 
-In an iteration, every environment is stepped ``num_steps`` times. The advantages are
+An iteration steps every environment ``num_steps`` times. The advantages are
 
     A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tfpg.rollouts.collector import Collector
 
 JIT_HELP = (
-    "Compile the updates with XLA. 'auto' does so unless the model has convolutions and runs on a "
+    "Compile the updates with XLA. 'auto': on, unless the model has convolutions and runs on a "
     "CPU, where XLA convolutions are slow."
 )
 
@@ -53,23 +53,23 @@ class ActorCritic(PolicyGradient):
     """A policy and a value that are trained on rollouts. See `tfpg.A2C` and `tfpg.PPO`."""
 
     num_steps: int = option(
-        default=16, check=count, help="Steps of each environment in an iteration."
+        default=16, check=count, help="Steps of each environment per iteration."
     )
     epochs: int = option(default=1, check=count, help="Passes over the steps of an iteration.")
     minibatches: int = option(
-        default=1, check=count, help="Minibatches per pass. Each gives one update."
+        default=1, check=count, help="Minibatches per pass, with one update each."
     )
     standardize: str | None = option(
         default=None,
         check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
-        "that the value learns. None: do not standardize.",
+        help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
+        "returns that the value learns are never standardized.",
     )
     reward_scale: float | str = option(
         default=1.0,
         check=positive_or_auto,
-        help="Factor that scales the rewards for learning. 'auto': one over the running standard "
-        "deviation of the discounted return. Logs show the original rewards.",
+        help="Factor that scales the rewards for learning. 'auto': 1 divided by the running "
+        "standard deviation of the discounted return. Logs show the original rewards.",
     )
     jit_compile: bool | str = option(
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP

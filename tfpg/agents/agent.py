@@ -47,19 +47,20 @@ class Agent(WithOptions, abc.ABC):
     """
 
     model: keras.Model = option(
-        help="The policy, inputs [B, ...] -> outputs [B, K]. `tfpg.models.heads` says how many "
-        "outputs an action space takes, `tfpg.models.observations` what the inputs are.",
+        help="The policy, inputs [B, ...] -> outputs [B, K]. See `tfpg.models.observations` for "
+        "the inputs and `tfpg.models.heads` for the outputs.",
         in_config=False,
         kw_only=False,
     )
     gamma: float = option(default=0.99, check=fraction, help="Discount factor, in [0, 1].")
     num_envs: int = option(
-        default=8, check=count, help="Number of environments to play in parallel."
+        default=8, check=count, help="Number of environments to step in parallel."
     )
     max_steps: int | None = option(
         default=None,
         check=optional(count),
-        help="Cut episodes after this many steps. None: the environment's limit.",
+        help="Cut off episodes after this many steps. None: only the environment's own limit "
+        "applies.",
     )
     acting: str = option(
         default="auto",

@@ -1,12 +1,12 @@
-r"""DQN: Q-learning with a network, from a replay of past transitions.
+r"""DQN: Q-learning with a network, from a replay buffer of past transitions.
 
     loss = huber(r + gamma max_a Q_target(s', a) - Q(s, a))
 
-averaged over transitions (s, a, r, s') that are sampled from the replay. A termination stops the
-bootstrap; a time limit does not. With ``double``, the online network chooses the next action, and
-the target network gives its value. With ``n_step``, r is the discounted sum of n rewards and s' the
-state after them. With ``prioritized``, transitions with large errors are sampled more often, and
-weighted less. Dueling is a property of the network: `tfpg.networks.dueling`.
+averaged over transitions (s, a, r, s') that are sampled from the replay buffer. A termination stops
+the bootstrap; a time limit does not. With ``double``, the online network chooses the next action,
+and the target network evaluates it. With ``n_step``, r is the discounted sum of n rewards and s'
+the state after them. With ``prioritized``, transitions with large errors are sampled more often,
+and weighted less. Dueling is a property of the network: `tfpg.networks.dueling`.
 
 Source: Mnih et al., "Human-level control through deep reinforcement learning", 2015,
 https://doi.org/10.1038/nature14236; Double: van Hasselt et al., 2016,
@@ -50,8 +50,8 @@ class DQN(OffPolicy):
 
     Environment steps are counted over all environments together. After ``learning_starts`` steps
     of random play, ``updates_per_learn`` updates are made every ``learn_period`` steps, in one
-    compiled call. An iteration is ``steps_per_iteration`` steps. Options of the replay and of the
-    schedule of updates are declared in `tfpg.agents.off_policy.OffPolicy`.
+    compiled call. An iteration is ``steps_per_iteration`` steps. The options of the replay buffer
+    and of the schedule of updates are declared in `tfpg.agents.off_policy.OffPolicy`.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -72,40 +72,42 @@ class DQN(OffPolicy):
     double: bool = option(
         default=True,
         check=flag,
-        help="Choose the next action with the online network (Double Q-learning).",
+        help="Double Q-learning: choose the next action with the online network.",
     )
     target_update_period: int = option(
         default=128,
         check=count,
-        help="Number of updates between copies of the network into the target network.",
+        help="Updates between copies of the online network into the target network.",
     )
     tau: float | None = option(
         default=None,
         check=optional(positive_fraction),
-        help="Move the target network by this share of the difference after every update, instead "
-        "of copying.",
+        help="Instead of copies, move the target network this fraction of the way toward the "
+        "online network after every update.",
     )
     epsilon: float | Callable[[float], float] = option(
         default=linear(1.0, 0.05, 10_000),
         check=probability_schedule,
-        help="Probability of a random action: a number or a schedule; see `tfpg.schedules`.",
+        help="Probability of a random action: a number or a schedule (see `tfpg.schedules`).",
     )
     epsilon_per: str = option(
         default="step",
         check=one_of("step", "episode"),
-        help="What the schedule of epsilon counts: environment steps or episodes.",
+        help="Unit of the schedule of epsilon: environment steps or episodes.",
     )
     explore_steps: int = option(
         default=1, check=count, help="Repeat a random action for this many steps."
     )
     loss: str = option(
-        default="huber", check=one_of("huber", "mse"), help="The loss function of the errors."
+        default="huber",
+        check=one_of("huber", "mse"),
+        help="Loss of the temporal-difference errors.",
     )
     jit_compile: bool | str = option(
         default="auto",
         check=one_of(True, False, "auto"),
-        help="Compile the updates with XLA. 'auto' does so unless the model has convolutions and "
-        "runs on a CPU, where XLA convolutions are slow.",
+        help="Compile the updates with XLA. 'auto': on, unless the model has convolutions and runs "
+        "on a CPU, where XLA convolutions are slow.",
     )
 
     def __post_init__(self) -> None:

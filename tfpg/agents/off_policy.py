@@ -1,8 +1,8 @@
-"""Learning from a replay: environment steps and updates, in turn or at the same time.
+"""Learning from a replay buffer: environment steps and updates, in turn or at the same time.
 
 Environment steps are counted over all environments together. After ``learning_starts`` steps of
 random play, ``updates_per_learn`` updates are made every ``learn_period`` steps in one compiled
-call, each from ``batch_size`` transitions of the replay.
+call, each from ``batch_size`` transitions of the replay buffer.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 
 # Steps of each environment that are played at a time before the first update.
 _WARM_UP_STEPS = 128
-# A replay this large and a warm-up this long are announced.
+# A replay buffer this large and a warm-up this long are announced.
 _LARGE_REPLAY, _LONG_WARM_UP = 100_000_000, 10_000  # bytes, steps
 _COUNTERS = ("episodes", "_episodes_before", "_stored_steps", "_stack_checked")
 
 
 class OffPolicy(Agent):
-    """An agent that learns from a replay. Subclasses define `build`, `explore` and `learn_from`."""
+    """An agent that learns from a replay buffer.
 
-    n_step: int = option(default=1, check=count, help="Number of rewards in a transition.")
+    Subclasses define `build`, `explore` and `learn_from`.
+    """
+
+    n_step: int = option(default=1, check=count, help="Number of rewards per transition.")
     prioritized: bool = option(
         default=False,
         check=flag,
@@ -49,23 +52,23 @@ class OffPolicy(Agent):
     priority_alpha: float = option(
         default=0.6,
         check=fraction,
-        help="How much errors affect the sampling, from 0 (not at all) to 1.",
+        help="Exponent of the errors in prioritized sampling, from 0 (uniform) to 1.",
     )
     priority_beta: float | Callable[[float], float] = option(
         default=0.4,
         check=probability_schedule,
-        help="How far importance weights correct for prioritized sampling, from 0 to 1: a number "
-        "or a schedule of environment steps.",
+        help="Exponent of the importance weights that correct for prioritized sampling, from 0 (no "
+        "correction) to 1: a number or a schedule of environment steps.",
     )
     capacity: int = option(
-        default=100_000, check=count, help="Number of steps that the replay holds."
+        default=100_000, check=count, help="Capacity of the replay buffer, in steps."
     )
     batch_size: int = option(default=64, check=count, help="Transitions per update.")
     learn_period: int = option(
         default=64,
         check=count,
-        help="Number of environment steps between updates, a multiple of num_envs. Steps in which "
-        "environments reset themselves count.",
+        help="Environment steps between updates, over all environments: a multiple of num_envs. "
+        "Steps in which an environment only resets itself count.",
     )
     updates_per_learn: int = option(
         default=32, check=count, help="Updates made after every learn_period steps."
@@ -76,25 +79,26 @@ class OffPolicy(Agent):
     reward_clip: float | None = option(
         default=None,
         check=optional(positive),
-        help="Clip rewards to plus or minus this value for learning. Logs and evaluations show the "
-        "original rewards. None: do not clip.",
+        help="Clip rewards to plus or minus this value for learning. None: no clipping. Logs and "
+        "evaluations show the original rewards.",
     )
     end_on_life_loss: bool = option(
         default=False,
         check=flag,
-        help="For learning, treat the loss of a life as the end of the episode, if the "
-        "environment's infos have 'lives'. The episode itself continues.",
+        help="For learning, treat the loss of a life as the end of the episode, although the "
+        "episode continues. The environment's infos must have 'lives'.",
     )
     frame_stack: int | None = option(
         default=None,
         check=optional(count),
-        help="The number of frames that observations stack along their last axis. Each frame is "
-        "stored once. None: the number that the environment reports, as Atari games made by id do.",
+        help="Number of frames that each observation stacks along its last axis, to store each "
+        "frame only once. None: the number that the environment reports, as Atari games made by id "
+        "do.",
     )
     replay_device: str | None = option(
         default="auto",
-        help="The TensorFlow device on which the replay keeps images, such as 'GPU:0'. None: the "
-        "machine's memory. 'auto': a GPU if there is one.",
+        help="TensorFlow device that stores the images of the replay buffer, such as 'GPU:0'. "
+        "None: main memory. 'auto': a GPU if there is one.",
     )
     steps_per_iteration: int = option(
         default=1024, check=count, help="Environment steps per iteration."
@@ -102,13 +106,13 @@ class OffPolicy(Agent):
     window: int = option(  # type: ignore[assignment]
         default=20,
         check=count,
-        help="episode_return is the mean over at least this many recent episodes.",
+        help="Average episode_return over at least this many recent episodes.",
     )
     overlap: bool = option(
         default=False,
         check=flag,
         help="Step the environments while the updates run, acting with the weights from before "
-        "those updates. For models that act through NumPy.",
+        "those updates. Only for models that act in NumPy.",
     )
 
     def __post_init__(self) -> None:
@@ -131,10 +135,10 @@ class OffPolicy(Agent):
 
     @abc.abstractmethod
     def explore(self, at_random: bool = False) -> float:
-        """Set how much is explored in the next steps, and return it.
+        """Set the amount of exploration for the next steps, and return it.
 
         Args:
-            at_random: Whether to act at random only.
+            at_random: Whether all actions are random.
         """
 
     @abc.abstractmethod
@@ -142,7 +146,7 @@ class OffPolicy(Agent):
         """Make an update for every ``batch_size`` transitions.
 
         Returns:
-            What is logged, and the transitions' errors.
+            The metrics to log, and the transitions' errors.
         """
 
     @property
@@ -156,8 +160,8 @@ class OffPolicy(Agent):
         envs = collector.envs
         if self.learn_period % envs.num_envs:
             raise ValueError(
-                f"learn_period must be a multiple of the {envs.num_envs} environments, over which "
-                f"it counts steps, got {self.learn_period}: change it or num_envs."
+                f"learn_period counts the steps of all {envs.num_envs} environments and must be a "
+                f"multiple of {envs.num_envs}, got {self.learn_period}: change it or num_envs."
             )
         replay = self._replay_for(envs)
         replay.gamma = self._warnings.gamma = self.gamma
@@ -166,12 +170,12 @@ class OffPolicy(Agent):
         self._episodes_before = self.episodes
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:
-        """Play at random until the replay has received ``learning_starts`` steps."""
+        """Play at random until ``learning_starts`` steps are stored."""
         replay = self._replay
         if self.overlap and policy.acting != "numpy":
             warn(
-                "overlap=True has no effect: it needs a model that acts through NumPy, and this "
-                "one acts through TensorFlow."
+                "overlap=True has no effect: it needs a model that acts in NumPy, but this one "
+                "acts in TensorFlow."
             )
         missing = self.learning_starts - self._stored_steps
         if self._verbose and missing >= _LONG_WARM_UP:
@@ -235,7 +239,7 @@ class OffPolicy(Agent):
             Means over the updates.
 
         Raises:
-            RuntimeError: There is no replay yet.
+            RuntimeError: There is no replay buffer yet.
             FloatingPointError: The loss is not finite, or the gradients of many calls in a row.
                 None of the updates was applied.
         """
@@ -256,11 +260,11 @@ class OffPolicy(Agent):
     @property
     def _replay(self) -> ReplayBuffer:
         if self.replay is None:
-            raise RuntimeError("The agent has no replay yet: call fit.")
+            raise RuntimeError("The agent has no replay buffer yet: call fit first.")
         return self.replay
 
     def _replay_for(self, envs: Any) -> ReplayBuffer:
-        """The replay so far, or a new one if steps would be stored differently."""
+        """The replay buffer so far, or a new one if steps would be stored differently."""
         space = envs.single_observation_space
         stack = self.frame_stack or getattr(envs, "frame_stack", None)
         what = space, repr(getattr(envs, "spec", None)), self.reward_clip, self.end_on_life_loss
@@ -284,18 +288,18 @@ class OffPolicy(Agent):
         rows = self.capacity // envs.num_envs
         needed, images = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
         if self._verbose and needed >= _LARGE_REPLAY:
-            free = f"memory ({readable_bytes(available_memory())} are free)"
+            free = f"memory ({readable_bytes(available_memory())} free)"
             where = f"memory, {readable_bytes(images)} of it on {device}" if device else free
             print(
-                f"The replay of {self.capacity:,} steps takes up to {readable_bytes(needed)} of "
-                f"{where}."
+                f"The replay buffer for {self.capacity:,} steps takes up to "
+                f"{readable_bytes(needed)} of {where}."
             )
         try:
             self.replay = make(device=device)
         except MemoryError as error:
             if device is None or self.replay_device != "auto":
                 raise
-            warn(f"{error} Its images are kept in the machine's memory instead.")
+            warn(f"{error} Its images are stored in main memory instead.")
             self.replay = make()
         self._stored_steps, self._stored_by = 0, stored_by
         self._stack_checked = self.frame_stack is None

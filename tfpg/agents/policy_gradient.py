@@ -1,4 +1,4 @@
-"""What REINFORCE, A2C and PPO share: options, advantages, and losses per step."""
+"""The base class of REINFORCE, A2C and PPO: options, advantages, and losses per step."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class PolicyGradient(Agent):
 
     value_model: keras.Model | None = option(
         default=None,
-        help="The value network, inputs [B, ...] -> [B, 1], if the value is not the model's second "
+        help="The value network, inputs [B, ...] -> [B, 1], unless the value is the model's second "
         "output.",
         in_config=False,
     )
     gae_lambda: float = option(
         default=1.0,
         check=fraction,
-        help="Weight of later rewards in the advantages, in [0, 1]: 1 for all rewards, 0 for one "
-        "reward and the value that follows. Needs a value.",
+        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all rewards that "
+        "follow, 0 one reward and the next value. Needs a value.",
     )
     n_step: int | None = option(
         default=None,
         check=optional(count),
-        help="Bootstrap after this many rewards, instead of weighting them by gae_lambda.",
+        help="Bootstrap after this many rewards, instead of using gae_lambda.",
     )
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
-        "that the value learns. None: do not standardize.",
+        help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
+        "returns that the value learns are never standardized.",
     )
     entropy_coef: float = option(
         default=0.0, check=nonnegative, help="Weight of the entropy bonus."
@@ -52,13 +52,13 @@ class PolicyGradient(Agent):
     from_logits: bool | None = option(
         default=None,
         check=optional(flag),
-        help="Whether the model's outputs are logits. None: they are unless its last activation is"
-        " a sigmoid or softmax.",
+        help="Whether the model's outputs are logits. By default, they are unless its last "
+        "activation is a sigmoid or softmax.",
     )
     positive_action: int = option(
         default=1,
         check=one_of(0, 1),
-        help="The action whose probability a model with a single output returns.",
+        help="For a model with a single output: the action whose probability it returns.",
     )
     squash: bool = option(
         default=False,
@@ -67,8 +67,8 @@ class PolicyGradient(Agent):
     )
     log_std: float | Sequence[float] = option(
         default=0.0,
-        help="Initial log standard deviation of continuous actions, for models that output only "
-        "the means. It is trained.",
+        help="Initial log standard deviation of continuous actions, which is trained. For models "
+        "that output only the means.",
     )
 
     # Whether advantages are centered by the mean of the batch.

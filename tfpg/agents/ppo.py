@@ -1,10 +1,10 @@
 r"""PPO: proximal policy optimization, several epochs of minibatches over every rollout.
 
-    loss = -min(r_t A_t, clip(r_t, 1 - clip_ratio, 1 + clip_ratio) A_t)
+    loss = -min(ratio_t A_t, clip(ratio_t, 1 - clip_ratio, 1 + clip_ratio) A_t)
            + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t)),
 
-where ``r_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that acted. The
-advantages ``A_t`` and returns ``R_t`` are those of `tfpg.agents.actor_critic`, except that the
+where ``ratio_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that acted.
+The advantages ``A_t`` and returns ``R_t`` are those of `tfpg.agents.actor_critic`, except that the
 advantages are standardized over the rollout, after the returns are computed.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
@@ -24,7 +24,7 @@ from tfpg.ops.value_losses import clipped_value_loss, value_loss
 
 
 class PPO(ActorCritic):
-    """Proximal policy optimization with a clipped ratio.
+    """Proximal policy optimization with a clipped probability ratio.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -43,39 +43,40 @@ class PPO(ActorCritic):
     """
 
     num_steps: int = option(
-        default=128, check=count, help="Steps of each environment in an iteration."
+        default=128, check=count, help="Steps of each environment per iteration."
     )
     epochs: int = option(default=4, check=count, help="Passes over the steps of an iteration.")
     minibatches: int = option(
-        default=4, check=count, help="Minibatches per pass. Each gives one update."
+        default=4, check=count, help="Minibatches per pass, with one update each."
     )
     gae_lambda: float = option(
         default=0.95,
         check=fraction,
-        help="Weight of later rewards in the advantages, in [0, 1]: 1 for all rewards, 0 for one "
-        "reward and the value that follows.",
+        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all rewards that "
+        "follow, 0 one reward and the next value.",
     )
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over all steps of the 'batch', not the returns "
-        "that the value learns. None: do not standardize.",
+        help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
+        "returns that the value learns are never standardized.",
     )
     clip_ratio: float = option(
         default=0.2,
         check=positive,
-        help="How far the probability ratio may move away from 1 before it is clipped.",
+        help="Clip the probability ratio at this distance from 1.",
     )
     value_clip: float | None = option(
         default=None,
         check=optional(positive),
-        help="How far values may move from their old ones. None: no limit.",
+        help="In the value loss, clip each value to within this distance of its old value. None: "
+        "no clipping.",
     )
     target_kl: float | None = option(
         default=None,
         check=optional(positive),
-        help="End the updates of an iteration when the policy has moved 1.5 times this far from "
-        "the one that acted (KL divergence, nats). None: never.",
+        help="End the updates of an iteration when the KL divergence from the policy that acted "
+        "exceeds 1.5 times this value, in nats. None: never.",
     )
 
     @property

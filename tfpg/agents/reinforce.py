@@ -1,6 +1,6 @@
-r"""REINFORCE: the episode-batched policy gradient, with or without a baseline.
+r"""REINFORCE: the policy gradient of batches of episodes, with or without a baseline.
 
-Whole episodes are played. Every step is weighted by its advantage,
+The agent plays whole episodes. Every step is weighted by its advantage,
 
     G_t = r_t + gamma G_{t+1},        A_t = G_t - b(s_t),
 
@@ -63,37 +63,38 @@ class Reinforce(PolicyGradient):
     num_envs: Any = option(
         default=None,
         check=optional(count),
-        help="Number of environments to play in parallel. None: as many as episodes_per_update.",
+        help="Number of environments to step in parallel. None: as many as episodes_per_update.",
     )
     episodes_per_update: int = option(default=32, check=count, help="Episodes per update.")
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", "episode", None),
-        help="Standardize the advantages (z-score) over the 'batch' or each 'episode'. None: do "
-        "not standardize.",
+        help="Standardize the advantages (z-score) over the 'batch' or within each 'episode'. "
+        "None: no standardization.",
     )
     baseline: str | None = option(
         default=None,
         check=one_of(None, "mean", "value"),
-        help="The baseline that is subtracted from the returns: nothing (None), the 'mean' of the "
-        "batch, or a learned 'value'. A value_model implies 'value'.",
+        help="Baseline that is subtracted from the returns: the 'mean' of the batch, a learned "
+        "'value', or None. A value model implies 'value'.",
     )
     value_updates: int = option(
         default=1,
         check=count,
-        help="Gradient steps of the value_model per step of the policy.",
+        help="Gradient steps of the value model per update of the policy.",
     )
     gradient: str = option(
         default="fused",
         check=one_of("fused", "accumulated"),
-        help="How the gradient is computed: 'fused' (one tape over all steps) or 'accumulated' (a "
-        "tape for every step, which also reports how noisy the gradient is). Both give the "
-        "same gradient up to rounding; 'accumulated' is slow.",
+        help="Compute the gradient with one tape over all steps ('fused') or one tape per step "
+        "('accumulated'). Both give the same gradient up to rounding; 'accumulated' is slow, but "
+        "logs how noisy the gradient is.",
     )
     batch_size: int | None = option(
         default=None,
         check=optional(count),
-        help="Number of steps that the fused gradient holds in memory at once. None: all.",
+        help="Number of steps that the fused gradient processes at once, to save memory. None: "
+        "all.",
     )
 
     def __post_init__(self) -> None:

@@ -12,8 +12,8 @@ from tfpg.core.options import count, positive
 class Check(WithJson):
     """Find problems in an environment.
 
-    It is played with random actions in a separate process, which it may crash or block. The exit
-    code is 0 if no problem was found, and 1 otherwise.
+    Play random actions in a separate process, because the environment may crash or block it. The
+    exit code is 0 if no problem was found, and 1 otherwise.
     """
 
     env: str = argument("Gymnasium id, or module:id.")

@@ -122,15 +122,15 @@ class Setting(click.Option):
             defaults: Defaults that differ from those of the declarations.
             names: Names of all options, which the text may mention.
         """
-        text = self.declared.help.replace("`", "")
+        text = re.sub(r"\bNone\b", "'none'", self.declared.help.replace("`", ""))
         for name in names:
             if "_" in name:
                 text = re.sub(rf"(?<![\w.]){name}(?!\w)", dashed(name), text)
         if self.kind.schedule:
-            text += " START END STEPS is a linear schedule."
+            text += " START END STEPS: a linear schedule."
         default = defaults.get(self.declared.name, self.declared.default)
         single_switch = self.is_switch and not self.secondary_opts
-        if not single_switch and (default is not None or "None" in text):
+        if not single_switch and (default is not None or "'none'" in text):
             text += f" [default: {as_text(default)}]"
         spelling = " / ".join([*self.opts, *self.secondary_opts])
         return f"{spelling} {self._placeholder()}".rstrip(), text
@@ -286,11 +286,11 @@ def _argument(declared: Option, kind: Kind) -> click.Argument:
 
 
 def _section(cls: type, declaring: type) -> str:
-    """The heading of the options of a class, such as "Policy gradient options"."""
+    """The heading of the options of a class, such as "Policy-gradient options"."""
     if "section" in vars(cls):
         return vars(cls)["section"]
     if cls is declaring and issubclass(cls, Command):
         return "Options"
     words = re.findall(r"[A-Z][a-z]+|[A-Z0-9]+(?![a-z])", cls.__name__)
     first, *rest = words
-    return " ".join([first, *map(str.lower, rest), "options"])
+    return "-".join([first, *map(str.lower, rest)]) + " options"

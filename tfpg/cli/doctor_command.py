@@ -10,7 +10,7 @@ from tfpg.cli.command import WithJson, click_command
 class Doctor(WithJson):
     """Check this machine and installation.
 
-    Prints versions and devices, and how to fix what is missing. The exit code is 0 if training
+    Print versions and devices, and how to fix problems. The exit code is 0 if training
     works, and 1 otherwise.
     """
 

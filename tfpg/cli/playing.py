@@ -16,28 +16,28 @@ from tfpg.envs import spaces_of
 class Playing(Command):
     """A command that plays a saved model."""
 
-    section = "Options of the model and its episodes"
+    section = "Model and episode options"
 
     run_or_model: Path = argument("Run folder or .keras file.")
     env: str | None = setting("Gymnasium id. [default: the run's]")
     seed: int | None = setting("Seed of the episodes. [default: random]", whole)
     max_steps: int | None = setting(
-        "Cut episodes after this many steps. [default: as in training]", count
+        "Cut off episodes after this many steps. [default: as in training]", count
     )
-    stochastic: bool = setting("Sample actions instead of playing the best ones.", default=False)
+    stochastic: bool = setting("Sample actions instead of taking the best ones.", default=False)
     epsilon: float | None = setting(
-        "Probability of a random action of a Q-network that plays --stochastic.",
+        "Probability of a random action, for a Q-network with --stochastic.",
         fraction,
     )
     positive_action: int | None = setting(
-        "The action whose probability a model with a single output returns. [default: 1]",
+        "For a model with a single output: the action whose probability it returns. [default: 1]",
         one_of(0, 1),
     )
     squash: bool | None = setting(
         "Squash continuous actions into their bounds with a tanh, instead of clipping."
     )
     allow_version_skew: bool = setting(
-        "Load models that were saved by a newer Keras.", default=False
+        "Load models that a newer version of Keras wrote.", default=False
     )
 
     def source(self, given: Path, env: str | None = None) -> runs.Source:

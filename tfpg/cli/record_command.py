@@ -17,10 +17,10 @@ from tfpg.video import OVERLAYS
 
 
 class Style(WithOptions):
-    """How a video looks."""
+    """The style of a video."""
 
     overlay: tuple[str, ...] = setting(
-        "Information to show with the picture.",
+        "Information to show in the video.",
         each(one_of(*OVERLAYS, "all", "none")),
         default=("caption",),
     )
@@ -33,24 +33,24 @@ class Style(WithOptions):
     )
     fps: float | None = setting("Frames per second. [default: the environment's]", positive)
     speed: float = setting("Playback speed factor.", positive, default=1.0)
-    max_seconds: float | None = setting("Cut the video after this many seconds.", positive)
+    max_seconds: float | None = setting("End the video after this many seconds.", positive)
 
 
 class Record(Style, Playing):
     """Record a video of a saved model.
 
-    If several OUT are given, the same video is written in several formats.
+    Give several OUT to write the same video in several formats.
     """
 
     out: tuple[Path, ...] = argument("Files: .mp4, .gif, .webm, or .png for a sheet of frames.")
     episodes: int = setting("Number of episodes.", count, default=1)
-    rank: bool = setting("Record only the best, the median and the worst of them.", default=False)
-    versus: Path | None = setting("Another run or model, which plays the same episodes.")
+    rank: bool = setting("Record only the best, the median and the worst episode.", default=False)
+    versus: Path | None = setting("Another run or model to play the same episodes.")
     snapshots: bool = setting("Record the run's snapshots, to show how it learned.", default=False)
     grid: bool | None = setting(
-        "Show the episodes side by side. [default: with --versus or --rank]"
+        "Show the episodes side by side. [default: on with --versus or --rank]"
     )
-    columns: int | None = setting("Number of episodes in a row of the grid.", count)
+    columns: int | None = setting("Number of episodes per row of the grid.", count)
 
     def check_options(self) -> None:
         super().check_options()

@@ -15,14 +15,14 @@ from tfpg.envs import spaces_of
 class Resume(Command):
     """Resume a stopped training run.
 
-    It continues from its newest checkpoint, and ends with the same result as a run that was never
+    The run continues from its newest checkpoint, and has the same result as a run that was never
     stopped.
     """
 
     run: Path = argument("Run folder.")
     verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
     allow_version_skew: bool = setting(
-        "Resume from a checkpoint that newer versions wrote.", default=False
+        "Resume from a checkpoint that a newer version of tfpg or Keras wrote.", default=False
     )
 
     def execute(self) -> None:

@@ -41,7 +41,7 @@ _FREE = ("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "w
 class Train(Model, Workers, Output, Command):
     """Train a model, and save it in a run folder.
 
-    The folder will contain the best and the last model, metrics, a learning curve, a video and
+    The folder contains the best and the last model, metrics, a learning curve, a video and
     checkpoints. To resume a stopped run, run the same command again.
     """
 
@@ -49,17 +49,17 @@ class Train(Model, Workers, Output, Command):
 
     env: str = argument("Gymnasium id, such as CartPole-v1, or module:id.")
     run: Path | None = setting("Run folder. [default: runs/ALGORITHM-ENV]")
-    seed: int | None = setting("Seed of all randomness. [default: random]", whole)
+    seed: int | None = setting("Random seed. [default: random]", whole)
     env_steps: int | None = setting("Train for at most this many environment steps.", count)
     iterations: int | None = setting("Train for this many iterations, instead of env_steps.", count)
     stop_at: float | None = setting("Stop when the mean episode return reaches this value.", finite)
     validation_freq: int | None = setting(
-        "Number of iterations between evaluations of the greedy policy.", count
+        "Iterations between evaluations of the greedy policy. [default: no evaluations]", count
     )
     validation_episodes: int = setting("Number of episodes in each evaluation.", count, default=10)
     verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
     allow_version_skew: bool = setting(
-        "Load models and checkpoints that newer versions wrote.", default=False
+        "Load models and checkpoints that a newer version of tfpg or Keras wrote.", default=False
     )
 
     # Not options of the command line, but set when it is parsed.

@@ -1,4 +1,4 @@
-"""Options of ``tfpg train`` that are not an algorithm's."""
+"""The options of ``tfpg train`` that all algorithms share."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ class Model(WithOptions):
     """The network and its optimizer."""
 
     model: Path | None = setting(
-        "Train the model from this run or .keras file instead of a new network."
+        "Run or .keras file with the model to train, instead of a new network."
     )
     learning_rate: float | None = setting("Learning rate of Adam.", positive)
     hidden: tuple[int, ...] | None = setting("Units of each hidden layer.", each(count))
-    activation: str | None = setting("Keras name of the activation of the hidden layers.")
+    activation: str | None = setting("Keras name of the activation function of the hidden layers.")
     normalize: bool | None = setting("Standardize observations with running statistics.")
-    dueling: bool | None = setting("Split the network into a state value and action advantages.")
+    dueling: bool | None = setting(
+        "Split the network into streams for the state value and the advantages."
+    )
     log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
 
     def network(self) -> dict[str, Any]:
@@ -48,14 +50,14 @@ class Workers(WithOptions):
     section = "Worker options"
 
     workers: int | None = setting(
-        "Number of processes that share the environments. [default: none]",
+        "Number of worker processes to distribute the environments over. [default: none]",
         count,
     )
     worker_timeout: float | None = setting(
-        "Kill a worker that does not answer for this many seconds.", positive
+        "Kill a worker that does not answer within this many seconds.", positive
     )
     on_env_error: str = setting(
-        "When an environment fails: stop training, restart the episode, or drop it.",
+        "If an environment fails: stop training, restart the episode, or drop it.",
         one_of("raise", "restart", "drop"),
         default="raise",
     )
@@ -67,16 +69,16 @@ class Workers(WithOptions):
 
 
 class Output(WithOptions):
-    """What is saved besides models and metrics."""
+    """Files to save in addition to the models and metrics."""
 
     video: bool = setting("Record a video of the best model.", default=True)
     video_at: tuple[int, ...] | None = setting(
-        "Also record a video after each of these iterations. 0 means before the first one.",
+        "Also record a video after each of these iterations. 0: before the first one.",
         each(whole),
     )
     snapshots: tuple[int, ...] | None = setting(
         "Save the model after each of these iterations, for tfpg record --snapshots.", each(whole)
     )
     checkpoint_every: float = setting(
-        "Seconds between checkpoints. 0 saves one after each iteration.", nonnegative, default=10.0
+        "Seconds between checkpoints. 0: save one after each iteration.", nonnegative, default=10.0
     )

@@ -24,14 +24,14 @@ from tfpg.envs import spaces_of
 class VerifyResume(WithJson):
     """Kill a training run, resume it, and compare the results.
 
-    A second run is not killed. The exit code is 0 if everything that the two runs saved is equal,
-    bit for bit, and 1 otherwise.
+    The same run is trained twice: once without interruption, and once killed and resumed. The exit
+    code is 0 if everything that the two saved is equal, bit for bit, and 1 otherwise.
     """
 
     algorithm: str = argument("An algorithm, as for tfpg train.")
     env: str = argument("Gymnasium id, or module:id.")
     iterations: int = setting("Iterations of each run.", count, default=8)
-    kills: int = setting("Number of times to kill the run.", count, default=2)
+    kills: int = setting("Number of times to kill the second run.", count, default=2)
     seed: int = setting("Seed of both runs.", whole, default=0)
 
     def execute(self) -> int:
@@ -48,8 +48,8 @@ class VerifyResume(WithJson):
                 kills += 1
             if not kills:
                 raise RuntimeError(
-                    f"{self.iterations} iterations were over before the run could be killed: use "
-                    "more --iterations."
+                    f"The run finished its {self.iterations} iterations before it could be killed: "
+                    "use more --iterations."
                 )
             if not (killed_run / runs.LAST).exists():
                 warnings = _run(["resume", str(killed_run), "--verbose", "0"])
