@@ -397,7 +397,7 @@ class TestRefused:
     def test_real_actions_are_refused_and_agents_that_learn_them_are_named(self):
         message = (
             r"Q-values need Discrete actions, but the action space is Box\(.*"
-            "tfpg.Reinforce, tfpg.A2C and tfpg.PPO can learn in it"
+            "Use tfpg.Reinforce, tfpg.A2C or tfpg.PPO instead"
         )
         with pytest.raises(ValueError, match=message):
             train("Pendulum-v1", model=q_network(3, 1))
@@ -428,7 +428,9 @@ class TestRefused:
             train(end_on_life_loss=True)
 
     def test_a_replay_that_does_not_fit_into_memory_is_refused(self):
-        with pytest.raises(MemoryError, match="A replay of .* rows needs .* are free: use a small"):
+        with pytest.raises(
+            MemoryError, match="A replay buffer of .* rows needs .* are free: use a "
+        ):
             train(capacity=10**12)
 
     def test_nan_rewards_of_an_environment_end_the_training(self):

@@ -585,9 +585,9 @@ OTHERS = {
         *(reinforce, "CartPole-v1", {"callbacks": [StopAtSteps(10**6)]}),
         "callbacks MetricsLogger, History, but here are MetricsLogger, StopAtSteps, History",
     ),
-    "wider": (wider, "CartPole-v1", {}, r"another model: its .* \[4, 8\], .* of shape \[4, 9\]"),
-    "deeper": (deeper, "CartPole-v1", {}, "another model"),
-    "optimizer": (with_sgd, "CartPole-v1", {}, "another optimizer: it has .* variables, and this"),
+    "wider": (wider, "CartPole-v1", {}, r"different model: its .* \[4, 8\], .* of shape \[4, 9\]"),
+    "deeper": (deeper, "CartPole-v1", {}, "different model"),
+    "optimizer": (with_sgd, "CartPole-v1", {}, "different optimizer: it has .* variables, but"),
     "activation": (
         lambda env: tfpg.Reinforce(mlp(env, activation="relu"), **FOUR),
         *("CartPole-v1", {}, r"has layer 1 Dense \(\w+\), but here it is Dense \("),
@@ -765,5 +765,5 @@ def test_environments_that_are_vectorized_in_another_way_are_refused(tmp_path, f
             if own == first:
                 agent.fit(envs, 1, seed=5, verbose=0, checkpoints=tmp_path)
                 continue
-            with pytest.raises(ValueError, match="in another way: give the same num_envs, w"):
+            with pytest.raises(ValueError, match="in a different way: pass the same num_env"):
                 agent.fit(envs, 2, seed=5, verbose=0, checkpoints=tmp_path)

@@ -168,7 +168,9 @@ class TestQValues:
 
     def test_a_replay_smaller_than_the_warm_up_is_a_warning(self):
         (text,) = self.warnings_of([], capacity=500, starts=1000)
-        assert text.startswith("The replay holds 500 steps, fewer than learning_starts=1,000")
+        assert text.startswith(
+            "The replay buffer holds 500 steps, fewer than learning_starts=1,000"
+        )
 
 
 class TestInTraining:

@@ -155,7 +155,7 @@ BROKEN = [
     (
         "Nondeterministic",
         "determinism",
-        "equal seeds and actions give another reward (step 2, seed 0) in a second instance",
+        "equal seeds and actions give a different reward (step 2, seed 0) in a second instance",
     ),
 ]
 
@@ -178,7 +178,8 @@ class TestProblems:
             (
                 "Remembering",
                 "determinism",
-                "equal seeds and actions give another reward (step 0, seed 0) again in the first",
+                "equal seeds and actions give a different reward (step 0, seed 0) again in the "
+                "first",
             ),
             ("Squeaking", "warnings", "The wheel squeaks"),
         ],
@@ -276,4 +277,4 @@ class TestTime:
         began = time.monotonic()
         report = check(misbehaving.Slow, seconds=0.05)
         assert time.monotonic() - began < 5
-        assert rows(report, "warning")["time"][0].startswith("not checked in 0.05 s, give more: ")
+        assert rows(report, "warning")["time"][0].startswith("not checked within 0.05 s: ")

@@ -70,7 +70,7 @@ def test_a_call_that_never_returns_is_interrupted(name, what, where, unchecked):
     assert problem["what"] == what
     assert problem["detail"].startswith("a call did not return in ")
     assert problem["detail"].endswith(where)
-    assert rows[-1]["detail"] == f"not checked in 0.5 s, give more: {unchecked}"
+    assert rows[-1]["detail"] == f"not checked within 0.5 s: {unchecked}; allow more time"
 
 
 @pytest.mark.parametrize(

@@ -128,21 +128,21 @@ def test_a_real_address_space_limit():
         "try:\n    bytearray(left // 2)\n"
         "except MemoryError:\n    pass\n"
         "else:\n    raise AssertionError('there is no limit')\n"
-        "check_memory(left // 2, 'A replay of 10 steps', 'keep fewer steps')\n"
+        "check_memory(left // 2, 'A replay buffer', 'keep fewer steps')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("MemoryError: A replay of 10 steps needs "), done.stderr
+    assert last.startswith("MemoryError: A replay buffer needs "), done.stderr
     assert last.endswith(" are free: keep fewer steps.")
 
 
 def test_the_error_names_the_allocation_and_the_remedy(monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 3_200_000_000)
-    check_memory(3_200_000_000, "The replay", "use a smaller capacity")
+    check_memory(3_200_000_000, "The replay buffer", "use a smaller capacity")
     with pytest.raises(MemoryError) as caught:
-        check_memory(7_060_000_000, "The replay of 1,000,000 steps", "use a smaller capacity")
+        check_memory(7_060_000_000, "The replay buffer", "use a smaller capacity")
     assert str(caught.value) == (
-        "The replay of 1,000,000 steps needs 7.1 GB, and 3.2 GB are free: use a smaller capacity."
+        "The replay buffer needs 7.1 GB, but only 3.2 GB are free: use a smaller capacity."
     )
 
 

@@ -386,7 +386,7 @@ def test_invalid_options_are_refused(options, words):
 
 
 def test_an_environment_that_exists_takes_no_workers():
-    with pytest.raises(ValueError, match="give an id or a callable"):
+    with pytest.raises(ValueError, match="pass an id or a callable"):
         make_vec(Faulty(), workers=2)
     for given in (make_vec(Faulty, 2), lambda: make_vec(Faulty, 2)):
         with pytest.raises(ValueError, match="vector environment already"):

@@ -183,7 +183,7 @@ GIFTS = {
     ),
     "long unrolled loop": (
         layer("LSTM", unroll=True, units=1, batch_shape=[None, 10**9, 4]),
-        "'gift' has a size of 1,000,000,000, and the limit is 1,048,576",
+        "'gift' has a size of 1,000,000,000, but the limit is 1,048,576",
     ),
     "many parts": (layer("Split", "keras.src.ops.numpy", indices=10**9), "has a size of 1,000,000"),
     "state of any size": (layer("GRU", stateful=True, units=1), "sets 'stateful', which allocates"),
@@ -237,7 +237,7 @@ def test_weights_that_are_described_but_not_in_the_file_are_never_allocated(writ
     large = [layer("Dense", name=name, units=2**20) for name in ("a", "b")]
     parts["config.json"]["config"]["layers"][1:] = large
     begun = time.perf_counter()
-    check_refused(write(), "config describes weights of 4.4 TB, and it contains 104 bytes")
+    check_refused(write(), "config describes weights of 4.4 TB, but it contains 104 bytes")
     with keras.StatelessScope():  # where Keras allocates the variables it has put off
         pass
     assert time.perf_counter() - begun < 2
@@ -246,8 +246,8 @@ def test_weights_that_are_described_but_not_in_the_file_are_never_allocated(writ
 def test_a_config_has_a_bounded_size_and_depth(write, parts):
     nested = json.dumps(parts["config.json"])[:-1] + ', "a": ' + "[" * 150 + "]" * 150 + "}"
     check_refused(write({"config.json": nested}), "nested deeper than 100 levels")
-    check_refused(write({"config.json": " " * 2**23 + "{}"}), "has 8.4 MB, and the limit is 8.4 MB")
-    check_refused(write({"metadata.json": " " * 2**16 + "{}"}), "metadata.json has 65.5 kB, and")
+    check_refused(write({"config.json": " " * 2**23 + "{}"}), "has 8.4 MB, but the limit is 8.4 MB")
+    check_refused(write({"metadata.json": " " * 2**16 + "{}"}), "metadata.json has 65.5 kB, but")
     many = {"layers": [layer("Dense")] * 20_001}
     check_refused(write({"config.json": many}), "more than 20,000 objects")
 
@@ -264,7 +264,7 @@ class TestArchive:
         "name", ["assets/vocabulary.txt", "../PWNED", "/tmp/PWNED", "model.weights.npz", "a/"]
     )
     def test_a_fourth_part_is_refused(self, write, name, canary):
-        check_refused(write(extra=[(name, "x")]), f"contains {name!r}, and a model is only")
+        check_refused(write(extra=[(name, "x")]), f"contains {name!r}, but a model consists")
 
     def test_a_part_that_is_there_twice_is_refused(self, write):
         with pytest.warns(UserWarning, match="Duplicate name"):
@@ -282,7 +282,7 @@ class TestArchive:
 
     @pytest.mark.parametrize(
         ("sizes", "match"),
-        [((2**31, 2**31), "has 2.1 GB, and the limit"), ((1, 2**31), "is compressed")],
+        [((2**31, 2**31), "has 2.1 GB, but the limit"), ((1, 2**31), "is compressed")],
     )
     def test_sizes_that_are_not_true_are_refused(self, good, tmp_path, sizes, match):
         data = bytearray(good)
@@ -323,7 +323,7 @@ class TestArchive:
 
     def test_a_model_that_does_not_fit_into_memory_is_not_loaded(self, write, monkeypatch):
         monkeypatch.setattr("tfpg.core.memory.available_memory", lambda: 1000)
-        check_refused(write(), "needs .* kB, and 1.0 kB are free", MemoryError)
+        check_refused(write(), "needs .* kB, but only 1.0 kB are free", MemoryError)
 
     def test_a_full_disk_is_an_error_that_names_tmpdir(self, write, temporary_folder):
         path = write()
@@ -345,13 +345,13 @@ class TestKindOfFile:
     @pytest.mark.parametrize(
         ("content", "match"),
         [
-            (b"", "this has 0 bytes"),
-            (b"not a zip archive", "this has 17 bytes"),
-            (b"PK\3\4" + bytes(100), "this has 104 bytes and was cut short"),
-            (b"\x89HDF\r\n\x1a\n", "this is an HDF5 file"),
-            (b"\x80\x05N.", "this is a pickle"),
-            ({"a/data.pkl": b"", "a/version": b""}, "this contains a PyTorch model"),
-            ({"hello.txt": b"hello"}, "this contains 'hello.txt', but not 'metadata.json'"),
+            (b"", "the file has 0 bytes and no zip header"),
+            (b"not a zip archive", "the file has 17 bytes and no zip header"),
+            (b"PK\3\4" + bytes(100), "the file was cut short and has only 104 bytes"),
+            (b"\x89HDF\r\n\x1a\n", "it is an HDF5 file"),
+            (b"\x80\x05N.", "it is a pickle"),
+            ({"a/data.pkl": b"", "a/version": b""}, "it contains a PyTorch model"),
+            ({"hello.txt": b"hello"}, "it contains 'hello.txt', but not 'metadata.json'"),
         ],
     )
     def test_another_kind_of_file_is_named(self, tmp_path, content, match):
@@ -385,7 +385,7 @@ class TestKindOfFile:
 
     def test_a_file_of_a_newer_keras_loads_on_demand(self, write):
         path = write({"metadata.json": {"keras_version": "9.4.1"}})
-        match = f"saved by Keras 9.4.1, and Keras {keras.__version__} may load it wrongly"
+        match = f"saved by Keras 9.4.1, but Keras {keras.__version__} is installed and may"
         check_refused(path, match, VersionSkewError)
         assert tfpg.load_model(path, allow_version_skew=True).count_params() == 23
         tfpg.load_model(write({"metadata.json": {"keras_version": "3.0.0"}}))
@@ -499,7 +499,7 @@ def test_arrays_that_share_their_bytes_are_refused(write, parts):
     shared = data.replace(b"\xff" * 8 + size, address + size)  # which b and c did not have
     with h5py.File(io.BytesIO(shared), "r") as file:
         assert file["b"].id.get_offset() == file["c"].id.get_offset() == file["a"].id.get_offset()
-    check_refused(write({"model.weights.h5": shared}), "needs 40,000 bytes and has")
+    check_refused(write({"model.weights.h5": shared}), "needs 40,000 bytes but has")
 
 
 def test_damaged_attributes_of_the_weights_are_not_read(tmp_path):

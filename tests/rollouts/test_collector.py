@@ -190,7 +190,7 @@ class TestEpisodes:
 
     def test_an_endless_episode_is_cut_with_a_warning(self, monkeypatch):
         monkeypatch.setattr(tfpg.rollouts.loop, "NO_LIMIT_STEPS", 20)
-        with pytest.warns(UserWarning, match="was cut after 20 steps.*max_steps"):
+        with pytest.warns(UserWarning, match="was cut off after 20 steps.*max_steps"):
             _, (data,) = episodes(Endless, 2)
         assert data.mask.sum() == 40
         assert data.truncated[-1].all()

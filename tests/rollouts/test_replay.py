@@ -318,7 +318,9 @@ class TestMemory:
         assert bytes_needed(IMAGES, 1_000_000, frame_stack=4, prioritized=True)[0] < 7.5e9
 
     def test_too_much_is_refused_before_it_is_taken(self):
-        message = r"A replay of 1,000,000,000 rows needs 28.2 TB, and .* are free: use a smaller"
+        message = (
+            r"A replay buffer of 1,000,000,000 rows needs 28.2 TB, but only .* are free: use a"
+        )
         with pytest.raises(MemoryError, match=message):
             ReplayBuffer(IMAGES, 10**9)
 
@@ -345,7 +347,7 @@ class TestBadInput:
 
     def test_more_steps_than_rows(self):
         replay = numbers(rows=8)
-        with pytest.raises(ValueError, match="9 steps of each environment are more than"):
+        with pytest.raises(ValueError, match="9 steps of each environment are too many"):
             replay.add(fragment(range(10)))
         assert len(replay) == 0
 

@@ -232,7 +232,7 @@ class TestLimits:
         assert [step.step for step in play(zeros, env)] == list(range(6))
 
     def test_an_endless_episode_is_cut_off_with_a_warning_unless_max_steps_is_given(self):
-        with pytest.warns(UserWarning, match="cut after 10,000 steps") as caught:
+        with pytest.warns(UserWarning, match="cut off after 10,000 steps") as caught:
             assert Player(zeros, Endless(), seed=0).episode_return(0) == 0.0
         assert len(caught) == 1
         with warnings.catch_warnings():

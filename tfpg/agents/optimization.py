@@ -122,8 +122,8 @@ class Trainable:
         if math.isfinite(loss) and self._skipped_in_a_row < MAX_SKIPPED_UPDATES:
             if self._skipped == 1:
                 warn(
-                    f"{what}, and training continues. {MAX_SKIPPED_UPDATES} skipped updates in a "
-                    "row end it. This warning is shown once."
+                    f"{what}, and training continues. It ends after {MAX_SKIPPED_UPDATES} skipped "
+                    "updates in a row. This warning is shown once."
                 )
             return False
         raise FloatingPointError(

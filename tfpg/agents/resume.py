@@ -181,8 +181,8 @@ def _warn_about_statistics(envs: VectorEnv) -> None:
     names = running_statistics(envs)
     if names:
         warn(
-            f"Checkpoints do not hold the running statistics of {' and '.join(names)}, so a run "
-            "that resumes is not bit for bit the same. Those of a network's "
+            f"Checkpoints do not hold the running statistics of {' and '.join(names)}, so the "
+            "result of a resumed run is not that of an uninterrupted one. Those of a network's "
             "normalize=True and of an agent's reward_scale='auto' are saved."
         )
 

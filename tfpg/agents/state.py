@@ -47,14 +47,14 @@ def check_variables(groups: Mapping[str, Sequence[Any]], state: Mapping[str, Any
         for v, (name, dtype, value) in zip(here, saved, strict=False):
             if (_dtype(v), tuple(v.shape)) != (dtype, value.shape):
                 raise ValueError(
-                    f"The checkpoint is of another {group}: its {name!r} is {dtype} of shape "
-                    f"{list(value.shape)}, and {_name(v)!r} here is {_dtype(v)} of shape "
+                    f"The checkpoint is of a different {group}: its {name!r} is {dtype} of shape "
+                    f"{list(value.shape)}, but {_name(v)!r} here is {_dtype(v)} of shape "
                     f"{list(v.shape)}."
                 )
         if len(here) != len(saved):
             raise ValueError(
-                f"The checkpoint is of another {group}: it has {len(saved)} variables, and this "
-                f"one has {len(here)}."
+                f"The checkpoint is of a different {group}: it has {len(saved)} variables, but "
+                f"this one has {len(here)}."
             )
 
 

@@ -21,7 +21,7 @@ _MANY_STEPS = 10_000
 
 
 class _Warnings:
-    """Shows each warning once, after its sign has lasted for several iterations."""
+    """Shows each warning once, after its symptom has lasted for several iterations."""
 
     def __init__(self) -> None:
         self._lasted: dict[str, int] = {}
@@ -62,7 +62,7 @@ class TrainingWarnings(_Warnings):
         self._episodes = 0
 
     def look(self, logs: dict[str, float], episode_returns: Sequence[float]) -> None:
-        """Look at an iteration.
+        """Check an iteration.
 
         Args:
             logs: The logs of the iteration.
@@ -107,11 +107,11 @@ class TrainingWarnings(_Warnings):
 
 
 class QLearningWarnings(_Warnings):
-    """Warns about impossible Q-values, and replays from which nothing can be learned.
+    """Warns about impossible Q-values, and about steps from which nothing can be learned.
 
     Args:
         gamma: Discount factor.
-        capacity: The capacity of the replay.
+        capacity: The capacity of the replay buffer.
         learning_starts: Steps before the first update.
 
     Example:
@@ -135,8 +135,9 @@ class QLearningWarnings(_Warnings):
         self._observe(
             "capacity",
             capacity < learning_starts,
-            f"The replay holds {capacity:,} steps, fewer than learning_starts={learning_starts:,}: "
-            "the first steps are lost before anything is learned from them. Use a larger capacity.",
+            f"The replay buffer holds {capacity:,} steps, fewer than "
+            f"learning_starts={learning_starts:,}: the first steps are lost before anything is "
+            "learned from them. Use a larger capacity.",
             patience=1,
         )
 
@@ -145,7 +146,7 @@ class QLearningWarnings(_Warnings):
         self._partial_returns = None
 
     def meet(self, data: Trajectory) -> None:
-        """Look at steps that are stored."""
+        """Take note of steps that are stored."""
         real, rewards = data.mask > 0, data.rewards
         self._steps += int(real.sum())
         self._terminated += int((data.terminated & real).sum())
@@ -162,7 +163,7 @@ class QLearningWarnings(_Warnings):
             self._partial_returns[ended[t]] = 0.0
 
     def look(self, logs: dict[str, float]) -> None:
-        """Look at the logs of an iteration."""
+        """Check the logs of an iteration."""
         value, possible = logs["mean_q"], self._largest_possible_value()
         self._observe(
             "diverging",

@@ -1,6 +1,6 @@
 """Check an environment in stages: its spaces, random steps, determinism, rendering and speed.
 
-Nothing here imports TensorFlow; drawing frames by OpenGL does.
+Nothing here imports TensorFlow, except for drawing frames with OpenGL.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ class _Check:
             self.findings.add(what, [Issue(verdict, "hang", detail)])
             pending = pending[1:]
         if unchecked := [name for name in pending if name != "closing"]:
-            detail = f"not checked in {self.seconds:.6g} s, give more: {', '.join(unchecked)}"
+            detail = (
+                f"not checked within {self.seconds:.6g} s: {', '.join(unchecked)}; allow more time"
+            )
             self.findings.add("time", [Issue(WARNING, "time", detail)])
 
     def _make(self, **kwargs: Any) -> gymnasium.Env:
@@ -288,7 +290,7 @@ class _Check:
             again.run(self.steps, seconds)
             count = min(count, again.steps)
             if difference := first_difference(self.play.moments, again.moments):
-                detail = f"equal seeds and actions give another {difference} {place}"
+                detail = f"equal seeds and actions give a different {difference} {place}"
                 detail += f"{', as its registration says' * known}: {consequence}"
                 verdict = WARNING if known else verdict
                 self.findings.add("determinism", [Issue(verdict, "different", detail)])

@@ -1,4 +1,4 @@
-"""`check_env` in a separate process, which an environment may crash, end or block."""
+"""`check_env` in a separate process, because an environment may crash, end or block it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_isolated(
 ) -> Report:
     """Check an environment in another process.
 
-    A call that never returns is interrupted and reported. So is the end of the process.
+    Calls that never return are interrupted and reported. So is the end of the process.
 
     Args:
         env_id: An environment id.

@@ -209,7 +209,7 @@ class RandomPlay:
             hint = ": networks with normalize=True standardize them" * large
             passed["observations"] += f", {_range(self._low, self._high)}{hint}"
         if self.steps:
-            cut = f" of {steps:,}: out of time, give more seconds" * self.cut
+            cut = f" of {steps:,}: out of time; allow more seconds" * self.cut
             passed["step"] = f"returns five values, {self.steps:,} times{cut}"
         if self._rewards:
             bounds = _range(min(self._rewards), max(self._rewards))

@@ -109,7 +109,7 @@ class Record(Style, Playing):
         env = runs.trained_in(self.versus)
         if env is not None and not same_env(env, source.env):
             raise ValueError(
-                f"{str(self.versus)!r} was trained in {env}, and this video shows {source.env}."
+                f"{str(self.versus)!r} was trained in {env}, but this video shows {source.env}."
             )
         one, other = self.run_or_model, self.versus
         titles = [one.stem, other.stem]

@@ -28,7 +28,7 @@ class Resume(Command):
     def execute(self) -> None:
         folder = self.run
         if not folder.exists():
-            raise FileNotFoundError(f"No run at {str(folder)!r}: give a run folder.")
+            raise FileNotFoundError(f"No run at {str(folder)!r}: pass a run folder.")
         if runs.is_free(folder):
             raise ValueError(f"{str(folder)!r} is empty: there is nothing to resume.")
         command = parse(runs.unfinished_command(folder))

@@ -297,5 +297,6 @@ def _check_rendering(env_id: str) -> None:
             pass
     except Exception as error:
         raise RuntimeError(
-            f"No video of {env_id} can be recorded: {message(error)} (--no-video trains without)"
+            f"No video of {env_id} can be recorded: {message(error)} (--no-video trains without "
+            "one)"
         ) from error

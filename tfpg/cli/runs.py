@@ -194,7 +194,7 @@ def find_model(
     given = Path(given)
     if not given.exists():
         raise FileNotFoundError(
-            f"No run or model at {str(given)!r}: give a run folder or a .keras file."
+            f"No run or model at {str(given)!r}: pass a run folder or a .keras file."
         )
     config = _config_of(given)
     trained_in, max_steps = config.get("env"), config.get("max_steps")
@@ -212,7 +212,7 @@ def _config_of(given: Path) -> dict[str, Any]:
     if given.is_dir():
         if not (given / CONFIG).is_file():
             raise FileNotFoundError(
-                f"{str(given)!r} is not a run: it has no {CONFIG}. Give a run folder or a .keras "
+                f"{str(given)!r} is not a run: it has no {CONFIG}. Pass a run folder or a .keras "
                 "file."
             )
         return read_config(given / CONFIG)

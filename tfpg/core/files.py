@@ -71,7 +71,7 @@ def check_writable(path: str | os.PathLike) -> None:
     path = Path(path)
     folder = path.parent
     if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} is a folder, and a file is to be written there.")
+        raise IsADirectoryError(f"{str(path)!r} is a folder: pass the path of a file.")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"The folder {str(folder)!r} of {str(path)!r} is a file.")
     if not folder.exists():

@@ -1,6 +1,6 @@
-"""Available memory, so that large allocations are refused before they are made.
+"""Available memory, to refuse large allocations before they are made.
 
-Linux grants more memory than there is and later kills the process that uses it, without a message.
+Linux grants more memory than it has, and later kills the process that uses it, without a message.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def check_memory(needed: int, what: str, hint: str) -> None:
         MemoryError: ``needed`` is more than `available_memory`.
 
     Example:
-        >>> check_memory(640_000, "The replay of 10,000 steps", "use a smaller capacity")
+        >>> check_memory(640_000, "The replay buffer", "use a smaller capacity")
         >>> check_memory(
-        ...     10**18, "The replay of 10,000 steps", "use a smaller capacity"
+        ...     10**18, "The replay buffer", "use a smaller capacity"
         ... )  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        MemoryError: The replay of 10,000 steps needs 1.0 EB, and ... are free: use a smaller...
+        MemoryError: The replay buffer needs 1.0 EB, but only ... are free: use a smaller...
     """
     available = available_memory()
     if needed > available:
         needs, free = readable_bytes(needed), readable_bytes(available)
-        raise MemoryError(f"{what} needs {needs}, and {free} are free: {hint}.")
+        raise MemoryError(f"{what} needs {needs}, but only {free} are free: {hint}.")
 
 
 def readable_bytes(n: int) -> str:

@@ -106,8 +106,8 @@ def make_vec(
     if isinstance(env, gymnasium.Env):
         if workers is not None:
             raise ValueError(
-                "Workers make their environments themselves: give an id or a callable instead of "
-                "an environment."
+                "Workers make their own environments: pass an id or a callable instead of an "
+                "environment."
             )
         return vectorize(env, on_error=on_env_error)
     if isinstance(env, str):
@@ -134,7 +134,7 @@ def make_vec(
         return _ready_made(first, in_process, close=True)
     if not isinstance(first, gymnasium.Env):
         raise TypeError(
-            f"Expected a callable that returns a Gymnasium environment, and {env!r} returned "
+            f"Expected a callable that returns a Gymnasium environment, but {env!r} returned "
             f"{type(first).__name__}."
         )
     if workers is None:
@@ -305,7 +305,7 @@ def _check_options(
         raise ValueError(f"workers must be an integer of at least 1, but it is {workers!r}.")
     if timeout is not None and (workers is None or not timeout > 0):
         raise ValueError(
-            "timeout is the number of seconds, above 0, that workers have to answer, but it is "
+            "timeout must be a number of seconds above 0, and needs workers, but it is "
             f"{timeout} with workers={workers}."
         )
 
@@ -317,8 +317,8 @@ def _ready_made(envs: VectorEnv, in_process: bool, close: bool = False) -> Vecto
     if close:
         envs.close()
     raise ValueError(
-        "workers and on_env_error are for environments that tfpg vectorizes, and this is a vector "
-        "environment already: give an id, or a callable that makes a single environment."
+        "workers and on_env_error are for environments that tfpg vectorizes, but this is a vector "
+        "environment already: pass an id, or a callable that makes a single environment."
     )
 
 

@@ -350,8 +350,8 @@ def heads_of(space: gymnasium.Space, *, q_values: bool = False) -> dict[int, typ
         return {size: head for head in fitting for size in head.sizes(space)}
     if q_values:
         raise ValueError(
-            f"Q-values need Discrete actions, but the action space is {space}. tfpg.Reinforce, "
-            "tfpg.A2C and tfpg.PPO can learn in it."
+            f"Q-values need Discrete actions, but the action space is {space}. Use tfpg.Reinforce, "
+            "tfpg.A2C or tfpg.PPO instead."
         )
     known = sorted({head.space_type.__name__ for head in HEADS})
     raise ValueError(f"Unsupported action space {space}: expected one of {', '.join(known)}.")

@@ -158,12 +158,13 @@ def _check_kind(opened: BinaryIO, file: str) -> None:
     tail = opened.read()
     zip64, end = tail[:-22], tail[-22:]  # the last two records of an archive without a comment
     if start == b"\x89HDF":
-        raise _corrupt(file, "this is an HDF5 file (.h5), an older format that can contain code")
+        raise _corrupt(file, "it is an HDF5 file (.h5), an older format that can contain code")
     if start[:1] == b"\x80":
-        raise _corrupt(file, "this is a pickle, such as PyTorch writes, which can run code")
+        raise _corrupt(file, "it is a pickle, such as PyTorch writes, which can run code")
     if start[:2] != b"PK" or end[:4] != b"PK\5\6":
-        cut = " and was cut short" if start[:2] == b"PK" else ""
-        raise _corrupt(file, f"this has {size:,} bytes{cut}")
+        if start[:2] == b"PK":
+            raise _corrupt(file, f"the file was cut short and has only {size:,} bytes")
+        raise _corrupt(file, f"the file has {size:,} bytes and no zip header")
     index_bytes = int.from_bytes(end[12:16], "little")  # which zipfile reads at once
     if index_bytes > _MAX_INDEX_BYTES or (size < 2**32 and zip64[:4] == b"PK\6\7"):
         raise _refusal(file, "its index is too large for three parts")
@@ -189,10 +190,12 @@ def _check_parts(infos: list[zipfile.ZipInfo], size: int, file: str) -> None:
         found = f"{', '.join(map(repr, names))[:200] or 'nothing'}, but not {missing[0]!r}"
         if any(name.endswith("data.pkl") for name in names):
             found = "a PyTorch model, which is a pickle and can run code"
-        raise _corrupt(file, f"this contains {found}")
+        raise _corrupt(file, f"it contains {found}")
     if len(names) > len(PARTS):
         other = next((repr(name[:200]) for name in names if name not in PARTS), "a part twice")
-        raise _refusal(file, f"it contains {other}, and a model is only {', '.join(PARTS)}")
+        raise _refusal(
+            file, f"it contains {other}, but a model consists only of {', '.join(PARTS)}"
+        )
     for info in infos:
         # Keras does not compress, so reading a part takes no more memory than its size on disk.
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -200,7 +203,7 @@ def _check_parts(infos: list[zipfile.ZipInfo], size: int, file: str) -> None:
         limit = _MAX_BYTES.get(info.filename, size)
         if info.file_size > limit:
             found = f"{info.filename} has {readable_bytes(info.file_size)}"
-            raise _refusal(file, f"{found}, and the limit is {readable_bytes(limit)}")
+            raise _refusal(file, f"{found}, but the limit is {readable_bytes(limit)}")
     if sum(info.file_size for info in infos) > size:
         raise _refusal(file, "its parts overlap")
 
@@ -211,8 +214,9 @@ def _check_version(metadata: dict[str, Any], file: str, allow_version_skew: bool
         raise _corrupt(file, f"{METADATA} names the Keras version {saved!r}")
     if saved_release > (_release(installed) or saved_release) and not allow_version_skew:
         raise VersionSkewError(
-            f"{file!r} was saved by Keras {saved}, and Keras {installed} may load it wrongly. "
-            "Upgrade Keras, or try it with allow_version_skew=True (--allow-version-skew)."
+            f"{file!r} was saved by Keras {saved}, but Keras {installed} is installed and may load "
+            "it wrongly. Upgrade Keras, or try to load it with allow_version_skew=True "
+            "(--allow-version-skew)."
         )
 
 
@@ -254,7 +258,7 @@ class _ConfigChecker:
             for inner in value:
                 self.check(inner, where, depth + 1, limited)
         elif limited and isinstance(value, int) and value > _MAX_INTEGER:
-            size = f"a size of {value:,}, and the limit is {_MAX_INTEGER:,}"
+            size = f"a size of {value:,}, but the limit is {_MAX_INTEGER:,}"
             raise _refusal(self.file, f"{where} has {size}")
 
     def _check_object(self, node: dict[str, Any], where: str, limited: bool) -> bool:
@@ -376,7 +380,7 @@ def _values(array: Any, size: int, file: str, shown: str) -> np.ndarray:
     needed = math.prod(array.shape) * array.dtype.itemsize
     stored = min(array.id.get_storage_size(), size)
     if needed > stored:
-        raise _refusal(file, f"{shown} needs {needed:,} bytes and has {stored:,}")
+        raise _refusal(file, f"{shown} needs {needed:,} bytes but has {stored:,}")
     return array[()]
 
 

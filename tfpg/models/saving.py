@@ -1,4 +1,4 @@
-"""Saving Keras models so that no failure loses a file, and loading them safely."""
+"""Saving Keras models without ever losing a file, and loading them safely."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load_model(
     Args:
         path: The path of the file.
         custom_objects: Your classes and functions by the names that they have in the file.
-        allow_version_skew: Whether to try to load a file that a newer Keras has saved.
+        allow_version_skew: Whether to try to load a file that a newer Keras saved.
 
     Returns:
         The model, compiled as it was when it was saved, with the state of its optimizer.
@@ -84,7 +84,7 @@ def load_model(
         FileNotFoundError: There is no such file.
         CheckpointCorruptError: The file is not a complete ``.keras`` file.
         UnsafeCheckpointError: The file has content that no model needs.
-        VersionSkewError: A newer Keras has saved the file.
+        VersionSkewError: A newer Keras saved the file.
         ValueError: Keras cannot load the file.
         MemoryError: The model does not fit into memory.
 
@@ -122,7 +122,7 @@ def _check_weight_size(checked: CheckedModel, path: str) -> None:
         random.setstate(state)
     if needed > _MAX_SHARING * checked.weight_bytes + 2**20:
         raise UnsafeCheckpointError(
-            f"{path!r} is refused: its config describes weights of {readable_bytes(needed)}, and "
+            f"{path!r} is refused: its config describes weights of {readable_bytes(needed)}, but "
             f"it contains {readable_bytes(checked.weight_bytes)}."
         )
 

@@ -163,7 +163,7 @@ class Collector:
         """
         if max_steps and autoreset_mode(self.envs) is not AutoresetMode.DISABLED:
             raise ValueError(
-                "max_steps cannot cut the episodes of a vector environment that resets itself: "
+                "max_steps cannot cut off the episodes of a vector environment that resets itself: "
                 "make it with autoreset_mode=DISABLED, or wrap its environments in TimeLimit."
             )
         if self.progress is None:
@@ -313,7 +313,7 @@ class Collector:
         if "lives" not in infos and real.any():  # a reset may not report them
             raise ValueError(
                 "end_on_life_loss needs an environment that reports lives in infos['lives'], as "
-                f"Atari games do, and these infos hold {sorted(infos) or 'nothing'}: leave it out."
+                f"Atari games do, but these infos hold {sorted(infos) or 'nothing'}: leave it out."
             )
         reported = infos.get("_lives", "lives" in infos)
         before, self._lives = self._lives, np.where(reported, infos.get("lives", 0), np.nan)
@@ -326,5 +326,5 @@ class Collector:
         self._warned = True
         warn(
             f"No episode has ended in {PATIENCE:,} steps, so there is no episode_return: "
-            "set max_steps to cut episodes."
+            "set max_steps to cut off episodes."
         )

@@ -122,12 +122,12 @@ class EnvTracker:
             return are the same. The others do not take the same steps every time.
 
         Raises:
-            ValueError: The environments of the state were vectorized in another way.
+            ValueError: The environments of the state were vectorized in a different way.
         """
         if ("rng" in state) != self._cartpole:
             raise ValueError(
-                "The environments of the checkpoint were vectorized in another way: give the same "
-                "num_envs, workers and on_env_error."
+                "The environments of the checkpoint were vectorized in a different way: pass the "
+                "same num_envs, workers and on_env_error."
             )
         if self._cartpole:
             envs: Any = self.envs

@@ -322,7 +322,7 @@ def time_limit(envs: VectorEnv) -> int | None:
 def warn_of_the_cut(limit: int) -> None:
     """Warn that an episode without a limit was cut."""
     warn(
-        f"An episode was cut after {limit:,} steps, because the environment has no time limit. "
+        f"An episode was cut off after {limit:,} steps, because the environment has no time limit. "
         "Set max_steps to choose the limit."
     )
 

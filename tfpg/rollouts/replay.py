@@ -1,4 +1,4 @@
-"""A replay: a ring of steps for each environment, in which each observation is stored once.
+"""The replay buffer: a ring of steps for each environment, which stores each observation once.
 
 Row t of a ring holds an observation, the action, and the reward and flags that followed. The
 observation that the step led to is that of row t + 1. So n-step returns are computed when
@@ -109,14 +109,14 @@ class ReplayBuffer:
         least = 2 * self.stack + self.n_step + 1  # enough to add a step that begins an episode
         if self.rows < least:
             raise ValueError(
-                f"A replay of capacity {capacity} has {self.rows} rows for each of {num_envs} "
-                f"environments, and needs at least {least}: use a capacity of {least * num_envs} "
-                "or more."
+                f"A replay buffer of capacity {capacity} has {self.rows} rows for each of "
+                f"{num_envs} environments, and needs at least {least}: use a capacity of "
+                f"{least * num_envs} or more."
             )
         total = self.rows * num_envs
         self.nbytes, images = bytes_needed(observation_space, total, frame_stack, prioritized)
         here = self.nbytes if device is None else self.nbytes - images
-        check_memory(here, f"A replay of {total:,} rows", "use a smaller capacity")
+        check_memory(here, f"A replay buffer of {total:,} rows", "use a smaller capacity")
         self._observations = make_rows(row_of(observation_space, self.stack), total, device)
         self._columns: dict[str, np.ndarray] = {
             name: np.zeros(total, dtype) for name, dtype in COLUMNS.items()
@@ -168,8 +168,8 @@ class ReplayBuffer:
         written = np.where(some, positions[last, columns] + 1, self._written)
         if (written - self._written).max() > self.rows - self.stack - self.n_step:
             raise ValueError(
-                f"{len(real)} steps of each environment are more than the replay's {self.rows} "
-                "rows of each can take at once: use a larger capacity."
+                f"{len(real)} steps of each environment are too many to add at once to a replay "
+                f"buffer with {self.rows} rows for each: use a larger capacity."
             )
         window = self._window()
         seen = map_arrays(lambda x: x[:-1], data.observations)
@@ -319,8 +319,8 @@ class ReplayBuffer:
         for name, value in own.items():
             if given[name] != value:
                 raise ValueError(
-                    f"The state belongs to a replay with {name}={given[name]}, but this one has "
-                    f"{name}={value}: make it with the same arguments."
+                    f"The state belongs to a replay buffer with {name}={given[name]}, but this one "
+                    f"has {name}={value}: make it with the same arguments."
                 )
 
     def _put(
@@ -352,7 +352,7 @@ class ReplayBuffer:
             if len(found) >= count:
                 return found[:count]
         raise ValueError(
-            f"The replay holds {len(self)} steps and no complete transition yet: add more."
+            f"The replay buffer holds {len(self)} steps and no complete transition yet: add more."
         )
 
     def _move_priorities(self, first: np.ndarray, stop: np.ndarray) -> None:

@@ -91,8 +91,8 @@ class DeviceRows:
                 self._rows = tf.Variable(zeros, trainable=False)
         except tf.errors.ResourceExhaustedError:
             raise MemoryError(
-                f"A replay of {count:,} rows needs {readable_bytes(count * row.itemsize)} on "
-                f"{device}, which does not have as much free: use a smaller capacity, or "
+                f"A replay buffer of {count:,} rows needs {readable_bytes(count * row.itemsize)} "
+                f"on {device}, which does not have as much free: use a smaller capacity, or "
                 "replay_device=None."
             ) from None
 
