@@ -24,7 +24,7 @@ class VersionSkewError(ValueError):
 
 
 class TrainingWarning(UserWarning):
-    """A sign that a training run is unlikely to learn what it should, although it works."""
+    """A sign that a training run is unlikely to succeed, although it runs without errors."""
 
 
 class EnvDataError(FloatingPointError):

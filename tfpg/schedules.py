@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-# A count after which no schedule changes. Not infinity, where some have no value.
+# A count after which no schedule changes. Not infinity, for which some have no value.
 IN_THE_END = 10**15
 
 
@@ -35,7 +35,7 @@ class Schedule:
 
 
 def linear(start: float, end: float, steps: float) -> Schedule:
-    """Return a schedule that goes from ``start`` to ``end`` linearly, and stays there.
+    """Return a schedule that changes linearly from ``start`` to ``end``, and then stays there.
 
     Args:
         start: The value at 0.
@@ -86,7 +86,7 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
 
 
 def probability_schedule(value: Any) -> Callable[[float], float]:
-    """Return a schedule for a probability or a schedule.
+    """Return a schedule as it is, and a probability as a constant schedule.
 
     Raises:
         ValueError: It is neither, or its first value is not a probability.

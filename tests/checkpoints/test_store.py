@@ -284,7 +284,7 @@ class TestFallingBack:
         with monkeypatch.context() as patched:
             patched.setattr("tfpg.checkpoints.store.FORMAT", 4)
             saved(tmp_path)
-        with pytest.raises(VersionSkewError, match="has format 4, and this tfpg reads 3"):
+        with pytest.raises(VersionSkewError, match="has format 4, but this tfpg reads 3"):
             Store(tmp_path).load()
 
 

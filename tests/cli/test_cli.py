@@ -515,7 +515,7 @@ class TestVerifyResume:
     def test_a_training_that_ends_too_soon_proves_nothing(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "executable", "true")  # every training ends at once
         assert main(["verify-resume", "ppo", "CartPole-v1", "--iterations", "1"]) == 1
-        assert "were over before the run could be killed" in capsys.readouterr().err
+        assert "The run ended before it could be killed" in capsys.readouterr().err
 
 
 def test_a_warning_is_one_line_and_shown_once(capsys):

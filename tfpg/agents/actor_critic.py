@@ -4,8 +4,8 @@ An iteration steps every environment ``num_steps`` times. The advantages are
 
     A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
 
-where a termination stops the bootstrap, and a time limit stops only the sum. The value learns
-``A_t + V(s_t)``. All updates of an iteration are one compiled call.
+where a termination stops the bootstrap, and a time limit stops only the sum. The targets of the
+value are ``A_t + V(s_t)``. All updates of an iteration are one compiled call.
 """
 
 from __future__ import annotations
@@ -134,12 +134,12 @@ class ActorCritic(PolicyGradient):
             data: A rollout.
 
         Returns:
-            Means over the updates of what `losses` returns and of ``grad_norm``;
+            Means over the updates of the entries of `losses` and of ``grad_norm``;
             ``explained_variance``; and with clipped actions, ``clipped_actions``.
 
         Raises:
             FloatingPointError: The loss is not finite, or the gradients of many iterations in a
-                row. The update was not applied, nor those after it.
+                row. Neither that update nor those after it were applied.
         """
         self.trainable.follow_learning_rate()
         batch = self.to_batch(data)

@@ -1,4 +1,4 @@
-"""What all agents have in common: `fit`, `evaluate`, `predict`, `save` and `load`, as in Keras."""
+"""The base class of all agents: `fit`, `evaluate`, `predict`, `save` and `load`, as in Keras."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Agent(WithOptions, abc.ABC):
     needs_value = False
     # Whether tfpg must do the resets: no environment may reset itself.
     manual_resets = False
-    # The replay of an agent that learns from one.
+    # The replay buffer of an agent that learns from one.
     replay = None
     # episode_return is the mean over at least this many of the last episodes. It is not logged
     # until a tenth of them has ended.
@@ -98,7 +98,7 @@ class Agent(WithOptions, abc.ABC):
 
     @abc.abstractmethod
     def build(self, policy: Policy) -> None:
-        """Compile what `update` needs. Called by `fit` when the model or an option changed."""
+        """Compile the update. `fit` calls this when the model or an option has changed."""
 
     @abc.abstractmethod
     def collect(self, collector: Collector, policy: Policy) -> Any:
@@ -106,7 +106,7 @@ class Agent(WithOptions, abc.ABC):
 
     @abc.abstractmethod
     def update(self, data: Any) -> dict[str, float]:
-        """Learn from the data of an iteration, and return what is logged."""
+        """Learn from the data of an iteration, and return the metrics to log."""
 
     def fit(
         self,
@@ -132,20 +132,21 @@ class Agent(WithOptions, abc.ABC):
             iterations: Iterations in total, like Keras's ``epochs``. With ``initial_iteration`` or
                 a checkpoint, those already made count.
             callbacks: Keras callbacks. Their ``model`` is the Keras model.
-            seed: The seed of all randomness in the run. The same seed, initial weights and machine
-                give the same trained weights. None: a random seed.
+            seed: The random seed of the run. The same seed, initial weights and machine give the
+                same trained weights. None: a random one.
             initial_iteration: The first iteration, to continue an earlier run.
             verbose: 0 for silence, 1 for a progress bar, 2 for a line per iteration, ``"auto"``
                 for 1 in a terminal or notebook and 2 elsewhere.
             validation_envs: Environments in which the greedy policy is evaluated during training.
                 None: no validation.
-            validation_freq: Validate every this many iterations, and after the last one.
+            validation_freq: Number of iterations between validations. There is one after the last
+                iteration, too.
             validation_episodes: Number of episodes in each validation. They differ between
                 validations.
             checkpoints: A folder or `tfpg.Checkpoints`. Everything is saved there every ten
                 seconds and at the end. If the folder already has a checkpoint, the run resumes
-                from it, bit for bit. Ctrl-C and SIGTERM then stop the run only after the current
-                iteration, and a checkpoint is saved.
+                from it, bit for bit. With checkpoints, Ctrl-C and SIGTERM wait until the iteration
+                has ended and a checkpoint is saved.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
@@ -166,8 +167,8 @@ class Agent(WithOptions, abc.ABC):
             OSError: The last checkpoint could not be written.
 
         Note:
-            Keras's `BackupAndRestore` restores ``agent.model`` and the iteration only: no value
-            model, no replay, no ``env_steps``. ``checkpoints`` restores everything.
+            Keras's `BackupAndRestore` restores only ``agent.model`` and the iteration: no value
+            model, no replay buffer, no ``env_steps``. ``checkpoints`` restores everything.
         """
         from tfpg.agents.training import fit
         from tfpg.callbacks.progress_bar import resolve_verbose
@@ -206,7 +207,7 @@ class Agent(WithOptions, abc.ABC):
         """Return the actions ``[N, ...]`` for observations ``[N, ...]``.
 
         Args:
-            observations: A batch of observations as the environment gives them.
+            observations: A batch of observations as the environment returns them.
             deterministic: Whether to take the most probable action instead of a sample.
 
         Raises:
@@ -309,9 +310,9 @@ class Agent(WithOptions, abc.ABC):
         """Play before the first iteration, unless the run resumes."""
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
-        """Collect and update once, and return what is logged.
+        """Collect and update once, and return the metrics to log.
 
-        `OffPolicy` overrides this. What every algorithm logs is added in `tfpg.agents.training`.
+        `OffPolicy` overrides this. `tfpg.agents.training` adds the metrics of every algorithm.
         """
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
@@ -333,7 +334,7 @@ class Agent(WithOptions, abc.ABC):
                 each.update(inputs)
 
     def get_state(self) -> dict[str, Any]:
-        """Return everything that training changes, except the replay, as values and arrays."""
+        """Return all state of the training, except the replay buffer, as values and arrays."""
         from tfpg.agents.state import variables_state
 
         return {
@@ -366,7 +367,7 @@ class Agent(WithOptions, abc.ABC):
         self.env_steps = state["env_steps"]
 
     def variables(self) -> dict[str, Sequence[Any]]:
-        """Return all variables that training assigns, in groups by what they belong to."""
+        """Return all variables that training assigns, grouped by their owners."""
         groups: dict[str, Sequence[Any]] = {
             "model": list(self.model.variables),  # the seeds of random layers included
             "head": list(self.trained_policy.head.variables),
@@ -378,7 +379,7 @@ class Agent(WithOptions, abc.ABC):
         return groups
 
     def restart_episodes(self, which: np.ndarray) -> None:
-        """The episodes of environments ``[N]`` bool could not be restored, and start over."""
+        """Forget the episodes of environments ``[N]`` bool, which could not be restored."""
 
     def policy_options(self) -> dict[str, Any]:
         """Return the arguments of the agent's `tfpg.Policy`."""
@@ -398,7 +399,7 @@ class Agent(WithOptions, abc.ABC):
         }
 
     def _prepared(self, model: keras.Model) -> keras.Model:
-        """Check a model, and compile it if it is not."""
+        """Check a model, and compile it if necessary."""
         if not isinstance(model, keras.Model):
             raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
         check_layers(model)

@@ -1,7 +1,8 @@
 """The state that callbacks carry from one epoch to the next, to save and to restore.
 
-Their ``get_state()`` returns it. Keras's own callbacks have no such method, so their state is
-listed here. Other callbacks without ``get_state`` and ``set_state`` start from scratch.
+Their ``get_state()`` returns it. Keras's own callbacks have no such method, so the attributes with
+their state are listed here. Other callbacks without ``get_state`` and ``set_state`` start from
+scratch.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _cut(path: Path, size: int) -> None:
     found = path.stat().st_size if path.exists() else 0
     if found < size:
         warn(
-            f"{str(path)!r} had {size:,} bytes at the checkpoint, and it has {found:,} now: rows "
+            f"{str(path)!r} had {size:,} bytes at the checkpoint, but has {found:,} now: rows "
             "are missing."
         )
         if found:  # the last row may be incomplete

@@ -1,4 +1,4 @@
-"""Whether two runs have the same result: hashes of the contents of their newest checkpoints."""
+"""Hashes of the newest checkpoint of a run, to compare the results of two runs."""
 
 from __future__ import annotations
 

@@ -216,10 +216,10 @@ class Reinforce(PolicyGradient):
         return self._applied(gradients, logs | self._noise(sums, tf.unstack(combinations)))
 
     def _weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """The weights ``[B, 3]`` of each step's gradient, and what they are combined to.
+        """The weights ``[B, 3]`` of each step's gradient, and the coefficients to combine them.
 
-        The weights are the advantage A, 1 and the value V. The combinations ``[3, 3]`` give the
-        gradient as it is applied, without the shift of the z-score, and without the baseline too.
+        The weights are the advantage A, 1 and the value V. The combinations ``[3, 3]`` are the
+        gradient as it is applied, without the shift of the z-score, and also without the baseline.
         All are in the unit of the applied advantages.
         """
         raw = (batch.returns - batch.values).astype(np.float64)
@@ -235,7 +235,7 @@ class Reinforce(PolicyGradient):
         return np.stack(weights, axis=1).astype(np.float32), np.array(combinations, np.float32)
 
     def _noise(self, sums: per_step.GradientSums, combinations: list) -> dict[str, tf.Tensor]:
-        """The gradient's signal-to-noise ratio, and the variance that was saved."""
+        """The gradient's signal-to-noise ratio, and the shares of variance that were removed."""
         applied, unshifted, raw = (per_step.noise_of(sums, c) for c in combinations)
         logs = {"grad_snr": applied.snr}
         if self.standardize == "batch":

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: what they hold, what they must match, and how the run is restored."""
+"""Checkpoints of a run: their contents, the checks before a run resumes, and its restoration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from tfpg.rollouts.env_state import running_statistics
 class ResumableTraining:
     """A training run that may have checkpoints, and may resume from one.
 
-    A checkpoint holds everything that changes: the agent with its variables and replay, the
-    positions of the environments in their episodes, and what callbacks carry. As a context it locks
-    the folder.
+    A checkpoint holds everything that changes: the agent with its variables and replay buffer, the
+    positions of the environments in their episodes, and the state of callbacks.
 
     Args:
         checkpoints: The checkpoints, with their folder locked. None: no method does anything.
@@ -34,7 +33,7 @@ class ResumableTraining:
 
     Raises:
         CheckpointCorruptError: There are checkpoints, but none is intact.
-        VersionSkewError: Newer versions wrote the newest one.
+        VersionSkewError: A newer tfpg or Keras wrote the newest one.
     """
 
     def __init__(self, checkpoints: Checkpoints | None):
@@ -48,7 +47,7 @@ class ResumableTraining:
         """Return the checkpoint's seed, or ``seed`` if there is none.
 
         Raises:
-            ValueError: The seed is given, and the checkpoint has another one.
+            ValueError: The seed is given, but the checkpoint has a different one.
         """
         if self._saved is None:
             return seed
@@ -68,7 +67,7 @@ class ResumableTraining:
         """Raise an error unless the run can resume from the checkpoint with the same result.
 
         Raises:
-            ValueError: The checkpoint belongs to another agent, environment, seed or network.
+            ValueError: The checkpoint belongs to a different agent, environment, seed or network.
         """
         if self._checkpoints is None:
             return
@@ -150,7 +149,7 @@ class ResumableTraining:
 
 
 def describe_training(agent: Any, envs: VectorEnv, seed: int) -> dict[str, Any]:
-    """Return what a checkpoint must have in common with a run that resumes from it.
+    """Return the description that a checkpoint shares with the runs that resume from it.
 
     Returns:
         A dict for JSON: ``"agent"``, the spaces, ``"seed"``, ``"options"`` and ``"networks"``.
@@ -190,7 +189,7 @@ def _warn_about_statistics(envs: VectorEnv) -> None:
 def _networks(agent: Any) -> dict[str, Any]:
     """Return facts about optimizers and layers, except names and learning rates.
 
-    Variables alone are not enough: the same shapes also fit other activations and momentums.
+    Variables alone are not enough: models with other activations or momentums have the same shapes.
     """
     facts: dict[str, Any] = {}
     for prefix, model in (("", agent.model), ("value ", getattr(agent, "value_model", None))):

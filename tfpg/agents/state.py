@@ -14,7 +14,7 @@ def variables_state(groups: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return the values of variables.
 
     Args:
-        groups: Keras or TensorFlow variables by what they belong to, ``"model"`` for example.
+        groups: Keras or TensorFlow variables by their owner, ``"model"`` for example.
 
     Returns:
         For each group the ``names``, ``dtypes`` and ``values`` of its variables.

@@ -1,4 +1,4 @@
-"""Warnings about training that does not work, each shown once."""
+"""Warnings about training that is unlikely to succeed, each shown once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A figure of how the greedy policy improves."""
+"""A figure of the greedy policy's improvement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Diagnostics(keras.callbacks.Callback):
         solved: The return at which the environment counts as solved. None: the threshold in its
             registration.
         seed: The seed of the evaluations.
-        max_steps: Cut episodes after this many steps. None: the environment's own limit.
+        max_steps: Cut off episodes after this many steps. None: the environment's own limit.
 
     Attributes:
         measured: A dict for each evaluation: ``episodes``, ``env_steps``, ``epsilon`` if logged,

@@ -104,7 +104,8 @@ class RecordVideo(_AtIterations):
     """Records the model after chosen iterations, in separate environments.
 
     It records what `tfpg.record` would, and does not affect training. If a recording fails,
-    it warns and training continues, unless the display of a window dies: that ends the process.
+    tfpg warns and training continues. Only a display that dies while a window is recorded ends
+    the process.
 
     Args:
         path: Path of the videos, with ``{iteration}`` in it. Missing folders are created.

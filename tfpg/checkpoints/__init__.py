@@ -1,1 +1,1 @@
-"""Checkpoints on disk: what they look like, when they are written, and how they are read."""
+"""Checkpoints on disk: their format, writing and reading them."""

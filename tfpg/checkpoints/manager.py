@@ -24,19 +24,19 @@ _LOCK_TIMEOUT = 3.0
 
 
 class Checkpoints:
-    """The folder where `fit` saves all that it needs to resume bit for bit, and how often.
+    """Where and how often `fit` saves everything that it needs to resume bit for bit.
 
     `fit` writes a checkpoint at the end of an iteration when one is due, after the last iteration,
-    and before it stops for a signal. A run that is killed resumes from its newest intact
-    checkpoint, and ends with the same result as one that was not killed.
+    and before it stops for a signal. A run that was killed resumes from its newest intact
+    checkpoint, and has the same result as an uninterrupted one.
 
     Args:
         folder: Folder of the run's checkpoints. It is created if necessary.
         every_seconds: Seconds from one checkpoint to the next. 0 writes one after each iteration.
         every_iterations: Iterations from one checkpoint to the next, instead of seconds.
         keep: Number of newest checkpoints to keep.
-        allow_version_skew: Resume from a checkpoint that newer versions of tfpg or Keras wrote.
-            This may fail, or may not be bit for bit.
+        allow_version_skew: Resume from a checkpoint that a newer tfpg or Keras wrote. This may
+            fail, or may not resume bit for bit.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -122,7 +122,7 @@ class Checkpoints:
 
         Raises:
             CheckpointCorruptError: There are checkpoints, but none is intact.
-            VersionSkewError: Newer versions wrote it.
+            VersionSkewError: A newer tfpg or Keras wrote it.
         """
         found = self._store.load()
         if found is not None and not self.allow_version_skew:

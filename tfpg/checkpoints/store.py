@@ -1,7 +1,7 @@
 """Checkpoint files: each is either intact or rejected.
 
     folder/step-N.ckpt    the checkpoint after N environment steps
-    folder/log/K.log      data that only grows, such as a replay's rows; only new parts are written
+    folder/log/K.log      data that only grows, such as a replay buffer's rows, in parts
 
 Both kinds begin with a line of JSON, which ``head -n 1`` shows: the size and sha256 of the file,
 versions, and counts. A record of `tfpg.checkpoints.serialization` follows. A file is written under
@@ -168,7 +168,7 @@ class Store:
         header, state = read_file(path)
         if header.get("format") != FORMAT:
             raise VersionSkewError(
-                f"{str(path)!r} has format {header.get('format')}, and this tfpg reads {FORMAT}: "
+                f"{str(path)!r} has format {header.get('format')}, but this tfpg reads {FORMAT}: "
                 "resume with the version that wrote it, or pip install -U tfpg."
             )
         log: list[_LogFile] = []

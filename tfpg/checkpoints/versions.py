@@ -26,7 +26,7 @@ def _version(name: str) -> str:
 
 
 def check_versions(what: str, written: dict[str, str]) -> None:
-    """Raise an error if newer versions wrote a file, and warn if other versions did.
+    """Raise an error if a newer tfpg or Keras wrote a file, and warn about other differences.
 
     Args:
         what: Name of the file, which begins the message.

@@ -1,4 +1,4 @@
-"""What this machine and installation have, and what to fix: ``tfpg doctor``.
+"""The state of this machine and installation, and how to fix problems: ``tfpg doctor``.
 
 `probe` collects facts, and `table` and `why_no_gpu` explain them. TensorFlow is tried in another
 process: a library that does not fit the machine may crash it, and a broken driver may never answer.
@@ -39,7 +39,7 @@ _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 
 def probe() -> dict[str, Any]:
-    """Collect facts about the machine and the installation, and train a tiny model. Takes seconds.
+    """Collect facts about the machine and the installation, and train a tiny model, in seconds.
 
     Returns:
         A dict that can be written as JSON:
@@ -132,7 +132,7 @@ def why_no_gpu(gpu: dict[str, Any]) -> str:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """Return the facts of `probe` as an aligned table, with what to do about what is missing."""
+    """Return the facts of `probe` as an aligned table, with instructions for anything missing."""
     rows = [
         *((name, found or _install(name)) for name, found in facts["versions"].items()),
         *((name, found or _install(name)) for name, found in facts["optional"].items()),

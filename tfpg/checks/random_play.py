@@ -1,4 +1,4 @@
-"""Random steps in an environment that may be broken: its mistakes are collected, not raised."""
+"""Random steps in an environment that may be broken. Its mistakes are collected, not raised."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class RandomPlay:
         self._has_floats = False
 
     def run(self, steps: int, seconds: float) -> None:
-        """Play this many steps, or for this many seconds. What was seen so far is always kept."""
+        """Play this many steps, or for this many seconds. An error keeps the earlier findings."""
         until = time.monotonic() + seconds
         actions = _random_actions(self.env.action_space, self._seed)
         for seed in itertools.count(self._seed):
@@ -193,7 +193,7 @@ class RandomPlay:
                 self._has_floats |= array.dtype.kind == "f"
 
     def summarize(self, steps: int) -> None:
-        """Describe what was seen, for where there is no issue.
+        """Describe the observed values, for the rows without an issue.
 
         Args:
             steps: Number of steps that were wanted.
@@ -248,7 +248,7 @@ def fingerprint(x: Any) -> Any:
 
 
 def first_difference(one: Iterable[Moment], other: Iterable[Moment]) -> str | None:
-    """Return what differs first between two sequences of moments, or None.
+    """Return the first difference between two sequences of moments, or None.
 
     Example:
         >>> first_difference([Moment(0, None, 1), Moment(0, 0, 2, 1.0)], [Moment(0, None, 1)])

@@ -14,7 +14,7 @@ class Row(NamedTuple):
     """A row of a report.
 
     Attributes:
-        what: What was checked.
+        what: The name of the check.
         verdict: ``"ok"``, ``"warning"`` (tfpg can handle it) or ``"problem"``.
         detail: Description for the user.
     """
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What `tfpg.check_env` found. Printing it shows a table.
+    """The result of `tfpg.check_env`. Printing it shows a table.
 
     Attributes:
         env: Name of the environment.

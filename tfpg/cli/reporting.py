@@ -1,4 +1,4 @@
-"""How a command reports errors and warnings, and its exit code."""
+"""The errors, warnings and exit codes of commands."""
 
 from __future__ import annotations
 

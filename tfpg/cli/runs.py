@@ -1,8 +1,8 @@
 """Run folders: everything about one training run in one folder.
 
-``config.json`` says how to reproduce the run, ``metrics.csv`` holds a row for each iteration,
+``config.json`` records how to reproduce the run, ``metrics.csv`` holds a row for each iteration,
 ``model.keras`` is the model that played the iteration with the highest return, and ``last.keras``
-the one at the end. ``video.mp4`` and ``learning_curve.png`` show the run.
+is the one at the end. ``video.mp4`` and ``learning_curve.png`` show the run.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def resumed_run(folder: Path) -> Iterator[None]:
 
 
 class Source(NamedTuple):
-    """A saved model and what its run says about it."""
+    """A saved model, with the information that its run has about it."""
 
     model: Path
     env: str

@@ -92,7 +92,7 @@ class Train(Model, Workers, Output, Command):
         return shlex.join(["tfpg", "train", *self.words, *seed])
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that was given and changes the result."""
+        """Return everything that was given and affects the result."""
         own = {
             each.name: getattr(self, each.name)
             for each in options_of(Train).values()

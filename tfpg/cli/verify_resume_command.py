@@ -48,8 +48,8 @@ class VerifyResume(WithJson):
                 kills += 1
             if not kills:
                 raise RuntimeError(
-                    f"The run finished its {self.iterations} iterations before it could be killed: "
-                    "use more --iterations."
+                    "The run ended before it could be killed: use more --iterations than "
+                    f"{self.iterations}."
                 )
             if not (killed_run / runs.LAST).exists():
                 warnings = _run(["resume", str(killed_run), "--verbose", "0"])

@@ -5,8 +5,8 @@ A class declares its options as annotated fields,
     class PPO(ActorCritic):
         clip_ratio: float = option(default=0.2, check=positive, help="...")
 
-and everything else derives from them: the constructor and its docstring, the command line, a
-run's ``config.json``, the settings of presets, and what is compared when a run resumes.
+and everything else derives from them: the constructor and its docstring, the command line, a run's
+``config.json``, the settings of presets, and the comparison when a run resumes.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def option(
         check: Brings a value into its final form or raises a ``ValueError``, such as `fraction`.
             None: every value is accepted.
         help: One or two sentences for the docstring, ``--help`` and the documentation.
-        in_config: Whether ``config.json``, presets and the command line know it. False for models.
+        in_config: Whether ``config.json``, presets and the command line have it. False for models.
         kw_only: Whether the constructor takes it by name only.
 
     Returns:

@@ -1,8 +1,8 @@
 """Random generators derived from a run's seed and a counter, so that no state is carried along.
 
-Each episode of a run has its own generator. What happens in it depends on the seed, its number and
-the weights, and not on how many environments play side by side. The first integer below 2**31 that
-it draws is the seed of the environment's reset; the action noise follows.
+Each episode of a run has its own generator. The episode depends on the seed, its number and the
+weights, but not on the number of environments that play in parallel. The first integer below 2**31
+that the generator draws is the seed of the environment's reset; the action noise follows.
 
 Environments that Gymnasium vectorizes itself (``CartPole-v1``) have one generator for all their
 resets. For them, the episodes of a seed depend on the number of environments.
@@ -61,7 +61,7 @@ def fragment_rng(seed: int, fragment: int) -> np.random.Generator:
 
 
 def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
-    """Return the generator of what is learned from a fragment: its order, or what is sampled.
+    """Return the generator of the order or the samples in which a fragment is learned from.
 
     Example:
         >>> shuffle_rng(1, 0).random() == fragment_rng(1, 0).random()

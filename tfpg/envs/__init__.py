@@ -1,4 +1,4 @@
-"""Environments: from ids, Gymnasium environments and callables to what tfpg steps."""
+"""Environments: made from ids and callables, vectorized, and run in worker processes."""
 
 from tfpg.envs.make import (
     EnvLike,

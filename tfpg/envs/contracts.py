@@ -1,4 +1,4 @@
-"""What Gymnasium's interface and an environment's own spaces require of each value.
+"""The requirements of Gymnasium's interface and an environment's own spaces on each value.
 
 Each function is pure, and yields an `Issue` for everything that is wrong with a value.
 """

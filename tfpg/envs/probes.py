@@ -1,7 +1,8 @@
 """Probe environments: tiny environments with known values, each testing one ability of an agent.
 
-An agent that fails a probe has a bug in what the probe tests. One that solves them all is ready
-for larger environments. Each probe knows the values of its observations under the best policy.
+An agent that fails a probe has a bug in the ability that the probe tests. One that solves all of
+them is ready for larger environments. Each probe knows the values of its observations under the
+best policy.
 
 Source: the idea comes from Andy L. Jones, "Debugging RL, Without the Agonizing Pain", 2021,
 https://andyljones.com/posts/rl-debugging.html.
@@ -130,7 +131,7 @@ class OneStep(Probe):
 
 
 class ObservedAction(Probe):
-    """Two actions, one step; the observed action is rewarded. Tests whether the policy sees."""
+    """Two actions, one step; the observed action is rewarded. Tests if observations are used."""
 
     def values(self, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         return np.array([[-1.0], [1.0]], np.float32), np.array([1.0, 1.0])

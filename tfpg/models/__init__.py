@@ -1,1 +1,1 @@
-"""Keras models, and what their outputs mean."""
+"""Keras models, and the interpretation of their outputs."""

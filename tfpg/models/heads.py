@@ -1,4 +1,4 @@
-"""Heads: what the outputs of a Keras model mean as actions.
+"""Heads: they interpret the outputs of a Keras model as actions.
 
 The head follows from the action space and the number of outputs:
 
@@ -52,7 +52,7 @@ _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
 
 
 class Head(abc.ABC):
-    """What a model's outputs mean for one action space. `head_for` picks the right one.
+    """Interprets a model's outputs as actions of one space. `head_for` picks the right one.
 
     Attributes:
         space: The action space.
@@ -84,7 +84,7 @@ class Head(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def sizes(space: Any) -> dict[int, str]:
-        """Return the numbers of outputs that fit a space, each with what the outputs are."""
+        """Return the numbers of outputs that fit a space, each with a description of them."""
 
     @abc.abstractmethod
     def distribution(self, outputs: Any) -> Distribution:

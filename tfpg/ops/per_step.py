@@ -7,7 +7,7 @@ gradient tape per step, several such sums can be kept at once, here with the wei
 
 for every episode and over all episodes. Linear combinations of the three sums give the gradient
 with or without a z-score and with or without a baseline. The episodes of a batch are independent
-samples of the gradient, so the inner products of their sums tell how noisy each of these is.
+samples of the gradient, so the inner products of their sums show how noisy each of these is.
 
 Gradients are flat vectors ``[P]``.
 
@@ -103,7 +103,7 @@ def accumulate(
 
 
 def noise_of(sums: GradientSums, combination: Any) -> Noise:
-    """How noisy a linear combination of the sums is.
+    """Return the noise of a linear combination of the sums.
 
     Args:
         sums: Sums over at least two episodes.

@@ -34,9 +34,9 @@ def policy_gradient_loss(log_probs: Any, advantages: Any) -> tf.Tensor:
 def clipped_surrogate_loss(
     log_probs: Any, old_log_probs: Any, advantages: Any, clip_ratio: float
 ) -> tf.Tensor:
-    """Return PPO's loss, ``-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A)``.
+    """Return PPO's loss, ``-min(ratio A, clip(ratio, 1 - clip_ratio, 1 + clip_ratio) A)``.
 
-    ``r = pi / pi_old`` is the ratio of the probabilities of the action taken.
+    ``ratio = pi / pi_old`` compares the probabilities of the action taken.
 
     Args:
         log_probs: ``[B]``, log-probabilities of the actions taken, differentiable.

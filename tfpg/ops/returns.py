@@ -1,6 +1,6 @@
 """Returns of steps and their standardization. Masked steps never count.
 
-One recursion gives them all:
+One recursion computes them all:
 
     G_t = r_t + gamma (1 - terminated_t) ((1 - lambda_t) V_{t+1} + lambda_t G_{t+1})
 
@@ -73,14 +73,14 @@ def lambda_returns(
 ) -> np.ndarray:
     """Return the lambda-returns: the recursion at the top of this module.
 
-    Minus the values ``V_t`` they are the generalized advantages
+    Minus the values ``V_t``, they are the generalized advantages
     ``sum_k (gamma lambda)^k delta_{t+k}``, with ``delta_t = r_t + gamma V_{t+1} - V_t``.
 
     Args:
         rewards: ``[T]`` or ``[T, N]``, of any number type.
         gamma: Discount factor, in [0, 1].
-        next_values: The same shape, the value ``V_{t+1}`` of what each step led to. Where an
-            episode was cut off that is its last observation. None: zeros.
+        next_values: The same shape, the value ``V_{t+1}`` of the observation that each step led to.
+            Where an episode was cut off, that is its last observation. None: zeros.
         gae_lambda: In [0, 1]. 1: all rewards to come, then the value where they stop. 0: the
             one-step target of temporal-difference learning.
         terminated: The same shape, true where the Markov decision process ended. None: nowhere.
@@ -285,7 +285,7 @@ def _shaped(name: str, x: Array, shape: tuple[int, ...]) -> np.ndarray:
     x = np.asarray(x, dtype=np.float64)
     if x.shape != shape:
         raise ValueError(
-            f"{name} has shape {x.shape}, and rewards have {shape}: they must be equal."
+            f"{name} has shape {x.shape}, but rewards have {shape}: they must be equal."
         )
     return x
 
@@ -296,6 +296,6 @@ def _real_steps(mask: Array | None, values: np.ndarray) -> np.ndarray:
     real = np.asarray(mask) > 0
     if real.shape != values.shape:
         raise ValueError(
-            f"mask has shape {real.shape}, and the values have {values.shape}: they must be equal."
+            f"mask has shape {real.shape}, but the values have {values.shape}: they must be equal."
         )
     return real

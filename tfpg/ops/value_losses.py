@@ -36,7 +36,7 @@ def clipped_value_loss(values: Any, returns: Any, old_values: Any, clip: float) 
         values: ``[B]``, differentiable.
         returns: ``[B]``, the targets.
         old_values: ``[B]``, the values before the update.
-        clip: How far values may move from their old ones, above 0.
+        clip: The distance from the old values at which values are clipped, above 0.
 
     Returns:
         ``[B]`` tensor.
@@ -84,7 +84,7 @@ def double_q_learning_targets(
     """Return the targets of Double Q-learning. No gradient flows in.
 
     ``r + discount * Q_target(s', argmax_a Q_online(s', a))``: the online network chooses the
-    action, the target network gives its value.
+    action, the target network evaluates it.
 
     Args:
         rewards: See `q_learning_targets`.

@@ -55,7 +55,7 @@ class Collector:
         episode_returns: Returns of the last ``window`` episodes that ended, or of all since
             `take_finished` was called where those are more; oldest first.
         episode_lengths: Lengths of the same episodes, in steps.
-        progress: Where the environments are between two calls of `collect_steps`; None before.
+        progress: The environments' positions between two calls of `collect_steps`; None before.
 
     Example:
         >>> import keras
@@ -94,8 +94,8 @@ class Collector:
     ) -> Trajectory:
         """Play whole episodes: an equal share in each environment, fixed in advance.
 
-        An episode whose environment failed is played again, or with ``on_env_error="drop"``
-        replaced by another one. What was played of it is discarded.
+        An episode whose environment failed is discarded, and played again or, with
+        ``on_env_error="drop"``, replaced by another one.
 
         Args:
             policy: The policy that acts, by sampling.
@@ -217,7 +217,7 @@ class Collector:
         self._tracker = EnvTracker(self.envs)
 
     def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` takes: counts, and where the environments are if followed."""
+        """Return the state for `set_state`: counts, and the environments' positions if followed."""
         state: dict[str, Any] = {name: deepcopy(getattr(self, name)) for name in _STATE}
         if self.progress is not None:
             state["playing"] = self.progress.playing.copy()

@@ -1,11 +1,11 @@
-"""Where environments are in their episodes, and how to bring other instances to the same place.
+"""The positions of environments in their episodes, and how to restore them in new instances.
 
 The internal state of an environment cannot be read. But it follows from the seed of the episode and
-the actions since, so these are kept, and replayed on resume. The observation and the rewards then
+the actions since, so these are kept, and repeated on resume. The observation and the rewards then
 show whether the environment is in the same state.
 
-Gymnasium's own vectorized CartPole resets itself from a single generator; a few of its arrays say
-where it is. Other environments that reset themselves cannot be restored.
+Gymnasium's own vectorized CartPole resets itself from a single generator; a few of its arrays are
+its state. Other environments that reset themselves cannot be restored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EnvTracker:
         envs: The environments to track.
 
     Attributes:
-        restorable: Whether others can be brought to the same place at all.
+        restorable: Whether the positions can be restored at all.
 
     Example:
         >>> from tfpg.envs import open_vec
@@ -65,19 +65,19 @@ class EnvTracker:
         self._actions: list[np.ndarray] = []  # [N, ...] each
 
     def reset(self, which: Sequence[int], seeds: Sequence[int | None]) -> None:
-        """Note that environments were reset, with a seed or from their own generators."""
+        """Record that environments were reset, with a seed or from their own generators."""
         for n, seed in zip(which, seeds, strict=True):
             self._resets[n] = self._resets[n] + 1 if seed is None else 0
             self._seeds[n] = self._seeds[n] if seed is None else seed
             self._first[n] = len(self._actions)
 
     def step(self, actions: np.ndarray) -> None:
-        """Note that all environments are stepped with these actions ``[N, ...]``."""
+        """Record that all environments are stepped with these actions ``[N, ...]``."""
         if not self._cartpole:
             self._actions.append(np.array(actions))
 
     def recorded(self, act: Callable[[Any, Any], Decision]) -> Callable[[Any, Any], Decision]:
-        """Return the actor, with its actions noted as those of steps."""
+        """Return the actor, with its actions recorded as those of steps."""
 
         def acting(observations: Any, noise: Any) -> Decision:
             decision = act(observations, noise)
@@ -87,7 +87,7 @@ class EnvTracker:
         return acting
 
     def get_state(self, observations: Any) -> dict[str, Any]:
-        """Return what `set_state` takes.
+        """Return the state for `set_state`.
 
         Args:
             observations: The last observations ``[N, ...]``, or a dict of such arrays.
@@ -111,7 +111,7 @@ class EnvTracker:
     def set_state(
         self, state: dict[str, Any], returns: np.ndarray | None = None
     ) -> tuple[Any, np.ndarray]:
-        """Bring the environments, which are new, to where those of the state were.
+        """Bring new environments to the positions of the state.
 
         Args:
             state: The state to restore.

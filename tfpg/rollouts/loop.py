@@ -6,7 +6,7 @@
 - fragments: `tfpg.rollouts.collector.Collector.collect_steps` stops after a number of steps, and
   the next call resumes from the same `Progress`.
 
-What holds for each `Step`, in all three of Gymnasium's autoreset modes:
+Guarantees for each `Step`, in all three of Gymnasium's autoreset modes:
 
 - ``following`` is the observation that the action led to. Where an episode ended, it is the last
   observation of that episode, not the first one of the next.
@@ -39,7 +39,7 @@ from tfpg.models.heads import Head
 from tfpg.models.policy import Decision
 from tfpg.rollouts.finite import check_observations
 
-# Episodes are cut here if neither the environment nor max_steps sets a limit.
+# Episodes are cut off here if neither the environment nor max_steps sets a limit.
 NO_LIMIT_STEPS = 10_000
 
 _NOISE_STEPS = 128
@@ -62,7 +62,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Progress:
-    """Where N environments are in their episodes.
+    """The positions of N environments in their episodes.
 
     Attributes:
         observations: ``[N, ...]``, what the policy acts on next.
@@ -94,7 +94,7 @@ def play(
         envs: The vector environment, N environments.
         act: Maps observations ``[N, ...]`` and noise to a `Decision`.
         noise: The action noise ``[N, ...]`` of each step, or None for the most probable actions.
-        progress: Where the environments are. It is updated at each step.
+        progress: The positions of the environments. It is updated at each step.
         single_episode: Whether only the current episode of each environment counts, or also those
             that follow. An environment that failed always begins another one.
         next_seeds: Called with two ``[N]`` bool arrays, the environments that are about to be
@@ -320,7 +320,7 @@ def time_limit(envs: VectorEnv) -> int | None:
 
 
 def warn_of_the_cut(limit: int) -> None:
-    """Warn that an episode without a limit was cut."""
+    """Warn that an episode without a limit was cut off."""
     warn(
         f"An episode was cut off after {limit:,} steps, because the environment has no time limit. "
         "Set max_steps to choose the limit."

@@ -1,4 +1,4 @@
-"""How successive steps become a `Trajectory`."""
+"""Turns successive steps into a `Trajectory`."""
 
 from __future__ import annotations
 

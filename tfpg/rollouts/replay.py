@@ -60,7 +60,7 @@ class ReplayBuffer:
             are stored as they are.
         prioritized: Whether to sample by errors instead of uniformly.
         alpha: How much errors count, from 0 (not at all) to 1.
-        device: The TensorFlow device that keeps images. None: the machine's memory.
+        device: The TensorFlow device that stores images. None: main memory.
 
     Attributes:
         nbytes: Memory of the full buffer.

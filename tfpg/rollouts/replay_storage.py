@@ -1,4 +1,4 @@
-"""Where a replay keeps its rows: what a row holds, how much memory it takes, and on which device.
+"""The storage of a replay buffer: the contents of its rows, their memory, and their device.
 
 Images may be kept on a GPU. Batches are then gathered there, and an update moves row numbers to the
 device instead of pixels.
@@ -165,7 +165,7 @@ def bytes_needed(
     frame_stack: int | None = None,
     prioritized: bool = False,
 ) -> tuple[int, int]:
-    """Return the memory of a full replay, and how much of it is images, which a device can hold.
+    """Return the memory of a full replay buffer, and the part for images, which a device can hold.
 
     Example:
         >>> bytes_needed(spaces.Box(0, 255, (84, 84, 4), np.uint8), 1000, frame_stack=4)
@@ -181,7 +181,7 @@ def bytes_needed(
 
 
 def replay_device(asked: str | None, space: gymnasium.Space) -> str | None:
-    """Return the device that a replay's images are kept on. None: the machine's memory.
+    """Return the device that stores the images of a replay buffer. None: main memory.
 
     Args:
         asked: A device, None, or ``"auto"``: a GPU if TensorFlow uses one.

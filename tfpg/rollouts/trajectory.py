@@ -3,7 +3,7 @@
 Shapes: ``T`` time steps, ``N`` environments or episodes, ``B`` a flattened batch of real steps,
 ``A`` actions, ``D`` dimensions, ``K`` model outputs.
 
-What holds for each column of a `Trajectory`, whole episodes and fragments alike:
+Guarantees for each column of a `Trajectory`, for whole episodes and fragments alike:
 
 - Row ``t + 1`` of the observations follows the action of row ``t``, for each real step ``t``. So a
   value is bootstrapped from the next row, and nothing else needs to be carried along.

@@ -1,4 +1,4 @@
-"""Drawing frames: which part of the picture to show, at what size, and what to write below it."""
+"""Drawing frames: the part of the picture, its size, and the panel below it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DECIMALS = "-0000.00"
 
 @dataclass
 class DrawingOptions:
-    """What to draw, as in `tfpg.record`, checked as far as possible without a policy.
+    """The drawing options of `tfpg.record`, checked as far as possible without a policy.
 
     Afterwards ``overlay`` is a tuple of names from `OVERLAYS`, or ``("all",)``.
 

@@ -1,4 +1,4 @@
-"""Playing episodes for a video: which ones, and what is known at every step."""
+"""Playing episodes for a video: their choice, and the information at every step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Episode(NamedTuple):
 
 
 class RenderedStep(NamedTuple):
-    """One image of an episode, and what is known when it is seen."""
+    """One image of an episode, with the information to show with it."""
 
     image: Any  # as the environment rendered it
     observation: Any  # [1, ...]

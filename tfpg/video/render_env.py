@@ -1,4 +1,4 @@
-"""Environments that render images, and what they need to do so."""
+"""Opening environments that render images, with a display where they need one."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Presets: settings of networks, optimizers and agents by algorithm and environment.
 
-Every entry of `PRESETS` has its measured score: the interquartile mean over ten
-seeds, with a 95 % bootstrap interval, of the greedy mean return of 100 new episodes. It is the
-score of the model that had the best training return within the budget.
-``python benchmarks/scores.py`` makes the table.
+Every entry of `PRESETS` has its measured score: the interquartile mean over ten seeds, with a 95%
+bootstrap interval, of the greedy mean return of 100 new episodes. It is the score of the model with
+the best training return within the budget. ``python benchmarks/scores.py`` prints the table.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ def find(algorithm: str, env_id: str) -> Preset:
 def with_budget(preset: Preset, env_steps: int) -> Preset:
     """Return a preset for a different number of environment steps.
 
-    At most half of them are a DQN's warm-up. Its iterations are as long as before, or shorter
-    so that they fill the budget.
+    At most half of them are a DQN's warm-up. Its iterations are as long as before, or a little
+    shorter, to fill the budget.
 
     Example:
         >>> with_budget(find("dqn", "ALE/Pong-v5"), 30_000).options["steps_per_iteration"]
@@ -111,7 +110,7 @@ def make_agent(
         iterations: Iterations over which the learning rate decays. None: the preset's.
         model: A Keras model to train instead of a new one. It keeps its optimizer, unless its
             learning rate is a schedule, which has decayed.
-        learning_rate: The learning rate of a given model that is compiled. None: its own.
+        learning_rate: The learning rate of a compiled ``model``. None: its own.
         **options: Options of the agent, which replace the preset's.
 
     Example:

@@ -15,7 +15,7 @@ class Score(NamedTuple):
     """The measured score of a preset."""
 
     mean: float  # interquartile mean
-    low: float  # of the 95 % bootstrap interval
+    low: float  # of the 95% bootstrap interval
     high: float
 
 
@@ -291,7 +291,7 @@ DEFAULTS: dict[str, Preset] = {
 }
 
 
-# For Atari games without a measured preset: the settings of the papers.
+# For Atari games without a measured preset: close to the settings of the papers.
 ATARI: dict[str, Preset] = {
     "dqn": Preset(
         env_steps=2_500_000,  # ten million frames
