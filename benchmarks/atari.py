@@ -1,7 +1,8 @@
 """Measure the steps per second of an Atari game: alone, before DQN learns, and while it learns.
 
-Before it learns, DQN plays at random and fills its replay. The game alone plays the same number of
-steps with actions drawn in advance. The two alternate, and the median of their ratios is printed.
+Before it learns, DQN plays at random and fills its replay buffer. The game alone plays the same
+number of steps with actions drawn in advance. The two alternate, and the median of their ratios is
+printed.
 
     python benchmarks/atari.py --env ALE/Pong-v5
 """
@@ -40,7 +41,7 @@ def games_alone(envs, steps: int) -> float:
 
 
 def before_learning(envs, model, steps: int) -> float:
-    """Return the steps per second of DQN while it fills its replay."""
+    """Return the steps per second of DQN while it fills its replay buffer."""
     total = steps * envs.num_envs
     agent = tfpg.DQN(model, capacity=2 * total, learning_starts=total, **OPTIONS)
     policy = agent.policy_for(envs)

@@ -1,8 +1,8 @@
-"""Measure what checkpoints cost.
+"""Measure the cost of checkpoints.
 
 Trains each algorithm on CartPole with the default checkpoints, and prints the share of the time
-that they take. Then fills a replay of a million steps, and prints the size and time of its first
-checkpoint and of the checkpoints after each further 1,024 steps.
+that they take. Then fills a replay buffer of a million steps, and prints the size and time of its
+first checkpoint and of the checkpoints after each further 1,024 steps.
 
     python benchmarks/checkpoints.py
     python benchmarks/checkpoints.py --seconds 30 --rows 100000
@@ -66,7 +66,7 @@ def measure_training(seconds: float) -> None:
 
 
 def measure_replay(rows: int) -> None:
-    """Print the size and time of the checkpoints of a full replay."""
+    """Print the size and time of the checkpoints of a full replay buffer."""
     import numpy as np
     from gymnasium import spaces
 
@@ -105,16 +105,16 @@ def measure_replay(rows: int) -> None:
             sizes.append(max(Path(folder).glob("log/*.log")).stat().st_size / 1e6)
             add_steps()
     print(
-        f"\nA replay of {len(replay):,} steps: {sizes[0]:.1f} MB in {times[0]:.2f} s for the first "
-        f"checkpoint,\nthen {1e3 * median(sizes[1:]):.0f} kB in {1e3 * median(times[1:]):.0f} ms "
-        f"for each further {steps * num_envs:,} steps."
+        f"\nA replay buffer of {len(replay):,} steps: {sizes[0]:.1f} MB in {times[0]:.2f} s for "
+        f"the first checkpoint,\nthen {1e3 * median(sizes[1:]):.0f} kB in "
+        f"{1e3 * median(times[1:]):.0f} ms for each further {steps * num_envs:,} steps."
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="training time of each agent")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="capacity of the replay")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="capacity of the replay buffer")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # advice about how well the agents learn
     measure_training(args.seconds)

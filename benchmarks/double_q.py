@@ -1,11 +1,11 @@
 """Measure how far DQN and Double DQN overestimate on a chain whose true values are all 0.
 
 Every action leads to the next state, and its reward is noise of mean 0
-(`tfpg.envs.probes.NoisyChain`), so every value is 0. A small replay keeps the estimates noisy. The
-largest of ten noisy estimates is above 0, and DQN's target uses it as the value, so the error grows
-from state to state. Double DQN chooses an action with one network, and takes its value from the
-other. "Mean Q" is the mean over states and actions; a mean of the largest values would be biased
-itself.
+(`tfpg.envs.probes.NoisyChain`), so every value is 0. A small replay buffer keeps the estimates
+noisy. The largest of ten noisy estimates is above 0, and DQN's target uses it as the value, so the
+error grows from state to state. Double DQN chooses an action with one network, and takes its value
+from the other. "Mean Q" is the mean over states and actions; a mean of the largest values would
+itself be biased.
 
     python benchmarks/double_q.py
     python benchmarks/double_q.py --seeds 2 --updates 4096 --figure runs/double_q.png

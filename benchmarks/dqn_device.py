@@ -1,11 +1,11 @@
 """Measure the updates per second of tfpg.DQN on each device that TensorFlow sees.
 
-Prints a row for each network, batch size and number of updates in a call: updates per second as
-the agent makes them (sample from the replay, transfer to the device, `DQN.learn_from`), transitions
-per second, megabytes that an update transfers to the device, and milliseconds that an update spends
-on sampling. The replay keeps images in the machine's memory ("host") or on the device. The first
-call compiles; its seconds have a column of their own, and do not count in the others. Transitions
-are synthetic, with the shapes of CartPole and Atari.
+Prints a row for each network, batch size and number of updates in a call: updates per second as the
+agent makes them (sample, transfer to the device, `DQN.learn_from`), transitions per second,
+megabytes that an update transfers to the device, and milliseconds that an update spends on
+sampling. The replay buffer stores images in main memory ("host") or on the device. The first call
+compiles; its seconds have a column of their own, and do not count in the others. Transitions are
+synthetic, with the shapes of CartPole and Atari.
 
     python benchmarks/dqn_device.py
     python benchmarks/dqn_device.py --small    # a few rows, each briefly: for a CPU
@@ -60,7 +60,7 @@ class SpacesOnly(gymnasium.Env):
 
 
 def make_replay(env: gymnasium.Env, rows: int, rng: np.random.Generator, device: str | None):
-    """Return a replay that is full of random steps."""
+    """Return a replay buffer full of random steps."""
     from tfpg.rollouts.replay import ReplayBuffer
     from tfpg.rollouts.trajectory import Trajectory
 
@@ -153,7 +153,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a few rows, each briefly")
     parser.add_argument("--seconds", type=float, help="time of each row (default: 2, or 0.3)")
-    parser.add_argument("--rows", type=int, help="rows of the replay (default: 20,000, or 2,000)")
+    parser.add_argument(
+        "--rows", type=int, help="rows of the replay buffer (default: 20,000, or 2,000)"
+    )
     parser.add_argument("--device", choices=["CPU", "GPU"], help="only devices of this type")
     parser.add_argument("--network", choices=["mlp", "nature_cnn"], help="only this network")
     args = parser.parse_args()

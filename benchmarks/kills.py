@@ -1,11 +1,11 @@
-"""Kill trainings at random moments, resume them, and compare the results.
+"""Kill training runs at random moments, resume them, and compare the results.
 
 Each algorithm is trained once without interruption. A second run with the same command is killed
 with SIGKILL, at a random moment after it wrote its first checkpoint, and the command is run again,
-until the training finishes. Further runs follow until the number of kills is reached. A checkpoint
+until the run finishes. Further runs follow until the number of kills is reached. A checkpoint
 is written after each iteration, and every other kill waits until one is half written. The last
-checkpoint (weights, optimizer, target network, replay, counts, callbacks and environments), the
-weights of both models, and metrics.csv are then compared by their hashes: all must be equal.
+checkpoint (weights, optimizer, target network, replay buffer, counters, callbacks, environments),
+the weights of both models, and metrics.csv are then compared by their hashes: all must be equal.
 
     python benchmarks/kills.py               # 100 kills, about 12 minutes on two cores
     python benchmarks/kills.py --kills 6
@@ -98,7 +98,7 @@ def is_finished(run: Path) -> bool:
 
 
 def kill_runs(algorithm: str, folder: Path, count: int, rng: random.Random, within: float) -> int:
-    """Kill and resume runs, print a row, and return how many finished with another result."""
+    """Kill and resume runs, print a row, and return how many finished with a different result."""
     uninterrupted, run = folder / f"{algorithm}-uninterrupted", folder / f"{algorithm}-killed"
     subprocess.run(command(algorithm, uninterrupted), check=True, stdout=subprocess.DEVNULL)
     expected = hashes(uninterrupted)

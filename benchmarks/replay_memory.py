@@ -1,4 +1,4 @@
-"""Compare the memory that a replay of Atari frames announces and the memory that it uses.
+"""Compare the announced and the used memory of a replay buffer of Atari frames.
 
 The frames are random, drawn once, and stacked by four.
 
@@ -44,7 +44,7 @@ def make_trajectories(count: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--capacity", type=int, default=1_000_000, help="rows of the replay")
+    parser.add_argument("--capacity", type=int, default=1_000_000, help="rows of the replay buffer")
     parser.add_argument("--prioritized", action="store_true", help="sample by errors")
     args = parser.parse_args()
 

@@ -5,7 +5,7 @@ training return within the preset's budget, and for the last model.
 
     python benchmarks/scores.py                          # every preset, ten seeds: hours
     python benchmarks/scores.py ppo/CartPole-v1 --seeds 3 --jobs 2
-    python benchmarks/scores.py dqn/LunarLander-v3@100000    # a preset with another budget
+    python benchmarks/scores.py dqn/LunarLander-v3@100000    # a preset with a different budget
     python benchmarks/scores.py --quick                  # a small budget, to see that all run
 
 Each result is appended to a file as a line of JSON. Seeds that are in the file are not run again,
@@ -67,7 +67,7 @@ def interquartile_mean(scores: np.ndarray) -> float:
 
 
 def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the interquartile mean."""
+    """Return the 95% interval of the interquartile mean."""
     samples = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
     low, high = np.quantile([interquartile_mean(each) for each in samples], [0.025, 0.975])
     return float(low), float(high)
@@ -75,7 +75,7 @@ def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
 
 def print_table(rows: list[dict], names: list[str]) -> None:
     """Print a row for each preset that has results."""
-    print("| preset | seeds | best model, IQM (95 %) | worst | last model, IQM | steps | seconds |")
+    print("| preset | seeds | best model, IQM (95%) | worst | last model, IQM | steps | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name in names:
         own = [row for row in rows if row["name"] == name]

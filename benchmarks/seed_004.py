@@ -1,4 +1,4 @@
-"""Measure the scores of REINFORCE in the textbook's setting of CartPole, with ten seeds.
+"""Measure the scores of REINFORCE on CartPole with a textbook's settings and ten seeds.
 
 The network has 20, 10 and 1 units (elu, elu, sigmoid). Each of 150 updates takes 10 episodes of at
 most 200 steps. Gamma is 0.95, the optimizer Adam with 0.01. A score is the greedy mean return of
@@ -25,7 +25,7 @@ def interquartile_mean(scores: list[float]) -> float:
 
 
 def bootstrap_interval(scores: list[float], draws: int = 10_000) -> tuple[float, float]:
-    """Return the 95 % interval of the interquartile mean."""
+    """Return the 95% interval of the interquartile mean."""
     rng = np.random.default_rng(0)
     samples = rng.choice(scores, size=(draws, len(scores)))
     low, high = np.percentile([interquartile_mean(s) for s in samples], [2.5, 97.5])
@@ -82,7 +82,7 @@ def main() -> None:
         low, high = bootstrap_interval(scores)
         print(
             f"{name} models: interquartile mean {interquartile_mean(scores):.1f} "
-            f"(95 % bootstrap interval {low:.1f} to {high:.1f}), "
+            f"(95% bootstrap interval {low:.1f} to {high:.1f}), "
             f"{sum(s >= 195 for s in scores)} of {len(scores)} at 195 or more"
         )
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains CartPole, evaluates the saved model and records it. Needs only Python 3.11 to 3.13.
+# Trains on CartPole, evaluates the saved model and records it. Needs only Python 3.11 to 3.13.
 set -eu
 . "$(dirname "$0")/setup.sh" --editable .
 

@@ -1,4 +1,4 @@
-"""Train a Double, dueling DQN on CartPole: a replay, a decaying epsilon, a figure of its progress.
+"""Train a Double, dueling DQN on CartPole, with a decaying epsilon and a figure of its progress.
 
 python scripts/train_dqn.py --env-steps 50000 --seed 1 --out runs/dqn
 """
