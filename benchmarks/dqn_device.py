@@ -23,7 +23,7 @@ from gymnasium import spaces
 
 
 class Row(NamedTuple):
-    """What a row of the table measures."""
+    """The settings of a row of the table."""
 
     hidden: tuple[int, ...] | None  # of an mlp; None: nature_cnn
     batch_size: int

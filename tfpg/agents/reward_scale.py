@@ -57,7 +57,7 @@ class ReturnScale:
             self._carried = np.where(which, 0.0, self._carried)
 
     def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` needs."""
+        """Return the state for `set_state`."""
         return {"moments": self.moments.get_state(), "carried": self._carried}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class KeepBest(keras.callbacks.Callback):
         self._not_before = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` needs."""
+        """Return the state for `set_state`."""
         return {"best": self.best, "weights": self._weights}
 
     def set_state(self, state: dict[str, Any]) -> None:

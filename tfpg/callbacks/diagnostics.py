@@ -70,7 +70,7 @@ class Diagnostics(keras.callbacks.Callback):
         self._due = self.every
 
     def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` needs."""
+        """Return the state for `set_state`."""
         return {"measured": self.measured, "last": self._last, "due": self._due}
 
     def set_state(self, state: dict[str, Any]) -> None:

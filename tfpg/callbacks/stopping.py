@@ -57,7 +57,7 @@ class StopAtSteps(keras.callbacks.Callback):
         self._longest = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` needs."""
+        """Return the state for `set_state`."""
         return {"before": self._before, "longest": self._longest}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ class Snapshots(_AtIterations):
 class RecordVideo(_AtIterations):
     """Records the model after chosen iterations, in separate environments.
 
-    It records what `tfpg.record` would, and does not affect training. If a recording fails,
+    The videos are those of `tfpg.record`. They do not affect training. If a recording fails,
     tfpg warns and training continues. Only a display that dies while a window is recorded ends
     the process.
 

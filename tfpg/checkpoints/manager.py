@@ -1,4 +1,4 @@
-"""When to write a checkpoint, and what to do when the disk is full."""
+"""The times of checkpoints, and the handling of a full disk."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _LARGE = 100.0
 
 
 class Moment(NamedTuple):
-    """A reset, whose step is None, or a step, with what is compared between repetitions.
+    """A reset, whose step is None, or a step, with the values to compare between repetitions.
 
     Attributes:
         seed: Seed of the episode.

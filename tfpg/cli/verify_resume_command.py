@@ -82,7 +82,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def _run(arguments: list[str]) -> str:
-    """Run a command to its end, and return what it wrote to standard error.
+    """Run a command to its end, and return its standard error.
 
     Raises:
         RuntimeError, FloatingPointError: It failed.

@@ -113,7 +113,7 @@ def reward_issues(reward: Any) -> Iterator[Issue]:
 
 
 def reset_issues(result: Any) -> Iterator[Issue]:
-    """Check the form of what ``reset`` returns.
+    """Check the form of the return value of ``reset``.
 
     Example:
         >>> [issue.detail for issue in reset_issues(np.zeros(3))]
@@ -126,7 +126,7 @@ def reset_issues(result: Any) -> Iterator[Issue]:
 
 
 def step_issues(result: Any) -> Iterator[Issue]:
-    """Check the form of what ``step`` returns, apart from the observation and the reward.
+    """Check the form of the return value of ``step``, except for observation and reward.
 
     Example:
         >>> [issue.detail for issue in step_issues((0, 1.0, 0, False, {}))]

@@ -278,7 +278,7 @@ class _Worker:
             self.connection.send(request)
 
     def died(self, kind: str, payload: Any, timeout: float | None) -> EnvWorkerDied:
-        """End what is left of the process, and describe what it was doing."""
+        """Clean up after the process, and describe its last activity."""
         exitcode = self.end(1.0 if timeout is None else 0.0)
         made = kind != "make"
         stepped = made and any(call is not None and call[0] != "reset" for call in payload)

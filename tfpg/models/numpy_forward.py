@@ -134,7 +134,7 @@ class _Step(NamedTuple):
 
 
 def _steps(model: keras.Model, sources: list[int], target: int) -> list[_Step]:
-    """What leads to the target, in order."""
+    """The steps that lead to the target, in order."""
     if isinstance(model, keras.Sequential):
         # The layers of a loaded Sequential model may still refer to tensors of an earlier build.
         layers = list(_flat_layers(model))

@@ -41,7 +41,7 @@ class GradientSums(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """How noisy the gradient of a batch of episodes is."""
+    """The noise of the gradient of a batch of episodes."""
 
     snr: tf.Tensor  # []  squared norm of the mean over the squared standard error
     variance: tf.Tensor  # []  total variance of an episode's contribution

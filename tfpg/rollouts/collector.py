@@ -288,7 +288,7 @@ class Collector:
         return getattr(self.envs.unwrapped, "on_env_error", "raise") == "restart"
 
     def _replacement(self, numbers: list[int], n: int) -> np.random.Generator:
-        """What environment ``n`` plays after a failure, in a round of episodes ``numbers``."""
+        """The generator of the episode that environment ``n`` plays after a failure."""
         if not self._restarts:
             numbers[n] = self.episode
             self.episode += 1

@@ -172,7 +172,7 @@ def action_bars(
 
 
 def _within_bounds(space: Any, values: np.ndarray, unbounded: RunningRange) -> np.ndarray:
-    """Where the numbers of a `Box` action lie, in [0, 1]."""
+    """The positions of the numbers of a `Box` action within its bounds, in [0, 1]."""
     low, high = (np.asarray(bound, float).ravel() for bound in (space.low, space.high))
     bounded = np.isfinite(low) & np.isfinite(high)
     low = np.where(bounded, low, 0.0)

@@ -20,7 +20,7 @@ class Score(NamedTuple):
 
 
 class Preset(NamedTuple):
-    """How to train an algorithm in an environment."""
+    """The settings of an algorithm for an environment."""
 
     env_steps: int  # the budget
     learning_rate: float  # of Adam
