@@ -114,51 +114,47 @@ def play(
     """
     mode, nobody = autoreset_mode(envs), np.zeros(envs.num_envs, bool)
     for drawn in noise:
-        observations, playing = progress.observations, progress.playing
-        decision = _decide(act, drawn, progress)
-        after, rewards, terminated, truncated, infos = envs.step(decision.env_actions)
-        real, failed = playing, nobody
+        observations, real, failed = progress.observations, progress.playing, nobody
+        try:
+            decision = act(observations, drawn)
+        except FloatingPointError:  # an environment that is not playing may observe anything
+            check_observations(observations, real, progress.lengths)
+            decision = act(map_arrays(_finite_part, observations), drawn)
+        after, rewards, over, cut, infos = envs.step(decision.env_actions)
+        following = after = map_arrays(np.array, after)  # the environment may reuse its buffers
         if "env_failed" in infos:
-            failed = infos["env_failed"] & playing
-            real = playing & ~failed
+            failed = infos["env_failed"] & real
+            real = real & ~failed
             if next_seeds is None and any_of(failed):
                 raise infos["env_error"][failed][0]
         rewards = np.array(rewards, np.float64)
         if np.count_nonzero(real) < len(real):
             rewards[~real] = 0.0
-        over = terminated | truncated
-        lengths = progress.lengths + real
-        if max_steps:
-            truncated = truncated | (lengths >= max_steps)
-        terminated, truncated = terminated & real, truncated & real
-        ended = terminated | truncated
-        following = after = map_arrays(np.array, after)  # the environment may reuse its buffers
-        progress.lengths = lengths
-        if mode is AutoresetMode.NEXT_STEP and not single_episode:
-            progress.playing = ~ended
-        if any_of(over) or any_of(ended) or failed is not nobody:
-            if single_episode:
-                progress.playing = playing & ~ended
+        lengths = progress.lengths = progress.lengths + real
+        limit = lengths >= max_steps if max_steps else nobody
+        happened = over | cut | limit
+        terminated = truncated = ended = nobody
+        # Most of the time nothing has ended, and this takes a fifth of a step's time.
+        if any_of(happened) or failed is not nobody:
+            terminated, truncated, ended = over & real, (cut | limit) & real, happened & real
+            over = over | cut
             progress.lengths = np.where(ended | failed, 0, lengths)
             # An environment whose only episode was cut by max_steps needs no reset.
-            waiting = over | failed if single_episode else over | failed | ended
+            waiting = over | failed
+            if single_episode:
+                progress.playing = progress.playing & ~ended
+            else:
+                waiting = waiting | ended
             if mode is AutoresetMode.SAME_STEP:
                 following = _with_final(after, over, infos)
             elif mode is AutoresetMode.DISABLED and any_of(waiting):
                 seeds = None if next_seeds is None else next_seeds(waiting, failed)
                 after = reset_some(envs, waiting, seeds)
+        if mode is AutoresetMode.NEXT_STEP and not single_episode:
+            progress.playing = ~ended
         progress.observations, progress.infos = after, infos
         flags = terminated, truncated, real
         yield Step(observations, decision, rewards, *flags, following, ended, lengths, failed)
-
-
-def _decide(act: Callable[[Any, Any], Decision], noise: Any, progress: Progress) -> Decision:
-    """Act, although an environment that is not playing may observe anything."""
-    try:
-        return act(progress.observations, noise)
-    except FloatingPointError:
-        check_observations(progress.observations, progress.playing, progress.lengths)
-        return act(map_arrays(_finite_part, progress.observations), noise)
 
 
 def play_episodes(
