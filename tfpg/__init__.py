@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfpg.core.lazy import lazy_names
+from tfpg.core.backend import lazy_names
 
 if TYPE_CHECKING:
     from tfpg import callbacks, schedules

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from tfpg.agents.callback_state import callbacks_state, prepare_callbacks, restore_callbacks
+from tfpg.agents.resume import callbacks_state, prepare_callbacks, restore_callbacks
 from tfpg.checkpoints.serialization import pack, unpack
 
 LOGS = {

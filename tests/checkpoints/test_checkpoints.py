@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import tfpg
-from tfpg.checkpoints.manager import Checkpoints
+from tfpg.checkpoints.manager import Checkpoints, check_versions, versions
 from tfpg.checkpoints.store import Store
-from tfpg.checkpoints.versions import check_versions, versions
 from tfpg.errors import CheckpointCorruptError, VersionSkewError
 
 

@@ -6,13 +6,9 @@ import pytest
 from tfpg.core.arrays import map_arrays
 from tfpg.errors import EnvDataError
 from tfpg.models.policy import Decision
+from tfpg.rollouts.collector import arrange, record
 from tfpg.rollouts.loop import Step
-from tfpg.rollouts.recorder import arrange, record
-from tfpg.rollouts.trajectory import (
-    concatenate,
-    flatten,
-    played_observations,
-)
+from tfpg.rollouts.trajectory import concatenate, flatten, played_observations
 
 
 class Policy:

@@ -335,7 +335,7 @@ class Agent(WithOptions, abc.ABC):
 
     def get_state(self) -> dict[str, Any]:
         """Return all state of the training, except the replay buffer, as values and arrays."""
-        from tfpg.agents.state import variables_state
+        from tfpg.agents.resume import variables_state
 
         return {
             "env_steps": self.env_steps,
@@ -349,7 +349,7 @@ class Agent(WithOptions, abc.ABC):
         Raises:
             ValueError: The variables differ.
         """
-        from tfpg.agents.state import check_variables
+        from tfpg.agents.resume import check_variables
 
         check_variables(self.variables(), state["variables"])
 
@@ -359,7 +359,7 @@ class Agent(WithOptions, abc.ABC):
         Raises:
             ValueError: The variables differ.
         """
-        from tfpg.agents.state import assign_variables
+        from tfpg.agents.resume import assign_variables
 
         assign_variables(self.variables(), state["variables"])
         for each, saved in zip(self._statistics, state["statistics"], strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfpg.core.lazy import lazy_names
+from tfpg.core.backend import lazy_names
 
 if TYPE_CHECKING:
     from tfpg.callbacks.best import KeepBest

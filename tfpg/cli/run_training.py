@@ -201,7 +201,7 @@ class Training:
 
     def report(self, history: Mapping[str, list[float]]) -> None:
         """Draw the learning curve, and print the result and where the files are."""
-        from tfpg.callbacks.plots import learning_curve
+        from tfpg.callbacks.diagnostics import learning_curve
 
         command, folder = self.command, self.folder
         title = f"{type(self.agent).__name__} on {command.env}, seed {command.seed}"

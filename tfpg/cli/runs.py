@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import tfpg
 from tfpg.agents import ALGORITHMS
 from tfpg.agents.registry import algorithm_class
-from tfpg.checkpoints.versions import versions
+from tfpg.checkpoints.manager import versions
 from tfpg.core.files import atomic_write, describe_write_error, read_json
 from tfpg.core.options import check_names, options_of
 from tfpg.envs import same_env

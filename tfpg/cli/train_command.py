@@ -26,9 +26,17 @@ from tfpg.cli.command import (
     setting,
 )
 from tfpg.cli.run_training import Training
-from tfpg.cli.train_options import Model, Output, Workers
-from tfpg.cli.values import as_text, dashed, finite, whole
-from tfpg.core.options import as_json, count, one_of, option, options_of
+from tfpg.cli.values import as_text, dashed, each, finite, whole
+from tfpg.core.options import (
+    WithOptions,
+    as_json,
+    count,
+    nonnegative,
+    one_of,
+    option,
+    options_of,
+    positive,
+)
 from tfpg.envs import has_own_vectorization, spaces_of
 
 VERBOSE = (
@@ -36,6 +44,74 @@ VERBOSE = (
 )
 # Options that may change when a run is resumed, because the result is the same.
 _FREE = ("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "worker_timeout")
+
+
+class Model(WithOptions):
+    """The network and its optimizer."""
+
+    model: Path | None = setting(
+        "Run or .keras file with the model to train, instead of a new network."
+    )
+    learning_rate: float | None = setting("Learning rate of Adam.", positive)
+    hidden: tuple[int, ...] | None = setting("Units of each hidden layer.", each(count))
+    activation: str | None = setting("Keras name of the activation function of the hidden layers.")
+    normalize: bool | None = setting("Standardize observations with running statistics.")
+    dueling: bool | None = setting(
+        "Split the network into streams for the state value and the advantages."
+    )
+    log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
+
+    def network(self) -> dict[str, Any]:
+        """Return the settings of a new network that were given."""
+        names = ("hidden", "activation", "normalize", "log_std")
+        return {x: getattr(self, x) for x in names if getattr(self, x) is not None}
+
+    def check_options(self) -> None:
+        super().check_options()
+        settings = self.network() if self.dueling is None else {"dueling": 0, **self.network()}
+        if self.model is not None and settings:
+            name = f"--{next(iter(settings)).replace('_', '-')}"
+            raise ValueError(f"{name} is for new networks: leave out --model or {name}.")
+
+
+class Workers(WithOptions):
+    """Processes that run the environments."""
+
+    section = "Worker options"
+
+    workers: int | None = setting(
+        "Number of worker processes to distribute the environments over. [default: none]",
+        count,
+    )
+    worker_timeout: float | None = setting(
+        "Kill a worker that does not answer within this many seconds.", positive
+    )
+    on_env_error: str = setting(
+        "If an environment fails: stop training, restart the episode, or drop it.",
+        one_of("raise", "restart", "drop"),
+        default="raise",
+    )
+
+    def check_options(self) -> None:
+        super().check_options()
+        if self.worker_timeout is not None and self.workers is None:
+            raise ValueError("--worker-timeout needs --workers: only a worker can be killed.")
+
+
+class Output(WithOptions):
+    """Files to save in addition to the models and metrics."""
+
+    video: bool = setting("Record a video of the best model.", default=True)
+    video_at: tuple[int, ...] | None = setting(
+        "Also record a video after each of these iterations. 0: before the first one.",
+        each(whole),
+    )
+    snapshots: tuple[int, ...] | None = setting(
+        "Save the model after each of these iterations, for tfpg record --snapshots.", each(whole)
+    )
+    checkpoint_every: float = setting(
+        "Seconds between checkpoints. 0: save one after each iteration.", nonnegative, default=10.0
+    )
 
 
 class Train(Model, Workers, Output, Command):

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras, imported when they are first used.
+"""TensorFlow, Keras and names of packages, imported when they are first used.
 
 Importing TensorFlow takes seconds. `tf` and `keras` stand for the modules and import them when an
 attribute is first used, after a check that Keras runs on TensorFlow.
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -102,3 +103,38 @@ if TYPE_CHECKING:
     import tensorflow as tf
 else:
     keras, tf = _Lazy("keras"), _Lazy("tensorflow")
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the ``__getattr__`` and ``__dir__`` of a package.
+
+    Importing everything that a package offers can take seconds, so each name is imported when it
+    is first used.
+
+    Args:
+        package: The package's ``__name__``.
+        homes: For each name ``"module:attribute"``, or ``"module"`` if it is a module itself.
+
+    Example:
+        >>> get, names = lazy_names("tfpg", {"linear": "tfpg.schedules:linear"})
+        >>> get("linear").__name__, names()[-1]
+        ('linear', 'linear')
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, attribute = homes[name].partition(":")
+        value = importlib.import_module(module)
+        if attribute:
+            value = getattr(value, attribute)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        own = (name for name in vars(sys.modules[package]) if name.startswith("__"))
+        return sorted({*homes, *own})
+
+    return get, names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -13,10 +14,12 @@ from tfpg.core.arrays import any_of, assign, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.models.heads import Head
-from tfpg.models.policy import Policy
+from tfpg.models.policy import Decision, Policy
 from tfpg.rollouts.env_state import EnvTracker
+from tfpg.rollouts.finite import check_observations, check_rewards, is_finite
 from tfpg.rollouts.loop import (
     Progress,
+    Step,
     autoreset_mode,
     play,
     play_episodes,
@@ -24,7 +27,6 @@ from tfpg.rollouts.loop import (
     seeded_reset,
     takes_seeds,
 )
-from tfpg.rollouts.recorder import record
 from tfpg.rollouts.trajectory import Trajectory, concatenate
 
 # Steps without the end of an episode after which there is a warning.
@@ -328,3 +330,108 @@ class Collector:
             f"No episode has ended in {PATIENCE:,} steps, so there is no episode_return: "
             "set max_steps to cut off episodes."
         )
+
+
+def record(
+    steps: Sequence[Step],
+    policy: Policy,
+    *,
+    num_episodes: int | None = None,
+    num_steps: int = 0,
+) -> Trajectory:
+    """Return successive steps as a trajectory.
+
+    Args:
+        steps: The steps, at least one. Those of an episode whose environment failed are left out;
+            if it began before the first of them, the first row of its column is masked.
+        policy: The policy that acted.
+        num_episodes: How many columns to return, the first ones. None: all.
+        num_steps: The least T; the trajectory is padded up to it.
+
+    Raises:
+        tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
+    """
+    fields: Any = Step._make(zip(*steps, strict=True))
+    decisions: Any = Decision._make(zip(*fields.decision, strict=True))
+
+    def stacked(*xs: np.ndarray) -> np.ndarray:
+        return np.array(xs)[:, :num_episodes]
+
+    real, broken = (x[..., :num_episodes] for x in _kept(fields))
+    ended = stacked(*fields.ended)
+    actions = stacked(*decisions.actions)
+    arrays = [
+        actions,
+        np.where(real, stacked(*fields.rewards), 0.0),
+        stacked(*fields.terminated) & real,
+        stacked(*fields.truncated) & real,
+        real.astype(np.float64),
+        policy.distribution_of(stacked(*decisions.outputs)).log_prob(actions),
+    ]
+    observations = map_arrays(stacked, *fields.observations, fields.following[-1])
+    rows = arrange(real, ended, broken)
+    times, columns = np.nonzero(real)
+    places = rows[times, columns]
+    length = max(places.max(initial=-1) + 1, num_steps)
+    if length != len(steps) or (places != times).any():
+
+        def moved(x: np.ndarray, length: int = length, fill: Any = 0) -> np.ndarray:
+            out = np.empty((length, *x.shape[1:]), x.dtype)
+            out[:] = fill
+            out[places, columns] = x[times, columns]
+            return out
+
+        arrays = [moved(x) for x in arrays]
+        # Zeros may be outside the observation space.
+        observations = map_arrays(lambda x: moved(x, length + 1, x[0]), observations)
+        # Nothing is below the last step of a column yet.
+        n = np.flatnonzero(real.any(axis=0))
+        ended[len(steps) - 1 - real[::-1, n].argmax(axis=0), n] = True
+    for t in np.flatnonzero(ended.any(axis=1)).tolist():
+        n = np.flatnonzero(ended[t])
+        following = map_arrays(lambda x, n=n: x[n], fields.following[t])
+        assign(observations, (rows[t, n] + 1, n), following)
+    if not (is_finite(arrays[1]) and is_finite(observations)):
+        _check_finite(steps)
+    return Trajectory(observations, *arrays)
+
+
+def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarray:
+    """Return the row of a trajectory that each real step goes to.
+
+    Real steps go below each other, with a row between the end of an episode and the next step.
+
+    Args:
+        real: ``[T, N]`` bool, the steps to keep.
+        ended: ``[T, N]`` bool, the steps that ended an episode.
+        broken: ``[N]`` bool, the columns that begin with a masked row.
+
+    Returns:
+        ``[T, N]`` int, which counts only where a step is real.
+
+    Example:
+        >>> real, ended = np.array([[1, 1, 0, 1]]).T > 0, np.array([[0, 1, 0, 0]]).T > 0
+        >>> arrange(real, ended, np.array([False])).ravel().tolist()
+        [0, 1, 2, 3]
+    """
+    rows = real.cumsum(axis=0) - 1 + broken
+    rows[1:] += ended[:-1].cumsum(axis=0)
+    return rows
+
+
+def _kept(fields: Step) -> tuple[np.ndarray, np.ndarray]:
+    """The real steps ``[T, N]`` of episodes that did not fail, and which columns begin broken."""
+    real, failed = np.array(fields.real), np.array(fields.failed)
+    broken = np.zeros(real.shape[1], bool)
+    for t, n in zip(*np.nonzero(failed), strict=True):
+        first = t - fields.lengths[t][n]
+        broken[n] |= first < 0
+        real[max(first, 0) : t, n] = False
+    return real, broken
+
+
+def _check_finite(steps: Sequence[Step]) -> None:
+    for step in steps:
+        check_observations(step.observations, step.real, step.lengths - 1)
+        check_rewards(step.rewards, step.real, step.lengths - 1)
+        check_observations(step.following, step.real, step.lengths)
