@@ -133,7 +133,8 @@ class DiscreteHead(Head):
         return 0.01 * float(np.log(self.choices).sum())
 
     def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        actions = actions.reshape(len(actions), *self.space.shape)
+        if self.space.shape:
+            actions = actions.reshape(len(actions), *self.space.shape)
         if self._start is not None:
             actions = actions + self._start
         return actions.astype(self.space.dtype, copy=False)
