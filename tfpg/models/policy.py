@@ -241,8 +241,8 @@ class Policy:
                 outputs = np.zeros((len(noise), head.outputs), np.float32)
             else:
                 outputs = forward(encode(observations) if must_encode else observations)
-            # The sum is finite unless an output is not, or it overflows.
-            if not math.isfinite(outputs.sum()) and not np.isfinite(outputs).all():
+            # The sum of the squares is finite unless an output is not, or it overflows.
+            if not math.isfinite(np.vdot(outputs, outputs)) and not np.isfinite(outputs).all():
                 raise FloatingPointError(explain_non_finite(self.model, observations, outputs))
             distribution = head.distribution(outputs)
             actions = distribution.mode() if noise is None else distribution.sample(noise)
