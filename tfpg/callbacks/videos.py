@@ -14,10 +14,10 @@ from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import keras
 from tfpg.core.messages import one_line, warn
+from tfpg.core.options import checked, count
 from tfpg.envs import EnvLike, render_modes
 from tfpg.models.policy import Policy
 from tfpg.models.saving import save_model
-from tfpg.rollouts.evaluation import check_count
 from tfpg.video.drawing import DrawingOptions
 from tfpg.video.record import Recording, record
 from tfpg.video.writer import check_suffix
@@ -30,7 +30,7 @@ class _AtIterations(keras.callbacks.Callback, abc.ABC):
         super().__init__()
         self.path = str(path)
         self.at = (at,) if isinstance(at, int) else tuple(at)
-        self.every = None if every is None else check_count("every", every)
+        self.every = None if every is None else checked("every", every, count)
         if not self.at and every is None:
             raise ValueError("Choose iterations: at=(0, 20, 80), or every=20.")
         if self.path_of(0) == self.path_of(1) and (len(self.at) > 1 or every is not None):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 from tfpg.cli.command import WithJson, argument, click_command, setting
-from tfpg.cli.values import whole
-from tfpg.core.options import count, positive
+from tfpg.core.options import count, positive, whole
 
 
 class Check(WithJson):

@@ -8,8 +8,7 @@ from typing import Any
 import tfpg
 from tfpg.cli import runs
 from tfpg.cli.command import Command, argument, setting
-from tfpg.cli.values import whole
-from tfpg.core.options import count, fraction, one_of
+from tfpg.core.options import count, fraction, one_of, whole
 from tfpg.envs import spaces_of
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from tfpg.cli import runs
 from tfpg.cli.command import argument, click_command, setting
 from tfpg.cli.playing import Playing
-from tfpg.cli.values import each, whole
+from tfpg.cli.values import each
 from tfpg.core.backend import import_quietly
 from tfpg.core.files import check_writable
-from tfpg.core.options import WithOptions, count, one_of, positive
+from tfpg.core.options import WithOptions, count, one_of, positive, whole
 from tfpg.envs import same_env
 from tfpg.video import OVERLAYS
 

@@ -26,7 +26,7 @@ from tfpg.cli.command import (
     setting,
 )
 from tfpg.cli.run_training import Training
-from tfpg.cli.values import as_text, dashed, each, finite, whole
+from tfpg.cli.values import as_text, dashed, each, finite
 from tfpg.core.options import (
     WithOptions,
     as_json,
@@ -36,6 +36,7 @@ from tfpg.core.options import (
     option,
     options_of,
     positive,
+    whole,
 )
 from tfpg.envs import has_own_vectorization, spaces_of
 

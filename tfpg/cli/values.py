@@ -123,18 +123,6 @@ def each(check: Check) -> Check:
     return checked
 
 
-def whole(value: Any) -> int:
-    """An integer of at least 0.
-
-    Example:
-        >>> whole(0)
-        0
-    """
-    if not isinstance(value, int) or value < 0:
-        raise ValueError("an integer of at least 0")
-    return value
-
-
 def finite(value: Any) -> float:
     """A finite number.
 

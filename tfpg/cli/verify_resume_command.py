@@ -15,9 +15,8 @@ from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
 from tfpg.cli.command import WithJson, argument, click_command, setting
-from tfpg.cli.values import whole
 from tfpg.core.messages import describe_exit
-from tfpg.core.options import count
+from tfpg.core.options import count, whole
 from tfpg.envs import spaces_of
 
 

@@ -294,9 +294,7 @@ def count(value: Any) -> int:
         >>> count(8)
         8
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError("an integer of at least 1")
-    return int(value)
+    return _integer(value, 1)
 
 
 def whole(value: Any) -> int:
@@ -306,7 +304,7 @@ def whole(value: Any) -> int:
         >>> whole(0)
         0
     """
-    return 0 if value == 0 and not isinstance(value, bool) else count(value)
+    return _integer(value, 0)
 
 
 def flag(value: Any) -> bool:
@@ -364,3 +362,9 @@ def _number(value: Any, text: str, test: Callable[[float], bool]) -> float:
     if isinstance(value, bool) or not test(number):
         raise ValueError(text)
     return number
+
+
+def _integer(value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"an integer of at least {least}")
+    return int(value)

@@ -56,8 +56,8 @@ def evaluate(
         >>> len(result["episode_returns"]), result["episode_length"] < 20
         (5, True)
     """
-    episodes = check_count("episodes", episodes)
-    max_steps = None if max_steps is None else check_count("max_steps", max_steps)
+    episodes = checked("episodes", episodes, count)
+    max_steps = None if max_steps is None else checked("max_steps", max_steps, count)
     seed = check_seed(seed)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
     with open_vec(env, num_envs=min(episodes, _MAX_ENVS)) as envs:
@@ -81,19 +81,6 @@ def evaluate(
         "episode_returns": returns.tolist(),
         "episode_lengths": lengths.tolist(),
     }
-
-
-def check_count(name: str, value: Any) -> int:
-    """Return the value as an int.
-
-    Raises:
-        ValueError: It is not an integer of at least 1.
-
-    Example:
-        >>> check_count("episodes", 3)
-        3
-    """
-    return checked(name, value, count)
 
 
 def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from tfpg.core.files import check_writable
 from tfpg.core.messages import warn
+from tfpg.core.options import checked, count
 from tfpg.core.seeding import check_seed
 from tfpg.envs import EnvLike
 from tfpg.models.policy import as_policy, is_policy_like
-from tfpg.rollouts.evaluation import check_count
 from tfpg.video.drawing import DrawingOptions, FrameDrawer
 from tfpg.video.episodes import Episode, Player, best_median_worst, list_episodes
 from tfpg.video.frames import letterbox, tile
@@ -129,18 +129,18 @@ def record(
         )
         fps = (fps or shown.fps) * speed
         max_frames = None if max_seconds is None else max(1, round(max_seconds * fps))
-        count = 0
+        written = 0
         with video_writer(paths, fps) as write:
-            for count, frame in enumerate(islice(shown, max_frames), 1):  # noqa: B007
+            for written, frame in enumerate(islice(shown, max_frames), 1):  # noqa: B007
                 write(frame)
-        if count > 1 and shown.is_blank():
+        if written > 1 and shown.is_blank():
             warn(
                 f"All frames of {str(paths[0])!r} show the same single color: the environment may "
                 "not draw without a display."
             )
     outcomes = [shown.outcomes[i] for i in sorted(shown.outcomes)]
     returns, lengths = [x for x, _ in outcomes], [n for _, n in outcomes]
-    return Recording(paths[0], count, returns, lengths, tuple(paths))
+    return Recording(paths[0], written, returns, lengths, tuple(paths))
 
 
 def frames(
@@ -196,7 +196,7 @@ class EpisodeFrames:
         stack: ExitStack,
         policy: Any,
         env: EnvLike,
-        count: int,
+        number: int,
         seed: int | None,
         deterministic: bool,
         max_steps: int | None,
@@ -204,15 +204,15 @@ class EpisodeFrames:
         grid: bool | int | None,
         rank: bool,
     ):
-        count = check_count("episodes", count)
-        max_steps = None if max_steps is None else check_count("max_steps", max_steps)
+        number = checked("episodes", number, count)
+        max_steps = None if max_steps is None else checked("max_steps", max_steps, count)
         seed = check_seed(seed)
-        episodes = list_episodes(policy, count)
-        policies = len(episodes) // count
+        episodes = list_episodes(policy, number)
+        policies = len(episodes) // number
         if grid is None:
             grid = rank or policies > 1
         elif not isinstance(grid, bool):
-            grid = check_count("grid", grid)
+            grid = checked("grid", grid, count)
         first = stack.enter_context(open_render_env(env))
         self.fps = float(first.metadata.get("render_fps") or 30)
         as_players = {each.title: _as_player(each.policy, first) for each in episodes}
@@ -222,10 +222,10 @@ class EpisodeFrames:
             return Player(episode.policy, made, seed, deterministic, max_steps)
 
         if rank:
-            groups = [episodes[i : i + count] for i in range(0, len(episodes), count)]
+            groups = [episodes[i : i + number] for i in range(0, len(episodes), number)]
             play = lambda each: player(each).episode_return(each.number)  # noqa: E731
             episodes = [each for group in groups for each in best_median_worst(group, play)]
-        elif grid and count > 1:
+        elif grid and number > 1:
             episodes = [each.numbered() for each in episodes]
         titles = [each.title for each in episodes]
         self.outcomes: dict[int, tuple[float, int]] = {}
