@@ -1,4 +1,4 @@
-"""Train PPO on Pendulum: continuous actions, a value, a decaying learning rate, a video.
+"""Train PPO on Pendulum: continuous actions, a value function, learning-rate decay, a video.
 
 python scripts/train_continuous.py --env-steps 300000 --seed 1 --out runs/pendulum
 """

@@ -1,4 +1,4 @@
-r"""A2C: the advantage actor-critic, one update per rollout.
+r"""A2C: advantage actor-critic, one update per rollout.
 
     loss = -A_t log pi(a_t | s_t) + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t))
 
@@ -19,7 +19,7 @@ from tfpg.ops.value_losses import value_loss
 
 
 class A2C(ActorCritic):
-    """The advantage actor-critic.
+    """Advantage actor-critic (A2C).
 
     Raises:
         TypeError: ``model`` is not a Keras model.

@@ -5,7 +5,7 @@ An iteration steps every environment ``num_steps`` times. The advantages are
     A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
 
 where a termination stops the bootstrap, and a time limit stops only the sum. The targets of the
-value are ``A_t + V(s_t)``. All updates of an iteration are one compiled call.
+value function are ``A_t + V(s_t)``. All updates in an iteration run in a single compiled call.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def positive_or_auto(value: Any) -> float | str:
 
 
 class ActorCritic(PolicyGradient):
-    """A policy and a value that are trained on rollouts. See `tfpg.A2C` and `tfpg.PPO`."""
+    """A policy and a value function that are trained on rollouts. See `tfpg.A2C` and `tfpg.PPO`."""
 
     num_steps: int = option(
         default=16, check=count, help="Steps of each environment per iteration."
@@ -60,7 +60,7 @@ class ActorCritic(PolicyGradient):
         default=None,
         check=one_of("batch", None),
         help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
-        "returns that the value learns are never standardized.",
+        "value function's targets are never standardized.",
     )
     reward_scale: float | str = option(
         default=1.0,

@@ -68,7 +68,7 @@ class Agent(WithOptions, abc.ABC):
         help="How actions are computed: 'numpy', 'tensorflow' or 'auto'. See `tfpg.Policy`.",
     )
 
-    # Whether the algorithm needs a value: a second output of the model, or a value_model.
+    # Whether the algorithm needs a value function: a second output of the model, or a value_model.
     needs_value = False
     # Whether tfpg must do the resets: no environment may reset itself.
     manual_resets = False

@@ -93,7 +93,7 @@ class DQN(OffPolicy):
     epsilon_per: str = option(
         default="step",
         check=one_of("step", "episode"),
-        help="Unit of the schedule of epsilon: environment steps or episodes.",
+        help="Unit of the epsilon schedule: environment steps or episodes.",
     )
     explore_steps: int = option(
         default=1, check=count, help="Repeat a random action for this many steps."
@@ -101,7 +101,7 @@ class DQN(OffPolicy):
     loss: str = option(
         default="huber",
         check=one_of("huber", "mse"),
-        help="Loss of the temporal-difference errors.",
+        help="Loss function for the temporal-difference errors.",
     )
     jit_compile: bool | str = option(
         default="auto",

@@ -67,8 +67,8 @@ class OffPolicy(Agent):
     learn_period: int = option(
         default=64,
         check=count,
-        help="Environment steps between updates, over all environments: a multiple of num_envs. "
-        "Steps in which an environment only resets itself count.",
+        help="Environment steps between blocks of updates, over all environments: a multiple of "
+        "num_envs. Reset-only steps count, too.",
     )
     updates_per_learn: int = option(
         default=32, check=count, help="Updates made after every learn_period steps."
@@ -91,9 +91,9 @@ class OffPolicy(Agent):
     frame_stack: int | None = option(
         default=None,
         check=optional(count),
-        help="Number of frames that each observation stacks along its last axis, to store each "
-        "frame only once. None: the number that the environment reports, as Atari games made by id "
-        "do.",
+        help="Number of frames stacked along the last axis of an observation; the buffer then "
+        "stores each frame once. None: the number that the environment reports, if any (Atari "
+        "games created from an id report it).",
     )
     replay_device: str | None = option(
         default="auto",

@@ -29,8 +29,8 @@ class PolicyGradient(Agent):
     gae_lambda: float = option(
         default=1.0,
         check=fraction,
-        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all rewards that "
-        "follow, 0 one reward and the next value. Needs a value.",
+        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
+        "follow; 0 uses one reward and the next value estimate. Requires a value function.",
     )
     n_step: int | None = option(
         default=None,
@@ -41,19 +41,19 @@ class PolicyGradient(Agent):
         default="batch",
         check=one_of("batch", None),
         help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
-        "returns that the value learns are never standardized.",
+        "value function's targets are never standardized.",
     )
     entropy_coef: float = option(
         default=0.0, check=nonnegative, help="Weight of the entropy bonus."
     )
     value_coef: float = option(
-        default=0.5, check=nonnegative, help="Weight of the value's squared error."
+        default=0.5, check=nonnegative, help="Weight of the value function's squared error."
     )
     from_logits: bool | None = option(
         default=None,
         check=optional(flag),
-        help="Whether the model's outputs are logits. By default, they are unless its last "
-        "activation is a sigmoid or softmax.",
+        help="Whether the model's outputs are logits. By default, logits are assumed unless the "
+        "model ends in a sigmoid or softmax.",
     )
     positive_action: int = option(
         default=1,
@@ -73,7 +73,7 @@ class PolicyGradient(Agent):
 
     # Whether advantages are centered by the mean of the batch.
     centered = False
-    # Whether a value is learned.
+    # Whether a value function is learned.
     learns_value = True
 
     def __post_init__(self) -> None:

@@ -3,9 +3,10 @@ r"""PPO: proximal policy optimization, several epochs of minibatches over every 
     loss = -min(ratio_t A_t, clip(ratio_t, 1 - clip_ratio, 1 + clip_ratio) A_t)
            + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t)),
 
-where ``ratio_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that acted.
-The advantages ``A_t`` and returns ``R_t`` are those of `tfpg.agents.actor_critic`, except that the
-advantages are standardized over the rollout, after the returns are computed.
+where ``ratio_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that
+collected the rollout. The advantages ``A_t`` and returns ``R_t`` are those of
+`tfpg.agents.actor_critic`, except that the advantages are standardized over the rollout, after the
+returns are computed.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
 https://arxiv.org/abs/1707.06347.
@@ -52,14 +53,14 @@ class PPO(ActorCritic):
     gae_lambda: float = option(
         default=0.95,
         check=fraction,
-        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all rewards that "
-        "follow, 0 one reward and the next value.",
+        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
+        "follow; 0 uses one reward and the next value estimate.",
     )
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", None),
         help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
-        "returns that the value learns are never standardized.",
+        "value function's targets are never standardized.",
     )
     clip_ratio: float = option(
         default=0.2,
@@ -75,8 +76,8 @@ class PPO(ActorCritic):
     target_kl: float | None = option(
         default=None,
         check=optional(positive),
-        help="End the updates of an iteration when the KL divergence from the policy that acted "
-        "exceeds 1.5 times this value, in nats. None: never.",
+        help="End the updates of an iteration when the KL divergence from the policy that "
+        "collected the data exceeds 1.5 times this value, in nats. None: never.",
     )
 
     @property

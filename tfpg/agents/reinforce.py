@@ -8,8 +8,9 @@ standardized over all steps of the batch. The loss, averaged over the steps, is
 
     -A_t log pi(a_t | s_t)  -  entropy_coef H(pi(. | s_t))  +  value_coef (G_t - V(s_t))^2.
 
-The baseline b is zero, the mean of the batch, or a value V that is trained on the returns. Without
-a value, a time limit counts as the end of an episode: there is nothing to bootstrap from.
+The baseline b is zero, the mean of the batch, or a value function V that is trained on the
+returns. Without a value function, a time limit counts as the end of an episode: there is nothing to
+bootstrap from.
 
 Source: Williams, "Simple statistical gradient-following algorithms for connectionist
 reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
@@ -76,7 +77,7 @@ class Reinforce(PolicyGradient):
         default=None,
         check=one_of(None, "mean", "value"),
         help="Baseline that is subtracted from the returns: the 'mean' of the batch, a learned "
-        "'value', or None. A value model implies 'value'.",
+        "'value', or None. Passing value_model in Python implies 'value'.",
     )
     value_updates: int = option(
         default=1,
@@ -173,8 +174,8 @@ class Reinforce(PolicyGradient):
 
         Returns:
             ``loss``, ``policy_loss``, ``entropy`` (nats), each a mean over the steps, and
-            ``grad_norm``; with a value, ``value_loss`` and ``explained_variance``; with the
-            accumulated gradient of several episodes, ``grad_snr``, ``baseline_saving`` and
+            ``grad_norm``; with a value function, ``value_loss`` and ``explained_variance``; with
+            the accumulated gradient of several episodes, ``grad_snr``, ``baseline_saving`` and
             ``zscore_saving``; and with clipped actions, ``clipped_actions``.
 
         Raises:

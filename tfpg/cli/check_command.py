@@ -11,8 +11,8 @@ from tfpg.core.options import count, positive, whole
 class Check(WithJson):
     """Find problems in an environment.
 
-    Play random actions in a separate process, because the environment may crash or block it. The
-    exit code is 0 if no problem was found, and 1 otherwise.
+    Play random actions in a separate process, because the environment may crash or hang. The exit
+    code is 0 if no problem was found, and 1 otherwise.
     """
 
     env: str = argument("Gymnasium id, or module:id.")

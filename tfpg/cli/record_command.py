@@ -39,7 +39,7 @@ class Style(WithOptions):
 class Record(Style, Playing):
     """Record a video of a saved model.
 
-    Give several OUT to write the same video in several formats.
+    Give several OUT files to write the same video in several formats.
     """
 
     out: tuple[Path, ...] = argument("Files: .mp4, .gif, .webm, or .png for a sheet of frames.")

@@ -23,8 +23,8 @@ from tfpg.envs import spaces_of
 class VerifyResume(WithJson):
     """Kill a training run, resume it, and compare the results.
 
-    The same run is trained twice: once without interruption, and once killed and resumed. The exit
-    code is 0 if everything that the two saved is equal, bit for bit, and 1 otherwise.
+    The same training runs twice: once without interruption, and once killed and resumed. The exit
+    code is 0 if both saved bit-for-bit identical results, and 1 otherwise.
     """
 
     algorithm: str = argument("An algorithm, as for tfpg train.")

@@ -132,7 +132,7 @@ def make_agent(
     has_value = len(getattr(model, "outputs", None) or []) == 2
     critic = preset.critic
     if options.get("baseline") == "mean" or has_value:
-        critic = None  # the policy has a value, or wants none
+        critic = None  # the policy has a value function, or wants none
         options.pop("value_updates", None)
     if options.get("baseline") == "mean":
         options.pop("gae_lambda", None)
