@@ -193,8 +193,8 @@ class TestValueModel:
     ("options", "message"),
     [
         ({"gradient": "accumulated", "batch_size": 8}, 'batch_size needs gradient="fused"'),
-        ({"gae_lambda": 0.9}, "gae_lambda and n_step need values"),
-        ({"n_step": 2}, "gae_lambda and n_step need values"),
+        ({"gae_lambda": 0.9}, "gae_lambda and n_step require a value function"),
+        ({"n_step": 2}, "gae_lambda and n_step require a value function"),
         ({"value_updates": 5}, "value_updates needs a value_model"),
     ],
 )

@@ -42,7 +42,7 @@ def test_given_options_replace_those_of_the_run(folder):
             "Unknown head option 'positve_action'. Did you mean 'positive_action'?",
         ),
         ({"heads": {}}, "Unknown entry 'heads'. Did you mean 'head'?"),
-        ({"qqq": 1}, "Unknown entry 'qqq'. There are command, algorithm, env,"),
+        ({"qqq": 1}, "Unknown entry 'qqq'. Available: command, algorithm, env,"),
         ({"options": {}}, "it lacks 'max_steps'"),
         ({"head": 3}, "'int' object is not iterable"),
     ],

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
+from tfpg.cli.values import each as each_item
 from tfpg.core.options import (
     WithOptions,
     as_json,
@@ -175,6 +176,12 @@ def test_messages_of_optional_checks_say_what_none_means():
         checked("x", 0, optional(count, "auto"))
 
 
+def test_messages_of_sequences_show_the_item_at_fault():
+    for check in (each_item(count), optional(each_item(count))):
+        with pytest.raises(ValueError, match=r"^x must be an integer of at least 1.*, got 0\.$"):
+            checked("x", (64, 0), check)
+
+
 def test_as_json_turns_schedules_into_text_and_constant_ones_into_numbers():
     assert as_json(linear(1.0, 0.1, 100)) == "linear(1.0, 0.1, 100)"
     assert as_json(probability_schedule(0.25)) == 0.25
@@ -186,5 +193,5 @@ def test_unknown_names_are_refused_with_the_nearest_or_all_known_ones():
     check_names(["gamma"], ["gamma", "tau"], "option")
     with pytest.raises(ValueError, match="Unknown option 'gama'. Did you mean 'gamma'"):
         check_names(["gama"], ["gamma", "tau"], "option")
-    with pytest.raises(KeyError, match="There are gamma, tau."):
+    with pytest.raises(KeyError, match="Available: gamma, tau."):
         check_names(["xyz"], ["gamma", "tau"], "option", KeyError)

@@ -374,7 +374,7 @@ class TestFailureCounts:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"on_env_error": "ignore"}, "on_env_error must be one of"),
+        ({"on_env_error": "ignore"}, "on_env_error must be 'raise', 'restart', or 'drop', but"),
         ({"workers": 0}, "workers must be an integer of at least 1"),
         ({"timeout": 2.0}, "with workers=None"),
         ({"workers": 2, "timeout": 0}, "above 0"),

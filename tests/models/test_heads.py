@@ -144,7 +144,7 @@ def test_networks_have_the_outputs_that_a_head_reads(name):
         (spaces.Box(-1, 1, (3,)), 5, "3 .a mean for .* or 6 .a mean and a log standard dev"),
         (spaces.MultiDiscrete([3, 2]), 2, "needs 5 .one for each option of each choice"),
         (spaces.MultiBinary(3), 2, "needs 3 .one for each bit"),
-        (spaces.Text(3), 3, "Unsupported action space Text.*expected one of Box, Discrete, Multi"),
+        (spaces.Text(3), 3, "Unsupported action space Text.*expected Box, Discrete, Multi"),
     ],
 )
 def test_a_wrong_number_of_outputs_says_what_would_fit(space, outputs, message):

@@ -161,7 +161,8 @@ class OffPolicy(Agent):
         if self.learn_period % envs.num_envs:
             raise ValueError(
                 f"learn_period counts the steps of all {envs.num_envs} environments and must be a "
-                f"multiple of {envs.num_envs}, got {self.learn_period}: change it or num_envs."
+                f"multiple of {envs.num_envs}, got {self.learn_period}: change learn_period "
+                "or num_envs."
             )
         replay = self._replay_for(envs)
         replay.gamma = self._warnings.gamma = self.gamma

@@ -116,7 +116,9 @@ class Reinforce(PolicyGradient):
                 "value_updates needs a value_model: a second output is updated with the first."
             )
         if self.baseline != "value" and (self.gae_lambda != 1.0 or self.n_step is not None):
-            raise ValueError('gae_lambda and n_step need values: use baseline="value".')
+            raise ValueError(
+                'gae_lambda and n_step require a value function: use baseline="value".'
+            )
         if self.gradient != "fused" and self.batch_size is not None:
             raise ValueError('batch_size needs gradient="fused".')
 

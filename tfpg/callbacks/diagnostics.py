@@ -11,6 +11,7 @@ import numpy as np
 
 from tfpg.core.backend import keras
 from tfpg.core.files import atomic_write, check_writable
+from tfpg.core.messages import alternatives
 from tfpg.core.options import checked, count
 from tfpg.envs import EnvLike, reward_threshold
 from tfpg.models.policy import Policy
@@ -173,7 +174,7 @@ def check_figure(path: str | os.PathLike) -> None:
         >>> check_figure("figure.png")
     """
     if Path(path).suffix not in _SUFFIXES:
-        raise ValueError(f"A figure must end in {', '.join(_SUFFIXES)}, got {str(path)!r}.")
+        raise ValueError(f"A figure must end in {alternatives(_SUFFIXES)}, got {str(path)!r}.")
     check_writable(path)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from tfpg.cli.values import Kind, as_text, dashed, kind_of, parse_words
+from tfpg.cli.values import Kind, as_text, as_typed, dashed, kind_of, parse_words
 from tfpg.core.options import (
     Check,
     Option,
@@ -113,7 +113,8 @@ class Setting(click.Option):
         except ValueError as error:
             text = str(error)
             text = text if text.startswith(name) else f"{name} must be {text}."
-            raise click.UsageError(text, ctx) from None
+            expected, *got = text.partition(", got ")
+            raise click.UsageError("".join([as_typed(expected), *got]), ctx) from None
 
     def help_row(self, defaults: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str]:
         """Return the option and its help text, for a table.
@@ -122,7 +123,7 @@ class Setting(click.Option):
             defaults: Defaults that differ from those of the declarations.
             names: Names of all options, which the text may mention.
         """
-        text = re.sub(r"\bNone\b", "'none'", self.declared.help.replace("`", ""))
+        text = as_typed(self.declared.help.replace("`", ""))
         for name in names:
             if "_" in name:
                 text = re.sub(rf"(?<![\w.]){name}(?!\w)", dashed(name), text)

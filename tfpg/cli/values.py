@@ -108,6 +108,17 @@ def as_text(value: Any) -> str:
     return text
 
 
+def as_typed(text: str) -> str:
+    """Return a text with Python's constants as the command line takes them.
+
+    Example:
+        >>> as_typed("a number or None"), as_typed("True, False, or 'auto'")
+        ("a number or 'none'", "'on', 'off', or 'auto'")
+    """
+    constants = {str(value): repr(as_text(value)) for value in (None, True, False)}
+    return re.sub(r"\b(None|True|False)\b", lambda match: constants[match[0]], text)
+
+
 def each(check: Check) -> Check:
     """A check of each item of a sequence.
 
@@ -116,8 +127,14 @@ def each(check: Check) -> Check:
         (64, 64)
     """
 
+    def checked_one(value: Any) -> Any:
+        try:
+            return check(value)
+        except ValueError as error:
+            raise ValueError(str(error), value) from None
+
     def checked(values: Any) -> Any:
-        return tuple(map(check, values))
+        return tuple(map(checked_one, values))
 
     checked.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
     return checked

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def one_line(text: object, limit: int = 200) -> str:
     printable = filter(str.isprintable, " ".join(str(text).split()))
     line = "".join(printable)[:limit].rstrip(".: ")
     return line or type(text).__name__
+
+
+def alternatives(words: Iterable[object]) -> str:
+    """Join the words of which one applies.
+
+    Example:
+        >>> alternatives(["on"]), alternatives(["on", "off"]), alternatives([1, 2, 3])
+        ('on', 'on or off', '1, 2, or 3')
+    """
+    *others, last = map(str, words)
+    if not others:
+        return last
+    return f"{', '.join(others)}{',' * (len(others) > 1)} or {last}"
 
 
 def describe_exit(exitcode: int | None) -> str:

@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfpg.core.messages import alternatives
+
 # Returns the value of an option in its final form, or raises a ValueError whose text completes
-# the sentence "NAME must be".
+# the sentence "NAME must be". A second argument of the error is the part of the value at fault.
 Check = Callable[[Any], Any]
 
 
@@ -62,7 +64,8 @@ def checked(name: str, value: Any, check: Check) -> Any:
     try:
         return check(value)
     except ValueError as error:
-        raise ValueError(f"{name} must be {error}, got {value!r}.") from None
+        expected, got = error.args if len(error.args) == 2 else (error, value)
+        raise ValueError(f"{name} must be {expected}, got {got!r}.") from None
 
 
 def option(
@@ -226,7 +229,7 @@ def check_names(
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(known)}."
+            hint = f"Did you mean {near[0]!r}?" if near else f"Available: {', '.join(known)}."
             raise error(f"Unknown {what} {name[:80]!r}. {hint}")
 
 
@@ -329,7 +332,7 @@ def one_of(*choices: Any) -> Check:
 
     def check(value: Any) -> Any:
         if not any(value is choice or value == choice for choice in choices):
-            raise ValueError(f"one of {', '.join(map(repr, choices))}")
+            raise ValueError(alternatives(map(repr, choices)))
         return value
 
     check.choices = choices  # type: ignore[attr-defined]
@@ -348,7 +351,7 @@ def optional(check: Check, meaning: str = "None") -> Check:
         try:
             return None if value is None else check(value)
         except ValueError as error:
-            raise ValueError(f"{error} or {meaning}") from None
+            raise ValueError(f"{error.args[0]} or {meaning}", *error.args[1:]) from None
 
     either.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
     return either

@@ -17,6 +17,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
+from tfpg.core.messages import alternatives
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
@@ -80,7 +81,7 @@ def make_vec(
             with slow steps. None: step them in this process.
         timeout: Seconds after which a worker that has not answered is killed. None: never.
         on_env_error: What happens if an environment raises an exception or its worker dies.
-            ``"raise"``: raise a `tfpg.errors.EnvError`. ``"restart"``: make the environment again
+            ``"raise"``: raise a `tfpg.errors.EnvError`. ``"restart"``: re-create the environment
             and play the same episode again. ``"drop"``: leave the episode out. More than ten
             failures of an environment without a finished episode raise an error in any case.
         **kwargs: Passed to Gymnasium if ``env`` is an id.
@@ -300,7 +301,8 @@ def _check_options(
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, but it is {num_envs}.")
     if on_env_error not in ON_ENV_ERROR:
-        raise ValueError(f"on_env_error must be one of {ON_ENV_ERROR}, but it is {on_env_error!r}.")
+        choices = alternatives(map(repr, ON_ENV_ERROR))
+        raise ValueError(f"on_env_error must be {choices}, but it is {on_env_error!r}.")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise ValueError(f"workers must be an integer of at least 1, but it is {workers!r}.")
     if timeout is not None and (workers is None or not timeout > 0):
@@ -339,7 +341,7 @@ def _full_id(env_id: str) -> str:
                 raise ImportError(f"Cannot import the module of {env_id!r}: {error}.") from error
             raise ImportError(
                 f"Cannot find the module {module!r} of {env_id!r}: run in its folder, or add that "
-                "to PYTHONPATH."
+                "folder to PYTHONPATH."
             ) from error
     if is_atari(name):
         _register_atari()
@@ -375,7 +377,7 @@ def _unknown_env(env_id: str) -> ValueError:
     similar = [game] if game in known else difflib.get_close_matches(name, known)
     hint = "gymnasium.pprint_registry() lists all ids."
     if similar:
-        hint = f"Did you mean {', '.join(known[name] for name in similar)}?"
+        hint = f"Did you mean {alternatives(known[name] for name in similar)}?"
     if ":" not in env_id and game not in known:
         hint += " For an environment of your own, write module:id to import its module."
     return ValueError(f"Unknown environment {env_id!r}. {hint}")

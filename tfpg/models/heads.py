@@ -35,6 +35,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.backend import keras, tf
+from tfpg.core.messages import alternatives
 from tfpg.core.options import checked, fraction
 from tfpg.models.inspection import last_activation
 from tfpg.ops.distributions import (
@@ -355,7 +356,7 @@ def heads_of(space: gymnasium.Space, *, q_values: bool = False) -> dict[int, typ
             "tfpg.A2C or tfpg.PPO instead."
         )
     known = sorted({head.space_type.__name__ for head in HEADS})
-    raise ValueError(f"Unsupported action space {space}: expected one of {', '.join(known)}.")
+    raise ValueError(f"Unsupported action space {space}: expected {alternatives(known)}.")
 
 
 def supports(space: gymnasium.Space, *, q_values: bool = False) -> bool:

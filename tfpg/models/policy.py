@@ -96,7 +96,7 @@ class Policy:
         if not isinstance(model, keras.Model):
             raise TypeError(f"Expected a keras.Model, but got {type(model).__name__}.")
         if acting not in ("auto", "numpy", "tensorflow"):
-            raise ValueError(f'acting must be "auto", "numpy" or "tensorflow", not {acting!r}.')
+            raise ValueError(f'acting must be "auto", "numpy", or "tensorflow", not {acting!r}.')
         self.model = model
         self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.files import atomic_write
+from tfpg.core.messages import alternatives
 from tfpg.video.encoders import ENCODERS, thin_out
 
 SUFFIXES = tuple(ENCODERS)
@@ -170,6 +171,6 @@ def check_suffix(path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        known = f"{', '.join(SUFFIXES[:-1])}, or {SUFFIXES[-1]}"
+        known = alternatives(SUFFIXES)
         raise ValueError(f"Expected a file ending in {known}, but got {str(path)!r}.")
     return path
