@@ -13,7 +13,8 @@ BOX = spaces.Box(0, 255, (2,), np.uint8)
     ("space", "observation", "expected"),
     [
         (BOX, np.array([0, 255], np.uint8), []),
-        (BOX, np.array([0, 255]), ["problem: int64, but the space has uint8"]),
+        (BOX, np.array([0, 255]), ["warning: int64, but the space has uint8"]),
+        (BOX, np.array([0.0, 7.5]), ["problem: float64, but the space has uint8"]),
         (BOX, [0, 255], ["warning: expected an array, got list"]),
         (BOX, None, ["problem: expected numbers, got NoneType"]),
         (BOX, [[1], [2, 3]], ["problem: expected numbers, got list"]),
@@ -22,13 +23,13 @@ BOX = spaces.Box(0, 255, (2,), np.uint8)
             np.array([3, -np.inf], np.float32),
             [
                 "problem: 1 of 2 values is NaN or infinite",
-                "problem: 1 of 2 values is outside the space: 3 > 1",
+                "warning: 1 of 2 values is outside the space: 3 > 1",
             ],
         ),
         (
             spaces.Box(-1, 1, (2,), np.float32),
             np.array([-2, -3], np.float32),
-            ["problem: 2 of 2 values are outside the space: -3 < -1"],
+            ["warning: 2 of 2 values are outside the space: -3 < -1"],
         ),
         (
             spaces.Box(-1, 1, (1,), np.float32),
@@ -39,7 +40,8 @@ BOX = spaces.Box(0, 255, (2,), np.uint8)
         (spaces.Discrete(3, start=1), 3, []),
         (spaces.Discrete(3, start=1), np.int32(3), []),
         (spaces.Discrete(3), 3, ["problem: 3 is outside Discrete(3)"]),
-        (spaces.Discrete(3), 1.0, ["problem: float64, but the space has int64"]),
+        (spaces.Discrete(3), 1.0, ["warning: float64, but the space has int64"]),
+        (spaces.Discrete(3), 1.5, ["problem: float64, but the space has int64"]),
         (
             spaces.MultiDiscrete([2, 2]),
             np.array([1, 2]),
@@ -69,7 +71,12 @@ def test_finite_numbers_are_rewards(reward):
     assert not list(reward_issues(reward))
 
 
-@pytest.mark.parametrize("reward", [None, "1", [1.0], np.ones(1), np.array(1.0), np.nan, np.inf])
+@pytest.mark.parametrize("reward", [[1.0], np.ones(1), np.ones((1, 1))])
+def test_arrays_with_a_single_number_are_rewards(reward):
+    assert [issue.verdict for issue in reward_issues(reward)] == ["warning"]
+
+
+@pytest.mark.parametrize("reward", [None, "1", [1.0, 2.0], np.ones(0), {}, np.nan, np.inf])
 def test_other_values_are_not_rewards(reward):
     assert [issue.verdict for issue in reward_issues(reward)] == ["problem"]
 

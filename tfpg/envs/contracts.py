@@ -1,21 +1,40 @@
-"""The requirements of Gymnasium's interface and an environment's own spaces on each value.
+"""The boundary to environments: what their results may be, and the one form they are brought into.
 
-Each function is pure, and yields an `Issue` for everything that is wrong with a value.
+=======================  =====================================  ===================================
+value                    accepted                               becomes
+=======================  =====================================  ===================================
+observation              numbers of the space's shape that its  a new array of the space's dtype;
+                         dtype can hold, the keys of a `Dict`   keys that are not in it are left out
+reward                   a number, or an array with a single    float
+                         one
+terminated, truncated    True, False, 0, 1, or an array with a  bool
+                         single one of these
+info                     a dict                                 its ``lives``, if that is a number
+=======================  =====================================  ===================================
+
+A vector environment returns all of them ``[N, ...]``, and may return ``[N, 1]`` rewards and flags.
+Anything else is refused, with the name of the value. NaN and infinity are found later, where a
+whole trajectory is checked at once.
+
+`observation_issues` and its like are pure functions that yield an `Issue` for each thing that is
+wrong with a value: a `PROBLEM` is refused, a `WARNING` is not. ``tfpg check`` reports the issues;
+`single_step` and `vector_step` raise an error for the first problem.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+from tfpg.core.messages import one_line
 
 WARNING, PROBLEM = "warning", "problem"
-
-_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 
 class Issue(NamedTuple):
@@ -73,7 +92,7 @@ def _array_issues(space: gymnasium.Space, observation: Any) -> Iterator[Issue]:
     if isinstance(observation, (list, tuple)):
         yield Issue(WARNING, "list", f"expected an array, got {_type(observation)}")
     elif x.dtype != dtype and not (x.shape == () and x.dtype.kind == dtype.kind):
-        verdict = WARNING if np.can_cast(x.dtype, dtype, "same_kind") else PROBLEM
+        verdict = WARNING if _holds(dtype, x) else PROBLEM
         yield Issue(verdict, "dtype", f"{x.dtype}, but the space has {dtype}")
     finite = np.isfinite(x)
     if not finite.all():
@@ -93,23 +112,26 @@ def _bound_issues(space: spaces.Box, x: np.ndarray, finite: np.ndarray) -> Itera
         worst = np.unravel_index(np.argmax(excess), excess.shape)
         sign, bound = ("<", low) if value[worst] < low[worst] else (">", high)
         comparison = f"{value[worst]:.6g} {sign} {bound[worst]:.6g}"
-        yield Issue(PROBLEM, "outside", f"{_count(outside)} outside the space: {comparison}")
+        yield Issue(WARNING, "outside", f"{_count(outside)} outside the space: {comparison}")
 
 
 def reward_issues(reward: Any) -> Iterator[Issue]:
     """Check that a reward is a finite number.
 
     Example:
-        >>> [issue.detail for issue in reward_issues(np.ones(1))]
-        ['expected a float, got an array of shape (1,): use float(reward)']
+        >>> [issue.detail for issue in reward_issues(np.ones(2))]
+        ['expected a float, got an array of shape (2,)']
     """
-    if isinstance(reward, np.ndarray):
-        detail = f"expected a float, got an array of shape {reward.shape}: use float(reward)"
-        yield Issue(PROBLEM, "type", detail)
-    elif not isinstance(reward, _NUMBERS):
+    x = _array(reward)
+    if x is None:
         yield Issue(PROBLEM, "type", f"expected a float, got {_type(reward)}")
-    elif not math.isfinite(reward):
-        yield Issue(PROBLEM, "finite", f"{float(reward)}")
+    elif x.size != 1:
+        yield Issue(PROBLEM, "type", f"expected a float, got an array of shape {x.shape}")
+    elif x.shape:
+        detail = f"expected a float, got an array of shape {x.shape}: use float(reward)"
+        yield Issue(WARNING, "type", detail)
+    if x is not None and not np.isfinite(x).all():
+        yield Issue(PROBLEM, "finite", f"{_count(~np.isfinite(x))} NaN or infinite")
 
 
 def reset_issues(result: Any) -> Iterator[Issue]:
@@ -130,7 +152,7 @@ def step_issues(result: Any) -> Iterator[Issue]:
 
     Example:
         >>> [issue.detail for issue in step_issues((0, 1.0, 0, False, {}))]
-        ['expected a bool as terminated, got int']
+        ['expected a bool as terminated, got 0 (int)']
     """
     if not isinstance(result, tuple) or len(result) != 5:
         old = isinstance(result, (tuple, list)) and len(result) == 4
@@ -143,8 +165,8 @@ def step_issues(result: Any) -> Iterator[Issue]:
         return
     for name, value in zip(("terminated", "truncated"), result[2:4], strict=True):
         if not isinstance(value, (bool, np.bool_)):
-            verdict = WARNING if isinstance(value, (int, np.integer)) else PROBLEM
-            yield Issue(verdict, name, f"expected a bool as {name}, got {_type(value)}")
+            verdict = PROBLEM if _flags(value, 1) is None else WARNING
+            yield Issue(verdict, name, f"expected a bool as {name}, got {_shown(value)}")
     if not isinstance(result[4], dict):
         yield Issue(PROBLEM, "info", f"expected a dict as info, got {_type(result[4])}")
 
@@ -157,6 +179,14 @@ def _array(x: Any) -> np.ndarray | None:
     return array if array.dtype.kind in "biuf" else None
 
 
+def _holds(dtype: np.dtype, x: np.ndarray) -> bool:
+    """Whether numbers can be cast to a dtype: to floats with rounding, else without any change."""
+    if np.can_cast(x.dtype, dtype, "same_kind"):
+        return True
+    with np.errstate(invalid="ignore"):  # NaN as an integer
+        return bool((x.astype(dtype) == x).all())
+
+
 def _count(wrong: np.ndarray) -> str:
     count = int(wrong.sum())
     return f"{count} of {wrong.size} values {'is' if count == 1 else 'are'}"
@@ -164,3 +194,175 @@ def _count(wrong: np.ndarray) -> str:
 
 def _type(x: Any) -> str:
     return f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__
+
+
+def _shown(x: Any) -> str:
+    array = _array(x)
+    return _type(x) if array is None or array.size > 8 else f"{one_line(x, 80)} ({_type(x)})"
+
+
+def _flags(x: Any, count: int) -> np.ndarray | None:
+    """Zeros and ones as ``[count]`` bool, or None if they are something else."""
+    array = _array(x)
+    if array is None or array.size != count or array.ndim > 2 or not np.isin(array, (0, 1)).all():
+        return None
+    return array.reshape(count).astype(bool)
+
+
+def _refuse(what: str, issues: Iterable[Issue]) -> None:
+    for issue in issues:
+        if issue.verdict == PROBLEM and issue.kind != "finite":
+            raise ValueError(f"its {what}: {issue.detail}")
+
+
+def observation_in(space: gymnasium.Space, observation: Any) -> Any:
+    """Return an observation in the form of its space: a new array, or a dict of new arrays.
+
+    Raises:
+        ValueError: It does not fit the space.
+
+    Example:
+        >>> observation_in(spaces.Box(-1, 1, (2,), np.float32), [0, 0.5])
+        array([0. , 0.5], dtype=float32)
+    """
+    if isinstance(space, spaces.Box):
+        if (
+            type(observation) is np.ndarray
+            and observation.dtype == space.dtype
+            and observation.shape == space.shape
+        ):
+            return observation.copy()
+    elif isinstance(space, spaces.Dict) and isinstance(observation, dict):
+        with suppress(KeyError):
+            return {key: observation_in(space[key], observation[key]) for key in space}
+    _refuse("observation", observation_issues(space, observation))
+    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if isinstance(space, kinds):
+        return np.array(observation, space.dtype)
+    return observation
+
+
+def single_reset(space: gymnasium.Space, result: Any) -> tuple[Any, dict[str, Any]]:
+    """Return what ``reset`` of an environment returned, in one form.
+
+    Raises:
+        ValueError: Something in it is refused.
+    """
+    _refuse("reset()", reset_issues(result))
+    observation, info = result
+    return observation_in(space, observation), _known(info)
+
+
+def single_step(
+    space: gymnasium.Space, result: Any
+) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """Return what ``step`` of an environment returned, in one form.
+
+    Raises:
+        ValueError: Something in it is refused.
+
+    Example:
+        >>> single_step(spaces.Discrete(3), (1, np.ones(1), 0, 1, {"lives": 2, "path": [1]}))
+        (array(1), 1.0, False, True, {'lives': 2})
+        >>> single_step(spaces.Discrete(3), (1, 1.0, 2, 1, {}))
+        Traceback (most recent call last):
+            ...
+        ValueError: its step(): expected a bool as terminated, got 2 (int)
+    """
+    if not isinstance(result, tuple) or not all(isinstance(x, bool) for x in result[2:4]):
+        _refuse("step()", step_issues(result))
+    if len(result) != 5 or not isinstance(result[4], dict):
+        _refuse("step()", step_issues(result))
+    observation, reward, terminated, truncated, info = result
+    if not isinstance(reward, float):
+        _refuse("reward", reward_issues(reward))
+        reward = float(np.asarray(reward).reshape(()))
+    flags = bool(np.all(terminated)), bool(np.all(truncated))
+    return observation_in(space, observation), reward, *flags, _known(info)
+
+
+def _known(info: dict[str, Any]) -> dict[str, Any]:
+    lives = info.get("lives")
+    is_number = isinstance(lives, (int, float, np.number)) and not isinstance(lives, bool)
+    return {"lives": lives} if is_number else {}
+
+
+def vector_step(
+    envs: VectorEnv, result: Any
+) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
+    """Return what ``step`` of a vector environment returned, in one form.
+
+    Returns:
+        Observations ``[N, ...]`` and float64 rewards ``[N]``, which are new arrays, the flags
+        ``[N]`` bool, and the infos.
+
+    Raises:
+        ValueError: Something in it is refused.
+    """
+    count = envs.num_envs
+    if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
+        detail = next(step_issues(result)).detail
+        raise ValueError(f"The vector environment's step(): {detail}.")
+    observations, rewards, terminated, truncated, infos = result
+    flags = []
+    for name, x in (("terminated", terminated), ("truncated", truncated)):
+        if not (type(x) is np.ndarray and x.dtype == np.bool_ and x.shape == (count,)):
+            found = _flags(x, count)
+            if found is None:
+                raise ValueError(
+                    f"The vector environment returned {name} that is not [{count}] booleans: "
+                    f"{_described(x)}."
+                )
+            x = found
+        flags.append(x)
+    if type(rewards) is not np.ndarray or rewards.shape != (count,) or rewards.dtype.kind != "f":
+        array = _array(rewards)
+        if array is None or array.shape not in ((count,), (count, 1)):
+            raise ValueError(
+                f"The vector environment returned rewards that are not [{count}] numbers: "
+                f"{_described(rewards)}."
+            )
+        rewards = array.reshape(count)
+    return (
+        vector_observations(envs, observations),
+        np.array(rewards, np.float64),
+        *flags,
+        infos,
+    )
+
+
+def vector_observations(envs: VectorEnv, observations: Any) -> Any:
+    """Return observations ``[N, ...]`` as a new array of their space, or a dict of new arrays.
+
+    Raises:
+        ValueError: They do not fit the space.
+    """
+    space = envs.single_observation_space
+    if isinstance(space, spaces.Dict):
+        if not isinstance(observations, dict) or not set(space) <= set(observations):
+            keys = ", ".join(map(repr, space))
+            raise ValueError(
+                f"The vector environment returned observations that are not a dict with {keys}: "
+                f"{_described(observations)}."
+            )
+        return {key: _stacked(space[key], observations[key], envs, key) for key in space}
+    return _stacked(space, observations, envs)
+
+
+def _stacked(space: Any, x: Any, envs: VectorEnv, key: str = "") -> np.ndarray:
+    shape = envs.num_envs, *(space.shape or ())
+    if type(x) is np.ndarray and x.shape == shape and x.dtype == space.dtype:
+        return np.array(x)
+    array, dtype = _array(x), np.dtype(space.dtype)
+    if array is None or array.shape != shape or not _holds(dtype, array):
+        which = f"observations {key!r}" if key else "observations"
+        raise ValueError(
+            f"The vector environment returned {which} that are not {list(shape)} {dtype}: "
+            f"{_described(x)}."
+        )
+    return array.astype(dtype)
+
+
+def _described(x: Any) -> str:
+    array = _array(x)
+    return _type(x) if array is None else f"{_shown(x)} of shape {array.shape}, {array.dtype}"

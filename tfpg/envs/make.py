@@ -314,6 +314,12 @@ def _check_options(
 
 def _ready_made(envs: VectorEnv, in_process: bool, close: bool = False) -> VectorEnv:
     """Return a vector environment, unless the options were for one that is made here."""
+    for name in ("single_observation_space", "single_action_space"):
+        if not isinstance(getattr(envs, name, None), gymnasium.Space):
+            raise ValueError(
+                f"{type(envs.unwrapped).__name__} has no {name}: set it to the space of a single "
+                "environment."
+            )
     if in_process:
         return envs
     if close:

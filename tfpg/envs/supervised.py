@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from tfpg.core.messages import warn
+from tfpg.envs.contracts import single_reset, single_step
 from tfpg.errors import EnvError
 
 ON_ENV_ERROR = ("raise", "restart", "drop")
@@ -103,8 +104,7 @@ class SupervisedEnv(gymnasium.Wrapper):
         self.index = index
         self._build = build
         self._failures = failures or Failures()
-        space = env.observation_space  # which takes a wrapper long to look up in every step
-        self._shape = space.shape if isinstance(space, gymnasium.spaces.Box) else None
+        self._space = env.observation_space  # which takes a wrapper long to look up in every step
         self._idle = False
         self._observation: Any = None  # while it idles
         self._error: EnvError | None = None  # of the last reset
@@ -116,8 +116,8 @@ class SupervisedEnv(gymnasium.Wrapper):
             return self._observation, {}
         self._idle, self._error, self._seed, self._steps = False, None, seed, 0
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
-            self._check_shape(observation)
+            result = self.env.reset(seed=seed, options=options or None)
+            observation, info = single_reset(self._space, result)
         except Exception as error:
             self._error = self._fail("could not be reset", error)
             return self._observation, {}
@@ -127,8 +127,8 @@ class SupervisedEnv(gymnasium.Wrapper):
         error, self._error = self._error, None
         if not self._idle:
             try:
-                observation, reward, terminated, truncated, info = self.env.step(action)
-                self._check_shape(observation)
+                result = self.env.step(action)
+                observation, reward, terminated, truncated, info = single_step(self._space, result)
                 if self._failures.on_error != "raise":
                     _check_finite(observation, reward)
                 self._steps += 1
@@ -144,13 +144,6 @@ class SupervisedEnv(gymnasium.Wrapper):
     def idle(self) -> None:
         """Stop playing, and observe zeros, until the next reset with a seed."""
         self._idle, self._observation = True, zero_observation(self.observation_space)
-
-    def _check_shape(self, observation: Any) -> None:
-        if self._shape is not None and np.shape(observation) != self._shape:
-            raise ValueError(
-                f"its observation has shape {np.shape(observation)}, but its observation_space "
-                f"has {self._shape}"
-            )
 
     def _fail(self, what: str, cause: Exception, *where: Any) -> EnvError:
         """Raise the failure; or warn about it, prepare the next episode, and return the error."""

@@ -20,6 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers.utils import RunningMeanStd
 
 from tfpg.core.arrays import map_arrays
+from tfpg.envs.contracts import vector_observations, vector_step
 from tfpg.models.policy import Decision
 
 _CARTPOLE = ("state", "steps", "prev_done")
@@ -152,8 +153,8 @@ class EnvTracker:
         first, given = np.array(self._first), np.zeros(self.envs.num_envs)
         observations = self._reset_again(range(len(first)))
         for t, row in enumerate(self._actions, start=1):
-            after, rewards, terminated, truncated, _ = self.envs.step(row)
-            observations = map_arrays(np.array, after)
+            result = self.envs.step(np.array(row))
+            observations, rewards, terminated, truncated, _ = vector_step(self.envs, result)
             given += rewards
             # All are stepped, so those whose episode begins later are reset when it does, or when
             # actions that were not meant for them have ended another one.
@@ -172,7 +173,7 @@ class EnvTracker:
         for times in range(max(self._resets[n] for n in which)):
             more = mask & (np.array(self._resets) > times)
             observations, _ = self.envs.reset(options={"reset_mask": more})
-        return map_arrays(np.array, observations)
+        return vector_observations(self.envs, observations)
 
     def _hashes(self, observations: Any) -> list[str]:
         return [

@@ -36,6 +36,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from tfpg.core.arrays import any_of, assign, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
+from tfpg.envs.contracts import vector_observations, vector_step
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision
 from tfpg.rollouts.finite import check_observations
@@ -122,14 +123,15 @@ def play(
         except FloatingPointError:  # an environment that is not playing may observe anything
             check_observations(observations, real, progress.lengths)
             decision = act(map_arrays(_finite_part, observations), drawn)
-        after, rewards, over, cut, infos = envs.step(decision.env_actions)
-        following = after = map_arrays(np.array, after)  # the environment may reuse its buffers
+        # An environment may change its actions, and write to what it returned.
+        result = envs.step(np.array(decision.env_actions))
+        following, rewards, over, cut, infos = vector_step(envs, result)
+        after = following
         if "env_failed" in infos:
             failed = infos["env_failed"] & real
             real = real & ~failed
             if next_seeds is None and any_of(failed):
                 raise infos["env_error"][failed][0]
-        rewards = np.array(rewards, np.float64)
         if np.count_nonzero(real) < len(real):
             rewards[~real] = 0.0
         lengths = progress.lengths = progress.lengths + real
@@ -138,6 +140,8 @@ def play(
         # In most steps nothing ends. They are kept short, because small environments are fast.
         if np.count_nonzero(over | cut) or steps_left <= 0 or failed is not nobody:
             terminated, truncated, over = over & real, cut & real, over | cut
+            if mode is None and any_of(over):
+                mode = _mode_seen(infos)
             if max_steps:
                 truncated |= real & (lengths >= max_steps)
             ended = terminated | truncated
@@ -148,7 +152,7 @@ def play(
                 progress.playing = progress.playing & ~ended
             else:
                 waiting = waiting | ended
-            if mode is AutoresetMode.SAME_STEP:
+            if mode is AutoresetMode.SAME_STEP and any_of(over):
                 following = _with_final(after, over, infos)
             elif mode is AutoresetMode.DISABLED and any_of(waiting):
                 seeds = None if next_seeds is None else next_seeds(waiting, failed)
@@ -278,9 +282,21 @@ class ActionNoise:
         self._rngs[n], self._drawn[n] = rng, self._drawn[n][:0]
 
 
-def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
-    """Return how the vector environment begins its next episodes; by default NEXT_STEP."""
-    return AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+def autoreset_mode(envs: VectorEnv) -> AutoresetMode | None:
+    """Return how the vector environment begins its next episodes. None: it does not say."""
+    mode = (envs.metadata or {}).get("autoreset_mode")
+    return None if mode is None else AutoresetMode(mode)
+
+
+def _mode_seen(infos: dict[str, Any]) -> AutoresetMode:
+    """How a vector environment whose metadata does not say it has ended its first episode."""
+    if "final_obs" in infos or "final_observation" in infos:
+        return AutoresetMode.SAME_STEP
+    raise ValueError(
+        "The vector environment does not say how it begins new episodes: set its "
+        "metadata['autoreset_mode'] to AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED "
+        "(gymnasium.vector.AutoresetMode)."
+    )
 
 
 def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
@@ -289,13 +305,13 @@ def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
     Each gets its own seed if the vector environment takes them, else the first seed is for all.
     """
     seed: Any = seeds if takes_seeds(envs) else seeds[0]
-    return map_arrays(np.array, envs.reset(seed=seed)[0])
+    return vector_observations(envs, envs.reset(seed=seed)[0])
 
 
 def reset_some(envs: VectorEnv, which: np.ndarray, seeds: Any = None) -> Any:
     """Reset the environments ``which`` ``[N]`` and return the observations of all ``[N, ...]``."""
     options = {"reset_mask": which.copy()}
-    return map_arrays(np.array, envs.reset(seed=seeds, options=options)[0])
+    return vector_observations(envs, envs.reset(seed=seeds, options=options)[0])
 
 
 def takes_seeds(envs: VectorEnv) -> bool:
@@ -334,6 +350,16 @@ def _finite_part(x: np.ndarray) -> np.ndarray:
 def _with_final(observations: Any, over: np.ndarray, infos: dict[str, Any]) -> Any:
     """Replace the observations of episodes that are over by their last ones, in a copy."""
     observations = map_arrays(np.array, observations)
+    final = infos.get("final_obs", infos.get("final_observation"))
+    if final is None:
+        raise ValueError(
+            "An episode ended in a vector environment whose autoreset mode is SAME_STEP, but its "
+            "infos have no 'final_obs', the last observations of episodes that ended."
+        )
     for n in np.flatnonzero(over):
-        assign(observations, n, infos["final_obs"][n])
+        assign(
+            observations,
+            n,
+            {k: x[n] for k, x in final.items()} if isinstance(final, dict) else final[n],
+        )
     return observations

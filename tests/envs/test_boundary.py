@@ -1,0 +1,274 @@
+"""Training and evaluation bring what environments return into one form, or refuse it by name."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small import ALGORITHMS, flat_weights, small_agent
+
+import tfpg
+from tfpg.envs import open_vec
+from tfpg.envs.contracts import observation_in, single_step
+from tfpg.errors import EnvError
+
+BOX = spaces.Box(-9, 9, (2,), np.float32)
+
+
+class Single(gymnasium.Env):
+    """Episodes of five steps; ``change`` is applied to the result of each step."""
+
+    observation_space = BOX
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, change=lambda *result: result):
+        self.change = change
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.options = 0, options
+        return self.np_random.normal(size=2).astype("float32"), {}
+
+    def step(self, action):
+        self.t += 1
+        x = self.np_random.normal(size=2).astype("float32")
+        return self.change(x, float(action), self.t == 5, False, {})
+
+
+class Vector(VectorEnv):
+    """Four environments with episodes of ten steps; ``change`` is applied to each result."""
+
+    num_envs = 4
+    single_observation_space, single_action_space = BOX, spaces.Discrete(2)
+    observation_space = spaces.Box(-9, 9, (4, 2), np.float32)
+    action_space = spaces.MultiDiscrete([2] * 4)
+
+    def __init__(self, change=lambda *result: result, mode=AutoresetMode.NEXT_STEP):
+        self.change, self.mode = change, mode
+        self.metadata = {} if mode is None else {"autoreset_mode": mode}
+
+    def reset(self, *, seed=None, options=None):
+        self.t, self.over = np.arange(4), np.zeros(4, bool)
+        self.rng = np.random.default_rng(0)
+        return self.rng.normal(size=(4, 2)).astype("float32"), {}
+
+    def step(self, actions):
+        self.t = np.where(self.over, 0, self.t + 1)
+        rewards = np.where(self.over, 0.0, actions * 1.0)
+        self.over = self.t >= 10
+        x = self.rng.normal(size=(4, 2)).astype("float32")
+        return self.change(x, rewards, self.over, np.zeros(4, bool), {})
+
+
+def trained(algorithm, envs):
+    agent = small_agent(algorithm, (BOX, spaces.Discrete(2)))
+    agent.fit(envs, 2, seed=0, verbose=0)
+    return flat_weights(agent.model)
+
+
+HARMLESS_SINGLE = {
+    "a reward in an array": lambda x, r, e, c, i: (x, np.array([r]), e, c, i),
+    "an integer reward": lambda x, r, e, c, i: (x, int(r), e, c, i),
+    "flags as numbers": lambda x, r, e, c, i: (x, r, int(e), np.float32(c), i),
+    "flags in arrays": lambda x, r, e, c, i: (x, r, np.array([e]), np.array(c), i),
+    "an observation in a list": lambda x, r, e, c, i: (x.tolist(), r, e, c, i),
+    "a float64 observation": lambda x, r, e, c, i: (x.astype(float), r, e, c, i),
+    "infos of many types": lambda x, r, e, c, i: (
+        *(x, r, e, c),
+        {"a": None if r else 1, "b": np.zeros(int(r) + 1), "lives": "none", 3: {}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS_SINGLE)
+@pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.DQN])
+def test_other_forms_of_a_result_train_the_same_weights(algorithm, name):
+    changed = trained(algorithm, lambda: Single(HARMLESS_SINGLE[name]))
+    np.testing.assert_array_equal(changed, trained(algorithm, Single))
+
+
+REFUSED_SINGLE = {
+    "two rewards": (lambda x, r, *f: (x, np.ones(2), *f), r"reward: .* shape \(2,\)"),
+    "no reward": (lambda x, r, *f: (x, None, *f), "reward: expected a float, got NoneType"),
+    "a text as flag": (lambda x, r, e, c, i: (x, r, "no", c, i), "a bool as terminated, got str"),
+    "a flag of 2": (lambda x, r, e, c, i: (x, r, e, 2, i), r"a bool as truncated, got 2 \(int\)"),
+    "four values": (lambda x, r, e, c, i: (x, r, e, i), "Gym before 0.26"),
+    "no info": (lambda x, r, e, c, i: (x, r, e, c, None), "a dict as info, got NoneType"),
+    "another shape": (lambda x, *f: (np.zeros(3, "f4"), *f), r"observation: shape \(3,\)"),
+    "no observation": (lambda x, *f: (None, *f), "observation: expected numbers, got NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_SINGLE)
+@pytest.mark.parametrize("workers", [None, 1])
+def test_other_results_are_refused_with_environment_step_and_field(workers, name):
+    change, message = REFUSED_SINGLE[name]
+    with (
+        open_vec(lambda: Single(change), 2, workers=workers) as envs,
+        pytest.raises(EnvError, match=f"Environment 0 failed in step 0 .*{message}"),
+    ):
+        envs.reset(seed=[1, 2])
+        envs.step(np.zeros(2, int))
+
+
+def test_a_key_that_is_missing_in_one_step_is_named():
+    space = spaces.Dict(a=BOX, b=spaces.Discrete(3))
+    whole = {"a": np.zeros(2), "b": 1, "more": "text"}
+    assert list(observation_in(space, whole)) == ["a", "b"]
+    with pytest.raises(ValueError, match="its observation: 'b' is missing"):
+        observation_in(space, {"a": np.zeros(2)})
+
+
+def test_environments_that_share_one_observation_array_do_not_see_each_others():
+    shared = np.zeros(2, np.float32)
+
+    class Sharing(Single):
+        def step(self, action):
+            shared[:] = action
+            return shared, *super().step(action)[1:]
+
+    with open_vec(Sharing, 3) as envs:
+        envs.reset(seed=[1, 2, 3])
+        observations = envs.step(np.array([0, 1, 0]))[0]
+    np.testing.assert_array_equal(observations[:, 0], [0, 1, 0])
+
+
+class ChangesItsAction(gymnasium.Env):
+    observation_space, action_space = BOX, spaces.MultiDiscrete([3, 3])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.ones(2, np.float32), {}
+
+    def step(self, action):
+        reward = float(action[0] == 2)
+        action[:] = 0
+        self.t += 1
+        return np.ones(2, np.float32), reward, self.t == 10, False, {}
+
+
+def test_an_environment_that_changes_its_action_is_learned_from_as_it_was_sampled():
+    model = tfpg.networks.mlp(ChangesItsAction, seed=0)
+    agent = tfpg.Reinforce(model, episodes_per_update=4)
+    data = []
+    agent.update = lambda batch: data.append(batch) or {}
+    agent.fit(ChangesItsAction, 1, seed=0, verbose=0)
+    np.testing.assert_array_equal(data[0].rewards, data[0].actions[..., 0] == 2)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_episodes_are_reset_without_options(algorithm):
+    seen = []
+
+    class Watched(Single):
+        def reset(self, *, seed=None, options=None):
+            seen.append(options)
+            return super().reset(seed=seed, options=options)
+
+    small_agent(algorithm, Watched).fit(Watched, 2, seed=0, verbose=0)
+    assert len(seen) >= 8
+    assert set(seen) == {None}
+
+
+FLAGS = [np.int64, np.int8, np.uint8, np.float32, list, lambda x: x[:, None]]
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_flags_of_a_vector_environment_may_be_numbers_or_columns(algorithm, kind):
+    def change(x, rewards, terminated, truncated, infos):
+        return x, rewards, kind(terminated), kind(truncated), infos
+
+    changed = trained(algorithm, Vector(change))
+    np.testing.assert_array_equal(changed, trained(algorithm, Vector()))
+
+
+REFUSED_VECTOR = {
+    "flags that are counts": (lambda x, r, e, c, i: (x, r, e + 2, c, i), "terminated .* booleans"),
+    "too many flags": (lambda x, r, e, c, i: (x, r, e, np.zeros((4, 2)), i), r"shape \(4, 2\)"),
+    "one reward": (lambda x, r, *f: (x, 1.0, *f), r"rewards that are not \[4\] numbers"),
+    "rewards of text": (lambda x, r, *f: (x, ["a"] * 4, *f), "rewards .* list"),
+    "other observations": (lambda x, *f: (x[:, :1], *f), r"not \[4, 2\] float32.*\(4, 1\)"),
+    "four values": (lambda x, r, e, c, i: (x, r, e, i), "Gym before 0.26"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_VECTOR)
+def test_other_results_of_a_vector_environment_are_refused(name):
+    change, message = REFUSED_VECTOR[name]
+    with pytest.raises(ValueError, match=message):
+        trained(tfpg.A2C, Vector(change))
+
+
+class TwoSteps(Vector):
+    """Resets itself in the step that ends an episode: rewards of 10, then of 1."""
+
+    final = "final_obs"
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset()
+        self.t = np.zeros(4, int)
+        return result
+
+    def step(self, actions):
+        rewards = np.where(self.t % 2 == 0, 10.0, 1.0)
+        self.t = self.t + 1
+        over = self.t % 2 == 0
+        x = np.zeros((4, 2), np.float32)
+        infos = {self.final: [x[0] if each else None for each in over]} if over.any() else {}
+        return x, rewards, over, np.zeros(4, bool), infos if self.final else {}
+
+
+class OldTwoSteps(TwoSteps):
+    final = "final_observation"
+
+
+@pytest.mark.parametrize("kind", [TwoSteps, OldTwoSteps])
+def test_a_vector_environment_that_does_not_say_how_it_resets_itself_is_looked_at(kind):
+    logs = small_agent(tfpg.PPO, (BOX, spaces.Discrete(2))).fit(
+        kind(mode=None), 2, seed=0, verbose=0
+    )
+    assert logs.history["env_steps"] == [32, 64]
+    assert logs.history["episode_length"][-1] == 2
+
+
+def test_a_vector_environment_whose_resets_cannot_be_seen_is_asked_about():
+    with pytest.raises(ValueError, match="does not say how it begins new episodes: set its"):
+        trained(tfpg.PPO, Vector(mode=None))
+
+
+def test_a_vector_environment_without_the_space_of_one_environment_is_refused():
+    envs = Vector()
+    envs.single_action_space = None
+    with pytest.raises(ValueError, match="Vector has no single_action_space: set it"):
+        tfpg.evaluate(lambda x: np.zeros(len(x), int), envs)
+
+
+anything = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-3, 300), st.floats(), st.text(max_size=2)),
+    st.lists(st.floats(-2, 2), max_size=3),
+    st.sampled_from([np.float32(1), np.ones(1), np.zeros((2, 1)), np.array([0, 1]), {}, ()]),
+)
+results = st.one_of(
+    st.tuples(*[anything] * 4, st.just({})), st.lists(anything, max_size=6).map(tuple), anything
+)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(results, st.sampled_from([BOX, spaces.Discrete(3), spaces.Dict(a=spaces.MultiBinary(2))]))
+def test_any_result_is_brought_into_form_or_refused_in_one_line(result, space):
+    try:
+        observation, reward, terminated, truncated, info = single_step(space, result)
+    except ValueError as error:
+        text = str(error)
+    else:
+        is_box = isinstance(space, spaces.Box)  # whose bounds are not enforced
+        assert observation.shape == space.shape if is_box else space.contains(observation)
+        assert [type(x) for x in (reward, terminated, truncated)] == [float, bool, bool]
+        assert info == {}
+        text = "its "
+    assert "its " in text
+    assert "\n" not in text
