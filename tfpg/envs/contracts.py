@@ -18,7 +18,7 @@ whole trajectory is checked at once.
 
 `observation_issues` and its like are pure functions that yield an `Issue` for each thing that is
 wrong with a value: a `PROBLEM` is refused, a `WARNING` is not. ``tfpg check`` reports the issues;
-`single_step` and `vector_step` raise an error for the first problem.
+`single_step` and `VectorForm` raise an error for the first problem.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from gymnasium.vector import VectorEnv
 from tfpg.core.messages import one_line
 
 WARNING, PROBLEM = "warning", "problem"
+
+_BOOL = np.dtype(bool)
 
 
 class Issue(NamedTuple):
@@ -287,80 +289,95 @@ def _known(info: dict[str, Any]) -> dict[str, Any]:
     return {"lives": lives} if is_number else {}
 
 
-def vector_step(
-    envs: VectorEnv, result: Any
-) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Return what ``step`` of a vector environment returned, in one form.
+class VectorForm:
+    """Brings the results of a vector environment into one form. One for each environment.
 
-    Returns:
-        Observations ``[N, ...]`` and float64 rewards ``[N]``, which are new arrays, the flags
-        ``[N]`` bool, and the infos.
+    Args:
+        envs: The vector environment, N environments.
 
-    Raises:
-        ValueError: Something in it is refused.
+    Example:
+        >>> from tfpg.envs import open_vec
+        >>> with open_vec("CartPole-v1", num_envs=2) as envs:
+        ...     form = VectorForm(envs)
+        ...     observations = form.observations(envs.reset(seed=0)[0])
+        >>> observations.dtype
+        dtype('float32')
     """
-    count = envs.num_envs
-    if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
-        detail = next(step_issues(result)).detail
-        raise ValueError(f"The vector environment's step(): {detail}.")
-    observations, rewards, terminated, truncated, infos = result
-    flags = []
-    for name, x in (("terminated", terminated), ("truncated", truncated)):
-        if not (type(x) is np.ndarray and x.dtype == np.bool_ and x.shape == (count,)):
-            found = _flags(x, count)
-            if found is None:
+
+    def __init__(self, envs: VectorEnv):
+        self._count = envs.num_envs
+        self._shape = (self._count,)
+        self._space: Any = envs.single_observation_space
+
+    def step(self, result: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Return what ``step`` returned, in one form.
+
+        Returns:
+            Observations ``[N, ...]`` and float64 rewards ``[N]``, which are new arrays, the flags
+            ``[N]`` bool, and the infos.
+
+        Raises:
+            ValueError: Something in it is refused.
+        """
+        if type(result) is not tuple or len(result) != 5 or not isinstance(result[4], dict):
+            for issue in step_issues(result):
+                if issue.kind in ("tuple", "info"):
+                    raise ValueError(f"The vector environment's step(): {issue.detail}.")
+        observations, rewards, terminated, truncated, infos = result
+        terminated = self._flags("terminated", terminated)
+        truncated = self._flags("truncated", truncated)
+        if type(rewards) is not np.ndarray or rewards.shape != self._shape:
+            array = _array(rewards)
+            if array is None or array.shape not in (self._shape, (self._count, 1)):
                 raise ValueError(
-                    f"The vector environment returned {name} that is not [{count}] booleans: "
-                    f"{_described(x)}."
+                    "The vector environment returned rewards that are not "
+                    f"[{self._count}] numbers: {_described(rewards)}."
                 )
-            x = found
-        flags.append(x)
-    if type(rewards) is not np.ndarray or rewards.shape != (count,) or rewards.dtype.kind != "f":
-        array = _array(rewards)
-        if array is None or array.shape not in ((count,), (count, 1)):
-            raise ValueError(
-                f"The vector environment returned rewards that are not [{count}] numbers: "
-                f"{_described(rewards)}."
-            )
-        rewards = array.reshape(count)
-    return (
-        vector_observations(envs, observations),
-        np.array(rewards, np.float64),
-        *flags,
-        infos,
-    )
+            rewards = array.reshape(self._count)
+        rewards = np.array(rewards, np.float64)
+        return self.observations(observations), rewards, terminated, truncated, infos
 
+    def observations(self, observations: Any) -> Any:
+        """Return observations ``[N, ...]`` as a new array of their space, or a dict of them.
 
-def vector_observations(envs: VectorEnv, observations: Any) -> Any:
-    """Return observations ``[N, ...]`` as a new array of their space, or a dict of new arrays.
-
-    Raises:
-        ValueError: They do not fit the space.
-    """
-    space = envs.single_observation_space
-    if isinstance(space, spaces.Dict):
+        Raises:
+            ValueError: They do not fit the space.
+        """
+        space = self._space
+        if not isinstance(space, spaces.Dict):
+            return self._stacked(space, observations)
         if not isinstance(observations, dict) or not set(space) <= set(observations):
             keys = ", ".join(map(repr, space))
             raise ValueError(
                 f"The vector environment returned observations that are not a dict with {keys}: "
                 f"{_described(observations)}."
             )
-        return {key: _stacked(space[key], observations[key], envs, key) for key in space}
-    return _stacked(space, observations, envs)
+        return {key: self._stacked(space[key], observations[key], key) for key in space}
 
+    def _flags(self, name: str, x: Any) -> np.ndarray:
+        if type(x) is np.ndarray and x.dtype is _BOOL and x.shape == self._shape:
+            return x
+        found = _flags(x, self._count)
+        if found is None:
+            raise ValueError(
+                f"The vector environment returned {name} that is not [{self._count}] booleans: "
+                f"{_described(x)}."
+            )
+        return found
 
-def _stacked(space: Any, x: Any, envs: VectorEnv, key: str = "") -> np.ndarray:
-    shape = envs.num_envs, *(space.shape or ())
-    if type(x) is np.ndarray and x.shape == shape and x.dtype == space.dtype:
-        return np.array(x)
-    array, dtype = _array(x), np.dtype(space.dtype)
-    if array is None or array.shape != shape or not _holds(dtype, array):
-        which = f"observations {key!r}" if key else "observations"
-        raise ValueError(
-            f"The vector environment returned {which} that are not {list(shape)} {dtype}: "
-            f"{_described(x)}."
-        )
-    return array.astype(dtype)
+    def _stacked(self, space: Any, x: Any, key: str = "") -> np.ndarray:
+        fits = type(x) is np.ndarray and x.dtype is space.dtype and x.shape[1:] == space.shape
+        if fits and len(x) == self._count:
+            return x.copy()
+        shape = self._count, *(space.shape or ())
+        array, dtype = _array(x), np.dtype(space.dtype)
+        if array is None or array.shape != shape or not _holds(dtype, array):
+            which = f"observations {key!r}" if key else "observations"
+            raise ValueError(
+                f"The vector environment returned {which} that are not {list(shape)} {dtype}: "
+                f"{_described(x)}."
+            )
+        return array.astype(dtype)
 
 
 def _described(x: Any) -> str:

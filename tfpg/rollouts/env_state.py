@@ -20,7 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers.utils import RunningMeanStd
 
 from tfpg.core.arrays import map_arrays
-from tfpg.envs.contracts import vector_observations, vector_step
+from tfpg.envs.contracts import VectorForm
 from tfpg.models.policy import Decision
 
 _CARTPOLE = ("state", "steps", "prev_done")
@@ -150,11 +150,12 @@ class EnvTracker:
 
     def _replay(self) -> tuple[Any, np.ndarray]:
         """Take all steps again, and return the observations and the returns of the episodes."""
-        first, given = np.array(self._first), np.zeros(self.envs.num_envs)
+        form, first = VectorForm(self.envs), np.array(self._first)
+        given = np.zeros(self.envs.num_envs)
         observations = self._reset_again(range(len(first)))
         for t, row in enumerate(self._actions, start=1):
             result = self.envs.step(np.array(row))
-            observations, rewards, terminated, truncated, _ = vector_step(self.envs, result)
+            observations, rewards, terminated, truncated, _ = form.step(result)
             given += rewards
             # All are stepped, so those whose episode begins later are reset when it does, or when
             # actions that were not meant for them have ended another one.
@@ -173,7 +174,7 @@ class EnvTracker:
         for times in range(max(self._resets[n] for n in which)):
             more = mask & (np.array(self._resets) > times)
             observations, _ = self.envs.reset(options={"reset_mask": more})
-        return vector_observations(self.envs, observations)
+        return VectorForm(self.envs).observations(observations)
 
     def _hashes(self, observations: Any) -> list[str]:
         return [

@@ -36,7 +36,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from tfpg.core.arrays import any_of, assign, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
-from tfpg.envs.contracts import vector_observations, vector_step
+from tfpg.envs.contracts import VectorForm
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision
 from tfpg.rollouts.finite import check_observations
@@ -115,6 +115,7 @@ def play(
         FloatingPointError: The model's outputs are NaN or infinite.
     """
     mode, nobody = autoreset_mode(envs), np.zeros(envs.num_envs, bool)
+    form = VectorForm(envs)
     steps_left = 0  # until max_steps may cut an episode; not known yet
     for drawn in noise:
         observations, real, failed = progress.observations, progress.playing, nobody
@@ -125,7 +126,7 @@ def play(
             decision = act(map_arrays(_finite_part, observations), drawn)
         # An environment may change its actions, and write to what it returned.
         result = envs.step(np.array(decision.env_actions))
-        following, rewards, over, cut, infos = vector_step(envs, result)
+        following, rewards, over, cut, infos = form.step(result)
         after = following
         if "env_failed" in infos:
             failed = infos["env_failed"] & real
@@ -305,13 +306,13 @@ def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
     Each gets its own seed if the vector environment takes them, else the first seed is for all.
     """
     seed: Any = seeds if takes_seeds(envs) else seeds[0]
-    return vector_observations(envs, envs.reset(seed=seed)[0])
+    return VectorForm(envs).observations(envs.reset(seed=seed)[0])
 
 
 def reset_some(envs: VectorEnv, which: np.ndarray, seeds: Any = None) -> Any:
     """Reset the environments ``which`` ``[N]`` and return the observations of all ``[N, ...]``."""
     options = {"reset_mask": which.copy()}
-    return vector_observations(envs, envs.reset(seed=seeds, options=options)[0])
+    return VectorForm(envs).observations(envs.reset(seed=seeds, options=options)[0])
 
 
 def takes_seeds(envs: VectorEnv) -> bool:
