@@ -53,7 +53,7 @@ class Trainable:
         self.groups = [(model.optimizer, list(model.trainable_variables))]
         self._head_optimizer: Any = None
         if policy.head.variables:
-            self._head_optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+            self._head_optimizer = _optimizer_like(model.optimizer)
             self.groups.append((self._head_optimizer, list(policy.head.variables)))
         if value_model is not None:
             self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
@@ -146,6 +146,25 @@ def _check_separate(model: keras.Model, value_model: keras.Model) -> None:
         )
 
 
+def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Make another optimizer with the same settings, or else Adam with the same learning rate."""
+    rate = optimizer._learning_rate if has_schedule(optimizer) else float(optimizer.learning_rate)
+    before = optimizer._learning_rate
+    try:
+        # A schedule of your own need not have a config, and is used as it is.
+        optimizer._learning_rate = 0.0
+        config = {**optimizer.get_config(), "learning_rate": rate}
+        return type(optimizer)(**config)
+    except Exception:
+        warn(
+            f"{type(optimizer).__name__} cannot be made again from its get_config(), so Adam "
+            "trains the free log standard deviation, with the same learning rate."
+        )
+        return keras.optimizers.Adam(rate)
+    finally:
+        optimizer._learning_rate = before
+
+
 def has_schedule(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether an optimizer's learning rate is a schedule, and not a number.
 
@@ -181,6 +200,8 @@ def compiled(function: Callable, jit_compile: bool = False, signature: Any = Non
 def suits_xla(model: keras.Model) -> bool:
     """Whether XLA makes updates of a model faster. On a CPU it slows convolutions down.
 
+    Layers may also say that XLA cannot compile them, by ``supports_jit``.
+
     Example:
         >>> suits_xla(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
         True
@@ -192,7 +213,10 @@ def suits_xla(model: keras.Model) -> bool:
         *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
         *(layers.SeparableConv1D, layers.SeparableConv2D),
     )
-    convolves = any(isinstance(layer, convolutions) for layer in all_layers(model))
+    found = list(all_layers(model))
+    if not all(getattr(layer, "supports_jit", True) for layer in found):
+        return False
+    convolves = any(isinstance(layer, convolutions) for layer in found)
     return not convolves or bool(tf.config.list_logical_devices("GPU"))
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from tfpg.agents.optimization import has_schedule
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.checkpoints.store import Checkpoint
 from tfpg.core.backend import keras, tf
 from tfpg.core.messages import warn
 from tfpg.models.inspection import all_layers
-from tfpg.rollouts.env_state import running_statistics
+from tfpg.rollouts.env_state import describe_env, running_statistics
 
 # Keras's own callbacks have no get_state method: these are the attributes with their state.
 # Other callbacks without get_state and set_state start from scratch.
@@ -92,6 +93,10 @@ class ResumableTraining:
             _check_equal(self._saved, {**there, **there["options"]}, {**here, **here["options"]})
             agent.check_state(self._saved.state["agent"])
             _check_equal(self._saved, there["networks"], here["networks"])
+            # Callbacks may have changed the learning rates, and this may be the same agent.
+            current = self._saved.header.get("learning_rate", there.get("learning_rate"))
+            if here["learning_rate"] != current:
+                _check_equal(self._saved, there, here, ("learning_rate",))
 
     def prepare(self, callbacks: Sequence[Any]) -> None:
         """Prepare callbacks to resume, before they begin."""
@@ -146,6 +151,7 @@ class ResumableTraining:
             "iteration": iteration + 1,
             "env_steps": agent.env_steps,
             "stopped": bool(agent.model.stop_training),
+            "learning_rate": _learning_rates(agent),
             "training": self._description,
         }
         state = {
@@ -167,13 +173,16 @@ def describe_training(agent: Any, envs: VectorEnv, seed: int) -> dict[str, Any]:
     """Return the description that a checkpoint shares with the runs that resume from it.
 
     Returns:
-        A dict for JSON: ``"agent"``, the spaces, ``"seed"``, ``"options"`` and ``"networks"``.
+        A dict for JSON: ``"agent"``, ``"environment"``, ``"learning_rate"``, the spaces,
+        ``"seed"``, ``"options"`` and ``"networks"``.
     """
     return _comparable(
         {
             "agent": type(agent).__name__,
             "observation_space": str(envs.single_observation_space),
             "action_space": str(envs.single_action_space),
+            "environment": describe_env(envs),
+            "learning_rate": _learning_rates(agent),
             "seed": seed,
             "options": {**agent.get_config(), "num_envs": envs.num_envs},
             "networks": _networks(agent),
@@ -181,14 +190,23 @@ def describe_training(agent: Any, envs: VectorEnv, seed: int) -> dict[str, Any]:
     )
 
 
-def _check_equal(saved: Checkpoint, there: dict[str, Any], here: dict[str, Any]) -> None:
-    for name in {**there, **here}:
+def _check_equal(
+    saved: Checkpoint, there: dict[str, Any], here: dict[str, Any], names: Sequence[str] = ()
+) -> None:
+    for name in names or {**there, **here}:
         a, b = there.get(name), here.get(name)
-        if a != b and name not in ("options", "networks"):
+        if a != b and (names or name not in ("options", "networks", "learning_rate")):
             raise ValueError(
                 f"The checkpoint {str(saved.path)!r} has {name} {a}, but here it is {b}: change it "
                 "back, or choose another folder."
             )
+
+
+def _learning_rates(agent: Any) -> list[float | None]:
+    """The learning rate of each model's optimizer, None for a schedule."""
+    optimizers = [model.optimizer for model in agent.models]
+    rates = [None if has_schedule(each) else float(each.learning_rate) for each in optimizers]
+    return [rate and float(f"{rate:.7g}") for rate in rates]  # as given, not as in float32
 
 
 def _warn_about_statistics(envs: VectorEnv) -> None:
@@ -211,7 +229,7 @@ def _networks(agent: Any) -> dict[str, Any]:
         if model is None:
             continue
         config = _config(model.optimizer)
-        if not isinstance(config.get("learning_rate"), dict):  # callbacks change it
+        if not isinstance(config.get("learning_rate"), dict):  # compared by _check_rates
             config.pop("learning_rate", None)
         facts[f"{prefix}optimizer"] = type(model.optimizer).__name__
         facts |= {f"{prefix}optimizer {key}": x for key, x in config.items()}

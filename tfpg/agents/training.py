@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tfpg.checkpoints.manager import Checkpoints
 from tfpg.core.backend import keras
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
-from tfpg.envs import EnvLike, open_vec
+from tfpg.envs import EnvLike, check_separate, open_vec
 from tfpg.models.inspection import non_finite_weight
 from tfpg.models.saving import save_model
 from tfpg.rollouts.collector import Collector
@@ -61,12 +62,14 @@ def fit(
         policy = agent.policy_for(vector_envs)
         agent.prepare(policy)
         run.check(agent, vector_envs, seed)
-        validate = _no_validation
+        callback_list = _callback_list(agent, callbacks, iterations, verbose, vector_envs)
+        validate: Callable[[int, bool], dict[str, float]] = _no_validation
         if validation_envs is not None:
-            _check_separate(envs, validation_envs)
             others = stack.enter_context(open_vec(validation_envs, validation_episodes))
-            validate = _validation(agent, others, validation_freq, validation_episodes, seed)
-        callback_list = _callback_list(agent, callbacks, iterations, verbose)
+            check_separate(vector_envs, others, "validation_envs")
+            validate = partial(
+                _validate, agent, others, validation_freq, validation_episodes, seed, callback_list
+            )
         callback_list.params["validates"] = validation_envs is not None
         run.prepare(callback_list.callbacks)
         callback_list.on_train_begin()
@@ -124,7 +127,9 @@ def _loop(
     return logs
 
 
-def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) -> Any:
+def _callback_list(
+    agent: Any, callbacks: Any, iterations: int, verbose: int, envs: VectorEnv
+) -> Any:
     """Return Keras's list of all callbacks, with a progress bar and a History."""
     from tfpg.callbacks.progress_bar import ProgressBar
 
@@ -132,6 +137,10 @@ def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) ->
         callbacks = []
     elif not isinstance(callbacks, (list, tuple)):
         callbacks = [callbacks]
+    for each in callbacks:
+        for name, value in vars(each).items():
+            if isinstance(value, (gymnasium.Env, VectorEnv)):
+                check_separate(envs, value, f"{type(each).__name__}.{name}")
     has_bar = any(isinstance(each, keras.callbacks.ProgbarLogger) for each in callbacks)
     found = keras.callbacks.CallbackList(
         [*callbacks, *([] if has_bar else [ProgressBar()])],
@@ -147,30 +156,30 @@ def _callback_list(agent: Any, callbacks: Any, iterations: int, verbose: int) ->
     return found
 
 
-def _check_separate(envs: Any, validation_envs: Any) -> None:
-    """Raise if validation would cut training episodes short."""
-    one, other = (getattr(each, "unwrapped", each) for each in (envs, validation_envs))
-    if one is other and isinstance(one, (gymnasium.Env, VectorEnv)):
-        raise ValueError(
-            "validation_envs is the training environment, and validation would cut its episodes "
-            "short: pass a different one, an id or a callable."
-        )
-
-
 def _no_validation(iteration: int, last: bool) -> dict[str, float]:
     return {}
 
 
-def _validation(agent: Any, envs: Any, freq: int, episodes: int, seed: int) -> Callable:
-    """Return a function that measures the greedy policy after every ``freq`` iterations."""
-
-    def validate(iteration: int, last: bool) -> dict[str, float]:
-        if not last and (iteration + 1) % freq:
-            return {}
-        result = agent.evaluate(envs, episodes, seed=seed + iteration)
-        return {f"val_{name}": result[name] for name in ("episode_return", "episode_length")}
-
-    return validate
+def _validate(
+    agent: Any,
+    envs: VectorEnv,
+    freq: int,
+    episodes: int,
+    seed: int,
+    callback_list: Any,
+    iteration: int,
+    last: bool,
+) -> dict[str, float]:
+    """Measure the greedy policy after every ``freq`` iterations, with Keras's hooks around it."""
+    if not last and (iteration + 1) % freq:
+        return {}
+    callback_list.on_test_begin()
+    callback_list.on_test_batch_begin(0)
+    result = agent.evaluate(envs, episodes, seed=seed + iteration)
+    logs = {name: result[name] for name in ("episode_return", "episode_length")}
+    callback_list.on_test_batch_end(0, logs)
+    callback_list.on_test_end(logs)
+    return {f"val_{name}": value for name, value in logs.items()}
 
 
 @contextmanager

@@ -64,6 +64,15 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         pass
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        pass
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        pass
+
+    def on_test_end(self, logs: Any = None) -> None:
+        pass
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # Keras hands the logs over in alphabetical order.
         logs = {**(logs or {}), **self._rates(logs or {})}

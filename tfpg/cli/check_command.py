@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from tfpg.cli.command import WithJson, argument, click_command, setting
 from tfpg.core.options import count, positive, whole
 
@@ -24,7 +22,10 @@ class Check(WithJson):
         from tfpg.checks.isolated import check_isolated
 
         report = check_isolated(self.env, steps=self.steps, seed=self.seed, seconds=self.seconds)
-        print(json.dumps(report.as_dict()) if self.json else report, flush=True)
+        if self.json:
+            self.print_json(report.as_dict())
+        else:
+            print(report, flush=True)
         return 0 if report.ok else 1
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from tfpg.cli.reporting import standard_output_as_error
 from tfpg.cli.values import Kind, as_text, as_typed, dashed, kind_of, parse_words
 from tfpg.core.options import (
     Check,
@@ -66,6 +68,10 @@ class Command(WithOptions, abc.ABC):
     section = GENERAL
     debug: bool = setting("Show the traceback of an error.", default=False)
 
+    def start(self) -> int | None:
+        """Execute the command, and return its exit code. None: 0."""
+        return self.execute()
+
     @abc.abstractmethod
     def execute(self) -> int | None:
         """Run the command, and return its exit code. None: 0."""
@@ -76,6 +82,16 @@ class WithJson(Command):
 
     section = GENERAL
     json: bool = setting("Print one JSON object.", default=False)
+
+    def start(self) -> int | None:
+        if not self.json:
+            return self.execute()
+        with standard_output_as_error() as self._output:
+            return self.execute()
+
+    def print_json(self, value: Any) -> None:
+        """Print a value as a line of JSON. Nothing else gets to the standard output."""
+        print(json.dumps(value), file=self._output, flush=True)
 
 
 class Setting(click.Option):

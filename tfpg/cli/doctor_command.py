@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from tfpg.cli.command import WithJson, click_command
 
 
@@ -18,7 +16,10 @@ class Doctor(WithJson):
         from tfpg.checks.doctor import probe, table
 
         facts = probe()
-        print(json.dumps(facts) if self.json else table(facts))
+        if self.json:
+            self.print_json(facts)
+        else:
+            print(table(facts))
         return 0 if facts["works"] else 1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from tfpg.cli.command import WithJson, click_command, setting
 from tfpg.cli.playing import Playing
 from tfpg.core.backend import import_quietly
@@ -29,7 +27,7 @@ class Evaluate(Playing, WithJson):
             max_steps=self.max_steps or source.max_steps,
         )
         if self.json:
-            print(json.dumps({"model": str(source.model), "env": source.env, **result}))
+            self.print_json({"model": str(source.model), "env": source.env, **result})
             return
         kind, returns = "sampled" if self.stochastic else "greedy", result["episode_returns"]
         print(

@@ -77,4 +77,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not isinstance(command, Command):  # --help and --version return their exit code
         return command
     signals.raise_on_signals()
-    return run_reporting(command.execute, command.debug)
+    return run_reporting(command.start, command.debug)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from tfpg.core import signals
@@ -45,6 +46,36 @@ def run_reporting(run: Callable[[], int | None], debug: bool) -> int:
         else:
             print(f"tfpg: error: {message(error)}", file=sys.stderr)
         return 3 if isinstance(error, FloatingPointError) else 1
+
+
+@contextmanager
+def standard_output_as_error() -> Iterator[Any]:
+    """Yield the standard output, and let all else that is written there go to standard error.
+
+    Simulators print banners from native code, too, so this is done for the whole process.
+    """
+    output: Any = sys.stdout
+    is_collected = output is not sys.__stdout__  # by a test or a notebook
+    if is_collected:
+        with redirect_stdout(sys.stderr):
+            yield output
+        return
+    output.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # standard error is closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+    try:
+        with open(os.dup(kept), "w", encoding=output.encoding) as file:
+            yield file
+    finally:
+        with suppress(OSError):
+            output.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager

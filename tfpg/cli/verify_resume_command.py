@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -65,7 +64,7 @@ class VerifyResume(WithJson):
         same = all(a == b for _, a, b in rows)
         if self.json:
             parts = {name: {"whole": a, "killed": b} for name, a, b in rows}
-            print(json.dumps({"same": same, "kills": kills, "parts": parts}))
+            self.print_json({"same": same, "kills": kills, "parts": parts})
             return
         for name, a, b in rows:
             print(f"{name:18}{a[:16]}  {'equal' if a == b else b[:16] + '  differs'}")

@@ -80,7 +80,8 @@ def import_quietly() -> None:
 def _configured_backend() -> tuple[str, str]:
     if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"], "KERAS_BACKEND"
-    path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # "~" without a home
+    path = Path(home) / "keras.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(path.read_text())["backend"]), f'"backend" in {path}'
     return "tensorflow", ""

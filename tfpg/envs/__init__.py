@@ -2,6 +2,7 @@
 
 from tfpg.envs.make import (
     EnvLike,
+    check_separate,
     has_own_vectorization,
     is_atari,
     make,
@@ -16,6 +17,7 @@ from tfpg.envs.make import (
 
 __all__ = [
     "EnvLike",
+    "check_separate",
     "has_own_vectorization",
     "is_atari",
     "make",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,7 +19,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
-from tfpg.core.messages import alternatives
+from tfpg.core.messages import alternatives, one_line, warn
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
@@ -166,7 +168,7 @@ def open_vec(env: EnvLike, num_envs: int = 1, **options: Any) -> Iterator[Vector
         yield envs
     finally:
         if not isinstance(env, (gymnasium.Env, VectorEnv)):
-            envs.close()
+            _close(envs)
 
 
 @contextmanager
@@ -203,7 +205,41 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
         yield made
     finally:
         if made is not env and isinstance(made, (gymnasium.Env, VectorEnv)):
-            made.close()
+            _close(made)
+
+
+def check_separate(envs: VectorEnv, other: gymnasium.Env | VectorEnv, what: str) -> None:
+    """Raise an error if another environment is, or contains, one of the training environments.
+
+    Args:
+        envs: The training environments.
+        other: Another environment or vector environment.
+        what: Name of the other one, which begins the message.
+
+    Raises:
+        ValueError: Whoever plays in it would cut training episodes short.
+    """
+    mine, theirs = _all_parts(envs), _all_parts(other)
+    if any(one is another for one in mine for another in theirs):
+        raise ValueError(
+            f"{what} is the training environment, whose episodes it would cut short: pass a "
+            "different one, such as an id or a callable that makes one."
+        )
+
+
+def _all_parts(envs: gymnasium.Env | VectorEnv) -> list[Any]:
+    """An environment, or a vector environment and those in it, without wrappers."""
+    parts = getattr(envs.unwrapped, "envs", ())
+    return [envs.unwrapped, *(part.unwrapped for part in parts)]
+
+
+def _close(env: gymnasium.Env | VectorEnv) -> None:
+    """Close an environment. What was played in it is not lost if that fails."""
+    try:
+        env.close()
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
+        warn(f"The environment failed when it was closed: {reason}. Nothing is lost.")
 
 
 def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
@@ -340,6 +376,8 @@ def _full_id(env_id: str) -> str:
     """Import the module of an id, and add the newest version if it has none."""
     module, _, name = env_id.rpartition(":")
     if module:
+        if os.getcwd() not in sys.path:  # as Python itself does for a script in this folder
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -204,6 +204,19 @@ def build_env(build: Callable[[], Any], index: int, failures: Failures | None = 
             failures.handle(error)
 
 
+def check_new(env: gymnasium.Env, others: Iterable[gymnasium.Env]) -> None:
+    """Raise an error if an environment is one of the others, in whichever wrappers.
+
+    Raises:
+        ValueError: It is.
+    """
+    if any(env.unwrapped is other.unwrapped for other in others):
+        raise ValueError(
+            "The callable returned the same environment twice. It must make a new one each time; "
+            "to play in a single environment, pass the environment itself."
+        )
+
+
 def vectorize(
     first: gymnasium.Env,
     build: Callable[[], gymnasium.Env] | None = None,
@@ -236,11 +249,7 @@ def vectorize(
         for index in range(1, num_envs):
             assert build is not None
             env = build_env(build, index)
-            if any(env is other.env for other in made):
-                raise ValueError(
-                    "The callable returned the same environment twice. It must make a new one "
-                    "each time; to play in a single environment, pass the environment itself."
-                )
+            check_new(env, made)
             made.append(SupervisedEnv(env, index, build, failures))
         builders = [lambda env=env: env for env in made]
         envs = SyncVectorEnv(builders, autoreset_mode=AutoresetMode.DISABLED)

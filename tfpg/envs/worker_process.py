@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from tfpg.envs.supervised import Failures, SupervisedEnv, build_env
+from tfpg.envs.supervised import Failures, SupervisedEnv, build_env, check_new
 from tfpg.errors import EnvError
 
 # The name of a method or attribute, and its arguments.
@@ -94,9 +94,13 @@ def _make_envs(
     """Make the environments; ``again`` if an earlier process has died while it played in them."""
     build = build_env(lambda: ForkingPickler.loads(serialized), indices[0])
     failures = Failures(on_error, warnings.append)
-    envs = []
+    envs: list[SupervisedEnv] = []
     for index in indices:
         env = build_env(build, index, failures if again else None)
+        try:
+            check_new(env, envs)
+        except ValueError as error:
+            raise EnvError("could not be made", index, error) from error
         envs.append(SupervisedEnv(env, index, build, failures))
         if again:
             envs[-1].idle()

@@ -299,10 +299,12 @@ def _input(space: gymnasium.Space, name: str) -> Any:
     return keras.Input(input_shape(space), name=name, dtype=None if dtype.kind == "f" else dtype)
 
 
-def _vector(x: Any, space: gymnasium.Space, normalize: bool, name: str) -> Any:
-    is_box, is_image = isinstance(space, spaces.Box), space.dtype == np.uint8
-    if is_box and is_image:
-        x = keras.layers.Rescaling(1.0 / 255.0)(x)
+def _vector(x: Any, space: Any, normalize: bool, name: str) -> Any:
+    is_box = isinstance(space, spaces.Box)
+    largest = int(np.max(space.high, initial=1)) if is_box and space.dtype == np.uint8 else 0
+    is_image = largest == 255 and len(space.shape or ()) > 1
+    if largest and (is_image or not normalize):
+        x = keras.layers.Rescaling(1.0 / largest)(x)
     if len(input_shape(space)) != 1:
         x = keras.layers.Flatten()(x)
     if normalize and is_box and not is_image:

@@ -122,4 +122,6 @@ def _one_hot(index: np.ndarray, count: int) -> np.ndarray:
             f"An observation is outside its space: expected integers from 0 to {count - 1}, but "
             f"got {index.min()} to {index.max()}."
         )
-    return np.eye(count, dtype=np.float32)[index]
+    encoded = np.zeros((*index.shape, count), np.float32)
+    np.put_along_axis(encoded, index[..., None], 1.0, axis=-1)
+    return encoded

@@ -32,6 +32,8 @@ from tfpg.ops.distributions import Distribution
 _LARGE = 1_000_000
 # Observations evaluated in one call of a value model: thousands of images would fill the memory.
 _VALUES_PER_CALL = 4096
+# Random observations with which a model is called once, to see that it fits.
+_PROBES = 16
 
 
 class Decision(NamedTuple):
@@ -303,10 +305,13 @@ class Policy:
 
     def _probe(self, model: keras.Model) -> tuple[list[str] | None, Any]:
         """The keys that a model takes, and its outputs for random observations; builds it."""
-        keys, rng = input_keys(model, self.observation_space), np.random.default_rng(0)
+        keys = input_keys(model, self.observation_space)
 
         def rows(part: gymnasium.Space) -> np.ndarray:
-            return rng.normal(size=(16, *input_shape(part))).astype(input_dtype(part))
+            part = copy.deepcopy(part)  # whose generator the environment may use
+            part.seed(0)
+            samples = np.stack([part.sample() for _ in range(_PROBES)])
+            return encode(part, samples).astype(input_dtype(part))
 
         inputs = map_space(rows, self.observation_space, keys)
         try:

@@ -80,7 +80,9 @@ def as_integer(x: Array) -> Array:
 
 def one_hot(index: Array, count: int) -> Array:
     """``[..., count]`` float32."""
-    return np.eye(count, dtype=np.float32)[index] if is_array(index) else tf.one_hot(index, count)
+    if not is_array(index):
+        return tf.one_hot(index, count)
+    return (index[..., None] == np.arange(count)).astype(np.float32)
 
 
 def take(table: Array, index: Array) -> Array:

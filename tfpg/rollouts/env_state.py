@@ -182,6 +182,25 @@ class EnvTracker:
         ]
 
 
+def describe_env(envs: VectorEnv) -> str:
+    """Return what tells environments apart: id or class, arguments, and time limit.
+
+    Example:
+        >>> from tfpg.envs import open_vec
+        >>> with open_vec("Acrobot-v1", num_envs=2) as envs:
+        ...     describe_env(envs)
+        'Acrobot-v1, time limit 500'
+    """
+    parts = getattr(envs.unwrapped, "envs", None)
+    spec = envs.spec or (parts[0].spec if parts else None)
+    if spec is None:
+        return type(parts[0].unwrapped if parts else envs.unwrapped).__name__
+    skipped = ("render_mode", "num_envs", "max_episode_steps", "disable_env_checker")
+    kwargs = {name: x for name, x in sorted(spec.kwargs.items()) if name not in skipped}
+    limit = f", time limit {spec.max_episode_steps}" if spec.max_episode_steps else ""
+    return f"{spec.id}{f', {kwargs}' if kwargs else ''}{limit}"
+
+
 def running_statistics(envs: VectorEnv) -> list[str]:
     """Return the names of wrappers that keep running statistics, which replaying does not restore.
 
