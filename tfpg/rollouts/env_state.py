@@ -195,7 +195,11 @@ def describe_env(envs: VectorEnv) -> str:
     spec = envs.spec or (parts[0].spec if parts else None)
     if spec is None:
         return type(parts[0].unwrapped if parts else envs.unwrapped).__name__
-    skipped = ("render_mode", "num_envs", "max_episode_steps", "disable_env_checker")
+    # How many there are, how they are stepped and seen, and the limit, which is named anyway.
+    skipped = (
+        *("num_envs", "vectorization_mode", "render_mode", "disable_env_checker"),
+        "max_episode_steps",
+    )
     kwargs = {name: x for name, x in sorted(spec.kwargs.items()) if name not in skipped}
     limit = f", time limit {spec.max_episode_steps}" if spec.max_episode_steps else ""
     return f"{spec.id}{f', {kwargs}' if kwargs else ''}{limit}"

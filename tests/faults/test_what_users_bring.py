@@ -1,0 +1,228 @@
+"""Environments, models, optimizers and callbacks of one's own, and the surprises they bring."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+from gymnasium import spaces
+from small import EPISODES, AfterEachIteration, every_checkpoint, flat_weights, small_agent
+from toys import Countdown, Walk
+
+import tfpg
+from tfpg.errors import EnvError
+from tfpg.models.observations import encode
+
+
+class FailsToClose(Countdown):
+    def close(self):
+        raise RuntimeError("not connected")
+
+
+def test_results_survive_an_environment_that_fails_when_it_is_closed():
+    agent = small_agent(tfpg.Reinforce, FailsToClose)
+    with pytest.warns(UserWarning, match="failed when it was closed: RuntimeError: not connected"):
+        history = agent.fit(FailsToClose, 2, seed=0, verbose=0)
+    assert history.history["episode_return"] == [3.0, 3.0]
+    with pytest.warns(UserWarning, match="Nothing is lost"):
+        assert agent.evaluate(FailsToClose, 2)["episode_return"] == 3.0
+
+
+class TestSharedEnvironments:
+    @pytest.mark.parametrize("workers", [None, 1])
+    def test_wrappers_around_one_environment_are_refused(self, workers):
+        inner = Countdown()
+        with pytest.raises((ValueError, EnvError), match="the same environment twice"):
+            tfpg.evaluate(
+                lambda x: np.zeros(len(x), int),
+                tfpg.envs.make_vec(
+                    lambda: gymnasium.wrappers.TimeLimit(inner, 9), 2, workers=workers
+                ),
+            )
+
+    @pytest.mark.parametrize("wrap", [lambda env: env, gymnasium.wrappers.RecordEpisodeStatistics])
+    def test_validation_in_the_training_environment_is_refused(self, wrap):
+        env = Countdown()
+        with pytest.raises(ValueError, match="validation_envs is the training environment"):
+            small_agent(tfpg.Reinforce, env).fit(
+                env, 1, verbose=0, validation_envs=lambda: wrap(env), validation_episodes=1
+            )
+
+    def test_a_callback_that_plays_in_the_training_environment_is_refused(self, tmp_path):
+        env = gymnasium.make("CartPole-v1")
+        look = tfpg.callbacks.Diagnostics(tmp_path / "a.png", env, every=1, episodes=2)
+        with pytest.raises(ValueError, match="Diagnostics.env is the training environment"):
+            small_agent(tfpg.Reinforce).fit(env, 1, callbacks=[look], verbose=0)
+
+
+class Hooks(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.calls.append("epoch")
+
+    def on_test_begin(self, logs=None):
+        self.calls.append("test")
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self.calls.append(f"batch {batch}")
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.calls.append(f"end {batch}")
+
+    def on_test_end(self, logs=None):
+        self.calls.append(sorted(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.calls.append("val_episode_return" in logs)
+
+
+def test_callbacks_are_called_around_validation_as_keras_calls_them():
+    hooks = Hooks()
+    small_agent(tfpg.Reinforce, Countdown).fit(
+        Countdown, 3, verbose=0, callbacks=[hooks], validation_envs=Countdown, validation_freq=2
+    )
+    validated = ["test", "batch 0", "end 0", ["episode_length", "episode_return"], True]
+    assert hooks.calls == ["epoch", False, "epoch", *validated, "epoch", *validated]
+
+
+def test_the_averaged_weights_are_validated():
+    model = tfpg.networks.mlp("CartPole-v1", hidden=(4,), seed=0)
+    model.compile(keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5))
+    agent, seen = tfpg.Reinforce(model, **EPISODES), []
+    trained = AfterEachIteration(lambda: flat_weights(model))
+    evaluate = agent.evaluate
+    agent.evaluate = lambda *args, **kw: seen.append(flat_weights(model)) or evaluate(*args, **kw)
+    agent.fit(
+        *("CartPole-v1", 2),
+        verbose=0,
+        callbacks=[keras.callbacks.SwapEMAWeights(), trained],
+        validation_envs="CartPole-v1",
+        validation_freq=1,
+        validation_episodes=1,
+    )
+    # The first average is the weights themselves.
+    np.testing.assert_allclose(seen[0], trained.values[0])
+    assert not np.allclose(seen[1], trained.values[1])
+
+
+class Warm(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule without a config."""
+
+    def __call__(self, step):
+        return 1e-3 * keras.ops.minimum(keras.ops.cast(step + 1, "float32") / 10.0, 1.0)
+
+
+class Peaked(keras.optimizers.SGD):
+    """An optimizer whose constructor takes no learning rate."""
+
+    def __init__(self, peak, **options):
+        super().__init__(learning_rate=peak, **options)
+
+
+@pytest.mark.parametrize("optimizer", [lambda: keras.optimizers.Adam(Warm()), lambda: Peaked(0.01)])
+@pytest.mark.filterwarnings("ignore:Peaked cannot be made again")
+def test_a_free_log_std_is_trained_next_to_any_optimizer(optimizer):
+    space = spaces.Box(-1, 1, (2,), np.float32)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    model.compile(optimizer())
+    agent = tfpg.Reinforce(model, **EPISODES)
+    agent.fit(lambda: Walk(space), 2, seed=0, verbose=0)
+    assert agent.policy.head.variables[0].numpy().any()
+
+
+class TestOtherRuns:
+    def fit(self, folder, env, rate=0.01, iterations=2):
+        model = tfpg.networks.mlp("Acrobot-v1", hidden=(4,), seed=0)
+        model.compile(keras.optimizers.Adam(rate))
+        agent = tfpg.Reinforce(model, episodes_per_update=2, max_steps=20)
+        agent.fit(env, iterations, seed=1, verbose=0, checkpoints=every_checkpoint(folder))
+
+    def test_another_learning_rate_is_refused(self, tmp_path):
+        self.fit(tmp_path, "Acrobot-v1")
+        with pytest.raises(ValueError, match=r"has learning_rate \[0.01\], but here it is \[0.1\]"):
+            self.fit(tmp_path, "Acrobot-v1", rate=0.1, iterations=3)
+        self.fit(tmp_path, "Acrobot-v1", iterations=3)
+
+    def test_a_learning_rate_that_a_callback_changed_is_not_another_one(self, tmp_path):
+        agent = small_agent(tfpg.Reinforce)
+        for iterations in (2, 3):
+            agent.fit(
+                *("CartPole-v1", iterations),
+                seed=1,
+                verbose=0,
+                callbacks=[keras.callbacks.LearningRateScheduler(lambda _, rate: rate / 2)],
+                checkpoints=every_checkpoint(tmp_path),
+            )
+
+    @pytest.mark.parametrize(
+        ("other", "difference"),
+        [
+            (lambda: gymnasium.make("Acrobot-v1", max_episode_steps=60), "time limit 60"),
+            (lambda: gymnasium.make("Acrobot-v1", render_mode="rgb_array"), None),
+        ],
+    )
+    def test_an_environment_with_another_limit_is_refused(self, tmp_path, other, difference):
+        self.fit(tmp_path, "Acrobot-v1")
+        if difference is None:
+            self.fit(tmp_path, other, iterations=3)
+            return
+        with pytest.raises(ValueError, match=f"environment Acrobot-v1, .* is .*{difference}"):
+            self.fit(tmp_path, other, iterations=3)
+
+
+def test_codes_are_looked_up_in_an_embedding():
+    space = spaces.Box(0, 9, (3,), np.uint8)
+    inputs = keras.Input((3,), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Embedding(10, 4)(inputs))
+    env = Countdown()
+    env.observation_space = space
+    policy = tfpg.Policy(keras.Model(inputs, keras.layers.Dense(2)(x)), env)
+    assert policy.act(np.full((2, 3), 9, np.uint8)).shape == (2,)
+
+
+def test_large_discrete_observations_take_no_table():
+    encoded = encode(spaces.Discrete(10**7), np.array([3]))
+    assert (encoded.shape, encoded.sum(), encoded[0, 3]) == ((1, 10**7), 1, 1)
+
+
+@pytest.mark.parametrize("high", [9, 100, 255])
+def test_small_integers_are_scaled_by_their_own_bound(high):
+    space = spaces.Box(0, high, (4, 4), np.uint8)
+    model = tfpg.networks.mlp((space, spaces.Discrete(2)))
+    scaled = keras.Model(model.inputs, model.layers[1].output)
+    assert float(np.max(scaled(np.full((1, 4, 4), high, np.uint8)))) == pytest.approx(1.0)
+
+
+PRINTS = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import gymnasium, toys
+class Prints(toys.Countdown):
+    def reset(self, **options):
+        print("a banner"); os.write(1, b"a native banner\\n")
+        return super().reset(**options)
+gymnasium.register("Prints-v0", Prints)
+"""
+
+
+def test_json_is_alone_on_the_standard_output(tmp_path):
+    (tmp_path / "prints.py").write_text(PRINTS.format(tests=str(Path(__file__).parents[1])))
+    tfpg.networks.mlp(Countdown, hidden=(4,)).save(tmp_path / "m.keras")
+    command = ["-m", "tfpg", "evaluate", "m.keras", "--env", "prints:Prints-v0", "--json"]
+    done = subprocess.run(
+        [sys.executable, *command, "--episodes", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["episode_return"] == 3.0
+    assert "a native banner" in done.stderr
