@@ -222,7 +222,7 @@ class TestProblems:
                 raise OSError("in use")
 
         report = check(lambda: Sticky(), steps=10)
-        assert rows(report, "problem")["closing"][0].startswith("OSError: in use")
+        assert rows(report, "warning")["closing"][0].startswith("OSError: in use")
 
     def test_nondeterminism_in_the_registration_is_a_warning(self):
         gymnasium.register("Random-v0", misbehaving.Nondeterministic, nondeterministic=True)
