@@ -226,3 +226,61 @@ def test_json_is_alone_on_the_standard_output(tmp_path):
     )
     assert json.loads(done.stdout)["episode_return"] == 3.0
     assert "a native banner" in done.stderr
+
+
+class Adds(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.sum(x))
+        return x
+
+
+class Noisy(keras.layers.Layer):
+    def call(self, x, training=False):
+        return x + 1.0 if training else x
+
+
+class Counts(keras.layers.Layer):
+    """Counts its calls in training in a weight that is not trained."""
+
+    def build(self, shape):
+        self.calls = self.add_weight((), "zeros", trainable=False, name="calls")
+
+    def call(self, x, training=False):
+        if training:
+            self.calls.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Adds, "calls add_loss"),
+        (Noisy, "returns different outputs"),
+        (Counts, "changes '.*calls"),
+        (lambda: keras.layers.TimeDistributed(keras.layers.Dropout(0.9)), "different outputs"),
+        (lambda: keras.layers.LSTM(3, dropout=0.9, return_sequences=True), "different outputs"),
+    ],
+)
+def test_layers_that_no_agent_can_train_as_they_acted_are_refused(layer, message):
+    inputs = keras.Input((4,))
+    x = keras.layers.Reshape((2, 2))(inputs)
+    x = keras.layers.Flatten()(layer()(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    before = model.get_weights()
+    for agent in (tfpg.Reinforce(model, **EPISODES), tfpg.DQN(model)):
+        with pytest.raises(ValueError, match=message):
+            agent.fit("CartPole-v1", 1, verbose=0)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_regularizers_and_frozen_batch_normalization_are_accepted():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4, kernel_regularizer="l2"),
+            keras.layers.BatchNormalization(trainable=False),
+            keras.layers.Dense(2, bias_regularizer="l1"),
+        ]
+    )
+    tfpg.Reinforce(model, **EPISODES).fit("CartPole-v1", 1, seed=0, verbose=0)

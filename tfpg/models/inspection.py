@@ -163,6 +163,38 @@ def check_layers(model: keras.Model) -> None:
         )
 
 
+def check_calls(model: keras.Model, inputs: Any, outputs: Any) -> None:
+    """Raise if a model has losses of its own, or responds differently in training.
+
+    Args:
+        model: A built model.
+        inputs: A batch of inputs.
+        outputs: What it returned for them with ``training=False``.
+
+    Raises:
+        ValueError: It calls ``add_loss``; or with ``training=True``, its outputs differ, or weights
+            change that are not trained. They are restored.
+    """
+    if len(model.losses) > sum(bool(v.regularizer) for v in model.trainable_weights):
+        raise ValueError(
+            "The model calls add_loss, and agents minimize only their own losses and the penalties "
+            "of weight regularizers. Remove the call, or use a kernel_regularizer."
+        )
+    before = [(v, v.numpy()) for v in model.non_trainable_variables]
+    found = model(inputs, training=True)
+    changed = [v.path for v, value in before if not np.array_equal(v.numpy(), value)]
+    for v, value in before:
+        v.assign(value)
+    pairs = zip(*(map(np.asarray, keras.tree.flatten(x)) for x in (outputs, found)), strict=True)
+    same = all(np.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in pairs)
+    if changed or not same:
+        what = f"changes {changed[0]!r}" if same else "returns different outputs"
+        raise ValueError(
+            f"With training=True the model {what}, for example by dropout, noise or batch "
+            "statistics in a layer, but a policy must be trained as it acted. Remove such layers."
+        )
+
+
 def warn_about_unused_loss(model: keras.Model) -> None:
     """Warn if a model was compiled with a loss, which no agent uses.
 

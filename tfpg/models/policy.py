@@ -17,6 +17,7 @@ from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, spaces_of
 from tfpg.models.heads import Head, head_for
 from tfpg.models.inspection import (
+    check_calls,
     check_layers,
     explain_non_finite,
     input_keys,
@@ -315,12 +316,14 @@ class Policy:
 
         inputs = map_space(rows, self.observation_space, keys)
         try:
-            return keys, model(inputs, training=False)
+            outputs = model(inputs, training=False)
         except Exception as error:
             shapes = map_arrays(lambda x: (1, *x.shape[1:]), inputs)
             raise ValueError(
                 f"The model cannot be called on inputs of shape {shapes}: {one_line(error)}"
             ) from error
+        check_calls(model, inputs, outputs)
+        return keys, outputs
 
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
