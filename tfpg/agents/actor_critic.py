@@ -84,8 +84,8 @@ class ActorCritic(PolicyGradient):
         steps = self.num_envs * self.num_steps
         if self.minibatches > steps:
             raise ValueError(
-                f"An iteration has {steps} steps ({self.num_envs} environments of "
-                f"{self.num_steps}), too few for {self.minibatches} minibatches."
+                f"An iteration has {steps} steps ({self.num_envs} environments x {self.num_steps} "
+                f"steps), which is too few for {self.minibatches} minibatches."
             )
 
     @property

@@ -82,7 +82,7 @@ class DQN(OffPolicy):
     tau: float | None = option(
         default=None,
         check=optional(positive_fraction),
-        help="Instead of copies, move the target network this fraction of the way toward the "
+        help="Instead of copying, move the target network this fraction of the way toward the "
         "online network after every update.",
     )
     epsilon: float | Callable[[float], float] = option(

@@ -82,7 +82,7 @@ class Reinforce(PolicyGradient):
     value_updates: int = option(
         default=1,
         check=count,
-        help="Gradient steps of the value model per update of the policy.",
+        help="Value-model gradient steps per policy update.",
     )
     gradient: str = option(
         default="fused",

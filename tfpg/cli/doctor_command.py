@@ -8,7 +8,7 @@ from tfpg.cli.command import WithJson, click_command
 class Doctor(WithJson):
     """Check this machine and installation.
 
-    Print versions and devices, and how to fix problems. The exit code is 0 if training
+    Print versions and devices, and explain how to fix any problems. The exit code is 0 if training
     works, and 1 otherwise.
     """
 

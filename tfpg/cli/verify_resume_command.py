@@ -23,10 +23,10 @@ class VerifyResume(WithJson):
     """Kill a training run, resume it, and compare the results.
 
     The same training runs twice: once without interruption, and once killed and resumed. The exit
-    code is 0 if both saved bit-for-bit identical results, and 1 otherwise.
+    code is 0 if the results of both are bit-for-bit identical, and 1 otherwise.
     """
 
-    algorithm: str = argument("An algorithm, as for tfpg train.")
+    algorithm: str = argument("Algorithm name, as in tfpg train.")
     env: str = argument("Gymnasium id, or module:id.")
     iterations: int = setting("Iterations of each run.", count, default=8)
     kills: int = setting("Number of times to kill the second run.", count, default=2)
