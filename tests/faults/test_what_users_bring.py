@@ -14,6 +14,7 @@ from small import EPISODES, AfterEachIteration, every_checkpoint, flat_weights, 
 from toys import Countdown, Walk
 
 import tfpg
+from tfpg.agents.optimization import suits_xla
 from tfpg.errors import EnvError
 from tfpg.models.observations import encode
 
@@ -284,3 +285,27 @@ def test_regularizers_and_frozen_batch_normalization_are_accepted():
         ]
     )
     tfpg.Reinforce(model, **EPISODES).fit("CartPole-v1", 1, seed=0, verbose=0)
+
+
+def test_a_module_in_the_current_folder_registers_its_environment(tmp_path, monkeypatch):
+    (tmp_path / "registers_here.py").write_text(
+        "import gymnasium\n"
+        "entry = 'gymnasium.envs.classic_control:CartPoleEnv'\n"
+        "gymnasium.register('Here-v0', entry)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert tfpg.envs.spaces_of("registers_here:Here-v0")[0].shape == (4,)
+
+
+def test_a_layer_that_xla_cannot_compile_is_trained_without_it():
+    class Plain(keras.layers.Dense):
+        def __init__(self, units):
+            super().__init__(units)
+            self.supports_jit = False
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [Plain(2)(inputs), keras.layers.Dense(1)(inputs)])
+    agent = small_agent(tfpg.PPO, model=model, jit_compile="auto")
+    agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+    assert not suits_xla(model)

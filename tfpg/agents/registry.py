@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from tfpg.core.backend import import_quietly
+from tfpg.core.backend import import_quietly, search_current_folder
 from tfpg.core.options import check_names
 
 if TYPE_CHECKING:
@@ -59,8 +58,8 @@ def algorithm_class(name: str) -> type[Agent]:
         check_names([name], algorithm_names(), "algorithm")
         raise AssertionError  # check_names has raised
     module, _, attribute = path.partition(":")
-    if ":" in name and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if ":" in name:
+        search_current_folder()
     if module not in sys.modules and name not in _CLASSES and find_spec(module):
         import_quietly()  # because the module imports TensorFlow
     found = getattr(importlib.import_module(module), attribute, None)

@@ -77,6 +77,12 @@ def import_quietly() -> None:
             os.close(terminal)
 
 
+def search_current_folder() -> None:
+    """Let modules of the current folder be imported, as ``python -m`` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def _configured_backend() -> tuple[str, str]:
     if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"], "KERAS_BACKEND"

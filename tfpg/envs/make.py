@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,6 +17,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
+from tfpg.core.backend import search_current_folder
 from tfpg.core.messages import alternatives, one_line, warn
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
@@ -217,7 +216,7 @@ def check_separate(envs: VectorEnv, other: gymnasium.Env | VectorEnv, what: str)
         what: Name of the other one, which begins the message.
 
     Raises:
-        ValueError: Whoever plays in it would cut training episodes short.
+        ValueError: It is, so that playing in it would cut training episodes short.
     """
     mine, theirs = _all_parts(envs), _all_parts(other)
     if any(one is another for one in mine for another in theirs):
@@ -376,8 +375,7 @@ def _full_id(env_id: str) -> str:
     """Import the module of an id, and add the newest version if it has none."""
     module, _, name = env_id.rpartition(":")
     if module:
-        if os.getcwd() not in sys.path:  # as Python itself does for a script in this folder
-            sys.path.append(os.getcwd())
+        search_current_folder()
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:

@@ -183,7 +183,7 @@ class EnvTracker:
 
 
 def describe_env(envs: VectorEnv) -> str:
-    """Return what tells environments apart: id or class, arguments, and time limit.
+    """Describe an environment by its id, arguments and time limit, or else by its class.
 
     Example:
         >>> from tfpg.envs import open_vec
