@@ -275,6 +275,23 @@ def test_layers_that_no_agent_can_train_as_they_acted_are_refused(layer, message
         np.testing.assert_array_equal(one, other)
 
 
+class Random(keras.layers.Layer):
+    """Random in every call, by a generator of its own or that of Keras."""
+
+    def __init__(self, seed=None, **options):
+        super().__init__(**options)
+        self.generator = None if seed is None else keras.random.SeedGenerator(seed)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_layers_that_are_random_when_they_act_too_are_accepted(seed):
+    model = keras.Sequential([keras.Input((4,)), Random(seed), keras.layers.Dense(2)])
+    tfpg.Reinforce(model, **EPISODES).fit("CartPole-v1", 1, seed=0, verbose=0)
+
+
 def test_regularizers_and_frozen_batch_normalization_are_accepted():
     model = keras.Sequential(
         [

@@ -163,13 +163,14 @@ def check_layers(model: keras.Model) -> None:
         )
 
 
-def check_calls(model: keras.Model, inputs: Any, outputs: Any) -> None:
+def check_calls(model: keras.Model, inputs: Any) -> None:
     """Raise if a model has losses of its own, or responds differently in training.
 
+    A model that is random when it acts, too, is not compared.
+
     Args:
-        model: A built model.
+        model: A model that was called on such inputs before.
         inputs: A batch of inputs.
-        outputs: What it returned for them with ``training=False``.
 
     Raises:
         ValueError: It calls ``add_loss``; or with ``training=True``, its outputs differ, or weights
@@ -181,18 +182,29 @@ def check_calls(model: keras.Model, inputs: Any, outputs: Any) -> None:
             "of weight regularizers. Remove the call, or use a kernel_regularizer."
         )
     before = [(v, v.numpy()) for v in model.non_trainable_variables]
-    found = model(inputs, training=True)
-    changed = [v.path for v, value in before if not np.array_equal(v.numpy(), value)]
-    for v, value in before:
-        v.assign(value)
-    pairs = zip(*(map(np.asarray, keras.tree.flatten(x)) for x in (outputs, found)), strict=True)
-    same = all(np.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in pairs)
+
+    def call(training: bool) -> tuple[list[np.ndarray], list[str]]:
+        outputs = [np.asarray(x) for x in keras.tree.flatten(model(inputs, training=training))]
+        changed = [v.path for v, value in before if not np.array_equal(v.numpy(), value)]
+        for v, value in before:
+            v.assign(value)
+        return outputs, changed
+
+    acting, changed_acting = call(training=False)
+    training, changed_training = call(training=True)
+    changed = [path for path in changed_training if path not in changed_acting]
+    same = _close(acting, training) or not _close(acting, call(training=False)[0])
     if changed or not same:
         what = f"changes {changed[0]!r}" if same else "returns different outputs"
         raise ValueError(
             f"With training=True the model {what}, for example by dropout, noise or batch "
             "statistics in a layer, but a policy must be trained as it acted. Remove such layers."
         )
+
+
+def _close(outputs: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    pairs = zip(outputs, others, strict=True)
+    return all(np.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in pairs)
 
 
 def warn_about_unused_loss(model: keras.Model) -> None:

@@ -322,7 +322,7 @@ class Policy:
             raise ValueError(
                 f"The model cannot be called on inputs of shape {shapes}: {one_line(error)}"
             ) from error
-        check_calls(model, inputs, outputs)
+        check_calls(model, inputs)
         return keys, outputs
 
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
