@@ -246,14 +246,43 @@ class TestProblems:
         report = check(lambda: Bandit(space))
         assert [row.verdict for row in report.rows if row.what == "action space"] == [verdict]
 
-    def test_images_with_channels_first_are_a_warning(self):
-        class Channels(Well):
+    def test_keys_that_no_model_can_take_are_a_warning_and_not_checked(self):
+        class Mission(Well):
             def __init__(self):
                 super().__init__()
-                self.observation_space = spaces.Box(0, 255, (3, 8, 8), np.uint8)
+                parts = {"x": self.observation_space, "mission": spaces.Text(1)}
+                self.observation_space = spaces.Dict(parts)
 
-        report = check(lambda: Channels(), steps=3)
-        assert "channels first" in rows(report, "warning")["observation space"][0]
+            def reset(self, **options):
+                x, info = super().reset(**options)
+                return {"x": x, "mission": "find the key"}, info
+
+            def step(self, action):
+                x, *rest = super().step(action)
+                return {"x": x}, *rest
+
+        report = check(lambda: Mission(), steps=3)
+        text = "'mission' is left out: no model can take a Text"
+        assert rows(report, "warning")["observation space"] == [text]
+        assert "observations" not in rows(report, "warning")
+        assert report.ok
+
+    def test_an_unsupported_space_is_its_only_problem(self):
+        class Pair(Well):
+            def __init__(self):
+                super().__init__()
+                self.observation_space = spaces.Tuple([spaces.Discrete(3), self.observation_space])
+
+            def reset(self, **options):
+                x, info = super().reset(**options)
+                return (1, x), info
+
+            def step(self, action):
+                x, *rest = super().step(action)
+                return (1, x), *rest
+
+        report = check(lambda: Pair(), steps=3)
+        assert list(rows(report, "problem")) == ["observation space", "algorithms"]
 
 
 class TestRendering:

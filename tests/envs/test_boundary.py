@@ -272,3 +272,41 @@ def test_any_result_is_brought_into_form_or_refused_in_one_line(result, space):
         text = "its "
     assert "its " in text
     assert "\n" not in text
+
+
+class Mission(Single):
+    """Observations with parts that no model can take."""
+
+    parts = {"text": (spaces.Text(1), "find the key"), "pair": (spaces.Tuple([BOX]), (None,))}
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names = names
+        unusable = {name: self.parts[name][0] for name in names}
+        self.observation_space = spaces.Dict(x=BOX, **unusable)
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        return {"x": x, **{name: self.parts[name][1] for name in self.names}}, info
+
+    def step(self, action):
+        x, *rest = super().step(action)
+        return {"x": x, **{name: self.parts[name][1] for name in self.names}}, *rest
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("workers", [None, 2])
+def test_keys_that_no_model_can_take_are_left_out(algorithm, workers):
+    weights = []
+    for names in ((), ("text",)):
+        with open_vec(lambda names=names: Mission(*names), num_envs=2, workers=workers) as envs:
+            agent = small_agent(algorithm, Mission)
+            agent.fit(envs, 2, seed=0, verbose=0)
+            tfpg.evaluate(agent, envs, episodes=2)
+        weights.append(flat_weights(agent.model))
+    np.testing.assert_array_equal(*weights)
+
+
+def test_a_warning_says_that_parts_other_than_text_are_left_out():
+    with pytest.warns(UserWarning, match="'pair' is left out, because no model can take a Tuple"):
+        tfpg.networks.mlp(lambda: Mission("pair", "text"))

@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 import tfpg
 from tfpg.models import networks
+from tfpg.models.normalization import ObservationStatistics
 
 FRAMES = spaces.Box(0, 255, (84, 84, 4), np.uint8)
 ACTIONS = spaces.Discrete(6)
@@ -83,6 +84,99 @@ class TestActorCritic:
         assert counts == {False: 4, True: 2}
 
 
+def image(*shape, high=255, dtype=np.uint8):
+    return spaces.Box(0, high, shape, dtype)
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("space", "sizes"),
+        [  # height, width and channels, then the outputs of the convolutions
+            (image(84, 84, 4), [(84, 84, 4), (20, 20, 32), (9, 9, 64), (7, 7, 64)]),
+            (image(4, 84, 84), [(84, 84, 4), (20, 20, 32), (9, 9, 64), (7, 7, 64)]),
+            (image(4, 96, 96, 3), [(96, 96, 12), (23, 23, 32), (10, 10, 64), (8, 8, 64)]),
+            (image(4, 3, 40, 50), [(40, 50, 12), (9, 11, 32), (3, 4, 64), (1, 2, 64)]),
+            (image(36, 48), [(36, 48, 1), (8, 11, 32), (3, 4, 64), (1, 2, 64)]),
+            (image(7, 7, 3), [(7, 7, 3), (7, 7, 32), (4, 4, 64), (2, 2, 64)]),
+            (image(3, 9, 5), [(9, 5, 3), (9, 5, 32), (5, 3, 64), (3, 2, 64)]),
+            (image(8, 8, high=5, dtype=np.int64), [(8, 8, 1), (8, 8, 32), (4, 4, 64), (2, 2, 64)]),
+        ],
+    )
+    def test_convolutions_see_height_and_width_in_any_order_of_the_axes(self, space, sizes):
+        model = networks.cnn((space, ACTIONS))
+        convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
+        found = [convolutions[0].input, *(x.output for x in convolutions)]
+        assert [x.shape[1:] for x in found] == sizes
+
+    def test_channels_are_moved_not_mixed(self):
+        first, last = (networks.cnn((x, ACTIONS), seed=0) for x in (image(3, 9, 9), image(9, 9, 3)))
+        x = RNG.integers(0, 255, (5, 9, 9, 3), np.uint8)
+        one, other = first(np.moveaxis(x, -1, 1)), last(x)
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+    @pytest.mark.parametrize("high", [1.0, 10.0, 255.0])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+    def test_images_are_divided_by_their_largest_value(self, high, dtype):
+        model = networks.cnn((image(8, 8, 3, high=high, dtype=dtype), ACTIONS))
+        inner = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D)).input
+        x = np.full((1, 8, 8, 3), high, dtype)
+        np.testing.assert_allclose(keras.Model(model.input, inner)(x), 1.0, rtol=1e-6)
+
+    @pytest.mark.parametrize("kind", [networks.cnn, networks.actor_critic, networks.critic])
+    @pytest.mark.parametrize(
+        "actions", [ACTIONS, spaces.Box(-1, 1, (3,)), spaces.MultiBinary(2)], ids=str
+    )
+    def test_there_is_a_network_for_images_with_any_actions_and_a_value(self, kind, actions):
+        both = spaces.Dict(camera=image(40, 40, 3), speed=spaces.Box(-1, 1, (2,), np.float32))
+        for space in (image(7, 7, 3), both):
+            model = kind((space, actions))
+            assert sum(isinstance(x, keras.layers.Conv2D) for x in model.layers) == 3
+        x = {"camera": np.zeros((5, 40, 40, 3), np.uint8), "speed": np.zeros((5, 2), "float32")}
+        assert all(len(output) == 5 for output in keras.tree.flatten(model(x)))
+
+    def test_a_dueling_network_has_convolutions_too(self):
+        model = networks.dueling((image(7, 7, 3), ACTIONS))
+        assert model.output_shape == (None, 6)
+        assert sum(isinstance(x, keras.layers.Conv2D) for x in model.layers) == 3
+
+    def test_normalize_standardizes_each_channel_of_a_grid_but_no_picture(self):
+        picture, grid = (
+            networks.cnn((x, ACTIONS), normalize=True) for x in (FRAMES, image(7, 7, 3))
+        )
+        assert not [x for x in picture.layers if x.name.endswith("_statistics")]
+        x = np.zeros((10, 7, 7, 3), np.uint8)
+        x[..., 1], x[5:, ..., 2] = 4, 2
+        statistics = ObservationStatistics(grid)
+        statistics.update(x)
+        (layer,) = statistics.layers
+        np.testing.assert_allclose(layer.moving_mean, [0, 4, 1])
+        np.testing.assert_allclose(layer.moving_variance, [0, 0, 1])
+
+    @pytest.mark.parametrize(
+        "space",
+        [
+            spaces.Box(-1, 1, (4,)),
+            spaces.Box(-np.inf, np.inf, (8, 8, 3)),
+            spaces.Box(0, 1, (8, 8)),
+            image(2, 9, 2),
+            spaces.Dict(a=spaces.Discrete(3)),
+        ],
+    )
+    def test_a_cnn_needs_images(self, space):
+        with pytest.raises(ValueError, match="cnn needs images, but the observation space is"):
+            networks.cnn((space, ACTIONS))
+        networks.actor_critic((space, ACTIONS))
+
+    def test_plain_keras_is_all_they_need(self, tmp_path):
+        model = networks.actor_critic((image(3, 9, 9), ACTIONS), seed=0)
+        model.save(tmp_path / "model.keras")
+        x = np.full((2, 3, 9, 9), 9, np.uint8)
+        for one, other in zip(
+            model(x), keras.saving.load_model(tmp_path / "model.keras")(x), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
 class TestNatureCnn:
     def test_the_layers_are_those_of_the_paper(self):
         model = networks.nature_cnn((FRAMES, ACTIONS))
@@ -119,14 +213,13 @@ class TestNatureCnn:
         "space",
         [
             spaces.Box(-1, 1, (4,)),
-            spaces.Box(0, 255, (84, 84), np.uint8),
-            spaces.Box(0.0, 1.0, (84, 84, 4)),
+            spaces.Box(-np.inf, np.inf, (84, 84, 4)),
             spaces.Box(0, 255, (35, 84, 4), np.uint8),
             spaces.Dict(image=FRAMES),
         ],
     )
     def test_observations_that_are_not_images_are_refused(self, space):
-        with pytest.raises(ValueError, match="nature_cnn needs uint8 images"):
+        with pytest.raises(ValueError, match="nature_cnn needs images of at"):
             networks.nature_cnn((space, ACTIONS))
 
     def test_the_smallest_image_has_36_pixels_a_side(self):

@@ -141,11 +141,40 @@ class TestDict:
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [("robot/arm", "robot/leg"), ("a b", "a_b", "a/b"), ("dense", "dense_1", "log_std"), ("", "é")],
+)
+def test_any_text_may_be_a_key(tmp_path, keys):
+    space = spaces.Dict(dict.fromkeys(keys, SPACES["box"]))
+    env = stub_env(spaces.Box(-1, 1, (2,)), space)
+    model = tfpg.networks.actor_critic(env, (4,), normalize=True, seed=0)
+    x = sample(space, 5)
+    model.save(tmp_path / "model.keras")
+    outputs = [
+        Policy(each, env, acting=acting).actor()(x).outputs
+        for each in (model, tfpg.load_model(tmp_path / "model.keras"))
+        for acting in ("numpy", "tensorflow")
+    ]
+    for each in outputs[1:]:
+        np.testing.assert_allclose(each, outputs[0], rtol=1e-5)
+    changed = {**x, keys[0]: x[keys[0]] + 1}
+    assert (Policy(model, env).actor()(changed).outputs != outputs[0]).any()
+
+
+@pytest.mark.parametrize("key", [7, ("a", "b"), None])
+def test_other_keys_are_refused(key):
+    env = stub_env(spaces.Discrete(2), spaces.Dict({key: SPACES["box"]}))
+    with pytest.raises(ValueError, match="its keys must be text, but one is"):
+        tfpg.networks.mlp(env)
+
+
+@pytest.mark.parametrize(
     "space",
     [
         spaces.Tuple([spaces.Discrete(2)]),
         spaces.Text(4),
         spaces.Dict({"inner": spaces.Dict({"x": spaces.Discrete(2)})}),
+        spaces.Dict(mission=spaces.Text(4)),
         spaces.Dict({}),
     ],
 )

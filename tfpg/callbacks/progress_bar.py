@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from tfpg.core.backend import keras
+from tfpg.core.messages import number
 
 _FIRST = (
     *("episode_return", "episode_length", "env_steps", "steps/s", "updates/s"),
@@ -88,7 +89,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             self._last = epoch + 1, shown
             self.progbar.update(*self._last, finalize=False)
         elif self.verbose == 2:
-            numbers = " - ".join(f"{name}: {_number(x)}" for name, x in logs.items())
+            numbers = " - ".join(f"{name}: {number(x)}" for name, x in logs.items())
             print(f"{epoch + 1}/{self.epochs} - {numbers}", flush=True)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -147,7 +148,3 @@ def rank(name: str) -> tuple[int, str]:
 def _rank_in_bar(name: str) -> tuple[int, tuple[int, str]]:
     first = _FIRST_IN_BAR
     return (first.index(name) if name in first else len(first)), rank(name)
-
-
-def _number(x: Any) -> str:
-    return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):.4g}"

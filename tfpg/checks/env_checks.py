@@ -37,7 +37,7 @@ from tfpg.checks.random_play import (
 from tfpg.checks.report import Report
 from tfpg.core.messages import one_line
 from tfpg.core.seeding import check_seed
-from tfpg.envs.contracts import PROBLEM, WARNING, Issue
+from tfpg.envs.contracts import PROBLEM, WARNING, Issue, left_out, usable_space
 from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
 from tfpg.models.policy import Decision
@@ -141,6 +141,7 @@ class _Check:
         self.env: Any = None
         self.play: RandomPlay | None = None
         self.made: list[gymnasium.Env] = []
+        self.can_train = False
         self.hanging: tuple[str, Moment | None, float] | None = None  # and since when
 
     def run(self, interrupt: bool) -> None:
@@ -231,7 +232,7 @@ class _Check:
         findings = self.findings
         names = [name for name in ALGORITHMS if supports(action, q_values=name in Q_LEARNING)]
         try:
-            check_space(observation)
+            check_space(usable_space(observation))
             findings.add("observation space", _observation_space_issues(observation))
             findings.passed["observation space"] = _describe_space(observation)
         except ValueError as error:
@@ -248,6 +249,7 @@ class _Check:
         missing = ", ".join(name for name in ALGORITHMS if name not in names)
         but = f"; not {missing}, which needs Discrete actions" * bool(missing)
         findings.passed["algorithms"] = ", ".join(names) + but
+        self.can_train = bool(names)
         if not names:
             detail = f"none of {', '.join(ALGORITHMS)} takes these spaces"
             findings.add("algorithms", [Issue(PROBLEM, "none", detail)])
@@ -331,7 +333,7 @@ class _Check:
         self.findings.passed["rendering"] = f"{mode} with {size}; render modes {known}"
 
     def _check_speed(self) -> None:
-        if self.play is None or not self.play.steps:
+        if self.play is None or not self.play.steps or not self.can_train:
             return
         measured = []
         for count in [1] if self.env is self.given else [1, NUM_ENVS]:
@@ -385,15 +387,10 @@ def frame_issues(images: Iterable[Any]) -> Iterator[Issue]:
         yield Issue(PROBLEM, "size", f"frames of several sizes, {shown}: a video has one size")
 
 
-def _observation_space_issues(space: gymnasium.Space) -> Iterator[Issue]:
-    for part in space.values() if isinstance(space, spaces.Dict) else [space]:
-        shape = part.shape or ()
-        if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
-            detail = (
-                f"{shape} looks like an image with its channels first, but Keras's convolutions "
-                "expect them last: use gymnasium.wrappers.TransformObservation"
-            )
-            yield Issue(WARNING, "channels", detail)
+def _observation_space_issues(space: Any) -> Iterator[Issue]:
+    for key in left_out(space):
+        detail = f"{key!r} is left out: no model can take a {type(space[key]).__name__}"
+        yield Issue(WARNING, f"left out {key}", detail)
 
 
 def _action_space_issues(space: gymnasium.Space) -> Iterator[Issue]:

@@ -23,6 +23,7 @@ from tfpg.envs.contracts import (
     PROBLEM,
     WARNING,
     Issue,
+    as_numbers,
     observation_issues,
     reset_issues,
     reward_issues,
@@ -186,8 +187,8 @@ class RandomPlay:
         self._last = x, fingerprint(x), self._at
         self.moments.append(Moment(*self._at[:2], self._last[1], fingerprint(reward), end))
         for part in x.values() if isinstance(x, dict) else [x]:
-            array = np.asarray(part)
-            if array.dtype.kind in "biuf" and array.size:
+            array = as_numbers(part)
+            if array is not None and array.size:
                 self._low = min(self._low, float(array.min()))
                 self._high = max(self._high, float(array.max()))
                 self._has_floats |= array.dtype.kind == "f"

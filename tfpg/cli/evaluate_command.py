@@ -5,6 +5,7 @@ from __future__ import annotations
 from tfpg.cli.command import WithJson, click_command, setting
 from tfpg.cli.playing import Playing
 from tfpg.core.backend import import_quietly
+from tfpg.core.messages import number
 from tfpg.core.options import count
 
 
@@ -33,9 +34,10 @@ class Evaluate(Playing, WithJson):
         print(
             f"{source.model} in {source.env}, {self.episodes} {kind} episodes, "
             f"seed {result['seed']}:\n"
-            f"  return  {result['episode_return']:.1f} +- {result['episode_return_std']:.1f}"
-            f"  (from {min(returns):.1f} to {max(returns):.1f})\n"
-            f"  length  {result['episode_length']:.1f}"
+            f"  return  {number(result['episode_return'])}"
+            f" +- {number(result['episode_return_std'])}"
+            f"  (from {number(min(returns))} to {number(max(returns))})\n"
+            f"  length  {number(result['episode_length'])}"
         )
 
 

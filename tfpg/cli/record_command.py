@@ -11,6 +11,7 @@ from tfpg.cli.playing import Playing
 from tfpg.cli.values import each
 from tfpg.core.backend import import_quietly
 from tfpg.core.files import check_writable
+from tfpg.core.messages import number
 from tfpg.core.options import WithOptions, count, one_of, positive, whole
 from tfpg.envs import same_env
 from tfpg.video import OVERLAYS
@@ -99,7 +100,7 @@ class Record(Style, Playing):
             grid=grid,
             rank=self.rank,
         )
-        returns = ", ".join(f"{x:.1f}" for x in video.episode_returns)
+        returns = ", ".join(number(x) for x in video.episode_returns)
         for path in video.paths:
             print(f"{path}  ({video.frames} frames, return {returns})")
 

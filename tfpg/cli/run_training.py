@@ -15,7 +15,7 @@ from tfpg.cli import runs
 from tfpg.cli.reporting import message
 from tfpg.core import signals
 from tfpg.core.backend import import_quietly, keras
-from tfpg.core.messages import warn
+from tfpg.core.messages import number, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import open_vec
 from tfpg.schedules import IN_THE_END
@@ -211,8 +211,8 @@ class Training:
             best = max(range(len(returns)), key=lambda i: (returns[i], i))
             iteration = best + 1 + len(history["env_steps"]) - len(returns)
             print(
-                f"Best mean return {returns[best]:.1f}, in iteration {iteration}; last "
-                f"{returns[-1]:.1f}; {steps} environment steps."
+                f"Best mean return {number(returns[best])}, in iteration {iteration}; last "
+                f"{number(returns[-1])}; {steps} environment steps."
             )
         else:
             print(f"No mean return: too few episodes ended in {steps} environment steps.")

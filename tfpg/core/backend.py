@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,8 @@ def require_tensorflow() -> None:
         raise ImportError(
             f"tfpg runs on TensorFlow, and Keras runs on {keras.config.backend()!r}. {remedy}"
         )
+    # Keys of observations may hold characters that names of inputs may not.
+    warnings.filterwarnings("ignore", "When providing `inputs` as a dict, all keys in the dict")
 
 
 def import_quietly() -> None:

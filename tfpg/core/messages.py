@@ -68,3 +68,13 @@ def describe_exit(exitcode: int | None) -> str:
         name = signal.Signals(-exitcode).name
     hint = ", out of memory?" if exitcode == -signal.SIGKILL else ""
     return f"of {name} ({exitcode}{hint})"
+
+
+def number(x: float) -> str:
+    """Return a number with four significant digits, or all of them if it is an integer.
+
+    Example:
+        >>> number(0.95487), number(51200)
+        ('0.9549', '51,200')
+    """
+    return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):.4g}"

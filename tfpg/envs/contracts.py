@@ -4,7 +4,8 @@
 value                    accepted                               becomes
 =======================  =====================================  ===================================
 observation              numbers of the space's shape that its  a new array of the space's dtype;
-                         dtype can hold, the keys of a `Dict`   keys that are not in it are left out
+                         dtype can hold, the keys of a `Dict`   keys that are not in it, or are no
+                                                                numbers, are left out
 reward                   a number, or an array with a single    float
                          one
 terminated, truncated    True, False, 0, 1, or an array with a  bool
@@ -32,9 +33,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from tfpg.core.messages import one_line
+from tfpg.core.messages import one_line, warn
 
 WARNING, PROBLEM = "warning", "problem"
+
+# The spaces whose observations are numbers. A `Dict` of them is supported as well.
+NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 _BOOL = np.dtype(bool)
 
@@ -53,6 +57,43 @@ class Issue(NamedTuple):
     detail: str
 
 
+def usable_space(space: Any) -> Any:
+    """Return an observation space without the keys of a `Dict` that no model can take.
+
+    Text is left out silently, anything else with a warning. The space itself is returned if all or
+    none of its keys can be used.
+
+    Example:
+        >>> usable_space(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
+        Dict('room': Discrete(4))
+    """
+    if not isinstance(space, spaces.Dict):
+        return space
+    usable: dict[str, gymnasium.Space] = {
+        key: part for key, part in space.items() if isinstance(part, NUMERIC)
+    }
+    if not usable or len(usable) == len(space):
+        return space
+    for key in left_out(space):
+        if not isinstance(space[key], spaces.Text):
+            warn(
+                f"The observation {key!r} is left out, because no model can take a "
+                f"{type(space[key]).__name__}. To use it, wrap the environment."
+            )
+    return spaces.Dict(usable)
+
+
+def left_out(space: Any) -> list[Any]:
+    """Return the keys of a `Dict` that no model can take.
+
+    Example:
+        >>> left_out(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
+        ['goal']
+    """
+    parts = space.items() if isinstance(space, spaces.Dict) else ()
+    return [key for key, part in parts if not isinstance(part, NUMERIC)]
+
+
 def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Issue]:
     """Check an observation against its space.
 
@@ -68,6 +109,8 @@ def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Iss
         yield Issue(PROBLEM, "type", f"expected a dict, got {_type(observation)}")
         return
     for key in [*space, *(key for key in observation if key not in space.spaces)]:
+        if key in space.spaces and not isinstance(space[key], NUMERIC):
+            continue
         if key not in observation:
             yield Issue(PROBLEM, f"{key} missing", f"{key!r} is missing")
         elif key not in space.spaces:
@@ -79,12 +122,11 @@ def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Iss
 
 
 def _array_issues(space: gymnasium.Space, observation: Any) -> Iterator[Issue]:
-    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    if not isinstance(space, kinds):
+    if not isinstance(space, NUMERIC):
         if not space.contains(observation):
             yield Issue(PROBLEM, "outside", "outside the space")
         return
-    x, dtype = _array(observation), np.dtype(cast(Any, space.dtype))
+    x, dtype = as_numbers(observation), np.dtype(cast(Any, space.dtype))
     if x is None:
         yield Issue(PROBLEM, "type", f"expected numbers, got {_type(observation)}")
         return
@@ -124,7 +166,7 @@ def reward_issues(reward: Any) -> Iterator[Issue]:
         >>> [issue.detail for issue in reward_issues(np.ones(2))]
         ['expected a float, got an array of shape (2,)']
     """
-    x = _array(reward)
+    x = as_numbers(reward)
     if x is None:
         yield Issue(PROBLEM, "type", f"expected a float, got {_type(reward)}")
     elif x.size != 1:
@@ -173,7 +215,13 @@ def step_issues(result: Any) -> Iterator[Issue]:
         yield Issue(PROBLEM, "info", f"expected a dict as info, got {_type(result[4])}")
 
 
-def _array(x: Any) -> np.ndarray | None:
+def as_numbers(x: Any) -> np.ndarray | None:
+    """Return a value as an array of numbers, or None if it is something else.
+
+    Example:
+        >>> as_numbers("go") is None
+        True
+    """
     try:
         array = np.asarray(x)
     except (ValueError, TypeError):
@@ -199,13 +247,13 @@ def _type(x: Any) -> str:
 
 
 def _shown(x: Any) -> str:
-    array = _array(x)
+    array = as_numbers(x)
     return _type(x) if array is None or array.size > 8 else f"{one_line(x, 80)} ({_type(x)})"
 
 
 def _flags(x: Any, count: int) -> np.ndarray | None:
     """Zeros and ones as ``[count]`` bool, or None if they are something else."""
-    array = _array(x)
+    array = as_numbers(x)
     if array is None or array.size != count or array.ndim > 2 or not np.isin(array, (0, 1)).all():
         return None
     return array.reshape(count).astype(bool)
@@ -238,8 +286,7 @@ def observation_in(space: gymnasium.Space, observation: Any) -> Any:
         with suppress(KeyError):
             return {key: observation_in(space[key], observation[key]) for key in space}
     _refuse("observation", observation_issues(space, observation))
-    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    if isinstance(space, kinds):
+    if isinstance(space, NUMERIC):
         return np.array(observation, space.dtype)
     return observation
 
@@ -305,7 +352,7 @@ class VectorForm:
     def __init__(self, envs: VectorEnv):
         self._count = envs.num_envs
         self._shape = (self._count,)
-        self._space: Any = envs.single_observation_space
+        self._space = usable_space(envs.single_observation_space)
 
     def step(self, result: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Return what ``step`` returned, in one form.
@@ -325,7 +372,7 @@ class VectorForm:
         terminated = self._flags("terminated", terminated)
         truncated = self._flags("truncated", truncated)
         if type(rewards) is not np.ndarray or rewards.shape != self._shape:
-            array = _array(rewards)
+            array = as_numbers(rewards)
             if array is None or array.shape not in (self._shape, (self._count, 1)):
                 raise ValueError(
                     "The vector environment returned rewards that are not "
@@ -368,7 +415,7 @@ class VectorForm:
         if fits and len(x) == self._count:
             return x.copy()
         shape = self._count, *(space.shape or ())
-        array, dtype = _array(x), np.dtype(space.dtype)
+        array, dtype = as_numbers(x), np.dtype(space.dtype)
         if array is None or array.shape != shape or not _holds(dtype, array):
             which = f"observations {key!r}" if key else "observations"
             raise ValueError(
@@ -379,5 +426,5 @@ class VectorForm:
 
 
 def _described(x: Any) -> str:
-    array = _array(x)
+    array = as_numbers(x)
     return _type(x) if array is None else f"{_shown(x)} of shape {array.shape}, {array.dtype}"

@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import search_current_folder
 from tfpg.core.messages import alternatives, one_line, warn
+from tfpg.envs.contracts import usable_space
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
@@ -244,15 +245,17 @@ def _close(env: gymnasium.Env | VectorEnv) -> None:
 def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
     """Return the observation and action space of one environment.
 
+    Keys of a `Dict` that no model can take, such as text, are left out.
+
     Example:
         >>> observation_space, action_space = spaces_of("CartPole-v1")
         >>> observation_space.shape, action_space
         ((4,), Discrete(2))
     """
     if isinstance(env, gymnasium.Env):
-        return env.observation_space, env.action_space
+        return usable_space(env.observation_space), env.action_space
     with open_vec(env) as envs:
-        return envs.single_observation_space, envs.single_action_space
+        return usable_space(envs.single_observation_space), envs.single_action_space
 
 
 def reward_threshold(env: EnvLike) -> float | None:

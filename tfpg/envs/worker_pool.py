@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
+from tfpg.envs.contracts import usable_space
 from tfpg.envs.supervised import Failures, zero_observation
 from tfpg.envs.worker_process import Call, command_line, serialize
 from tfpg.errors import EnvError, EnvWorkerDied
@@ -207,12 +208,12 @@ class _RemoteEnv(gymnasium.Env):
     """Stands for an environment in another process, and returns that environment's answers."""
 
     def __init__(self, template: gymnasium.Env, index: int):
-        self.observation_space = template.observation_space
+        self.observation_space = usable_space(template.observation_space)
         self.action_space = template.action_space
         self.metadata, self.render_mode = template.metadata, template.render_mode
         self.spec = template.spec
         self.index = index
-        self._zeros = zero_observation(template.observation_space)
+        self._zeros = zero_observation(self.observation_space)
         self.answer: Any = None  # None: there is none yet, or the process died
         self.reset_call: Call | None = None
         self.seed: int | None = None

@@ -87,6 +87,12 @@ def last_activation(model: keras.Model) -> str | None:
     return getattr(getattr(operation, "activation", None), "__name__", None)
 
 
+def inputs_by_key(model: keras.Model) -> dict[str, Any]:
+    """The symbolic inputs of a model with a graph: by the keys of its dict, or by their names."""
+    inputs = None if isinstance(model, keras.Sequential) else model.input
+    return dict(inputs) if isinstance(inputs, dict) else {x.name: x for x in model.inputs}
+
+
 def input_keys(model: keras.Model, space: Any) -> list[str] | None:
     """Check the inputs of a model, and return the keys of a `Dict` observation that it takes.
 
@@ -98,19 +104,20 @@ def input_keys(model: keras.Model, space: Any) -> list[str] | None:
     """
     keys = None
     if isinstance(space, spaces.Dict) and has_graph(model):
-        keys = [x.name for x in model.inputs]
+        keys = list(inputs_by_key(model))
         if not set(keys) <= set(space):
             raise ValueError(
                 f"The model's inputs are named {keys}, but the observation keys are {list(space)}. "
                 "Name each input after its key, for example "
-                f"keras.Input(shape, name={next(iter(space))!r})."
+                f"keras.Input(shape, name={next(iter(space))!r}), or build the model from a dict "
+                "of inputs: keras.Model({key: input}, outputs)."
             )
     shape = getattr(model, "input_shape", None) if model.built else None
     if shape is None:
         return keys
     wanted = map_space(input_shape, space, keys)
     if keys:
-        shape = {x.name: tuple(x.shape) for x in model.inputs}
+        shape = {key: tuple(x.shape) for key, x in inputs_by_key(model).items()}
         fits = all(_fits(wanted[key], shape[key][1:]) for key in keys)
     else:
         fits = not isinstance(shape, (list, dict)) and _fits(wanted, shape[1:])

@@ -1,11 +1,18 @@
 """Functions that build a `keras.Model`. They are optional: tfpg works with any Keras model.
 
 They use only built-in Keras layers and operations, so plain Keras loads the models without tfpg.
+
+All but `mlp` let images pass convolutions first. An image is a `Box` with finite bounds of three
+axes, with its channels last or first; of four, a stack of such frames; or of two, if it holds
+integers. Images are divided by their largest value. Those with fewer than 36 pixels a side are
+often grids of codes: their convolutions are smaller, and ``normalize`` standardizes each channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -18,10 +25,21 @@ from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
 from tfpg.models.observations import check_space, input_dtype, input_shape
 
+# What Keras names the layers and operations below, with a number at the end.
+_KERAS_NAMES = (
+    *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
+    *("add", "subtract", "mean", "functional", "log_std"),
+)
+
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
 
 _CLIP = 10.0  # standard deviations at which normalized observations are clipped
-_SMALLEST_IMAGE = 36  # nature_cnn's convolutions reduce anything smaller to nothing
+_SMALLEST_PICTURE = 36  # the DQN paper's convolutions reduce anything smaller to nothing
+# Filters, size and stride.
+_PICTURE_CONVOLUTIONS = (32, 8, 4), (64, 4, 2), (64, 3, 1)
+_GRID_CONVOLUTIONS = (32, 3, 1), (64, 3, 2), (64, 3, 2)
+_IMAGE_FEATURES = 256
+_SMALLEST_IMAGE, _SMALLEST_GRID = 3, 5  # sides of images of three and two axes
 
 
 def mlp(
@@ -54,8 +72,8 @@ def mlp(
 
     Returns:
         An uncompiled Keras model, ``inputs [B, ...] -> [B, K]``. The inputs are those of
-        `tfpg.models.observations`. A `Dict` observation gets one input for each key, named after
-        the key. Images are scaled to [0, 1].
+        `tfpg.models.observations`; for a `Dict`, a dict with the same
+        keys. Images are flattened, and scaled to [0, 1]; `cnn` suits them better.
 
     Raises:
         ValueError: A space is not supported, or ``hidden`` are not positive integers.
@@ -70,10 +88,74 @@ def mlp(
         ((None, 4), (None, 2))
     """
     observation_space, action_space = _spaces(env)
-    dense = _dense_maker(seed)
-    inputs, x = _features(observation_space, normalize)
-    x = _stack(x, hidden, activation, dense)
-    return keras.Model(inputs, _policy_output(x, action_space, log_std, dense), name=name)
+    layer = _layer_maker(seed)
+    inputs, x = _features(observation_space, normalize, None)
+    x = _stack(x, hidden, activation, layer)
+    return keras.Model(inputs, _policy_output(x, action_space, log_std, layer), name=name)
+
+
+def cnn(
+    env: EnvLike | Spaces,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "relu",
+    *,
+    normalize: bool = False,
+    log_std: float = 0.0,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Return a policy for images: three convolutions and a Dense layer each, then Dense layers.
+
+    Observations that are no images join after the convolutions. All other networks but `mlp` treat
+    images in the same way.
+
+    Args:
+        env: See `mlp`.
+        hidden: Units of each hidden layer after the convolutions.
+        activation: Keras name of the activation of these layers.
+        normalize: See `mlp`. Only images of fewer than 36 pixels a side are standardized.
+        log_std: See `mlp`.
+        seed: See `mlp`.
+        name: Name of the model.
+
+    Returns:
+        An uncompiled Keras model, ``inputs [B, ...] -> [B, K]``.
+
+    Raises:
+        ValueError: No observation is an image.
+
+    Source:
+        The convolutions of large images: Mnih et al., "Human-level control through deep
+        reinforcement learning", 2015, https://www.nature.com/articles/nature14236.
+
+    Example:
+        >>> camera = spaces.Box(0, 255, (96, 96, 3), np.uint8)
+        >>> cnn((camera, spaces.Box(-1, 1, (2,)))).output_shape
+        (None, 4)
+    """
+    observation_space, action_space = _spaces(env)
+    if not has_images(observation_space):
+        raise ValueError(
+            f"cnn needs images, but the observation space is {observation_space}. Use networks.mlp."
+        )
+    layer = _layer_maker(seed)
+    inputs, x = _features(observation_space, normalize, layer)
+    x = _stack(x, hidden, activation, layer)
+    return keras.Model(inputs, _policy_output(x, action_space, log_std, layer), name=name)
+
+
+def has_images(space: gymnasium.Space) -> bool:
+    """Return whether observations are images, or a `Dict` with at least one.
+
+    Example:
+        >>> (
+        ...     has_images(spaces.Box(0, 255, (64, 64, 3), np.uint8)),
+        ...     has_images(spaces.Box(0, 1, (3,))),
+        ... )
+        (True, False)
+    """
+    parts = space.values() if isinstance(space, spaces.Dict) else [space]
+    return any(_image_axes(part) is not None for part in parts)
 
 
 def critic(
@@ -102,9 +184,9 @@ def critic(
         >>> critic("CartPole-v1").output_shape
         (None, 1)
     """
-    dense = _dense_maker(seed)
-    inputs, x = _features(_spaces(env)[0], normalize)
-    return keras.Model(inputs, dense(1, 1.0)(_stack(x, hidden, activation, dense)), name=name)
+    layer = _layer_maker(seed)
+    inputs, x = _features(_spaces(env)[0], normalize, layer)
+    return keras.Model(inputs, layer(1, 1.0)(_stack(x, hidden, activation, layer)), name=name)
 
 
 def actor_critic(
@@ -141,12 +223,12 @@ def actor_critic(
         [(None, 2), (None, 1)]
     """
     observation_space, action_space = _spaces(env)
-    dense = _dense_maker(seed)
-    inputs, features = _features(observation_space, normalize)
-    x = v = _stack(features, hidden, activation, dense)
+    layer = _layer_maker(seed)
+    inputs, features = _features(observation_space, normalize, layer)
+    x = v = _stack(features, hidden, activation, layer)
     if not shared:
-        v = _stack(features, hidden, activation, dense)
-    outputs = [_policy_output(x, action_space, log_std, dense), dense(1, 1.0)(v)]
+        v = _stack(features, hidden, activation, layer)
+    outputs = [_policy_output(x, action_space, log_std, layer), layer(1, 1.0)(v)]
     return keras.Model(inputs, outputs, name=name)
 
 
@@ -188,12 +270,12 @@ def dueling(
     observation_space, action_space = _spaces(env)
     if not hidden:
         raise ValueError("hidden must have at least one layer for the streams, but it is empty.")
-    dense = _dense_maker(seed)
-    inputs, x = _features(observation_space, normalize)
-    x = _stack(x, hidden[:-1], activation, dense)
+    layer = _layer_maker(seed)
+    inputs, x = _features(observation_space, normalize, layer)
+    x = _stack(x, hidden[:-1], activation, layer)
 
     def stream(units: int) -> Any:
-        return dense(units, 1.0)(_stack(x, hidden[-1:], activation, dense))
+        return layer(units, 1.0)(_stack(x, hidden[-1:], activation, layer))
 
     return keras.Model(inputs, _dueling(stream, action_space), name=name)
 
@@ -206,10 +288,11 @@ def nature_cnn(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Return the convolutional network of the DQN paper, from frames to one output per action.
+    """Return the convolutional network of the DQN paper, from images to one output per action.
 
     Args:
-        env: See `mlp`. Its observations must be stacked frames, its actions `Discrete`.
+        env: See `mlp`. Its observations must be images, its actions `Discrete`. For other actions,
+            or with a value, use `cnn` or `actor_critic`.
         hidden: Units of the last hidden layer.
         dueling: Use two last hidden layers, one for the value and one for the advantages; see
             `tfpg.networks.dueling`.
@@ -217,8 +300,8 @@ def nature_cnn(
         name: Name of the model.
 
     Returns:
-        An uncompiled Keras model, ``inputs [B, height, width, frames] uint8 -> [B, A]``, which
-        scales the frames to [0, 1]. The outputs are linear: Q-values or logits.
+        An uncompiled Keras model, ``images [B, ...] -> [B, A]``, which scales the images to [0, 1].
+        The outputs are linear: Q-values or logits.
 
     Raises:
         ValueError: The observations are not images of at least 36x36, or the actions are not
@@ -235,23 +318,25 @@ def nature_cnn(
         ((None, 84, 84, 4), (None, 4), 1686180)
     """
     space, actions = _spaces(env)
-    shape = space.shape or ()
-    is_image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) == 3
-    if not is_image or min(shape[:2]) < _SMALLEST_IMAGE:
+    axes = _image_axes(space)
+    if axes is None or not _is_picture(space):
         raise ValueError(
-            f"nature_cnn needs uint8 images [height, width, frames] of at least {_SMALLEST_IMAGE}x"
-            f"{_SMALLEST_IMAGE}, but the observation space is {space}. Try networks.mlp."
+            f"nature_cnn needs images of at least {_SMALLEST_PICTURE}x{_SMALLEST_PICTURE}, but the "
+            f"observation space is {space}. Try networks.cnn or networks.mlp."
         )
     if not isinstance(actions, spaces.Discrete):
-        raise ValueError(f"nature_cnn needs Discrete actions, but the action space is {actions}.")
+        raise ValueError(
+            f"nature_cnn needs Discrete actions, but the action space is {actions}. Use "
+            "networks.cnn, or networks.actor_critic for an agent with a value."
+        )
     seeds = np.random.default_rng(seed)
 
     def he() -> keras.initializers.Initializer:
         return keras.initializers.HeUniform(None if seed is None else int(seeds.integers(2**31)))
 
     inputs = _input(space, "observations")
-    x = keras.layers.Rescaling(1.0 / 255.0)(inputs)
-    for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+    x = _scaled(_channels_last(inputs, space), space)
+    for filters, size, stride in _PICTURE_CONVOLUTIONS:
         convolution = keras.layers.Conv2D(
             filters, size, stride, activation="relu", kernel_initializer=he()
         )
@@ -272,31 +357,107 @@ def _spaces(env: EnvLike | Spaces) -> Spaces:
     return observation_space, action_space
 
 
-def _dense_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
+def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
     layer_seeds = np.random.default_rng(seed)
 
-    def dense(units: int, gain: float, activation: str | None = None) -> keras.layers.Layer:
+    def make(units: int, gain: float, activation: str | None = None, *window: Any) -> Any:
         layer_seed = None if seed is None else int(layer_seeds.integers(2**31))
-        initializer = keras.initializers.Orthogonal(gain, seed=layer_seed)
-        return keras.layers.Dense(units, activation=activation, kernel_initializer=initializer)
+        options = {
+            "activation": activation,
+            "kernel_initializer": keras.initializers.Orthogonal(gain, seed=layer_seed),
+        }
+        if not window:
+            return keras.layers.Dense(units, **options)
+        return keras.layers.Conv2D(units, *window, **options)
 
-    return dense
+    return make
 
 
-def _features(space: gymnasium.Space, normalize: bool) -> tuple[Any, Any]:
+def _features(
+    space: gymnasium.Space, normalize: bool, convolution: Callable | None
+) -> tuple[Any, Any]:
     """The model's inputs, and all of them as one vector."""
+
+    def vector(x: Any, part: gymnasium.Space, name: str) -> Any:
+        if convolution is not None and _image_axes(part) is not None:
+            return _convolved(x, part, normalize, name, convolution)
+        return _vector(x, part, normalize, name)
+
     if isinstance(space, spaces.Dict):
-        inputs = {key: _input(part, key) for key, part in space.items()}
-        vectors = [_vector(inputs[key], part, normalize, key) for key, part in space.items()]
+        names = dict(zip(space, _layer_names(space), strict=True))
+        inputs = {key: _input(part, names[key]) for key, part in space.items()}
+        vectors = [vector(inputs[key], part, names[key]) for key, part in space.items()]
         return inputs, vectors[0] if len(vectors) == 1 else keras.layers.Concatenate()(vectors)
     x = _input(space, "observations")
-    return x, _vector(x, space, normalize, "observation")
+    return x, vector(x, space, "observation")
+
+
+def _layer_names(keys: Iterable[str]) -> list[str]:
+    """The keys; in place of those that Keras does not allow or uses itself, similar names."""
+    names: list[str] = []
+    for key in keys:
+        name = re.sub(r"[^\w.-]", "_", key, flags=re.ASCII).lstrip("_.-")
+        is_taken = re.sub(r"_\d+$", "", name) in _KERAS_NAMES or name in names
+        names.append(
+            f"{name or 'observation'}_input_{len(names)}" if is_taken or not name else name
+        )
+    return names
 
 
 def _input(space: gymnasium.Space, name: str) -> Any:
     dtype = input_dtype(space)
     # Keras casts real numbers to its own precision. Integers, above all images, stay small.
     return keras.Input(input_shape(space), name=name, dtype=None if dtype.kind == "f" else dtype)
+
+
+def _image_axes(space: gymnasium.Space) -> tuple[int, ...] | None:
+    """The axes of an image, height and width first; None if it is something else."""
+    shape = space.shape or ()
+    if not isinstance(space, spaces.Box) or not space.is_bounded("both"):
+        return None
+    if len(shape) == 2:
+        is_grid = np.dtype(space.dtype).kind in "iu" and min(shape) >= _SMALLEST_GRID
+        return (0, 1) if is_grid else None
+    if len(shape) not in (3, 4):
+        return None
+    height = len(shape) - 3
+    if shape[height] < min(shape[height + 1 :]):  # the channels come first
+        height += 1
+    if min(shape[height : height + 2]) < _SMALLEST_IMAGE:
+        return None
+    rest = [axis for axis in range(len(shape)) if axis not in (height, height + 1)]
+    return height, height + 1, *rest
+
+
+def _is_picture(space: Any) -> bool:
+    height, width, *_ = _image_axes(space) or (0, 0)
+    return min(space.shape[height], space.shape[width]) >= _SMALLEST_PICTURE
+
+
+def _channels_last(x: Any, space: Any) -> Any:
+    axes = _image_axes(space)
+    assert axes is not None
+    if list(axes) != sorted(axes):
+        x = keras.layers.Permute([axis + 1 for axis in axes])(x)
+    if len(axes) != 3:
+        x = keras.layers.Reshape((*x.shape[1:3], math.prod(x.shape[3:])))(x)
+    return x
+
+
+def _scaled(x: Any, space: Any) -> Any:
+    """Divide by the largest value, unless that is at most 1."""
+    largest = float(np.abs([space.low, space.high]).max(initial=1))
+    return keras.layers.Rescaling(1.0 / largest)(x)
+
+
+def _convolved(x: Any, space: Any, normalize: bool, name: str, layer: Callable) -> Any:
+    x, is_picture = _channels_last(x, space), _is_picture(space)
+    x = _standardized(x, name) if normalize and not is_picture else _scaled(x, space)
+    convolutions = _PICTURE_CONVOLUTIONS if is_picture else _GRID_CONVOLUTIONS
+    padding = "valid" if is_picture else "same"
+    for filters, size, stride in convolutions:
+        x = layer(filters, np.sqrt(2.0), "relu", size, stride, padding)(x)
+    return layer(_IMAGE_FEATURES, np.sqrt(2.0), "relu")(keras.layers.Flatten()(x))
 
 
 def _vector(x: Any, space: Any, normalize: bool, name: str) -> Any:
@@ -308,15 +469,19 @@ def _vector(x: Any, space: Any, normalize: bool, name: str) -> Any:
     if len(input_shape(space)) != 1:
         x = keras.layers.Flatten()(x)
     if normalize and is_box and not is_image:
-        x = keras.ops.clip(statistics_layer(name)(x), -_CLIP, _CLIP)
+        x = _standardized(x, name)
     return x
 
 
-def _stack(x: Any, hidden: Sequence[int], activation: str, dense: Callable) -> Any:
+def _standardized(x: Any, name: str) -> Any:
+    return keras.ops.clip(statistics_layer(name)(x), -_CLIP, _CLIP)
+
+
+def _stack(x: Any, hidden: Sequence[int], activation: str, layer: Callable) -> Any:
     if any(not isinstance(units, (int, np.integer)) or units < 1 for units in hidden):
         raise ValueError(f"hidden must be positive integers, but it is {tuple(hidden)!r}.")
     for units in hidden:
-        x = dense(units, np.sqrt(2.0), activation)(x)
+        x = layer(units, np.sqrt(2.0), activation)(x)
     return x
 
 
@@ -327,10 +492,10 @@ def _dueling(stream: Callable[[int], Any], space: gymnasium.Space) -> Any:
     return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
 
 
-def _policy_output(x: Any, space: gymnasium.Space, log_std: float, dense: Callable) -> Any:
+def _policy_output(x: Any, space: gymnasium.Space, log_std: float, layer: Callable) -> Any:
     outputs = max(heads_of(space))
     if not isinstance(space, spaces.Box):
-        return dense(outputs, 0.01)(x)
+        return layer(outputs, 0.01)(x)
     dims = outputs // 2
     # Plain Keras has no layer with just weights, so this is the bias of a Dense layer of zeros.
     zeros = keras.layers.Rescaling(0.0)(x)
@@ -340,4 +505,4 @@ def _policy_output(x: Any, space: gymnasium.Space, log_std: float, dense: Callab
         bias_initializer=keras.initializers.Constant(log_std),
         name="log_std",
     )(zeros)
-    return keras.layers.Concatenate()([dense(dims, 0.01)(x), log_stds])
+    return keras.layers.Concatenate()([layer(dims, 0.01)(x), log_stds])

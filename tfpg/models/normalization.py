@@ -105,7 +105,7 @@ class ObservationStatistics:
             if not _match(self._moments[i], layer):
                 self._moments[i] = _moments_of(layer)
             moments = self._moments[i]
-            moments.update(np.asarray(batch))
+            moments.update(np.reshape(batch, (-1, batch.shape[-1])))
             layer.moving_mean.assign(moments.mean)
             layer.moving_variance.assign(moments.variance)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfpg.core.backend import keras, tf
-from tfpg.models.inspection import has_graph, policy_output
+from tfpg.models.inspection import has_graph, inputs_by_key, policy_output
 from tfpg.ops.numeric import sigmoid, softplus
 
 Forward = Callable[[Any], np.ndarray]
@@ -53,7 +53,7 @@ class Mirror(NamedTuple):
 
     Attributes:
         snapshot: Reads the weights and returns ``forward(inputs [N, ...]) -> outputs [N, K]`` with
-            these weights. The inputs of a model with several are a dict by their names.
+            these weights. The inputs of a model with several are a dict.
         gives_logits: Whether the outputs leave out the sigmoid or softmax that the model ends in.
     """
 
@@ -83,7 +83,7 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
     """
     if not has_graph(model):
         return None
-    sources = {x.name: id(x) for x in model.inputs}
+    sources = {key: id(x) for key, x in inputs_by_key(model).items()}
     target = id(policy_output(model))
     steps = _steps(model, list(sources.values()), target)
     if not steps or not _is_complete(steps, set(sources.values())):

@@ -7,7 +7,8 @@ observation space       model input
 ``Discrete(n)``         one-hot, ``[n]`` float32
 ``MultiDiscrete(n)``    concatenated one-hots, ``[sum(n)]`` float32
 ``MultiBinary(n)``      ``[n]`` float32
-``Dict``                a dict of these; the model's inputs are named after the keys
+``Dict``                a dict of these, for a model that takes a dict with the same keys,
+                        or whose inputs are named after them
 ======================  ==========================================================
 
 Environments, trajectories and callables hold observations as the environment returns them. They
@@ -22,6 +23,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from tfpg.envs.contracts import NUMERIC
 
 
 def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None = None) -> Any:
@@ -106,14 +109,19 @@ def check_space(space: gymnasium.Space) -> None:
 MultiDiscrete, MultiBinary, or a Dict of these. Wrap the environment, for example in \
 gymnasium.wrappers.FlattenObservation.
     """
-    kinds = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
-    if not parts or not all(isinstance(part, kinds) for part in parts):
+    parts = dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
+    if not parts or not all(isinstance(part, NUMERIC) for part in parts.values()):
         raise ValueError(
             f"Unsupported observation space {space}: expected Box, Discrete, MultiDiscrete, "
             "MultiBinary, or a Dict of these. Wrap the environment, for example in "
             "gymnasium.wrappers.FlattenObservation."
         )
+    for key in parts:
+        if not isinstance(key, str):
+            raise ValueError(
+                f"Unsupported observation space {space}: its keys must be text, but one is "
+                f"{key!r}. Wrap the environment to rename it."
+            )
 
 
 def _one_hot(index: np.ndarray, count: int) -> np.ndarray:

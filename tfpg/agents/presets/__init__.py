@@ -12,7 +12,7 @@ from typing import Any
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
-from tfpg.envs import is_atari, same_env
+from tfpg.envs import is_atari, same_env, spaces_of
 
 __all__ = [
     "ATARI",
@@ -127,7 +127,8 @@ def make_agent(
     if model is None:
         needs_value = agent_class.needs_value or options.get("baseline") == "value"
         two_outputs = needs_value and preset.critic is None
-        network = preset.architecture or ("actor_critic" if two_outputs else "mlp")
+        policy = "cnn" if networks.has_images(spaces_of(env)[0]) else "mlp"
+        network = preset.architecture or ("actor_critic" if two_outputs else policy)
         model = getattr(networks, network)(env, seed=seed, **preset.network)
     has_value = len(getattr(model, "outputs", None) or []) == 2
     critic = preset.critic
