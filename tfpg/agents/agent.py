@@ -23,7 +23,7 @@ from tfpg.core.options import (
     optional,
     options_of,
 )
-from tfpg.envs import EnvLike, spaces_of
+from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.inspection import check_layers, warn_about_unused_loss
 from tfpg.models.normalization import ObservationStatistics
 from tfpg.models.policy import Policy
@@ -220,7 +220,7 @@ class Agent(WithOptions, abc.ABC):
             )
         return self.policy.act(observations, deterministic=deterministic)
 
-    def policy_for(self, env: EnvLike) -> Policy:
+    def policy_for(self, env: EnvLike | Spaces) -> Policy:
         """Return the agent's model as a `tfpg.Policy` for an environment."""
         spaces = spaces_of(env)
         for policy in self._policies:
@@ -228,7 +228,7 @@ class Agent(WithOptions, abc.ABC):
                 self.policy = policy
                 return policy
         self.check_options()
-        policy = Policy(self.model, env, **self.policy_options())
+        policy = Policy(self.model, spaces, **self.policy_options())
         if self._policies:  # a free log standard deviation belongs to the agent
             policy.share_head_variables(self._policies[0])
         self._policies.append(policy)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tfpg.cli.command import WithJson, argument, click_command, setting
+from tfpg.cli.command import EnvArguments, WithJson, argument, click_command, setting
 from tfpg.core.options import count, positive, whole
 
 
-class Check(WithJson):
+class Check(EnvArguments, WithJson):
     """Find problems in an environment.
 
     Play random actions in a separate process, because the environment may crash or hang. The exit

@@ -77,6 +77,38 @@ class Command(WithOptions, abc.ABC):
         """Run the command, and return its exit code. None: 0."""
 
 
+class EnvArguments(WithOptions):
+    """Keyword arguments of the environment."""
+
+    env_kwargs: tuple[str, ...] | None = setting(
+        "Keyword arguments of the environment, such as size=8 slippery=false."
+    )
+
+    def kwargs(self) -> dict[str, Any]:
+        """Return the arguments.
+
+        Raises:
+            ValueError: One is not KEY=VALUE.
+        """
+        from tfpg.envs import parse_value
+
+        found = {}
+        for word in self.env_kwargs or ():
+            key, equals, value = word.partition("=")
+            if not equals or not key.isidentifier():
+                raise ValueError(f"--env-kwargs must be KEY=VALUE, got {word!r}.")
+            found[key] = parse_value(value)
+        return found
+
+    def check_options(self) -> None:
+        super().check_options()
+        env = getattr(self, "env", None)
+        if self.env_kwargs and env is not None:
+            from tfpg.envs import join_env_id
+
+            self.env = join_env_id(env, self.kwargs())
+
+
 class WithJson(Command):
     """A command that can print JSON."""
 

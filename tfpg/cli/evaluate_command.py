@@ -17,16 +17,17 @@ class Evaluate(Playing, WithJson):
     def execute(self) -> None:
         source = self.source(self.run_or_model, self.env)
         import_quietly()
-        from tfpg.rollouts.evaluation import evaluate
+        from tfpg.rollouts.evaluation import evaluate, open_envs
 
-        result = evaluate(
-            self.load(source),
-            source.env,
-            self.episodes,
-            seed=self.seed,
-            deterministic=not self.stochastic,
-            max_steps=self.max_steps or source.max_steps,
-        )
+        with open_envs(source.env, self.episodes) as envs:
+            result = evaluate(
+                self.load(source, envs),
+                envs,
+                self.episodes,
+                seed=self.seed,
+                deterministic=not self.stochastic,
+                max_steps=self.max_steps or source.max_steps,
+            )
         if self.json:
             self.print_json({"model": str(source.model), "env": source.env, **result})
             return

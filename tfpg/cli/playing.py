@@ -7,18 +7,18 @@ from typing import Any
 
 import tfpg
 from tfpg.cli import runs
-from tfpg.cli.command import Command, argument, setting
+from tfpg.cli.command import Command, EnvArguments, argument, setting
 from tfpg.core.options import count, fraction, one_of, whole
-from tfpg.envs import spaces_of
+from tfpg.envs import render_modes, spaces_of
 
 
-class Playing(Command):
+class Playing(EnvArguments, Command):
     """A command that plays a saved model."""
 
     section = "Model and episode options"
 
     run_or_model: Path = argument("Run folder or .keras file.")
-    env: str | None = setting("Gymnasium id. [default: the run's]")
+    env: str | None = setting("Gymnasium id. [default: the run's]")  # type: ignore[assignment]
     seed: int | None = setting("Seed of the episodes. [default: random]", whole)
     max_steps: int | None = setting(
         "Cut off episodes after this many steps. [default: as in training]", count
@@ -48,15 +48,15 @@ class Playing(Command):
         """
         names = ("positive_action", "squash", "epsilon")
         head = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        source = runs.find_model(given, env, head)
-        spaces_of(source.env)  # raises an error if there is no such environment
+        source = runs.find_model(given, env, head, self.kwargs())
+        render_modes(source.env)  # raises an error if there is no such environment
         return source
 
-    def load(self, source: runs.Source) -> Any:
-        """Return a `tfpg.Policy` of a saved model."""
+    def load(self, source: runs.Source, env: Any) -> Any:
+        """Return a `tfpg.Policy` of a saved model, for an environment or its spaces."""
         model = tfpg.load_model(source.model, allow_version_skew=self.allow_version_skew)
         try:
-            return tfpg.Policy(model, source.env, **source.head)
+            return tfpg.Policy(model, env, **source.head)
         except ValueError as error:
             if source.trained_in in (None, source.env):
                 raise

@@ -13,7 +13,7 @@ from tfpg.core.backend import import_quietly
 from tfpg.core.files import check_writable
 from tfpg.core.messages import number
 from tfpg.core.options import WithOptions, count, one_of, positive, whole
-from tfpg.envs import same_env
+from tfpg.envs import same_env, spaces_of
 from tfpg.video import OVERLAYS
 
 
@@ -81,7 +81,8 @@ class Record(Style, Playing):
         import_quietly()
         from tfpg.video.record import record
 
-        policies = {title: self.load(each) for title, each in models.items()}
+        spaces = spaces_of(source.env)
+        policies = {title: self.load(each, spaces) for title, each in models.items()}
         video = record(
             policies if len(policies) > 1 else next(iter(policies.values())),
             source.env,

@@ -9,7 +9,7 @@ from tfpg.cli.command import Command, argument, click_command, setting
 from tfpg.cli.run_training import Training
 from tfpg.cli.train_command import VERBOSE, parse
 from tfpg.core.options import one_of
-from tfpg.envs import spaces_of
+from tfpg.envs import render_modes
 
 
 class Resume(Command):
@@ -32,7 +32,7 @@ class Resume(Command):
         if runs.is_free(folder):
             raise ValueError(f"{str(folder)!r} is empty: there is nothing to resume.")
         command = parse(runs.unfinished_command(folder))
-        spaces_of(command.env)
+        render_modes(command.env)
         command.verbose = self.verbose
         command.allow_version_skew = self.allow_version_skew
         Training(command, folder, resuming=True).run()

@@ -17,7 +17,7 @@ from tfpg.core import signals
 from tfpg.core.backend import import_quietly, keras
 from tfpg.core.messages import number, warn
 from tfpg.core.seeding import check_seed
-from tfpg.envs import open_vec
+from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.schedules import IN_THE_END
 
 
@@ -48,9 +48,10 @@ class Training:
         command.seed = check_seed(command.seed)
         self.preset = preset_of(command)
         self.iterations = command.iterations or presets.iterations_of(self.preset)
+        self.spaces = _spaces(command)
         self.agent = presets.make_agent(
             command.algorithm,
-            command.env,
+            self.spaces,
             self.preset,
             command.seed,
             iterations=self.iterations,
@@ -58,9 +59,7 @@ class Training:
             learning_rate=command.learning_rate,
             **{**head, **command.agent_options},
         )
-        self.agent.policy_for(command.env)
-        if command.video or command.video_at:
-            _check_rendering(command.env)
+        self.agent.policy_for(self.spaces)
 
     def run(self) -> None:
         """Train, and save the run."""
@@ -231,7 +230,7 @@ class Training:
 
         env, out = self.command.env, self.folder / runs.VIDEO
         model = load_model(self.folder / runs.MODEL)
-        policy = tfpg.Policy(model, env, **self.agent.head_options())
+        policy = tfpg.Policy(model, self.spaces, **self.agent.head_options())
         seed, max_steps = self.command.seed, self.agent.max_steps
         video = tfpg.record(policy, env, out, seed=seed, max_steps=max_steps)
         print(f"  {'video':15}{out}  ({video.frames} frames)")
@@ -289,13 +288,18 @@ def nature_cnn_network(network: Mapping[str, Any]) -> dict[str, Any]:
     return {**network, "hidden": hidden[0]}
 
 
-def _check_rendering(env_id: str) -> None:
+def _spaces(command: Any) -> Spaces:
+    """The spaces of the environment, from one that can render if there are going to be videos."""
+    env_id = command.env
+    if not (command.video or command.video_at):
+        return spaces_of(env_id)
     from tfpg.video.render_env import open_render_env
 
     try:
-        with open_render_env(env_id):
-            pass
+        with open_render_env(env_id) as env:
+            return spaces_of(env)
     except Exception as error:
+        spaces_of(env_id)  # raises an error if it is not about rendering
         raise RuntimeError(
             f"No video of {env_id} can be recorded: {message(error)} (--no-video trains without "
             "one)"

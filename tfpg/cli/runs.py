@@ -24,7 +24,7 @@ from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.manager import versions
 from tfpg.core.files import atomic_write, describe_write_error, read_json
 from tfpg.core.options import check_names, options_of
-from tfpg.envs import same_env
+from tfpg.envs import join_env_id, same_env
 from tfpg.models.safe_loading import check_model_file
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
@@ -178,7 +178,10 @@ class Source(NamedTuple):
 
 
 def find_model(
-    given: str | os.PathLike, env: str | None = None, head: Mapping[str, Any] | None = None
+    given: str | os.PathLike,
+    env: str | None = None,
+    head: Mapping[str, Any] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> Source:
     """Return the model that a run folder or a ``.keras`` file names, and how to play it.
 
@@ -186,6 +189,7 @@ def find_model(
         given: A run folder, or a ``.keras`` file in one or anywhere else.
         env: Environment id. None: the run's.
         head: Options of the policy, which take precedence over the run's.
+        env_kwargs: Keyword arguments of the environment, which take precedence over the run's.
 
     Raises:
         FileNotFoundError: There is no such run or model.
@@ -198,11 +202,12 @@ def find_model(
         )
     config = _config_of(given)
     trained_in, max_steps = config.get("env"), config.get("max_steps")
-    if env is not None and not (trained_in and same_env(env, trained_in)):
-        max_steps = None  # it belongs to the environment, the head to the model
     env = env or trained_in
     if env is None:
         raise ValueError(f"The environment of {str(given)!r} is not known: add --env ID.")
+    env = join_env_id(env, env_kwargs or {})
+    if not (trained_in and same_env(env, trained_in)):
+        max_steps = None  # it belongs to the environment, the head to the model
     model = check_model_file(given / MODEL if given.is_dir() else given)
     return Source(model, env, {**config.get("head", {}), **(head or {})}, max_steps, trained_in)
 

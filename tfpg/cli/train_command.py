@@ -17,6 +17,7 @@ from tfpg.cli.command import (
     ClickCommand,
     Command,
     CommandGroup,
+    EnvArguments,
     argument,
     given,
     help_of,
@@ -38,13 +39,16 @@ from tfpg.core.options import (
     positive,
     whole,
 )
-from tfpg.envs import has_own_vectorization, spaces_of
+from tfpg.envs import has_own_vectorization, render_modes, split_env_id
 
 VERBOSE = (
     "0: silent. 1: progress bar. 2: one line per iteration. [default: 1 in a terminal, else 2]"
 )
 # Options that may change when a run is resumed, because the result is the same.
-_FREE = ("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "worker_timeout")
+_FREE = (
+    *("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "worker_timeout"),
+    "env_kwargs",  # which are a part of env
+)
 
 
 class Model(WithOptions):
@@ -115,7 +119,7 @@ class Output(WithOptions):
     )
 
 
-class Train(Model, Workers, Output, Command):
+class Train(EnvArguments, Model, Workers, Output, Command):
     """Train a model, and save it in a run folder.
 
     The folder contains the best and the last model, metrics, a learning curve, a video and
@@ -147,8 +151,9 @@ class Train(Model, Workers, Output, Command):
     words: Sequence[str] = option(default=(), help="The command line.", in_config=False)
 
     def execute(self) -> None:
-        spaces_of(self.env)  # raises an error if there is no such environment
-        folder = self.run or Path("runs") / f"{self.algorithm}-{self.env.split('/')[-1]}"
+        render_modes(self.env)  # raises an error if there is no such environment
+        name, _ = split_env_id(self.env)
+        folder = self.run or Path("runs") / f"{self.algorithm}-{name.split('/')[-1]}"
         resuming = not runs.is_free(folder)
         if resuming:
             try:

@@ -13,13 +13,13 @@ from tfpg.agents.digests import digests
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
-from tfpg.cli.command import WithJson, argument, click_command, setting
+from tfpg.cli.command import EnvArguments, WithJson, argument, click_command, setting
 from tfpg.core.messages import describe_exit
 from tfpg.core.options import count, whole
-from tfpg.envs import spaces_of
+from tfpg.envs import render_modes
 
 
-class VerifyResume(WithJson):
+class VerifyResume(EnvArguments, WithJson):
     """Kill a training run, resume it, and compare the results.
 
     The same training runs twice: once without interruption, and once killed and resumed. The exit
@@ -34,7 +34,7 @@ class VerifyResume(WithJson):
 
     def execute(self) -> int:
         algorithm_class(self.algorithm)
-        spaces_of(self.env)
+        render_modes(self.env)
         with tempfile.TemporaryDirectory() as folder:
             whole_run, killed_run = Path(folder) / "whole", Path(folder) / "killed"
             train = ["train", self.algorithm, self.env, "--seed", str(self.seed), "--no-video"]

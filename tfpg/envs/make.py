@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -22,6 +24,8 @@ from tfpg.core.messages import alternatives, one_line, warn
 from tfpg.envs.contracts import usable_space
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
+Spaces = tuple[gymnasium.Space, gymnasium.Space]
+_CONSTANTS = {"true": True, "false": False, "none": None}
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
 
 
@@ -30,8 +34,9 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
 
     Args:
         env_id: An id of Gymnasium's registry, or ``"module:id"``. Without a version, the newest one
-            is made. An id that starts with ``ALE/`` is an Atari game under the protocol of the DQN
-            papers; see `tfpg.envs.atari`.
+            is made. Keyword arguments may follow: ``"FrozenLake-v1?is_slippery=false"``. An id that
+            starts with ``ALE/`` is an Atari game under the protocol of the DQN papers; see
+            `tfpg.envs.atari`.
         **kwargs: Passed to `gymnasium.make`, for example ``render_mode="rgb_array"``.
 
     Returns:
@@ -47,12 +52,12 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
         Discrete(2)
         >>> env.close()
     """
-    env_id = _full_id(env_id)
+    env_id, own = _resolve(env_id)
     function: Callable[..., gymnasium.Env] = gymnasium.make
     if is_atari(env_id):
         from tfpg.envs.atari import make_game as function
     with _gymnasium_errors(env_id):
-        return function(env_id, **kwargs)
+        return function(env_id, **{**own, **kwargs})
 
 
 def make_vec(
@@ -114,7 +119,8 @@ def make_vec(
             )
         return vectorize(env, on_error=on_env_error)
     if isinstance(env, str):
-        env_id = _full_id(env)
+        env_id, own = _resolve(env)
+        kwargs = {**own, **kwargs}
         with _gymnasium_errors(env_id):
             if is_atari(env_id) and workers is None:
                 from tfpg.envs.atari import AtariGames
@@ -242,16 +248,19 @@ def _close(env: gymnasium.Env | VectorEnv) -> None:
         warn(f"The environment failed when it was closed: {reason}. Nothing is lost.")
 
 
-def spaces_of(env: EnvLike) -> tuple[gymnasium.Space, gymnasium.Space]:
+def spaces_of(env: EnvLike | Spaces) -> Spaces:
     """Return the observation and action space of one environment.
 
-    Keys of a `Dict` that no model can take, such as text, are left out.
+    Keys of a `Dict` that no model can take, such as text, are left out. An environment id or a
+    callable makes an environment for this; ``(observation_space, action_space)`` does not.
 
     Example:
         >>> observation_space, action_space = spaces_of("CartPole-v1")
         >>> observation_space.shape, action_space
         ((4,), Discrete(2))
     """
+    if isinstance(env, tuple):
+        return usable_space(env[0]), env[1]
     if isinstance(env, gymnasium.Env):
         return usable_space(env.observation_space), env.action_space
     with open_vec(env) as envs:
@@ -280,7 +289,7 @@ def render_modes(env_id: str) -> tuple[str, ...]:
         >>> render_modes("CartPole-v1")
         ('human', 'rgb_array')
     """
-    env_id = _full_id(env_id)
+    env_id, _ = _resolve(env_id)
     with _gymnasium_errors(env_id):
         entry_point: Any = gymnasium.spec(env_id).entry_point
         if isinstance(entry_point, str):
@@ -296,7 +305,7 @@ def same_env(one: str, other: str) -> bool:
         True
     """
     try:
-        return _full_id(one) == _full_id(other)
+        return _resolve(one) == _resolve(other)
     except (ValueError, ImportError):
         return one == other
 
@@ -308,9 +317,53 @@ def has_own_vectorization(env_id: str) -> bool:
         >>> has_own_vectorization("CartPole-v1"), has_own_vectorization("Acrobot-v1")
         (True, False)
     """
-    env_id = _full_id(env_id)
+    env_id, _ = _resolve(env_id)
     with _gymnasium_errors(env_id):
         return is_atari(env_id) or _has_vector_class(gymnasium.spec(env_id))
+
+
+def split_env_id(env_id: str) -> tuple[str, dict[str, Any]]:
+    """Return an id without its keyword arguments, and these.
+
+    Raises:
+        ValueError: An argument has no value.
+
+    Example:
+        >>> split_env_id("FrozenLake-v1?is_slippery=false&map_name=8x8")
+        ('FrozenLake-v1', {'is_slippery': False, 'map_name': '8x8'})
+    """
+    name, _, query = env_id.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise ValueError(f"{env_id!r} must be an ID?KEY=VALUE&KEY=VALUE.") from error
+    return name, {key: parse_value(value) for key, value in pairs}
+
+
+def join_env_id(env_id: str, kwargs: Mapping[str, Any]) -> str:
+    """Return an id with more keyword arguments, which replace those that it has.
+
+    Example:
+        >>> join_env_id("FrozenLake-v1?map_name=4x4", {"map_name": "8x8", "is_slippery": False})
+        'FrozenLake-v1?map_name=8x8&is_slippery=false'
+    """
+    name, own = split_env_id(env_id)
+    texts = {key: _value_text(value) for key, value in {**own, **kwargs}.items()}
+    return f"{name}?{urlencode(texts, quote_via=quote, safe='[]{}:,/ ')}" if texts else name
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a JSON text. Anything else is text itself.
+
+    Example:
+        >>> [parse_value(text) for text in ("0.5", "True", "none", "[1, 2]", "8x8", '"5"')]
+        [0.5, True, None, [1, 2], '8x8', '5']
+    """
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
+    with suppress(ValueError):
+        return json.loads(text)
+    return text
 
 
 def is_atari(env_id: str) -> bool:
@@ -320,7 +373,11 @@ def is_atari(env_id: str) -> bool:
         >>> is_atari("ALE/Pong-v5"), is_atari("CartPole-v1")
         (True, False)
     """
-    return env_id.lower().rpartition(":")[2].startswith("ale/")
+    return split_env_id(env_id)[0].lower().rpartition(":")[2].startswith("ale/")
+
+
+def _value_text(value: Any) -> str:
+    return value if isinstance(value, str) and parse_value(value) == value else json.dumps(value)
 
 
 def _register_atari() -> None:
@@ -372,6 +429,12 @@ def _make_registered(spec: EnvSpec, kwargs: dict[str, Any]) -> gymnasium.Env:
     """Make an environment, also in a worker process, where its id may not be registered."""
     gymnasium.registry.setdefault(spec.id, spec)
     return make(spec.id, **kwargs)
+
+
+def _resolve(env_id: str) -> tuple[str, dict[str, Any]]:
+    """The full id of an environment, and its keyword arguments."""
+    name, kwargs = split_env_id(env_id)
+    return _full_id(name), kwargs
 
 
 def _full_id(env_id: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.backend import keras
-from tfpg.envs import EnvLike, spaces_of
+from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
 from tfpg.models.observations import check_space, input_dtype, input_shape
@@ -30,8 +30,6 @@ _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
     *("add", "subtract", "mean", "functional", "log_std"),
 )
-
-Spaces = tuple[gymnasium.Space, gymnasium.Space]
 
 _CLIP = 10.0  # standard deviations at which normalized observations are clipped
 _SMALLEST_PICTURE = 36  # the DQN paper's convolutions reduce anything smaller to nothing
@@ -352,7 +350,7 @@ def nature_cnn(
 
 
 def _spaces(env: EnvLike | Spaces) -> Spaces:
-    observation_space, action_space = env if isinstance(env, tuple) else spaces_of(env)
+    observation_space, action_space = spaces_of(env)
     check_space(observation_space)
     return observation_space, action_space
 

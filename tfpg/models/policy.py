@@ -14,7 +14,7 @@ from gymnasium import spaces
 from tfpg.core.arrays import batch_size, map_arrays
 from tfpg.core.backend import keras, tf
 from tfpg.core.messages import one_line
-from tfpg.envs import EnvLike, spaces_of
+from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import Head, head_for
 from tfpg.models.inspection import (
     check_calls,
@@ -53,7 +53,7 @@ class Policy:
             value ``[B, 1]``. It is built here if needed. See `tfpg.models.observations` for its
             inputs and `tfpg.models.heads` for its outputs.
         env: The environment that it acts in: an id, environment, vector environment, or callable
-            that makes one.
+            that makes one; or its ``(observation_space, action_space)``.
         value_model: A Keras model ``inputs [B, ...] -> [B, 1]`` for the values, if ``model`` has no
             second output.
         from_logits: See `tfpg.models.heads.head_for`.
@@ -86,7 +86,7 @@ class Policy:
     def __init__(
         self,
         model: keras.Model,
-        env: EnvLike,
+        env: EnvLike | Spaces,
         *,
         value_model: keras.Model | None = None,
         from_logits: bool | None = None,

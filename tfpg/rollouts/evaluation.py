@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from tfpg.core.arrays import batch_size
 from tfpg.core.options import checked, count
 from tfpg.core.seeding import check_seed, evaluation_rng
-from tfpg.envs import EnvLike, open_vec
+from tfpg.envs import EnvLike, has_own_vectorization, open_vec
 from tfpg.models.heads import Head
 from tfpg.models.policy import Decision, as_policy, is_policy_like
 from tfpg.rollouts.finite import check_rewards
 from tfpg.rollouts.loop import play_episodes
 
-_MAX_ENVS = 32
+# Environments that play at once: of a vector environment of their own, or made one by one.
+_MAX_ENVS, _MAX_MADE = 32, 8
 
 
 def evaluate(
@@ -60,7 +63,7 @@ def evaluate(
     max_steps = None if max_steps is None else checked("max_steps", max_steps, count)
     seed = check_seed(seed)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, int)
-    with open_vec(env, num_envs=min(episodes, _MAX_ENVS)) as envs:
+    with open_envs(env, episodes) as envs:
         act, head = actor_for(policy, envs, deterministic)
         for first in range(0, episodes, envs.num_envs):
             part = slice(first, min(first + envs.num_envs, episodes))
@@ -81,6 +84,18 @@ def evaluate(
         "episode_returns": returns.tolist(),
         "episode_lengths": lengths.tolist(),
     }
+
+
+def open_envs(env: EnvLike, episodes: int) -> AbstractContextManager[VectorEnv]:
+    """Open as many environments as evaluating so many episodes needs, for a ``with`` statement.
+
+    Example:
+        >>> with open_envs("Acrobot-v1", 3) as few, open_envs("Acrobot-v1", 100) as many:
+        ...     few.num_envs, many.num_envs
+        (3, 8)
+    """
+    vectorized = isinstance(env, str) and has_own_vectorization(env)
+    return open_vec(env, min(episodes, _MAX_ENVS if vectorized else _MAX_MADE))
 
 
 def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:

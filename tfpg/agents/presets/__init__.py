@@ -12,7 +12,7 @@ from typing import Any
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
-from tfpg.envs import is_atari, same_env, spaces_of
+from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
 
 __all__ = [
     "ATARI",
@@ -36,7 +36,7 @@ def find(algorithm: str, env_id: str) -> Preset:
     Args:
         algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`. A
             class of your own may have a ``default_preset``.
-        env_id: Environment id.
+        env_id: Environment id. Its keyword arguments do not matter.
 
     Raises:
         ValueError: The algorithm is unknown.
@@ -46,7 +46,7 @@ def find(algorithm: str, env_id: str) -> Preset:
         100000
     """
     for (name, env), preset in PRESETS.items():
-        if name == algorithm and same_env(env, env_id):
+        if name == algorithm and same_env(env, split_env_id(env_id)[0]):
             return preset
     if is_atari(env_id) and algorithm in ATARI:
         return ATARI[algorithm]
@@ -104,7 +104,7 @@ def make_agent(
 
     Args:
         algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`.
-        env: The environment; see `tfpg.networks.mlp`.
+        env: The environment or its spaces; see `tfpg.networks.mlp`.
         preset: The settings.
         seed: The seed of the networks' initial weights.
         iterations: Iterations over which the learning rate decays. None: the preset's.
@@ -125,9 +125,10 @@ def make_agent(
     options = {**preset.options, **options}
     iterations = iterations or iterations_of(preset)
     if model is None:
+        env = spaces_of(env)
         needs_value = agent_class.needs_value or options.get("baseline") == "value"
         two_outputs = needs_value and preset.critic is None
-        policy = "cnn" if networks.has_images(spaces_of(env)[0]) else "mlp"
+        policy = "cnn" if networks.has_images(env[0]) else "mlp"
         network = preset.architecture or ("actor_critic" if two_outputs else policy)
         model = getattr(networks, network)(env, seed=seed, **preset.network)
     has_value = len(getattr(model, "outputs", None) or []) == 2
