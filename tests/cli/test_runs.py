@@ -1,10 +1,21 @@
 """Run folders: what they say about a model, and what is left when a training fails."""
 
 import json
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
+import tfpg
 from tfpg.cli import runs
+from tfpg.cli.main import main
+from tfpg.core.files import locked_folder
 
 
 @pytest.fixture
@@ -87,8 +98,114 @@ def test_a_run_with_an_iteration_keeps_its_folder(tmp_path):
     assert (tmp_path / "a" / "metrics.csv").exists()
 
 
-def test_files_of_other_programs_stay(tmp_path):
+@pytest.mark.parametrize("name", ["others.txt", "a/others.txt", "a/b/others.txt"])
+def test_files_of_other_programs_stay(tmp_path, name):
     with pytest.raises(RuntimeError, match="the reason"), runs.new_run(tmp_path / "a" / "b"):
-        (tmp_path / "a" / "others.txt").write_text("stays")
+        (tmp_path / name).write_text("stays")
+        (tmp_path / "a" / "b" / "config.json").write_text("{}")
         raise RuntimeError("the reason")
-    assert (tmp_path / "a" / "others.txt").exists()
+    assert (tmp_path / name).exists()
+    assert not (tmp_path / "a" / "b" / "config.json").exists()
+
+
+@pytest.mark.parametrize("other", [runs.new_run, runs.resumed_run])
+def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path, other):
+    with runs.new_run(tmp_path / "run"):
+        (tmp_path / "run" / "config.json").write_text("{}")
+        (tmp_path / "run" / ".x.tmp-1").write_text("half")
+        with (
+            pytest.raises(BlockingIOError, match="Another run is writing"),
+            other(tmp_path / "run"),
+        ):
+            pass
+        assert len(list((tmp_path / "run").iterdir())) == 2
+
+
+def test_of_two_that_begin_a_run_the_second_does_not_write_into_it(tmp_path):
+    def finish_soon():
+        with runs.new_run(tmp_path / "run"):
+            claimed.set()
+            (tmp_path / "run" / "config.json").write_text("{}")
+            time.sleep(0.3)
+
+    claimed = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(finish_soon)
+        claimed.wait()
+        with pytest.raises(FileExistsError, match="begun a run"), runs.new_run(tmp_path / "run"):
+            pass
+        first.result()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_is_removed_by_the_run_that_had_it_is_made_again(tmp_path):
+    def fail_soon():
+        with runs.new_run(tmp_path / "run"):
+            claimed.set()
+            time.sleep(0.3)
+            raise RuntimeError("the reason")
+
+    claimed = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fail_soon)
+        claimed.wait()
+        with runs.new_run(tmp_path / "run"):
+            assert isinstance(first.exception(), RuntimeError)
+            (tmp_path / "run" / "config.json").write_text("{}")
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_forked_processes_do_not_keep_the_lock(tmp_path):
+    with locked_folder(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        child.start()
+    try:
+        with locked_folder(tmp_path, seconds=0.5):
+            assert child.is_alive()
+    finally:
+        child.kill()
+        child.join()
+
+
+class Fails(gymnasium.Env):
+    """CartPole's spaces; fails in its second episode while `broken` is set."""
+
+    observation_space = gymnasium.spaces.Box(-5, 5, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    broken, episodes = True, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        Fails.episodes += 1
+        self.t = 0
+        return self.np_random.normal(size=4).astype("float32"), {}
+
+    def step(self, action):
+        if Fails.broken and Fails.episodes > 6:
+            raise RuntimeError("out of order")
+        self.t += 1
+        return self.np_random.normal(size=4).astype("float32"), 1.0, self.t > 5, False, {}
+
+
+@pytest.mark.parametrize("change", ["moved", "gone", "other folder"])
+def test_a_run_that_starts_from_a_model_needs_nothing_outside_its_folder(
+    tmp_path, monkeypatch, change
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(gymnasium.registry, "Fails-v0", EnvSpec("Fails-v0", Fails))
+    monkeypatch.setattr(Fails, "broken", True)
+    monkeypatch.setattr(Fails, "episodes", 0)
+    tfpg.networks.mlp("CartPole-v1", hidden=(3,), seed=0).save("start.keras")
+    args = ["--episodes-per-update", "2", "--iterations", "5", "--checkpoint-every", "0"]
+    args += ["--seed", "1", "--no-video", "--verbose", "0", "--model", "start.keras"]
+    assert main(["train", "reinforce", "Fails-v0", *args, "--run", "r"]) == 1
+    if change == "moved":
+        Path("start.keras").rename("elsewhere.keras")
+    elif change == "gone":
+        Path("start.keras").unlink()
+    else:
+        (tmp_path / "other").mkdir()
+        monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setattr(Fails, "broken", False)
+    assert main(["resume", str(tmp_path / "r")]) == 0
+    assert tfpg.load_model(tmp_path / "r/last.keras").layers[1].units == 3

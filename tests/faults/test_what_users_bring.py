@@ -1,6 +1,8 @@
 """Environments, models, optimizers and callbacks of one's own, and the surprises they bring."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from toys import Countdown, Walk
 
 import tfpg
 from tfpg.agents.optimization import suits_xla
+from tfpg.core.messages import show
 from tfpg.errors import EnvError
 from tfpg.models.observations import encode
 
@@ -326,3 +329,98 @@ def test_a_layer_that_xla_cannot_compile_is_trained_without_it():
     agent = small_agent(tfpg.PPO, model=model, jit_compile="auto")
     agent.fit("CartPole-v1", 1, seed=0, verbose=0)
     assert not suits_xla(model)
+
+
+FULL = Path("/dev/full")
+TRAIN = ["train", "reinforce", "CartPole-v1", "--iterations", "2", "--episodes-per-update", "2"]
+TRAIN += ["--max-steps", "20", "--seed", "1", "--no-video"]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+class TestFullDiskUnderTheOutput:
+    def command(self, *args, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "tfpg", *args],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            **options,
+        )
+
+    def test_training_continues(self, tmp_path):
+        with FULL.open("w") as full:
+            done = self.command(*TRAIN, "--run", "r", cwd=tmp_path, stdout=full)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "r/learning_curve.png").exists()
+
+    def test_fit_continues(self, tmp_path):
+        code = (
+            "import tfpg\n"
+            "model = tfpg.networks.mlp('CartPole-v1')\n"
+            "agents = tfpg.Reinforce(model, max_steps=9), tfpg.DQN(model, learning_starts=64)\n"
+            "for agent in agents:\n"
+            "    agent.fit('CartPole-v1', 2, verbose=2)\n"
+            "tfpg.save_model(model, 'model.keras')\n"
+        )
+        with FULL.open("w") as full:
+            subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=full, check=False)
+        assert (tmp_path / "model.keras").exists()
+
+    def test_a_result_that_cannot_be_printed_is_an_error(self):
+        with FULL.open("w") as full:
+            done = self.command("doctor", "--json", stdout=full)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("tfpg: error: ")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_names_that_the_output_cannot_encode_are_escaped(tmp_path, encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "tfpg", *TRAIN, "--run", "日本"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u65e5\\u672c/model.keras" in done.stdout
+    assert (tmp_path / "日本/model.keras").exists()
+
+
+def test_lines_of_fit_are_escaped_too():
+    buffer = io.BytesIO()
+    file = io.TextIOWrapper(buffer, encoding="latin-1", write_through=True)
+    show("π → ∞", file)
+    assert buffer.getvalue() == b"\\u03c0 \\u2192 \\u221e\n"
+
+
+FORK = """
+import multiprocessing, tfpg
+from tfpg.models import networks
+model = networks.cnn("ALE/Pong-v5") if {large} else networks.mlp("CartPole-v1", seed=0)
+tfpg.Reinforce(networks.mlp("CartPole-v1"), max_steps=9).fit("CartPole-v1", 1, verbose=0)
+child = multiprocessing.get_context("fork").Process(target=lambda: {work})
+child.start()
+child.join(30)
+print("exit code", child.exitcode)
+child.kill()
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        'tfpg.Reinforce(model, max_steps=9).fit("CartPole-v1", 1, verbose=0)',
+        'networks.actor_critic("CartPole-v1")',
+        'tfpg.evaluate(model, "ALE/Pong-v5", 1, max_steps=9)',
+    ],
+)
+def test_a_forked_process_says_why_it_cannot_use_tensorflow(work):
+    code = FORK.format(work=work, large="Pong" in work)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "exit code 1" in done.stdout
+    assert "RuntimeError: This process was forked from one that had used TensorFlow" in done.stderr
+    assert 'get_context("spawn")' in done.stderr

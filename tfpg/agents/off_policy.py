@@ -18,7 +18,7 @@ import numpy as np
 from tfpg.agents.agent import Agent
 from tfpg.agents.warnings import QLearningWarnings
 from tfpg.core.memory import available_memory, readable_bytes
-from tfpg.core.messages import warn
+from tfpg.core.messages import show, warn
 from tfpg.core.options import count, flag, fraction, option, optional, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.policy import Policy
@@ -180,7 +180,7 @@ class OffPolicy(Agent):
             )
         missing = self.learning_starts - self._stored_steps
         if self._verbose and missing >= _LONG_WARM_UP:
-            print(f"Playing {missing:,} steps at random before the first update.", flush=True)
+            show(f"Playing {missing:,} steps at random before the first update.")
         before = self.env_steps
         most = max(1, min(_WARM_UP_STEPS, replay.rows // 4))
         self.explore(at_random=True)
@@ -291,7 +291,7 @@ class OffPolicy(Agent):
         if self._verbose and needed >= _LARGE_REPLAY:
             free = f"memory ({readable_bytes(available_memory())} free)"
             where = f"memory, {readable_bytes(images)} of it on {device}" if device else free
-            print(
+            show(
                 f"The replay buffer for {self.capacity:,} steps takes up to "
                 f"{readable_bytes(needed)} of {where}."
             )

@@ -18,7 +18,8 @@ from gymnasium.vector import VectorEnv
 from tfpg.agents.resume import ResumableTraining
 from tfpg.agents.warnings import TrainingWarnings
 from tfpg.checkpoints.manager import Checkpoints
-from tfpg.core.backend import keras
+from tfpg.core.backend import check_not_forked, keras
+from tfpg.core.messages import show
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, check_separate, open_vec
@@ -47,6 +48,7 @@ def fit(
     checkpoints: str | os.PathLike | Checkpoints | None,
 ) -> keras.callbacks.History:
     """Train an agent; see `Agent.fit` for the arguments."""
+    check_not_forked()
     with ExitStack() as stack:
         stop = StopRequest()
         if checkpoints is not None:
@@ -81,7 +83,7 @@ def fit(
         agent.begin(collector, policy)
         if run.restore(agent, collector, callback_list.callbacks):
             if verbose and first < iterations:
-                print(f"Resuming after iteration {first} of {iterations}.", flush=True)
+                show(f"Resuming after iteration {first} of {iterations}.")
         else:
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes

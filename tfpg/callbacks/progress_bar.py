@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from tfpg.core.backend import keras
-from tfpg.core.messages import number
+from tfpg.core.messages import number, show
 
 _FIRST = (
     *("episode_return", "episode_length", "env_steps", "steps/s", "updates/s"),
@@ -90,7 +90,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             self.progbar.update(*self._last, finalize=False)
         elif self.verbose == 2:
             numbers = " - ".join(f"{name}: {number(x)}" for name, x in logs.items())
-            print(f"{epoch + 1}/{self.epochs} - {numbers}", flush=True)
+            show(f"{epoch + 1}/{self.epochs} - {numbers}")
 
     def on_train_end(self, logs: Any = None) -> None:
         if self.verbose == 1 and self.progbar is not None:

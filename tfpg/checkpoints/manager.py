@@ -6,23 +6,16 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tfpg.checkpoints.store import Checkpoint, Store
-from tfpg.core.files import describe_write_error
+from tfpg.core.files import describe_write_error, locked_folder
 from tfpg.core.messages import warn
 from tfpg.errors import VersionSkewError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-# Seconds to wait for a process that was killed a moment ago and still holds the folder.
-_LOCK_TIMEOUT = 3.0
 _PACKAGES = ("tfpg", "tensorflow", "keras", "gymnasium", "numpy")
 # A newer version of one of these may write what an older one reads differently.
 _STRICT = ("tfpg", "keras")
@@ -76,7 +69,6 @@ class Checkpoints:
         self.every_iterations = every_iterations
         self.allow_version_skew = allow_version_skew
         self._store = Store(self.folder.absolute(), keep)  # the process may change its directory
-        self._lock: int | None = None
         self._saved_at = 0.0
         self._failed = False
 
@@ -87,40 +79,15 @@ class Checkpoints:
             BlockingIOError: Another run writes to the folder.
             OSError: The folder cannot be made.
         """
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while self._lock is None:
-            self._lock = self._try_lock()
-            if self._lock is None:
-                if time.monotonic() > deadline:
-                    raise BlockingIOError(
-                        f"Another run is writing to {str(self.folder)!r}: wait for it to "
-                        "end, or stop it."
-                    )
-                time.sleep(0.05)
+        self._stack = ExitStack()
+        self._stack.enter_context(locked_folder(self._store.folder))
         self._saved_at, self._failed = time.monotonic(), False
         return self
 
     def __exit__(self, *_: Any) -> None:
         """Unlock the folder, and remove it if it is empty."""
-        with suppress(OSError):
+        with self._stack, suppress(OSError):
             self._store.folder.rmdir()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _try_lock(self) -> int | None:
-        """Return an open handle of the folder, or None if another process has it locked."""
-        self._store.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._store.folder, os.O_RDONLY)
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return None
-            except OSError:  # a file system without locks
-                pass
-        return handle
 
     def load(self) -> Checkpoint | None:
         """Return the newest intact checkpoint, or None if there are none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from tfpg.cli import runs
 from tfpg.cli.reporting import message
 from tfpg.core import signals
 from tfpg.core.backend import import_quietly, keras
-from tfpg.core.messages import number, warn
+from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.schedules import IN_THE_END
@@ -35,7 +36,9 @@ class Training:
         head: dict[str, Any] = {}
         self.source = None
         if command.model is not None:
-            self.source = runs.find_model(command.model, command.env)
+            copy = folder / runs.START
+            given = copy if resuming and copy.exists() else command.model
+            self.source = runs.find_model(given, command.env)
             head = dict(self.source.head)
             head.pop("epsilon", None)  # of playing; training has a schedule
         import_quietly()
@@ -66,6 +69,8 @@ class Training:
         command, folder = self.command, self.folder
         with runs.resumed_run(folder) if self.resuming else runs.new_run(folder):
             if not self.resuming:
+                if self.source is not None:
+                    shutil.copyfile(self.source.model, folder / runs.START)
                 self.config().write(folder)
             elif not self.has_checkpoint():
                 warn(
@@ -97,7 +102,7 @@ class Training:
             preset=f"{command.algorithm}/{command.env}" if measured else None,
             iterations=self.iterations,
             env_steps=None if command.iterations else preset.env_steps,
-            network={"model": str(self.source.model)} if self.source else network,
+            network={"model": str(command.model)} if self.source else network,
             critic=preset.critic if getattr(agent, "value_model", None) else None,
             optimizer=keras.optimizers.serialize(agent.model.optimizer),
             options=agent.get_config(),
@@ -196,7 +201,7 @@ class Training:
             text = "The last checkpoint is saved. To resume from it:"
         else:
             return
-        print(f"\n{text} tfpg resume {self.folder}", file=sys.stderr, flush=True)
+        show(f"\n{text} tfpg resume {self.folder}", sys.stderr)
 
     def report(self, history: Mapping[str, list[float]]) -> None:
         """Draw the learning curve, and print the result and where the files are."""
@@ -209,12 +214,12 @@ class Training:
         if returns:
             best = max(range(len(returns)), key=lambda i: (returns[i], i))
             iteration = best + 1 + len(history["env_steps"]) - len(returns)
-            print(
+            show(
                 f"Best mean return {number(returns[best])}, in iteration {iteration}; last "
                 f"{number(returns[-1])}; {steps} environment steps."
             )
         else:
-            print(f"No mean return: too few episodes ended in {steps} environment steps.")
+            show(f"No mean return: too few episodes ended in {steps} environment steps.")
         for name, file in (
             ("best model", runs.MODEL),
             ("last model", runs.LAST),
@@ -222,7 +227,7 @@ class Training:
             ("learning curve", runs.CURVE),
             ("config", runs.CONFIG),
         ):
-            print(f"  {name:15}{folder / file}")
+            show(f"  {name:15}{folder / file}")
 
     def record(self) -> None:
         """Record a video of the best model."""
@@ -233,7 +238,7 @@ class Training:
         policy = tfpg.Policy(model, self.spaces, **self.agent.head_options())
         seed, max_steps = self.command.seed, self.agent.max_steps
         video = tfpg.record(policy, env, out, seed=seed, max_steps=max_steps)
-        print(f"  {'video':15}{out}  ({video.frames} frames)")
+        show(f"  {'video':15}{out}  ({video.frames} frames)")
 
 
 def preset_of(command: Any) -> presets.Preset:

@@ -2,7 +2,8 @@
 
 ``config.json`` records how to reproduce the run, ``metrics.csv`` holds a row for each iteration,
 ``model.keras`` is the model that played the iteration with the highest return, and ``last.keras``
-is the one at the end. ``video.mp4`` and ``learning_curve.png`` show the run.
+is the one at the end. ``start.keras`` is a copy of the model that the training started from, if it
+was not a new one. ``video.mp4`` and ``learning_curve.png`` show the run.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import tfpg
 from tfpg.agents import ALGORITHMS
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.manager import versions
-from tfpg.core.files import atomic_write, describe_write_error, read_json
+from tfpg.core.files import atomic_write, describe_write_error, locked_folder, read_json
 from tfpg.core.options import check_names, options_of
 from tfpg.envs import join_env_id, same_env
 from tfpg.models.safe_loading import check_model_file
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, START = "checkpoints", "start.keras"
 CURVE, VIDEO = "learning_curve.png", "video.mp4"
 VIDEOS, SNAPSHOTS = "videos/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
 
@@ -129,11 +130,12 @@ def unfinished_command(folder: Path) -> str:
 
 @contextmanager
 def new_run(folder: Path) -> Iterator[None]:
-    """Make a run's folder, and remove it if the block raises before an iteration was completed.
+    """Claim a run's folder. If the block raises before an iteration was completed, free it again.
 
-    The folder stays if it holds a report about NaN or infinity.
+    Files of the run stay if there is a report about NaN or infinity, those of others always.
 
     Raises:
+        BlockingIOError, FileExistsError: Another process was faster.
         OSError: The folder cannot be made.
     """
     made = [p for p in (folder, *folder.parents) if not p.exists()]
@@ -143,16 +145,29 @@ def new_run(folder: Path) -> Iterator[None]:
         raise OSError(
             f"Cannot make the run folder {str(folder)!r}: {error.strerror}. Choose another one."
         ) from error
-    try:
-        yield
-    except BaseException as error:
-        if not _has_rows(folder / METRICS) and not hasattr(error, "bundle"):
-            with suppress(OSError):  # another program's file in there, for example
-                for file in folder.iterdir() if folder not in made else ():
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()
-                for path in made:
-                    shutil.rmtree(path) if path == folder else path.rmdir()
-        raise
+    with locked_folder(folder):
+        if not is_free(folder):
+            raise FileExistsError(
+                f"Another process has begun a run in {str(folder)!r}: choose another folder with "
+                "--run."
+            )
+        try:
+            yield
+        except BaseException as error:
+            if not _has_rows(folder / METRICS) and not hasattr(error, "bundle"):
+                _remove(folder, made)
+            raise
+
+
+def _remove(folder: Path, made: list[Path]) -> None:
+    """Remove what a run wrote, and the folders that were made for it unless they hold more."""
+    with suppress(OSError):
+        for name in (CONFIG, METRICS, START, MODEL, LAST, CURVE, VIDEO):
+            (folder / name).unlink(missing_ok=True)
+        for name in (CHECKPOINTS, VIDEOS, SNAPSHOTS):
+            shutil.rmtree(folder / Path(name).parts[0], ignore_errors=True)
+        for path in made:
+            path.rmdir()
 
 
 def _has_rows(metrics: Path) -> bool:
@@ -161,10 +176,15 @@ def _has_rows(metrics: Path) -> bool:
 
 @contextmanager
 def resumed_run(folder: Path) -> Iterator[None]:
-    """Remove the temporary files that a killed process left in a run."""
-    for path in folder.glob(".*.tmp-*"):
-        path.unlink(missing_ok=True)
-    yield
+    """Claim the folder of a run, and remove the temporary files that a killed process left.
+
+    Raises:
+        BlockingIOError: Another process is training in it.
+    """
+    with locked_folder(folder):
+        for path in folder.glob(".*.tmp-*"):
+            path.unlink(missing_ok=True)
+        yield
 
 
 class Source(NamedTuple):

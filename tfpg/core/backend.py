@@ -80,6 +80,32 @@ def import_quietly() -> None:
             os.close(terminal)
 
 
+_forked = False  # from a process in which TensorFlow was running
+
+
+def _after_fork() -> None:
+    global _forked
+    context = sys.modules.get("tensorflow.python.eager.context")
+    _forked = _forked or (context is not None and context.context_safe() is not None)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_not_forked() -> None:
+    """Raise an error in a forked process in which TensorFlow would hang.
+
+    Raises:
+        RuntimeError: It is one.
+    """
+    if _forked:
+        raise RuntimeError(
+            "This process was forked from one that had used TensorFlow, which hangs in it. Start "
+            'processes with multiprocessing.get_context("spawn").'
+        )
+
+
 def search_current_folder() -> None:
     """Let modules of the current folder be imported, as ``python -m`` does."""
     if os.getcwd() not in sys.path:

@@ -8,14 +8,85 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 from tfpg.core.memory import readable_bytes
 from tfpg.core.messages import one_line
 from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError
+
+
+@contextmanager
+def locked_folder(folder: Path, seconds: float = 3.0) -> Iterator[None]:
+    """Make a folder, and lock it for this process until the end of the block.
+
+    A lock ends with its process, and is not inherited by processes that this one starts.
+
+    Args:
+        folder: The folder.
+        seconds: How long to wait for another process, which may have been killed a moment ago.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+        OSError: The folder cannot be made.
+    """
+    deadline = time.monotonic() + seconds
+    while (handle := _try_lock(folder)) is None:
+        if time.monotonic() > deadline:
+            raise BlockingIOError(
+                f"Another run is writing to {str(folder)!r}: wait for it to end, or stop it."
+            )
+        time.sleep(0.05)
+    _locks.add(handle)
+    try:
+        yield
+    finally:
+        if handle in _locks:  # not in a process that was forked meanwhile
+            _locks.remove(handle)
+            os.close(handle)
+
+
+_locks: set[int] = set()  # open handles
+
+
+def _release_locks() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_release_locks)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """Return an open handle of a locked folder, or None if another process has locked it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system without locks
+                pass
+        if os.path.samestat(os.fstat(handle), os.stat(folder)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):  # or it was removed by the process that had it
+        pass
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
@@ -78,3 +79,26 @@ def number(x: float) -> str:
         ('0.9549', '51,200')
     """
     return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):.4g}"
+
+
+def show(text: str, file: Any = None) -> None:
+    """Print a line. If that fails, only the line is lost, not the work that it is about.
+
+    Args:
+        text: The line. Characters that the output cannot encode are escaped.
+        file: Where to print it. None: the standard output.
+
+    Raises:
+        BrokenPipeError: The reader of the output has gone.
+    """
+    file = sys.stdout if file is None else file
+    try:
+        try:
+            print(text, file=file, flush=True)
+        except UnicodeEncodeError:
+            known = text.encode(file.encoding, "backslashreplace").decode(file.encoding)
+            print(known, file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # the disk is full, for example
+        pass

@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tfpg.core.backend import keras
+from tfpg.core.backend import check_not_forked, keras
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
@@ -356,6 +356,7 @@ def _spaces(env: EnvLike | Spaces) -> Spaces:
 
 
 def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
+    check_not_forked()
     layer_seeds = np.random.default_rng(seed)
 
     def make(units: int, gain: float, activation: str | None = None, *window: Any) -> Any:

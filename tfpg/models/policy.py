@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.arrays import batch_size, map_arrays
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import check_not_forked, keras, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import Head, head_for
@@ -100,6 +100,7 @@ class Policy:
             raise TypeError(f"Expected a keras.Model, but got {type(model).__name__}.")
         if acting not in ("auto", "numpy", "tensorflow"):
             raise ValueError(f'acting must be "auto", "numpy", or "tensorflow", not {acting!r}.')
+        check_not_forked()
         self.model = model
         self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)
