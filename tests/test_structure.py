@@ -148,7 +148,8 @@ FOREIGN_PRIVATES = {
     "_learning_rate",  # Keras's optimizers: the schedule, which `learning_rate` evaluates
     "_omit_frequent_tracing_warning",  # tf.function: agents made in a loop are no retracing
     *("_container", "_video_stream"),  # imageio's PyAV plugin: settings of the encoder
-    *("_obj", "_subproc"),  # pyvirtualdisplay: the process of Xvfb
+    *("_obj", "_subproc"),  # pyvirtualdisplay: the process of Xvfb,
+    "_elapsed_steps",  # of gymnasium.wrappers.TimeLimit
 }
 
 

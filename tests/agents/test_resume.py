@@ -1,6 +1,7 @@
 """A training that resumes in new objects equals one that never stopped, to the bit."""
 
 import itertools
+import os
 import shutil
 import warnings
 
@@ -626,6 +627,116 @@ def test_a_different_training_is_refused_and_changes_nothing(saved, what):
     assert {path: path.read_bytes() for path in saved.rglob("*.*") if path.is_file()} == files
 
 
+class Rows(Noisy):
+    """Takes the next row of its table at every reset; its reward depends on it."""
+
+    row = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.row = (self.row + 1) % 97
+        return self.observe(), {}
+
+    def observe(self, action=0):
+        return np.array([self.row / 10, self.np_random.normal()], np.float32)
+
+
+class Harder(Noisy):
+    """Rewards decrease with all steps that it ever made."""
+
+    total = 0
+
+    def step(self, action):
+        self.total += 1
+        x, reward, *rest = super().step(action)
+        return x, reward - self.total / 100, *rest
+
+
+class Draws(Noisy):
+    """Draws from a generator of its own, which no seed resets, in the middle of an episode."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(3)
+
+    def observe(self, action=0):
+        drawn = self.rng.normal() if self.t == 2 else 0.0
+        return np.array([self.t / 10, drawn], np.float32)
+
+
+def with_state(env):
+    """The class of an environment, with all of its state in get_state and set_state."""
+
+    class WithState(env):
+        def get_state(self):
+            return {
+                **{
+                    name: getattr(self, name)
+                    for name in ("t", "length", "row", "total")
+                    if hasattr(self, name)
+                },
+                "rng": self.rng.bit_generator.state if hasattr(self, "rng") else None,
+            }
+
+        def set_state(self, state):
+            for name in {*state} - {"rng"}:
+                setattr(self, name, state[name])
+            if state["rng"]:
+                self.rng.bit_generator.state = state["rng"]
+
+    return WithState
+
+
+@pytest.mark.parametrize("env", [Rows, Harder, Draws])
+class TestEnvironmentsWhoseStateOutlivesEpisodes:
+    @pytest.mark.parametrize("build", [reinforce, a2c])
+    def test_a_warning_says_that_they_cannot_be_restored(self, tmp_path, env, build):
+        train(build, env, tmp_path, 2, tmp_path / "saved")
+        with pytest.warns(UserWarning, match=r"give the environment get_state\(\) and set_state"):
+            train(build, env, tmp_path, 3, tmp_path / "saved")
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    @pytest.mark.parametrize("limit", [None, 7])
+    @pytest.mark.parametrize("name", ["reinforce", "ppo", "dqn"])
+    def test_their_own_state_is_restored(self, tmp_path, env, name, limit):
+        def make():
+            made = with_state(env)()
+            return made if limit is None else gymnasium.wrappers.TimeLimit(made, limit)
+
+        build = CASES[name][0]
+        agent, history = train(build, make, tmp_path / "whole", 4)
+        whole = outcome(agent, history)
+        for iterations in (1, 3, 4):
+            agent, history = train(build, make, tmp_path, iterations, tmp_path / "saved")
+        assert outcome(agent, history) == whole
+
+
+class Glimpse(Noisy):
+    """Observes something by chance in the middle of an episode, and forgets it."""
+
+    def __init__(self, size=2):
+        super().__init__()
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def observe(self, action=0):
+        x = np.zeros(self.observation_space.shape, np.float32)
+        if self.t == 2:
+            x[:] = int.from_bytes(os.urandom(3))
+        return x
+
+
+@pytest.mark.parametrize("size", [2, 5000, 100_000])
+def test_differences_that_can_no_longer_be_seen_are_found(size):
+    policy = Policy(mlp(lambda: Glimpse(size)), lambda: Glimpse(size))
+    with open_vec(lambda: Glimpse(size), 3) as envs:
+        collector = Collector(envs, seed=0)
+        collector.follow()
+        collector.collect_steps(policy, 4)
+        state = collector.get_state()
+    with open_vec(lambda: Glimpse(size), 3) as envs:
+        assert Collector(envs, seed=0).set_state(state).all()
+
+
 class TestEnvironmentsThatCannotBeRestored:
     @pytest.mark.parametrize("name", slow_but(["ppo"], ["ppo", "dqn"]))
     def test_environments_that_are_not_deterministic(self, tmp_path, name):
@@ -635,9 +746,7 @@ class TestEnvironmentsThatCannotBeRestored:
             warnings.simplefilter("always")
             _, history = train(build, Changing, tmp_path, 5, tmp_path / "saved")
         (warning,) = caught
-        assert "environments could not be restored, because the same actions" in str(
-            warning.message
-        )
+        assert "environments could not be restored, because the same seeds" in str(warning.message)
         assert warning.filename == __file__
         assert len(history.epoch) == 5
 

@@ -126,8 +126,9 @@ class ResumableTraining:
         if restarted.any():
             warn(
                 f"{int(restarted.sum())} of {len(restarted)} environments could not be restored, "
-                "because the same actions did not lead to the same observations and rewards. Their "
-                "episodes start over, so the result is not that of an uninterrupted run."
+                "because the same seeds and actions did not lead to the same observations and "
+                "rewards: the result is not that of an uninterrupted run. If their state outlives "
+                "episodes, give the environment get_state() and set_state(state)."
             )
             agent.restart_episodes(restarted)
         agent.model.stop_training = self._saved.header["stopped"]

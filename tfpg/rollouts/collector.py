@@ -84,6 +84,7 @@ class Collector:
         self.episode_lengths: list[int] = []
         self.progress: Progress | None = None
         self._tracker: EnvTracker | None = None
+        self._last: Any = None  # observations at the end of the last whole episodes
         self._seeds: list[int] = []  # of the current episodes
         self._returns = np.zeros(envs.num_envs)
         self._lives = np.full(envs.num_envs, np.nan)
@@ -113,11 +114,18 @@ class Collector:
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
         act, count = policy.actor(), self.envs.num_envs
+        # Only environments that idle after their episode take the same steps again.
+        tracker = self._tracker if hasattr(self.envs.unwrapped, "on_env_error") else None
+        if tracker is not None:
+            act = tracker.recorded(act)
         rounds = []
         for first in range(0, num_episodes, count):
             numbers = [self.episode + n for n in range(count)]
             wanted = min(count, num_episodes - first)
             self.episode += wanted
+            if tracker is not None:
+                seeds = [reset_seed(training_rng(self.seed, number)) for number in numbers]
+                tracker.reset(range(count), seeds)
             steps = play_episodes(
                 self.envs,
                 act,
@@ -127,7 +135,11 @@ class Collector:
                 max_steps=max_steps,
                 replacement=partial(self._replacement, numbers),
             )
-            rounds.append(record(list(steps), policy, num_episodes=wanted))
+            played = list(steps)
+            rounds.append(record(played, policy, num_episodes=wanted))
+        if tracker is not None:
+            self._last = played[-1].following
+            self._returns = np.sum([step.rewards for step in played], axis=0)
         data = rounds[0] if len(rounds) == 1 else concatenate(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())
@@ -226,22 +238,27 @@ class Collector:
             state["lengths"] = self.progress.lengths.copy()
             if self._tracker is not None and self._tracker.restorable:
                 state["position"] = self._tracker.get_state(self.progress.observations)
+        elif self._tracker is not None and self._last is not None:
+            state["position"] = self._tracker.get_state(self._last)
         return state
 
     def set_state(self, state: dict[str, Any]) -> np.ndarray:
         """Resume from the state of a collector that was followed.
 
         Returns:
-            ``[N]`` bool, the environments whose episodes could not be restored and begin from a
-            reset: they reset themselves, or do not take the same steps every time.
+            ``[N]`` bool, the environments that could not be restored: they reset themselves, or do
+            not take the same steps every time. Their episodes begin from a reset.
         """
         for name in _STATE:
             setattr(self, name, deepcopy(state[name]))
         lost = np.zeros(self.envs.num_envs, bool)
-        if "playing" not in state:
-            return lost
         self.follow()
         assert self._tracker is not None
+        if "playing" not in state:
+            if "position" in state:
+                self._last, same = self._tracker.set_state(state["position"], self._returns)
+                lost = ~same
+            return lost
         if "position" not in state:
             lost[:] = True
             self.progress = self._begin()
@@ -294,6 +311,8 @@ class Collector:
         if not self._restarts:
             numbers[n] = self.episode
             self.episode += 1
+        if self._tracker is not None:
+            self._tracker.reset([n], [reset_seed(training_rng(self.seed, numbers[n]))])
         return training_rng(self.seed, numbers[n])
 
     def _next_seeds(self, waiting: np.ndarray, failed: np.ndarray) -> list[int | None] | None:

@@ -1,8 +1,11 @@
 """The positions of environments in their episodes, and how to restore them in new instances.
 
 The internal state of an environment cannot be read. But it follows from the seed of the episode and
-the actions since, so these are kept, and repeated on resume. The observation and the rewards then
-show whether the environment is in the same state.
+the actions since, so these are kept, and repeated on resume. A running hash of the observations of
+the episode, and its return, then show whether the environment is in the same state.
+
+An environment whose state outlives its episodes is not, unless it has ``get_state()``, which
+returns plain values and arrays, and ``set_state(state)``.
 
 Gymnasium's own vectorized CartPole resets itself from a single generator; a few of its arrays are
 its state. Other environments that reset themselves cannot be restored.
@@ -11,17 +14,27 @@ its state. Other environments that reset themselves cannot be restored.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from gymnasium.wrappers.utils import RunningMeanStd
 
 from tfpg.core.arrays import map_arrays
 from tfpg.envs.contracts import VectorForm
+from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.policy import Decision
+
+# Bytes of an observation that are hashed in a step. Of larger ones, other parts in each step.
+_HASHED_BYTES = 4096
+
+# Wrappers that carry nothing, or that `_set_own_state` knows.
+_WITHOUT_STATE = (SupervisedEnv, OrderEnforcing, PassiveEnvChecker, TimeLimit)
 
 _CARTPOLE = ("state", "steps", "prev_done")
 
@@ -42,11 +55,11 @@ class EnvTracker:
         >>> from tfpg.envs import open_vec
         >>> with open_vec("Acrobot-v1", num_envs=2) as envs:
         ...     tracker = EnvTracker(envs)
-        ...     _ = envs.reset(seed=[7, 8])
+        ...     observations, _ = envs.reset(seed=[7, 8])
         ...     tracker.reset([0, 1], [7, 8])
         ...     for _ in range(5):
         ...         actions = np.array([0, 2])
-        ...         tracker.step(actions)
+        ...         tracker.step(actions, observations)
         ...         observations = envs.step(actions)[0]
         ...     state = tracker.get_state(observations)
         >>> with open_vec("Acrobot-v1", num_envs=2) as others:
@@ -60,29 +73,47 @@ class EnvTracker:
         self._cartpole = isinstance(envs.unwrapped, CartPoleVectorEnv)
         mode = envs.metadata.get("autoreset_mode")
         self.restorable = self._cartpole or mode is AutoresetMode.DISABLED
+        self._own = _with_own_state(envs)
         self._seeds = [0] * envs.num_envs
         self._resets = [0] * envs.num_envs  # resets without a seed, since the last one with one
         self._first = [0] * envs.num_envs  # index of the first action of the current episode
         self._actions: list[np.ndarray] = []  # [N, ...] each
+        self._seen = [0] * envs.num_envs  # running hash of the current episode's observations
 
     def reset(self, which: Sequence[int], seeds: Sequence[int | None]) -> None:
         """Record that environments were reset, with a seed or from their own generators."""
         for n, seed in zip(which, seeds, strict=True):
             self._resets[n] = self._resets[n] + 1 if seed is None else 0
             self._seeds[n] = self._seeds[n] if seed is None else seed
-            self._first[n] = len(self._actions)
+            self._first[n], self._seen[n] = len(self._actions), 0
+        if min(self._first) == len(self._actions):
+            self._actions, self._first = [], [0] * len(self._first)
 
-    def step(self, actions: np.ndarray) -> None:
-        """Record that all environments are stepped with these actions ``[N, ...]``."""
+    def step(self, actions: np.ndarray, observations: Any) -> None:
+        """Record that all environments are stepped.
+
+        Args:
+            actions: The actions ``[N, ...]``.
+            observations: The observations ``[N, ...]`` that they follow.
+        """
         if not self._cartpole:
+            self._see(len(self._actions), observations)
             self._actions.append(np.array(actions))
+
+    def _see(self, t: int, observations: Any) -> None:
+        for x in observations.values() if isinstance(observations, dict) else [observations]:
+            rows = np.ascontiguousarray(x).reshape(len(x), -1)
+            stride = -(-rows[0].nbytes // _HASHED_BYTES)
+            for n, first in enumerate(self._first):
+                row = rows[n] if stride == 1 else rows[n, (t - first) % stride :: stride].tobytes()
+                self._seen[n] = zlib.crc32(row, self._seen[n])
 
     def recorded(self, act: Callable[[Any, Any], Decision]) -> Callable[[Any, Any], Decision]:
         """Return the actor, with its actions recorded as those of steps."""
 
         def acting(observations: Any, noise: Any) -> Decision:
             decision = act(observations, noise)
-            self.step(decision.env_actions)
+            self.step(decision.env_actions, observations)
             return decision
 
         return acting
@@ -101,12 +132,17 @@ class EnvTracker:
         oldest = min(self._first)
         del self._actions[:oldest]
         self._first = [first - oldest for first in self._first]
+        own = {} if self._own is None else {"own": [_own_state(env) for env in self._own]}
+        if own:
+            own["observations"] = map_arrays(np.array, observations)
         return {
+            **own,
             "seeds": list(self._seeds),
             "resets": list(self._resets),
             "first": list(self._first),
             "actions": _small(np.array(self._actions)) if self._actions else None,
             "hashes": self._hashes(observations),
+            "seen": list(self._seen),
         }
 
     def set_state(
@@ -142,8 +178,16 @@ class EnvTracker:
         dtype = self.envs.single_action_space.dtype
         actions = () if state["actions"] is None else state["actions"]
         self._actions = [np.asarray(row, dtype) for row in actions]
+        if self._own is not None and "own" in state:
+            self._reset_again(range(len(self._first)))
+            for n, (env, own) in enumerate(zip(self._own, state["own"], strict=True)):
+                _set_own_state(env, own, len(self._actions) - self._first[n])
+            self._seen = list(state["seen"])
+            observations = map_arrays(np.array, state["observations"])
+            return observations, np.ones(self.envs.num_envs, bool)
         observations, given = self._replay()
         same = np.array(self._hashes(observations)) == np.array(state["hashes"])
+        same &= np.array(self._seen) == np.array(state["seen"])
         if returns is not None:
             same &= np.isnan(returns) | (given == returns)
         return observations, same
@@ -153,7 +197,9 @@ class EnvTracker:
         form, first = VectorForm(self.envs), np.array(self._first)
         given = np.zeros(self.envs.num_envs)
         observations = self._reset_again(range(len(first)))
+        self._seen = [0] * len(first)
         for t, row in enumerate(self._actions, start=1):
+            self._see(t - 1, observations)
             result = self.envs.step(np.array(row))
             observations, rewards, terminated, truncated, _ = form.step(result)
             given += rewards
@@ -161,9 +207,14 @@ class EnvTracker:
             # actions that were not meant for them have ended another one.
             begins = first == t
             given[begins] = 0.0
-            which = begins | ((terminated | truncated) & (first > t))
+            self._seen = [0 if begins[n] else seen for n, seen in enumerate(self._seen)]
+            over = terminated | truncated
+            which = begins | (over & (first > t))
             if which.any():
                 observations = self._reset_again(np.flatnonzero(which).tolist())
+            if (over & ~which).any():  # they idle until all have ended, like `play_episodes`
+                mask = {"reset_mask": over & ~which}
+                observations = form.observations(self.envs.reset(options=mask)[0])
         return observations, given
 
     def _reset_again(self, which: Sequence[int]) -> Any:
@@ -180,6 +231,32 @@ class EnvTracker:
         return [
             _hash(map_arrays(lambda x, n=n: x[n], observations)) for n in range(self.envs.num_envs)
         ]
+
+
+def _with_own_state(envs: VectorEnv) -> list[Any] | None:
+    """The environments in a vector environment, if they have and restore a state of their own."""
+    parts = envs.unwrapped.envs if type(envs.unwrapped) is SyncVectorEnv else []
+    for part in parts:
+        while isinstance(part, gymnasium.Wrapper):
+            if type(part) not in _WITHOUT_STATE:
+                return None
+            part = part.env
+        if not all(callable(getattr(part, name, None)) for name in ("get_state", "set_state")):
+            return None
+    return list(parts) or None
+
+
+def _own_state(env: gymnasium.Env) -> dict[str, Any]:
+    inner: Any = env.unwrapped
+    return {"state": inner.get_state(), "rng": inner.np_random.bit_generator.state}
+
+
+def _set_own_state(env: gymnasium.Env, state: dict[str, Any], steps: int) -> None:
+    inner: Any = env.unwrapped
+    inner.np_random.bit_generator.state = state["rng"]
+    inner.set_state(state["state"])
+    if env.has_wrapper_attr("_elapsed_steps"):  # of a TimeLimit
+        env.set_wrapper_attr("_elapsed_steps", steps)
 
 
 def describe_env(envs: VectorEnv) -> str:
