@@ -7,15 +7,17 @@
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.ft2font import FT2Font
 from PIL import Image, PngImagePlugin, features
 
 from tfpg.video.frames import BACKGROUND, add_below
-from tfpg.video.panel import Bar, Field, Panel, flow, font_size, load_font
+from tfpg.video.panel import Bar, Field, Panel, flow, font_size, load_font, printable
 
 REFERENCE = Path(__file__).parent / "reference_panel.png"
 ORANGE = (255, 165, 60)
@@ -274,6 +276,39 @@ class TestReference:
             without = ["" if i == j else text for j, text in enumerate(TEXTS)]
             assert self.difference(example(without), example()) > self.ALLOWED
         assert self.difference(example(bars=BARS[:2]), example()) > self.ALLOWED
+
+
+def only_in(name, other):
+    """A character that one of Matplotlib's fonts has and another has not."""
+    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    one, two = (set(FT2Font(str(folder / x)).get_charmap()) for x in (name, other))
+    return chr(min(x for x in one - two if x > 0x2000))
+
+
+def test_a_font_is_found_that_has_the_characters():
+    text = "a" + only_in("STIXGeneral.ttf", "DejaVuSans.ttf")
+    shown, font = printable(text, 14)
+    assert shown == text
+    assert font.getname() != load_font(14).getname()
+    assert font.getmask(text).getbbox() is not None
+
+
+@pytest.mark.parametrize("text", ["обучение", "μ ± 2", "école → 2"])
+def test_matplotlibs_font_draws_many_scripts(text):
+    assert printable(text, 14) == (text, load_font(14))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("\U0010fffd", "\\U0010fffd"), ("a\ue123b", "a\\ue123b"), ("é\uf8f0", "é\\uf8f0")],
+)
+def test_characters_that_no_font_has_are_escaped(text, shown):
+    assert printable(text, 14) == (shown, load_font(14))
+    panel = Panel(300, 400, [Field("", text)])
+    assert panel.width >= load_font(14).getlength(shown)
+    np.testing.assert_array_equal(
+        panel.draw([text]), Panel(300, 400, [Field("", shown)]).draw([shown])
+    )
 
 
 if __name__ == "__main__":

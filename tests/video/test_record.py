@@ -109,6 +109,18 @@ class TestRecord:
         assert files[0] == files[1]
         assert files[0] != files[2]
 
+    @pytest.mark.parametrize("fps", [61, 240, 1e6])
+    def test_a_warning_says_that_files_hold_fewer_frames(self, tmp_path, fps):
+        with pytest.warns(UserWarning, match="more than files can hold, 60"):
+            tfpg.record(ones, PAID, tmp_path / "a.mp4", seed=0, fps=fps)
+        assert video_info(tmp_path / "a.mp4")["fps"] <= 60
+
+    @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webm"])
+    def test_the_lowest_frame_rate_can_be_written(self, tmp_path, suffix):
+        path = tmp_path / f"a{suffix}"
+        tfpg.record(ones, PAID, path, seed=0, fps=0.002)
+        assert len(decode(path)) > 1
+
     @pytest.mark.parametrize(
         ("options", "fps", "frames"),
         [
@@ -192,6 +204,9 @@ class TestFaults:
             ({"seed": -1}, ValueError, "seed"),
             ({"fps": float("nan")}, ValueError, "fps must be positive"),
             ({"fps": 0}, ValueError, "fps must be positive"),
+            ({"fps": 1e-9}, ValueError, "fps times speed must be at least 0.002, but it is 1e-09"),
+            ({"fps": 1e-3}, ValueError, "no file shows a frame for so long"),
+            ({"speed": 1e-6}, ValueError, "fps times speed must be at least 0.002"),
             ({"speed": 0}, ValueError, "speed must be positive"),
             ({"max_seconds": -1}, ValueError, "max_seconds must be positive"),
             ({"scale": 0}, ValueError, "scale must be positive"),
@@ -251,7 +266,7 @@ class TestFrames:
         env = PAID()
         env.closed = False
         env.close = lambda: setattr(env, "closed", True)
-        shown = tfpg.frames(ones, lambda: env, 5, seed=0, overlay=False)
+        shown = tfpg.frames(ones, lambda: env, 5, seed=0, overlay=False, scale=1)
         assert next(shown).shape == (32, 48, 3)
         shown.close()
         assert env.closed
@@ -264,9 +279,33 @@ class TestFrames:
             def render(self):
                 return np.full((20 + 2 * self.t, 10), self.t / 10)
 
-        shown = list(tfpg.frames(ones, make(Growing), overlay=False))
+        shown = list(tfpg.frames(ones, make(Growing), overlay=False, scale=1))
         assert [frame.shape for frame in shown] == [(20, 10, 3)] * 4
         assert [int(frame[10, 5, 0]) for frame in shown] == [0, 26, 51, 76]
+
+    @pytest.mark.parametrize(
+        ("size", "shown"),
+        [
+            ((1, 1), (200, 200)),
+            ((8, 8), (200, 200)),
+            ((84, 84), (252, 252)),
+            ((30, 127), (60, 254)),
+            ((128, 30), (128, 30)),
+        ],
+    )
+    def test_small_pictures_are_enlarged_by_a_whole_factor(self, size, shown):
+        class Sized(Countdown):
+            def render(self):
+                return np.random.default_rng(self.t).integers(0, 255, (*size, 3), np.uint8)
+
+        frame = next(tfpg.frames(ones, make(Sized), overlay=False))
+        assert frame.shape == (*shown, 3)
+        factor = shown[0] // size[0]
+        for axis in (0, 1):
+            frame = frame.take(range(0, shown[axis], factor), axis).repeat(factor, axis)
+        np.testing.assert_array_equal(frame, next(tfpg.frames(ones, make(Sized), overlay=False)))
+        unscaled = next(tfpg.frames(ones, make(Sized), overlay=False, scale=1))
+        assert unscaled.shape == (*size, 3)
 
     def test_the_picture_is_cropped_and_then_scaled(self):
         options = {"seed": 0, "overlay": False, "crop": (8, 0, 24, 8), "scale": 3}
@@ -279,7 +318,7 @@ class TestSeveralEpisodes:
         assert shown.count(0) == 3  # each begins black
 
     def test_a_grid_shows_them_side_by_side_and_dims_those_that_have_ended(self, tmp_path):
-        options = {"seed": 0, "overlay": False}
+        options = {"scale": 1, "seed": 0, "overlay": False}
         video = tfpg.record(ones, PAID, tmp_path / "a.gif", 2, grid=True, **options)
         shown = list(tfpg.frames(ones, PAID, 2, grid=True, **options))
         alone = []
@@ -304,7 +343,7 @@ class TestSeveralEpisodes:
     )
     def test_rows_and_columns_of_a_grid(self, policies, episodes, grid, rows, columns):
         policy = {str(i): zeros for i in range(policies)} if policies > 1 else zeros
-        options = {"seed": 0, "overlay": False, "crop": (0, 0, 48, 32)}
+        options = {"scale": 1, "seed": 0, "overlay": False, "crop": (0, 0, 48, 32)}
         frame = next(tfpg.frames(policy, PAID, episodes, grid=grid, **options))
         width = (frame.shape[1] + 4) // columns - 4
         height = (frame.shape[0] + 4) // rows - 4

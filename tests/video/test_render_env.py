@@ -113,7 +113,7 @@ class TestWindows:
                 env.step(1)
 
     def test_a_window_is_recorded_to_a_file(self, tmp_path):
-        video = tfpg.record(ones, Windowed, tmp_path / "a.mp4", seed=0, overlay=False)
+        video = tfpg.record(ones, Windowed, tmp_path / "a.mp4", seed=0, overlay=False, scale=1)
         decoded = decode(video.path)
         assert decoded.shape == (video.frames, 82, 120, 3) == (6, 82, 120, 3)
         for t, frame in enumerate(decoded):
@@ -133,6 +133,21 @@ class TestWindows:
             return Windowed(render_mode=render_mode)
 
         with open_render_env(register("toys/Built-v0", build)) as env:
+            assert_shows_window(env)
+
+    @pytest.mark.parametrize("modes", [[], None, ["human"]])
+    def test_an_id_that_refuses_to_render_off_screen_is_recorded_from_its_window(
+        self, register, modes
+    ):
+        class Unnamed(Windowed):
+            metadata = {} if modes is None else {"render_modes": modes}
+
+            def __init__(self, render_mode=None):
+                if render_mode == "rgb_array":
+                    raise ValueError("human only")
+                super().__init__(render_mode=render_mode)
+
+        with open_render_env(register("toys/Unnamed-v0", lambda **kw: Unnamed(**kw))) as env:
             assert_shows_window(env)
 
     def test_an_open_window_of_pygame_is_left_alone(self, monkeypatch):
@@ -359,7 +374,7 @@ class TestVirtualDisplay:
         assert len(names) == 1
 
     def test_an_environment_that_needs_a_display_gets_one(self, xvfb, clean, tmp_path):
-        video = tfpg.record(ones, needs_display, tmp_path / "a.mp4", seed=0, overlay=False)
+        video = tfpg.record(ones, needs_display, tmp_path / "a.mp4", seed=0, overlay=False, scale=1)
         decoded = decode(video.path)
         assert decoded.shape == (6, 80, 120, 3)
         np.testing.assert_allclose(decoded[:, 40, 60, 2], 200, atol=6)

@@ -368,7 +368,7 @@ def frame_issues(images: Iterable[Any]) -> Iterator[Issue]:
 
     Example:
         >>> [issue.kind for issue in frame_issues([np.zeros((8, 8, 3)), np.zeros((9, 8, 3))])]
-        ['dtype', 'size']
+        ['dtype', 'blank', 'size']
     """
     images = list(images)
     for image in images:
@@ -381,6 +381,9 @@ def frame_issues(images: Iterable[Any]) -> Iterator[Issue]:
     if first.dtype != np.uint8 or first.ndim != 3 or first.shape[-1] != 3:
         detail = f"{first.dtype} {first.shape} is converted to uint8 (height, width, 3)"
         yield Issue(WARNING, "dtype", detail)
+    if all((np.asarray(image) == first[0, 0]).all() for image in images):
+        detail = "frames show a single color: it may not draw without a display"
+        yield Issue(WARNING, "blank", detail)
     sizes = {np.shape(image)[:2] for image in images}
     if len(sizes) > 1:
         shown = ", ".join(map(str, sorted(sizes)))

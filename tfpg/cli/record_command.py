@@ -28,7 +28,9 @@ class Style(WithOptions):
     action_names: tuple[str, ...] | None = setting(
         "Names of the actions. [default: the environment's, if known]"
     )
-    scale: float = setting("Scale factor of the picture.", positive, default=1.0)
+    scale: float | None = setting(
+        "Scale factor of the picture. [default: 1, larger for tiny pictures]", positive
+    )
     crop: tuple[int, ...] | None = setting(
         "Part of the picture to show: LEFT TOP RIGHT BOTTOM, in pixels.", each(whole)
     )

@@ -23,7 +23,7 @@ from tfpg.video.explain import (
     value_function,
     widest_bar_labels,
 )
-from tfpg.video.frames import add_below, as_frame, crop, letterbox, rescale, tint
+from tfpg.video.frames import add_below, as_frame, crop, enlargement, letterbox, rescale, tint
 from tfpg.video.panel import Field, Panel
 from tfpg.video.saliency import saliency_function, sees_images
 
@@ -42,7 +42,7 @@ class DrawingOptions:
     """
 
     overlay: Any = "caption"
-    scale: float = 1.0
+    scale: float | None = None
     crop: Any = None
     action_names: Sequence[str] | None = None
 
@@ -56,7 +56,7 @@ class DrawingOptions:
                     f"Unknown overlay {name!r}. Expected some of {', '.join(OVERLAYS)}, or "
                     "overlay=True for all of them."
                 )
-        if not 0 < self.scale < float("inf"):
+        if self.scale is not None and not 0 < self.scale < float("inf"):
             raise ValueError(f"scale must be positive, but it is {self.scale!r}.")
         if self.crop is not None:
             if len(self.crop) != 4:
@@ -110,9 +110,10 @@ class FrameDrawer:
             self.color = None
         if self._saliency is not None:
             picture = tint(picture, self._saliency(step.observation[0]))
+        scale = self._options.scale or enlargement(*picture.shape[:2])
         if self._options.crop is not None:
             picture = crop(picture, self._options.crop)
-        picture = rescale(picture, self._options.scale)
+        picture = rescale(picture, scale)
         has_bars = "bars" in self._overlay
         if self._size is None:
             self._size = picture.shape[:2]

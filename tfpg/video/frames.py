@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 BACKGROUND = 24  # dark gray, around and below pictures
+
+# Pictures whose larger side has fewer pixels are enlarged to at least so many.
+_SMALL, _ENLARGED = 128, 200
 
 _SALIENT = np.array([255, 40, 40], np.float32)
 
@@ -86,6 +90,17 @@ def rescale(frame: np.ndarray, scale: float) -> np.ndarray:
         return frame
     height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
     return _resize(frame, height, width)
+
+
+def enlargement(height: int, width: int) -> int:
+    """Return the whole factor by which small pictures are enlarged, so that text fits below them.
+
+    Example:
+        >>> enlargement(8, 8), enlargement(84, 84), enlargement(400, 600)
+        (25, 3, 1)
+    """
+    largest = max(height, width)
+    return 1 if largest >= _SMALL else math.ceil(_ENLARGED / largest)
 
 
 def letterbox(frame: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -7,7 +7,7 @@ words stay where they are while numbers change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,8 +61,7 @@ class Panel:
     def __init__(
         self, height: int, width: int, fields: Sequence[Field], bar_labels: Sequence[str] = ()
     ):
-        size = font_size(height)
-        self._font = load_font(size)
+        size = self._size = font_size(height)
         self._line_height = size + 4
         self._fields = fields
         widths = [self._width_of(f"{field.label} {field.widest}".strip()) for field in fields]
@@ -90,7 +89,7 @@ class Panel:
         for field, text, (x, line) in zip(self._fields, texts, self._places, strict=True):
             color = _TEXT if field.label else _TITLE
             at = _PAD + x, self._middle(line)
-            canvas.text(at, f"{field.label} {text}".strip(), color, self._font, anchor="lm")
+            self._write(canvas, at, f"{field.label} {text}".strip(), color)
         for i, bar in enumerate(bars[:_MAX_BARS]):
             self._draw_bar(canvas, i, bar)
         return np.asarray(image)
@@ -102,19 +101,24 @@ class Panel:
         start = left + self._label_width + _PAD
         end = left + column_width - self._number_width - 2 * _PAD
         half = self._line_height // 2 - 3
-        canvas.text((left, middle), bar.label, _TEXT, self._font, anchor="lm")
+        self._write(canvas, (left, middle), bar.label, _TEXT)
         canvas.rectangle((start, middle - half, end, middle + half), _TRACK)
         filled = start + round((end - start) * min(max(bar.length, 0.0), 1.0))
         if filled > start:
             color = _CHOSEN if bar.chosen else _BAR
             canvas.rectangle((start, middle - half, filled, middle + half), color)
-        canvas.text((end + _PAD, middle), bar.text, _TEXT, self._font, anchor="lm")
+        self._write(canvas, (end + _PAD, middle), bar.text, _TEXT)
 
     def _middle(self, line: int) -> int:
         return _PAD // 2 + line * self._line_height + self._line_height // 2
 
+    def _write(self, canvas: Any, at: tuple[int, int], text: str, color: Any) -> None:
+        text, font = printable(text, self._size)
+        canvas.text(at, text, color, font, anchor="lm")
+
     def _width_of(self, text: str) -> int:
-        return int(np.ceil(self._font.getlength(text)))
+        text, font = printable(text, self._size)
+        return int(np.ceil(font.getlength(text)))
 
 
 def flow(widths: Sequence[int], line: int, gap: int) -> tuple[list[tuple[int, int]], int]:
@@ -145,14 +149,73 @@ def font_size(height: int) -> int:
     return min(max(round(height / 28), 10), 18)
 
 
-@lru_cache(maxsize=8)
-def load_font(size: int) -> Any:
-    """Load Matplotlib's font, which has more letters than Pillow's, if it is installed."""
-    from PIL import ImageFont
+def printable(text: str, size: int) -> tuple[str, Any]:
+    """Return a text, and a font that has its characters.
 
+    If no font of this machine has them all, those that Matplotlib's lacks are escaped.
+
+    Example:
+        >>> printable("step", 10)[0]
+        'step'
+    """
+    if text.isascii():
+        return text, load_font(size)
+    return _printable(text, size)
+
+
+@lru_cache(maxsize=256)
+def _printable(text: str, size: int) -> tuple[str, Any]:
+    characters = set(map(ord, text)) - {ord(" ")}
+    known = _characters(_MATPLOTLIB_FONT) if _MATPLOTLIB_FONT else frozenset(range(128))
+    if not characters <= known:
+        for path in _system_fonts():
+            if characters <= _characters(path):
+                return text, load_font(size, path)
+        escaped = ((c, c.encode("ascii", "backslashreplace").decode()) for c in text)
+        text = "".join(c if ord(c) in known else escape for c, escape in escaped)
+    return text, load_font(size)
+
+
+def _matplotlib_font() -> str | None:
+    """Matplotlib's font, which has more letters than Pillow's, if it is installed."""
     found = find_spec("matplotlib")
     if found is not None and found.origin is not None:
         path = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
         if path.exists():
-            return ImageFont.truetype(path, size)
-    return ImageFont.load_default(size)
+            return str(path)
+    return None
+
+
+_MATPLOTLIB_FONT = _matplotlib_font()
+
+
+@lru_cache(maxsize=64)
+def load_font(size: int, path: str | None = _MATPLOTLIB_FONT) -> Any:
+    """Load a font. None: Pillow's own."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    """The characters that a font can draw; none if it cannot be loaded."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        load_font(10, path)  # bitmap fonts have only sizes of their own
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+
+
+@cache
+def _system_fonts() -> list[str]:
+    if _MATPLOTLIB_FONT is None:
+        return []
+    from matplotlib.font_manager import findSystemFonts
+
+    own = sorted(map(str, Path(_MATPLOTLIB_FONT).parent.glob("*.ttf")))
+    found = [*sorted(findSystemFonts()), *own]
+    # It has a sign for each script, not the characters.
+    return [path for path in found if "LastResort" not in path]

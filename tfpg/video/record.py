@@ -20,11 +20,14 @@ from tfpg.core.seeding import check_seed
 from tfpg.envs import EnvLike
 from tfpg.models.policy import as_policy, is_policy_like
 from tfpg.video.drawing import DrawingOptions, FrameDrawer
+from tfpg.video.encoders import Mp4
 from tfpg.video.episodes import Episode, Player, best_median_worst, list_episodes
 from tfpg.video.frames import letterbox, tile
 from tfpg.video.render_env import open_render_env
 from tfpg.video.window import WindowEnv
 from tfpg.video.writer import check_suffix, video_writer
+
+_MIN_FPS = 0.002  # a GIF shows a frame for at most 655 seconds
 
 
 class Recording(NamedTuple):
@@ -51,7 +54,7 @@ def record(
     max_seconds: float | None = None,
     overlay: str | bool | Sequence[str] = "caption",
     action_names: Sequence[str] | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     crop: Sequence[int] | None = None,
     grid: bool | int | None = None,
     rank: bool = False,
@@ -79,14 +82,16 @@ def record(
         deterministic: Whether to take the most probable action instead of a sample.
         max_steps: Number of steps after which an episode is cut off. None: the environment's limit.
         fps: Frames per second. None: the environment's ``metadata["render_fps"]``, or 30.
-        speed: Playback speed factor. Above 60 frames per second (GIF: 50), frames are dropped.
+        speed: Playback speed factor. Files hold 0.002 to 60 frames per second (GIF: 50): above
+            that, frames are dropped.
         max_seconds: Maximum length of the video, in seconds.
         overlay: What to draw: one or more of ``"caption"`` (step and return so far), ``"action"``
             (by name), ``"bars"`` (action probabilities or Q-values), ``"value"``, ``"entropy"``,
             ``"epsilon"`` and ``"saliency"`` (the parts of the image that matter). True: everything
             the policy has. False: nothing.
         action_names: Names of the actions. None: those known for the environment.
-        scale: Factor by which the picture is enlarged. Integers keep its pixels sharp.
+        scale: Factor by which the picture is enlarged. Integers keep its pixels sharp. None: 1, or
+            an integer for pictures of fewer than 128 pixels.
         crop: The part of the picture to show, before it is scaled: left, top, right and bottom, in
             pixels.
         grid: Whether to show all episodes side by side, or the number of columns of the grid. With
@@ -127,7 +132,17 @@ def record(
         shown = EpisodeFrames(
             stack, policy, env, episodes, seed, deterministic, max_steps, options, grid, rank
         )
+        if fps is not None and fps > Mp4.max_fps:
+            warn(
+                f"fps={fps:g} is more than files can hold, 60 (GIF: 50). The video has the right "
+                "speed, but not all frames."
+            )
         fps = (fps or shown.fps) * speed
+        if fps < _MIN_FPS:
+            raise ValueError(
+                f"fps times speed must be at least {_MIN_FPS}, but it is {fps:g}: no file shows a "
+                "frame for so long."
+            )
         max_frames = None if max_seconds is None else max(1, round(max_seconds * fps))
         written = 0
         with video_writer(paths, fps) as write:
@@ -153,7 +168,7 @@ def frames(
     max_steps: int | None = None,
     overlay: str | bool | Sequence[str] = "caption",
     action_names: Sequence[str] | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     crop: Sequence[int] | None = None,
     grid: bool | int | None = None,
     rank: bool = False,

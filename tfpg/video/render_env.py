@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -54,19 +54,31 @@ def open_render_env(env: EnvLike) -> Iterator[gymnasium.Env]:
         ...     env.render().shape
         (400, 600, 3)
     """
-    mode = _best_mode(env) if isinstance(env, str) else None
+    modes: Sequence[str | None] = _modes_of(env) if isinstance(env, str) else [None]
     with ExitStack() as stack:
+        yield _open(env, modes[0], modes[1:], stack)
+
+
+def _open(
+    env: EnvLike, mode: str | None, others: Sequence[str | None], stack: ExitStack
+) -> gymnasium.Env:
+    """Open an environment in a render mode, or in one of the others if it refuses that."""
+    try:
         if mode != "human":
             opened = _open_off_screen(env, {"render_mode": mode} if mode else {}, stack)
-            mode = opened.render_mode
-        if mode == "human":
+            if opened.render_mode != "human":
+                return opened
             stack.close()  # a window has to open on a virtual display
-            build: Any = env
-            if isinstance(env, str):
-                build = partial(make, env, render_mode="human")
-            opened = stack.enter_context(window_env(build))
-            _render_once(opened)
-        yield opened
+        build: Any = partial(make, env, render_mode="human") if isinstance(env, str) else env
+        opened = stack.enter_context(window_env(build))
+        _render_once(opened)
+        return opened
+    except Exception:
+        stack.close()
+        for each in others:
+            with suppress(Exception):
+                return _open(env, each, (), stack)
+        raise
 
 
 def render_images(env: gymnasium.Env) -> list[Any]:
@@ -89,15 +101,17 @@ def render_images(env: gymnasium.Env) -> list[Any]:
     return list(shown) if isinstance(shown, (list, tuple)) else [shown]
 
 
-def _best_mode(env_id: str) -> str:
+def _modes_of(env_id: str) -> list[str]:
+    """The render modes to try: the best of those that an environment names, or else all."""
     modes = render_modes(env_id)
     if not modes:  # made by a function: ask the environment itself
         with suppress(Exception), open_env(env_id) as env:
             modes = tuple(env.metadata.get("render_modes") or ())
-    modes = modes or _MODES[:1]
+    if not modes:
+        return ["rgb_array", "human"]
     for mode in _MODES:
         if mode in modes:
-            return mode
+            return [mode]
     raise ValueError(
         f"{env_id} cannot be recorded: its render modes are {', '.join(modes)}, and a video needs "
         f"one of {', '.join(_MODES)}."
