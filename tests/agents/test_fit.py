@@ -1,5 +1,6 @@
 """What `fit`, `predict`, `evaluate` and `save` do, whatever the algorithm."""
 
+import copy
 import itertools
 import json
 import pickle
@@ -27,6 +28,7 @@ from small import (
 from toys import Bandit, Camera, Countdown
 
 import tfpg
+from tfpg.models import networks
 
 
 def algorithms(*fast):
@@ -448,11 +450,30 @@ class TestOptions:
 
 class TestSaving:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_an_agent_that_was_not_trained_can_be_pickled(self, algorithm):
+    @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
+    @pytest.mark.parametrize("trained", [False, True])
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_an_agent_can_be_pickled_and_copied(self, algorithm, how, trained):
         agent = small_agent(algorithm)
-        again = pickle.loads(pickle.dumps(agent))
+        if trained:
+            agent.fit("CartPole-v1", 2, seed=0, verbose=0)
+        again = copy.deepcopy(agent) if how == "deepcopy" else pickle.loads(pickle.dumps(agent))
         np.testing.assert_array_equal(flat_weights(again.model), flat_weights(agent.model))
         assert again.get_config() == agent.get_config()
+        before = flat_weights(agent.model)
+        for each in (agent, again):
+            each.fit("CartPole-v1", 1, seed=1, verbose=0)
+        if algorithm is not tfpg.DQN:  # whose replay buffer is not copied
+            np.testing.assert_array_equal(flat_weights(again.model), flat_weights(agent.model))
+        assert (flat_weights(again.model) != before).any()
+
+    def test_a_copy_has_a_value_model_of_its_own(self):
+        agent = small_agent(
+            tfpg.PPO, model=small_model(tfpg.DQN), value_model=networks.critic("CartPole-v1")
+        )
+        again = copy.deepcopy(agent)
+        again.fit("CartPole-v1", 1, seed=0, verbose=0)
+        assert (flat_weights(again.value_model) != flat_weights(agent.value_model)).any()
 
     @algorithms(tfpg.A2C)
     def test_plain_keras_loads_the_saved_model_and_acts_the_same(self, algorithm, tmp_path, eager):

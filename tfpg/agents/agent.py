@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,16 @@ class Agent(WithOptions, abc.ABC):
         self._compiled_for: Any = None
         self._built_for: Any = None
         self._verbose = 0
+
+    def __reduce__(self) -> Any:
+        """Pickle and copy the options and the models with their optimizers, as `fit` starts."""
+        options = {name: getattr(self, name) for name in options_of(type(self))}
+        models = {
+            name: _model_bytes(value)
+            for name, value in options.items()
+            if isinstance(value, keras.Model)
+        }
+        return _rebuild, (type(self), {**options, **models}, list(models))
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
@@ -407,3 +418,19 @@ class Agent(WithOptions, abc.ABC):
             model.compile(optimizer=self.default_optimizer())
         warn_about_unused_loss(model)
         return model
+
+
+def _model_bytes(model: keras.Model) -> bytes:
+    from tfpg.models.saving import save_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        return save_model(model, Path(folder) / "model.keras").read_bytes()
+
+
+def _rebuild(agent: type[Agent], options: dict[str, Any], models: Sequence[str]) -> Agent:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        for name in models:
+            path.write_bytes(options[name])
+            options[name] = keras.saving.load_model(path)
+    return agent(**options)

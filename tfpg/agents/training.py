@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import gymnasium
@@ -19,7 +21,7 @@ from tfpg.agents.resume import ResumableTraining
 from tfpg.agents.warnings import TrainingWarnings
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.core.backend import check_not_forked, keras
-from tfpg.core.messages import show
+from tfpg.core.messages import show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, check_separate, open_vec
@@ -144,7 +146,13 @@ def _callback_list(
             if isinstance(value, (gymnasium.Env, VectorEnv)):
                 check_separate(envs, value, f"{type(each).__name__}.{name}")
     has_bar = any(isinstance(each, keras.callbacks.ProgbarLogger) for each in callbacks)
-    found = keras.callbacks.CallbackList(
+    rates = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
+    if agent.models[1:] and (which := [each for each in callbacks if isinstance(each, rates)]):
+        warn(
+            f"{type(which[0]).__name__} changes the learning rate of the policy, not that of the "
+            "value_model. For both, compile them with schedules, or use one model with two outputs."
+        )
+    found = _callback_list_class()(
         [*callbacks, *([] if has_bar else [ProgressBar()])],
         add_history=True,
         model=agent.model,
@@ -156,6 +164,35 @@ def _callback_list(
     agent.model.stop_training = False
     agent.model._initial_epoch = None
     return found
+
+
+@cache
+def _callback_list_class() -> type[keras.callbacks.CallbackList]:
+    class CallbackList(keras.callbacks.CallbackList):
+        """A `ModelCheckpoint` waits for the logs that the name of its file needs."""
+
+        callbacks: list[Any]
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            everything, waiting = self.callbacks, dict[int, str]()
+            for each in everything:
+                if isinstance(each, keras.callbacks.ModelCheckpoint):
+                    missing = _placeholders(each.filepath) - {"epoch", "batch"} - set(logs or {})
+                    waiting.update({id(each): name for name in missing})
+            for name in waiting.values():
+                warn(f"ModelCheckpoint waits for {name!r}, which its file name needs.")
+            self.callbacks = [each for each in everything if id(each) not in waiting]
+            try:
+                super().on_epoch_end(epoch, logs)
+            finally:
+                self.callbacks = everything
+
+    return CallbackList
+
+
+def _placeholders(text: Any) -> set[str]:
+    """The names in a format string."""
+    return {re.split(r"[.\[]", name)[0] for _, name, *_ in Formatter().parse(str(text)) if name}
 
 
 def _no_validation(iteration: int, last: bool) -> dict[str, float]:

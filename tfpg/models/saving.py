@@ -49,6 +49,9 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".keras":
         raise ValueError(f"A model is saved as a .keras file, not as {str(path)!r}.")
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and model.built and not optimizer.built:
+        optimizer.build(model.trainable_variables)  # else loading it would be a warning
     with atomic_write(path) as temporary:
         try:
             model.save(temporary)
