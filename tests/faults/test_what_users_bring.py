@@ -11,12 +11,12 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from gymnasium import spaces
 from small import EPISODES, AfterEachIteration, every_checkpoint, flat_weights, small_agent
 from toys import Countdown, Walk
 
 import tfpg
-from tfpg.agents.optimization import suits_xla
 from tfpg.core.messages import show
 from tfpg.errors import EnvError
 from tfpg.models.observations import encode
@@ -318,17 +318,65 @@ def test_a_module_in_the_current_folder_registers_its_environment(tmp_path, monk
     assert tfpg.envs.spaces_of("registers_here:Here-v0")[0].shape == (4,)
 
 
-def test_a_layer_that_xla_cannot_compile_is_trained_without_it():
-    class Plain(keras.layers.Dense):
-        def __init__(self, units):
-            super().__init__(units)
-            self.supports_jit = False
+class OnTheHost(keras.layers.Layer):
+    """Calls NumPy, which XLA cannot compile."""
 
+    def __init__(self, supports_jit=True, **options):
+        super().__init__(**options)
+        self.supports_jit = supports_jit
+
+    def call(self, x):
+        # A gradient goes through the layer after it only.
+        return tf.ensure_shape(tf.numpy_function(lambda a: np.sort(a, -1), [x], x.dtype), x.shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Spells(keras.layers.Layer):
+    """Uses strings, for which XLA has no operations."""
+
+    def call(self, x):
+        return x + 0.1 * tf.cast(tf.strings.length(tf.strings.as_string(x)), x.dtype)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def with_layer(layer, algorithm):
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, [Plain(2)(inputs), keras.layers.Dense(1)(inputs)])
-    agent = small_agent(tfpg.PPO, model=model, jit_compile="auto")
-    agent.fit("CartPole-v1", 1, seed=0, verbose=0)
-    assert not suits_xla(model)
+    x = layer(keras.layers.Dense(4)(inputs) if isinstance(layer, Spells) else inputs)
+    outputs = [keras.layers.Dense(2)(x), keras.layers.Dense(1)(x)]
+    return keras.Model(inputs, outputs[0] if algorithm is tfpg.DQN else outputs)
+
+
+@pytest.mark.parametrize("algorithm", [tfpg.A2C, tfpg.PPO, tfpg.DQN])
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: OnTheHost(supports_jit=False, name="sorted"), "cannot compile the layer 'sorted'"),
+        (OnTheHost, "XLA cannot compile the updates .*: they are slower without it"),
+        (Spells, "XLA cannot compile the updates .*: they are slower without it"),
+    ],
+)
+def test_layers_that_xla_cannot_compile_are_trained_without_it(algorithm, layer, message):
+    agents = [
+        small_agent(algorithm, model=with_layer(layer(), algorithm), jit_compile=jit)
+        for jit in ("auto", False)
+    ]
+    agents[1].model.set_weights(agents[0].model.get_weights())
+    with pytest.warns(UserWarning, match=message) as caught:
+        agents[0].fit("CartPole-v1", 2, seed=0, verbose=0)
+    assert len([x for x in caught if "XLA" in str(x.message)]) == 1
+    agents[1].fit("CartPole-v1", 2, seed=0, verbose=0)
+    np.testing.assert_array_equal(*(flat_weights(agent.model) for agent in agents))
+
+
+def test_xla_that_was_asked_for_and_fails_is_an_error_of_one_line():
+    agent = small_agent(tfpg.PPO, model=with_layer(OnTheHost(), tfpg.PPO), jit_compile=True)
+    with pytest.raises(ValueError, match=r'use jit_compile="auto" or False\.$') as caught:
+        agent.fit("CartPole-v1", 1, verbose=0)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 FULL = Path("/dev/full")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.minibatches import Batch, explained_variance, minibatch_order, padded
-from tfpg.agents.optimization import apply_where, are_finite, compiled, suits_xla
+from tfpg.agents.optimization import apply_where, are_finite, compiled_update
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, positive
@@ -95,9 +95,7 @@ class ActorCritic(PolicyGradient):
 
     def build(self, policy: Policy) -> None:
         policy.require_value()
-        jit = self.jit_compile
-        jit = all(map(suits_xla, self.models)) if jit == "auto" else jit
-        self._updates = compiled(self._update_all, bool(jit))
+        self._updates = compiled_update(self._update_all, self.jit_compile, self.models)
 
     @property
     def manual_resets(self) -> bool:  # type: ignore[override]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.off_policy import OffPolicy
-from tfpg.agents.optimization import compiled, suits_xla
+from tfpg.agents.optimization import compiled_update
 from tfpg.agents.target_network import TargetNetwork
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
@@ -128,8 +128,7 @@ class DQN(OffPolicy):
         if self.target is None or not self.target.belongs_to(self.trainable.variables):
             self.target = TargetNetwork(policy, self.trainable.variables)
             self.updates = 0
-        jit = suits_xla(self.model) if self.jit_compile == "auto" else self.jit_compile
-        self._update_block = compiled(self._update_all, bool(jit))
+        self._update_block = compiled_update(self._update_all, self.jit_compile, [self.model])
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.backend import keras, tf
-from tfpg.core.messages import warn
+from tfpg.core.messages import one_line, warn
 from tfpg.models.inspection import all_layers, traced_constants
 from tfpg.models.policy import Policy
 from tfpg.ops.gradients import clip_by_global_norm
@@ -197,27 +197,57 @@ def compiled(function: Callable, jit_compile: bool = False, signature: Any = Non
     return call
 
 
-def suits_xla(model: keras.Model) -> bool:
-    """Whether XLA makes updates of a model faster. On a CPU it slows convolutions down.
+def compiled_update(
+    function: Callable, jit_compile: bool | str, models: Sequence[keras.Model]
+) -> Callable:
+    """Compile the updates of models, with XLA if that is faster and possible.
 
-    Layers may also say that XLA cannot compile them, by ``supports_jit``.
+    On a CPU, XLA slows convolutions down. It cannot compile layers whose ``supports_jit`` is false,
+    and some operations; a warning says so.
 
-    Example:
-        >>> suits_xla(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-        True
+    Args:
+        function: A function of tensors that updates the models.
+        jit_compile: Whether to use XLA, or ``"auto"``.
+        models: The models.
     """
+    layers = [layer for model in models for layer in all_layers(model)]
+    convolves = any(isinstance(layer, _convolutions()) for layer in layers)
+    unsupported = [x.name for x in layers if not getattr(x, "supports_jit", True)]
+    auto = jit_compile == "auto"
+    if auto and unsupported:
+        warn(f"XLA cannot compile the layer {unsupported[0]!r}: the updates are slower without it.")
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    if not jit_compile or (auto and (unsupported or (convolves and not on_gpu))):
+        return compiled(function)
+    call, has_run = compiled(function, jit_compile=True), False
+
+    def update(*arguments: Any) -> Any:
+        nonlocal call, has_run
+        try:
+            result = call(*arguments)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if has_run:
+                raise
+            reason = f"XLA cannot compile the updates ({one_line(error.message, 200)})"
+            if not auto:
+                raise ValueError(f'{reason}: use jit_compile="auto" or False.') from error
+            call = compiled(function)
+            result = call(*arguments)  # which fails again if the error was another one
+            warn(f"{reason}: they are slower without it.")
+        has_run = True
+        return result
+
+    return update
+
+
+def _convolutions() -> tuple[type, ...]:
     layers = keras.layers
-    convolutions = (
+    return (
         *(layers.Conv1D, layers.Conv2D, layers.Conv3D),
         *(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
         *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
         *(layers.SeparableConv1D, layers.SeparableConv2D),
     )
-    found = list(all_layers(model))
-    if not all(getattr(layer, "supports_jit", True) for layer in found):
-        return False
-    convolves = any(isinstance(layer, convolutions) for layer in found)
-    return not convolves or bool(tf.config.list_logical_devices("GPU"))
 
 
 def compiled_in(model: keras.Model | None) -> Any:
