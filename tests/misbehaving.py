@@ -228,6 +228,19 @@ class Helped(Well):
         atexit.register(helper.kill)
 
 
+class Simulated(Well):
+    """Takes a moment to start a simulator, a process that only `close` ends."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.simulator = subprocess.Popen(["sleep", os.environ["SIMULATOR"]])
+        time.sleep(float(os.environ.get("STARTING", "0.4")))
+
+    def close(self):
+        self.simulator.kill()
+        self.simulator.wait()
+
+
 class Tupled(Well):
     """Has spaces that no model of tfpg supports."""
 

@@ -119,6 +119,20 @@ def test_an_environments_exit_handlers_run():
     assert not helpers
 
 
+@pytest.mark.parametrize(
+    ("starting", "seconds"), slow_but([("0.4", "4")], [("0.4", "4"), ("1.5", "5"), ("3", "2")])
+)
+def test_simulators_that_are_slow_to_start_are_ended_and_no_problem(starting, seconds):
+    name = f"300.{os.getpid()}{starting}"  # which identifies them
+    environ = {"SIMULATOR": name, "STARTING": starting}
+    done = run("misbehaving:Simulated-v0", "--seconds", seconds, "--steps", "50", **environ)
+    left = [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or [])]
+    assert not left
+    problems = [x for x in done.stdout.splitlines() if x[:28].split()[1:2] == ["problem"]]
+    if starting != "3":  # longer than the whole check may take
+        assert (done.returncode, problems) == (0, [])
+
+
 def test_a_process_that_the_environment_leaves_behind_is_not_waited_for():
     begun = time.monotonic()
     done = run("misbehaving:Leaving-v0", "--seconds", "5")

@@ -142,6 +142,7 @@ class _Check:
         self.play: RandomPlay | None = None
         self.made: list[gymnasium.Env] = []
         self.can_train = False
+        self.made_in = 0.0  # seconds
         self.hanging: tuple[str, Moment | None, float] | None = None  # and since when
 
     def run(self, interrupt: bool) -> None:
@@ -191,7 +192,8 @@ class _Check:
         if self.hanging is not None:
             what, at, since = self.hanging
             lasted = time.monotonic() - since
-            verdict = PROBLEM if lasted > min(_HANGS, self.seconds / 2) else WARNING
+            limit = max(min(_HANGS, self.seconds / 2), NUM_ENVS * self.made_in)
+            verdict = PROBLEM if lasted > limit else WARNING
             detail = f"a call did not return in {lasted:.1f} s{f' ({at})' if at else ''}"
             self.findings.add(what, [Issue(verdict, "hang", detail)])
             pending = pending[1:]
@@ -220,7 +222,8 @@ class _Check:
     def _check_environment(self) -> None:
         since, single = time.monotonic(), isinstance(self.given, gymnasium.Env)
         env = self.given if single else self._make_and_keep()
-        made = f", made in {time.monotonic() - since:.2f} s" * (not single)
+        self.made_in = time.monotonic() - since
+        made = f", made in {self.made_in:.2f} s" * (not single)
         self.findings.passed["environment"] = f"{type(env.unwrapped).__name__}{made}"
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(env, name, None), gymnasium.Space):
@@ -335,8 +338,11 @@ class _Check:
     def _check_speed(self) -> None:
         if self.play is None or not self.play.steps or not self.can_train:
             return
-        measured = []
+        measured: list[str] = []
         for count in [1] if self.env is self.given else [1, NUM_ENVS]:
+            if measured and count * self.made_in > self._left():
+                measured.append(f"not measured with {count}, each of which is made too slowly")
+                break
             with self._call("speed", envs.open_vec, self.given, count) as many:
                 speed = self._call("speed", _steps_per_second, many, self.seed)
             measured.append(f"{speed:,.0f} with {count} environment{'s' * (count > 1)}")

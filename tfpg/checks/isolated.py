@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from tfpg.checks.env_checks import run_checks
@@ -58,12 +59,12 @@ def check_isolated(
         )
         assert process.stdin is not None
         try:
-            code = process.wait()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
+            # Without reaping it, so that its group id cannot be reused before the group is killed.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what the environment started
+            code = process.wait()
             process.stdin.close()
         report = answer.read()
     if report:
