@@ -24,7 +24,7 @@ wrong with a value: a `PROBLEM` is refused, a `WARNING` is not. ``tfpg check`` r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -33,6 +33,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
+from tfpg.core.arrays import assign, map_arrays
 from tfpg.core.messages import one_line, warn
 
 WARNING, PROBLEM = "warning", "problem"
@@ -344,7 +345,7 @@ class VectorForm:
         >>> from tfpg.envs import open_vec
         >>> with open_vec("CartPole-v1", num_envs=2) as envs:
         ...     form = VectorForm(envs)
-        ...     observations = form.observations(envs.reset(seed=0)[0])
+        ...     observations = form.reset(envs.reset(seed=0))
         >>> observations.dtype
         dtype('float32')
     """
@@ -353,9 +354,16 @@ class VectorForm:
         self._count = envs.num_envs
         self._shape = (self._count,)
         self._space = usable_space(envs.single_observation_space)
+        self._steps: Any = None
 
-    def step(self, result: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(
+        self, result: Any, steps: Any = None
+    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Return what ``step`` returned, in one form.
+
+        Args:
+            result: What it returned.
+            steps: ``[N]``, the index of the step in each episode, for errors.
 
         Returns:
             Observations ``[N, ...]`` and float64 rewards ``[N]``, which are new arrays, the flags
@@ -364,50 +372,90 @@ class VectorForm:
         Raises:
             ValueError: Something in it is refused.
         """
+        self._steps = steps
         if type(result) is not tuple or len(result) != 5 or not isinstance(result[4], dict):
             for issue in step_issues(result):
                 if issue.kind in ("tuple", "info"):
-                    raise ValueError(f"The vector environment's step(): {issue.detail}.")
+                    where = "" if steps is None else f" in step {steps[0]} of environment 0"
+                    raise ValueError(f"The vector environment's step(){where}: {issue.detail}.")
         observations, rewards, terminated, truncated, infos = result
         terminated = self._flags("terminated", terminated)
         truncated = self._flags("truncated", truncated)
         if type(rewards) is not np.ndarray or rewards.shape != self._shape:
             array = as_numbers(rewards)
             if array is None or array.shape not in (self._shape, (self._count, 1)):
-                raise ValueError(
-                    "The vector environment returned rewards that are not "
-                    f"[{self._count}] numbers: {_described(rewards)}."
-                )
+                raise self._refused("rewards", "numbers", rewards, _is_reward)
             rewards = array.reshape(self._count)
+        elif rewards.dtype.kind not in "biuf":
+            raise self._refused("rewards", "numbers", rewards, _is_reward)
         rewards = np.array(rewards, np.float64)
-        return self.observations(observations), rewards, terminated, truncated, infos
+        return self.observations(observations, steps), rewards, terminated, truncated, infos
 
-    def observations(self, observations: Any) -> Any:
+    def reset(self, result: Any) -> Any:
+        """Return the observations that ``reset`` returned, as a new array or a dict of them.
+
+        Raises:
+            ValueError: Something in it is refused.
+        """
+        for issue in reset_issues(result):
+            raise ValueError(f"The vector environment's reset(): {issue.detail}.")
+        return self.observations(result[0])
+
+    def observations(self, observations: Any, steps: Any = None) -> Any:
         """Return observations ``[N, ...]`` as a new array of their space, or a dict of them.
+
+        Args:
+            observations: The observations.
+            steps: ``[N]``, the index of the step in each episode, for errors. None: of a reset.
 
         Raises:
             ValueError: They do not fit the space.
         """
-        space = self._space
+        space, self._steps = self._space, steps
         if not isinstance(space, spaces.Dict):
             return self._stacked(space, observations)
         if not isinstance(observations, dict) or not set(space) <= set(observations):
             keys = ", ".join(map(repr, space))
             raise ValueError(
-                f"The vector environment returned observations that are not a dict with {keys}: "
-                f"{_described(observations)}."
+                f"The vector environment returned observations{self._where(None)} that are not a "
+                f"dict with {keys}: {_described(observations)}."
             )
         return {key: self._stacked(space[key], observations[key], key) for key in space}
+
+    def with_final(
+        self, observations: Any, over: np.ndarray, infos: dict[str, Any], steps: Any
+    ) -> Any:
+        """Return observations in which those of episodes that are over are the last ones.
+
+        They are in the infos of environments that reset themselves in the same step.
+
+        Raises:
+            ValueError: They are missing, or do not fit the space.
+        """
+        observations, self._steps = map_arrays(np.array, observations), steps
+        final = infos.get("final_obs", infos.get("final_observation"))
+        if final is None:
+            raise ValueError(
+                "An episode ended in a vector environment whose autoreset mode is SAME_STEP, but "
+                "its infos have no 'final_obs', the last observations of episodes that ended."
+            )
+        for n in np.flatnonzero(over).tolist():
+            try:
+                each = {k: x[n] for k, x in final.items()} if isinstance(final, dict) else final[n]
+                assign(observations, n, observation_in(self._space, each))
+            except (ValueError, TypeError, LookupError) as error:
+                raise ValueError(
+                    f"The vector environment returned final_obs{self._where(n)} that is no "
+                    f"observation: {one_line(error, 200)}."
+                ) from error
+        return observations
 
     def _flags(self, name: str, x: Any) -> np.ndarray:
         if type(x) is np.ndarray and x.dtype is _BOOL and x.shape == self._shape:
             return x
         found = _flags(x, self._count)
         if found is None:
-            raise ValueError(
-                f"The vector environment returned {name} that is not [{self._count}] booleans: "
-                f"{_described(x)}."
-            )
+            raise self._refused(name, "booleans", x, lambda row: _flags(row, 1) is not None)
         return found
 
     def _stacked(self, space: Any, x: Any, key: str = "") -> np.ndarray:
@@ -418,11 +466,37 @@ class VectorForm:
         array, dtype = as_numbers(x), np.dtype(space.dtype)
         if array is None or array.shape != shape or not _holds(dtype, array):
             which = f"observations {key!r}" if key else "observations"
-            raise ValueError(
-                f"The vector environment returned {which} that are not {list(shape)} {dtype}: "
-                f"{_described(x)}."
-            )
+            raise self._refused(which, str(dtype), x, lambda row: _fits(space, row), space.shape)
         return array.astype(dtype)
+
+    def _refused(
+        self, name: str, what: str, x: Any, fits: Callable[[Any], bool], shape: Any = ()
+    ) -> ValueError:
+        is_sequence = isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.ndim > 0)
+        rows = list(x) if is_sequence else []
+        wrong = [n for n, row in enumerate(rows) if not fits(row)]
+        n = wrong[0] if len(rows) == self._count and wrong else None
+        expected = f"{[self._count, *(shape or ())]} {what}"
+        shown = "" if n is None else f" {_described(rows[n])} in"
+        return ValueError(
+            f"The vector environment returned {name}{self._where(n)} that are not {expected}:"
+            f"{shown} {_described(x)}."
+        )
+
+    def _where(self, n: int | None) -> str:
+        if self._steps is None:
+            return " after a reset" if n is None else f" of environment {n} after a reset"
+        return f" in step {self._steps[n or 0]} of environment {n or 0}"
+
+
+def _is_reward(row: Any) -> bool:
+    array = as_numbers(row)
+    return array is not None and array.size == 1
+
+
+def _fits(space: Any, row: Any) -> bool:
+    array = as_numbers(row)
+    return array is not None and array.shape == space.shape and _holds(np.dtype(space.dtype), array)
 
 
 def _described(x: Any) -> str:

@@ -214,18 +214,18 @@ class EnvTracker:
                 observations = self._reset_again(np.flatnonzero(which).tolist())
             if (over & ~which).any():  # they idle until all have ended, like `play_episodes`
                 mask = {"reset_mask": over & ~which}
-                observations = form.observations(self.envs.reset(options=mask)[0])
+                observations = form.reset(self.envs.reset(options=mask))
         return observations, given
 
     def _reset_again(self, which: Sequence[int]) -> Any:
         """Reset environments as their episodes began, and return the observations of all."""
         mask = np.isin(np.arange(self.envs.num_envs), which)
         seeds: Any = [seed if m else None for seed, m in zip(self._seeds, mask, strict=True)]
-        observations, _ = self.envs.reset(seed=seeds, options={"reset_mask": mask})
+        result = self.envs.reset(seed=seeds, options={"reset_mask": mask})
         for times in range(max(self._resets[n] for n in which)):
             more = mask & (np.array(self._resets) > times)
-            observations, _ = self.envs.reset(options={"reset_mask": more})
-        return VectorForm(self.envs).observations(observations)
+            result = self.envs.reset(options={"reset_mask": more})
+        return VectorForm(self.envs).reset(result)
 
     def _hashes(self, observations: Any) -> list[str]:
         return [

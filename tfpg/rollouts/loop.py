@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from tfpg.core.arrays import any_of, assign, map_arrays
+from tfpg.core.arrays import any_of, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
 from tfpg.envs.contracts import VectorForm
@@ -115,7 +115,7 @@ def play(
         FloatingPointError: The model's outputs are NaN or infinite.
     """
     mode, nobody = autoreset_mode(envs), np.zeros(envs.num_envs, bool)
-    form = VectorForm(envs)
+    form, supervised = VectorForm(envs), hasattr(envs.unwrapped, "on_env_error")
     steps_left = 0  # until max_steps may cut an episode; not known yet
     for drawn in noise:
         observations, real, failed = progress.observations, progress.playing, nobody
@@ -126,9 +126,9 @@ def play(
             decision = act(map_arrays(_finite_part, observations), drawn)
         # An environment may change its actions, and write to what it returned.
         result = envs.step(np.array(decision.env_actions))
-        following, rewards, over, cut, infos = form.step(result)
+        following, rewards, over, cut, infos = form.step(result, progress.lengths)
         after = following
-        if "env_failed" in infos:
+        if supervised and "env_failed" in infos:
             failed = infos["env_failed"] & real
             real = real & ~failed
             if next_seeds is None and any_of(failed):
@@ -154,7 +154,7 @@ def play(
             else:
                 waiting = waiting | ended
             if mode is AutoresetMode.SAME_STEP and any_of(over):
-                following = _with_final(after, over, infos)
+                following = form.with_final(after, over, infos, lengths - real)
             elif mode is AutoresetMode.DISABLED and any_of(waiting):
                 seeds = None if next_seeds is None else next_seeds(waiting, failed)
                 after = reset_some(envs, waiting, seeds)
@@ -286,7 +286,13 @@ class ActionNoise:
 def autoreset_mode(envs: VectorEnv) -> AutoresetMode | None:
     """Return how the vector environment begins its next episodes. None: it does not say."""
     mode = (envs.metadata or {}).get("autoreset_mode")
-    return None if mode is None else AutoresetMode(mode)
+    try:
+        return None if mode is None else AutoresetMode(mode)
+    except ValueError:
+        raise ValueError(
+            "The vector environment's metadata['autoreset_mode'] must be an AutoresetMode of "
+            f"gymnasium.vector, but it is {mode!r}."
+        ) from None
 
 
 def _mode_seen(infos: dict[str, Any]) -> AutoresetMode:
@@ -306,13 +312,13 @@ def seeded_reset(envs: VectorEnv, seeds: list[int]) -> Any:
     Each gets its own seed if the vector environment takes them, else the first seed is for all.
     """
     seed: Any = seeds if takes_seeds(envs) else seeds[0]
-    return VectorForm(envs).observations(envs.reset(seed=seed)[0])
+    return VectorForm(envs).reset(envs.reset(seed=seed))
 
 
 def reset_some(envs: VectorEnv, which: np.ndarray, seeds: Any = None) -> Any:
     """Reset the environments ``which`` ``[N]`` and return the observations of all ``[N, ...]``."""
     options = {"reset_mask": which.copy()}
-    return VectorForm(envs).observations(envs.reset(seed=seeds, options=options)[0])
+    return VectorForm(envs).reset(envs.reset(seed=seeds, options=options))
 
 
 def takes_seeds(envs: VectorEnv) -> bool:
@@ -346,21 +352,3 @@ def warn_of_the_cut(limit: int) -> None:
 
 def _finite_part(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, 0)
-
-
-def _with_final(observations: Any, over: np.ndarray, infos: dict[str, Any]) -> Any:
-    """Replace the observations of episodes that are over by their last ones, in a copy."""
-    observations = map_arrays(np.array, observations)
-    final = infos.get("final_obs", infos.get("final_observation"))
-    if final is None:
-        raise ValueError(
-            "An episode ended in a vector environment whose autoreset mode is SAME_STEP, but its "
-            "infos have no 'final_obs', the last observations of episodes that ended."
-        )
-    for n in np.flatnonzero(over):
-        assign(
-            observations,
-            n,
-            {k: x[n] for k, x in final.items()} if isinstance(final, dict) else final[n],
-        )
-    return observations
