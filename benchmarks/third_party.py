@@ -47,14 +47,8 @@ SMALL = {
     "a2c": ROLLOUT,
     "ppo": [*ROLLOUT, "--minibatches", "2", "--epochs", "2"],
     "dqn": [
-        "--num-envs",
-        "2",
-        "--learning-starts",
-        "64",
-        "--steps-per-iteration",
-        "64",
-        "--batch-size",
-        "8",
+        *("--num-envs", "2", "--learning-starts", "64", "--capacity", "1000"),
+        *("--steps-per-iteration", "64", "--batch-size", "8"),
     ],
 }
 COMMON = ["--seed", "1", "--max-steps", "30", "--no-video", "--verbose", "0"]

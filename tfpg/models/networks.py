@@ -4,8 +4,9 @@ They use only built-in Keras layers and operations, so plain Keras loads the mod
 
 All but `mlp` let images pass convolutions first. An image is a `Box` with finite bounds of three
 axes, with its channels last or first; of four, a stack of such frames; or of two, if it holds
-integers. Images are divided by their largest value. Those with fewer than 36 pixels a side are
-often grids of codes: their convolutions are smaller, and ``normalize`` standardizes each channel.
+integers. Images are divided by their largest value, and those of 144 or more pixels a side are
+shrunk. Those with fewer than 36 pixels a side are often grids of codes: their convolutions are
+smaller, and ``normalize`` standardizes each channel.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from tfpg.models.observations import check_space, input_dtype, input_shape
 # What Keras names the layers and operations below, with a number at the end.
 _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
-    *("add", "subtract", "mean", "functional", "log_std"),
+    *("add", "subtract", "mean", "functional", "log_std", "average_pooling2d"),
 )
 
 _CLIP = 10.0  # standard deviations at which normalized observations are clipped
 _SMALLEST_PICTURE = 36  # the DQN paper's convolutions reduce anything smaller to nothing
+_LARGE_PICTURE = 72  # pictures of several times as many pixels a side are shrunk first
 # Filters, size and stride.
 _PICTURE_CONVOLUTIONS = (32, 8, 4), (64, 4, 2), (64, 3, 1)
 _GRID_CONVOLUTIONS = (32, 3, 1), (64, 3, 2), (64, 3, 2)
@@ -452,6 +454,8 @@ def _scaled(x: Any, space: Any) -> Any:
 def _convolved(x: Any, space: Any, normalize: bool, name: str, layer: Callable) -> Any:
     x, is_picture = _channels_last(x, space), _is_picture(space)
     x = _standardized(x, name) if normalize and not is_picture else _scaled(x, space)
+    if (factor := min(x.shape[1:3]) // _LARGE_PICTURE) > 1:
+        x = keras.layers.AveragePooling2D(factor)(x)
     convolutions = _PICTURE_CONVOLUTIONS if is_picture else _GRID_CONVOLUTIONS
     padding = "valid" if is_picture else "same"
     for filters, size, stride in convolutions:
