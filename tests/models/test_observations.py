@@ -1,5 +1,6 @@
 """Observations of each kind become model inputs, and errors say what does not fit."""
 
+import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -166,6 +167,69 @@ def test_other_keys_are_refused(key):
     env = stub_env(spaces.Discrete(2), spaces.Dict({key: SPACES["box"]}))
     with pytest.raises(ValueError, match="its keys must be text, but one is"):
         tfpg.networks.mlp(env)
+
+
+class TestIntegers:
+    """A model whose inputs are integers gets them in place of one-hots."""
+
+    @pytest.mark.parametrize(
+        ("space", "shape", "expected"),
+        [
+            (spaces.Discrete(5), (1,), [[0], [4]]),
+            (spaces.Discrete(5, start=-2), (1,), [[0], [4]]),
+            (spaces.MultiDiscrete([3, 4]), (2,), [[0, 0], [2, 3]]),
+            (spaces.MultiDiscrete([[3, 4], [2, 2]]), (4,), [[0, 0, 0, 0], [2, 3, 1, 1]]),
+        ],
+    )
+    @pytest.mark.parametrize("named", [False, True])
+    def test_they_count_from_zero(self, space, shape, expected, named):
+        inputs = keras.Input(shape, dtype="int32")
+        x = layers.Flatten()(layers.Embedding(5, 3)(inputs))
+        model = keras.Model({"x": inputs} if named else inputs, layers.Dense(2)(x))
+        env = stub_env(spaces.Discrete(2), spaces.Dict(x=space) if named else space)
+        low = np.asarray(space.start)
+        high = low + (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+        x = np.stack([low, high])
+        encoded = Policy(model, env).encode({"x": x} if named else x)
+        encoded = encoded["x"] if named else encoded
+        assert encoded.tolist() == expected
+        assert encoded.dtype == np.int32
+        assert Policy(model, env).act({"x": x} if named else x).shape == (2,)
+
+    def test_real_inputs_are_one_hots(self):
+        model = keras.Sequential([keras.Input((1,)), layers.Dense(2)])
+        with pytest.raises(ValueError, match=r"Discrete\(5\), have shape \(5,\)"):
+            Policy(model, stub_env(spaces.Discrete(2), spaces.Discrete(5)))
+
+    @pytest.mark.parametrize("kind", ["mlp", "actor_critic", "critic"])
+    @pytest.mark.parametrize("count", [1000, 1001, 60_000])
+    def test_networks_embed_large_ones(self, kind, count):
+        space = spaces.Dict(word=spaces.Discrete(count), x=SPACES["box"])
+        model = getattr(tfpg.networks, kind)((space, spaces.Discrete(2)), (4,), seed=0)
+        shapes = {key: x.shape[1:] for key, x in model.input.items()}
+        assert shapes["word"] == ((count,) if count == 1000 else (1,))
+        assert model.count_params() < 64 * count + 10_000
+
+    def test_an_agent_learns_from_them(self):
+        class Same(gymnasium.Env):
+            """Pays for the action that is the parity of one of many states."""
+
+            observation_space, action_space = spaces.Discrete(5000), spaces.Discrete(2)
+
+            def reset(self, *, seed=None, options=None):
+                super().reset(seed=seed)
+                self.t, self.x = 0, int(self.np_random.integers(2)) + 4000
+                return self.x, {}
+
+            def step(self, action):
+                reward, self.t = float(action == self.x % 2), self.t + 1
+                self.x = int(self.np_random.integers(2)) + 4000
+                return self.x, reward, self.t == 20, False, {}
+
+        model = tfpg.networks.mlp(Same, seed=0)
+        agent = tfpg.Reinforce(model, episodes_per_update=8)
+        history = agent.fit(Same, 30, seed=0, verbose=0).history
+        assert history["episode_return"][-1] > 17
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def usable_space(space: Any) -> Any:
     if not usable or len(usable) == len(space):
         return space
     for key in left_out(space):
-        if not isinstance(space[key], spaces.Text):
+        if not isinstance(space[key].sample(), str):
             warn(
                 f"The observation {key!r} is left out, because no model can take a "
                 f"{type(space[key]).__name__}. To use it, wrap the environment."

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras
 from tfpg.core.messages import one_line, warn
-from tfpg.models.observations import input_shape, map_space
+from tfpg.models.observations import Codes, input_shape, map_space
 
 
 def has_graph(model: keras.Model) -> bool:
@@ -91,6 +91,25 @@ def inputs_by_key(model: keras.Model) -> dict[str, Any]:
     """The symbolic inputs of a model with a graph: by the keys of its dict, or by their names."""
     inputs = None if isinstance(model, keras.Sequential) else model.input
     return dict(inputs) if isinstance(inputs, dict) else {x.name: x for x in model.inputs}
+
+
+def input_space(model: keras.Model, space: Any) -> Any:
+    """The observation space, with `Codes` in place of the parts that a model takes as integers."""
+    if not has_graph(model):
+        return space
+
+    def coded(part: Any, x: Any) -> Any:
+        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete)) and "int" in x.dtype:
+            codes = Codes(part)
+            if _fits(tuple(x.shape[1:]), codes.shape) and codes.shape != input_shape(part):
+                return codes
+        return part
+
+    if isinstance(space, spaces.Dict):
+        inputs = inputs_by_key(model)
+        parts = {k: coded(part, inputs[k]) if k in inputs else part for k, part in space.items()}
+        return spaces.Dict(parts)
+    return coded(space, model.inputs[0]) if len(model.inputs) == 1 else space
 
 
 def input_keys(model: keras.Model, space: Any) -> list[str] | None:

@@ -24,16 +24,17 @@ from tfpg.core.backend import check_not_forked, keras
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
-from tfpg.models.observations import check_space, input_dtype, input_shape
+from tfpg.models.observations import Codes, check_space, input_dtype, input_shape, map_space
 
 # What Keras names the layers and operations below, with a number at the end.
 _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
-    *("add", "subtract", "mean", "functional", "log_std", "average_pooling2d"),
+    *("embedding", "add", "subtract", "mean", "functional", "log_std", "average_pooling2d"),
 )
 
 _CLIP = 10.0  # standard deviations at which normalized observations are clipped
 _SMALLEST_PICTURE = 36  # the DQN paper's convolutions reduce anything smaller to nothing
+_LARGEST_ONE_HOT, _EMBEDDING = 1000, 64
 _LARGE_PICTURE = 72  # pictures of several times as many pixels a side are shrunk first
 # Filters, size and stride.
 _PICTURE_CONVOLUTIONS = (32, 8, 4), (64, 4, 2), (64, 3, 1)
@@ -89,7 +90,7 @@ def mlp(
     """
     observation_space, action_space = _spaces(env)
     layer = _layer_maker(seed)
-    inputs, x = _features(observation_space, normalize, None)
+    inputs, x = _features(observation_space, normalize, layer, convolve=False)
     x = _stack(x, hidden, activation, layer)
     return keras.Model(inputs, _policy_output(x, action_space, log_std, layer), name=name)
 
@@ -361,8 +362,13 @@ def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
     check_not_forked()
     layer_seeds = np.random.default_rng(seed)
 
-    def make(units: int, gain: float, activation: str | None = None, *window: Any) -> Any:
+    def make(
+        units: int, gain: float, activation: str | None = None, *window: Any, codes: int = 0
+    ) -> Any:
         layer_seed = None if seed is None else int(layer_seeds.integers(2**31))
+        if codes:
+            normal = keras.initializers.RandomNormal(stddev=gain, seed=layer_seed)
+            return keras.layers.Embedding(codes, units, embeddings_initializer=normal)
         options = {
             "activation": activation,
             "kernel_initializer": keras.initializers.Orthogonal(gain, seed=layer_seed),
@@ -375,22 +381,32 @@ def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
 
 
 def _features(
-    space: gymnasium.Space, normalize: bool, convolution: Callable | None
+    space: gymnasium.Space, normalize: bool, layer: Callable, convolve: bool = True
 ) -> tuple[Any, Any]:
     """The model's inputs, and all of them as one vector."""
 
     def vector(x: Any, part: gymnasium.Space, name: str) -> Any:
-        if convolution is not None and _image_axes(part) is not None:
-            return _convolved(x, part, normalize, name, convolution)
+        if convolve and _image_axes(part) is not None:
+            return _convolved(x, part, normalize, name, layer)
+        if isinstance(part, Codes):
+            count = int(part.high[0]) + 1
+            return keras.layers.Flatten()(layer(_EMBEDDING, 1.0, codes=count)(x))
         return _vector(x, part, normalize, name)
 
-    if isinstance(space, spaces.Dict):
+    space = map_space(_as_codes, space)
+    if isinstance(space, dict):
         names = dict(zip(space, _layer_names(space), strict=True))
         inputs = {key: _input(part, names[key]) for key, part in space.items()}
         vectors = [vector(inputs[key], part, names[key]) for key, part in space.items()]
         return inputs, vectors[0] if len(vectors) == 1 else keras.layers.Concatenate()(vectors)
     x = _input(space, "observations")
     return x, vector(x, space, "observation")
+
+
+def _as_codes(space: gymnasium.Space) -> gymnasium.Space:
+    """Large one-hots would take most of the memory, so an embedding takes their place."""
+    is_large = isinstance(space, spaces.Discrete) and space.n > _LARGEST_ONE_HOT
+    return Codes(space) if is_large else space  # type: ignore[arg-type]
 
 
 def _layer_names(keys: Iterable[str]) -> list[str]:

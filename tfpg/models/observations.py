@@ -4,12 +4,14 @@
 observation space       model input
 ======================  ==========================================================
 ``Box``                 unchanged; images as uint8
-``Discrete(n)``         one-hot, ``[n]`` float32
-``MultiDiscrete(n)``    concatenated one-hots, ``[sum(n)]`` float32
+``Discrete(n)``         one-hot, ``[n]`` float32; or integers from 0, ``[1]`` int32
+``MultiDiscrete(n)``    concatenated one-hots, ``[sum(n)]`` float32; or integers, ``[D]`` int32
 ``MultiBinary(n)``      ``[n]`` float32
 ``Dict``                a dict of these, for a model that takes a dict with the same keys,
                         or whose inputs are named after them
 ======================  ==========================================================
+
+A model takes integers, for an `Embedding` layer, if its input has that shape and an integer dtype.
 
 Environments, trajectories and callables hold observations as the environment returns them. They
 are encoded right before they enter a model.
@@ -27,6 +29,22 @@ from gymnasium import spaces
 from tfpg.envs.contracts import NUMERIC
 
 
+class Codes(spaces.Box):
+    """A `Discrete` or `MultiDiscrete` whose observations enter a model as integers from 0.
+
+    Example:
+        >>> encode(Codes(spaces.Discrete(3, start=1)), np.array([1, 3])).tolist()
+        [[0], [2]]
+    """
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete):
+        counts = np.ravel(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n)
+        super().__init__(
+            np.zeros_like(counts, np.int32), (counts - 1).astype(np.int32), dtype=np.int32
+        )
+        self.start, self.axes = space.start, len(space.shape or ())
+
+
 def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None = None) -> Any:
     """Return the model inputs for a batch of observations.
 
@@ -42,6 +60,9 @@ def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None
         >>> encode(spaces.Discrete(3, start=1), np.array([1, 3])).tolist()
         [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    if isinstance(space, Codes):
+        codes = np.asarray(observations) - space.start
+        return codes.reshape(*codes.shape[: codes.ndim - space.axes], *space.shape).astype(np.int32)
     if isinstance(space, spaces.Box):
         return observations
     if isinstance(space, spaces.Discrete):

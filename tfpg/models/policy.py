@@ -21,11 +21,19 @@ from tfpg.models.inspection import (
     check_layers,
     explain_non_finite,
     input_keys,
+    input_space,
     split_outputs,
     traced_constants,
 )
 from tfpg.models.numpy_forward import Forward, mirror
-from tfpg.models.observations import check_space, encode, input_dtype, input_shape, map_space
+from tfpg.models.observations import (
+    Codes,
+    check_space,
+    encode,
+    input_dtype,
+    input_shape,
+    map_space,
+)
 from tfpg.ops.distributions import Distribution
 
 # Up to about this many parameters, NumPy was never slower than a TensorFlow call on a CPU; see
@@ -106,6 +114,7 @@ class Policy:
         self.observation_space, self.action_space = spaces_of(env)
         check_layers(model)
         check_space(self.observation_space)
+        self._input_space = input_space(model, self.observation_space)
         self._keys, example = self._probe(model)
         self._value_keys = self._encoded_keys = self._keys
         outputs, value = split_outputs(example)
@@ -153,7 +162,7 @@ class Policy:
 
     def encode(self, observations: Any) -> Any:
         """Return the model inputs for observations as the environment returns them."""
-        return encode(self.observation_space, observations, self._encoded_keys)
+        return encode(self._input_space, observations, self._encoded_keys)
 
     @property
     def input_spec(self) -> Any:
@@ -162,7 +171,7 @@ class Policy:
         def spec(space: gymnasium.Space) -> tf.TensorSpec:
             return tf.TensorSpec([None, *input_shape(space)], input_dtype(space))
 
-        return map_space(spec, self.observation_space, self._encoded_keys)
+        return map_space(spec, self._input_space, self._encoded_keys)
 
     def outputs(self, inputs: Any) -> tf.Tensor:
         """Return the model's policy outputs ``[B, K]`` for encoded observations, in float32."""
@@ -307,15 +316,16 @@ class Policy:
 
     def _probe(self, model: keras.Model) -> tuple[list[str] | None, Any]:
         """The keys that a model takes, and its outputs for random observations; builds it."""
-        keys = input_keys(model, self.observation_space)
+        keys = input_keys(model, self._input_space)
 
         def rows(part: gymnasium.Space) -> np.ndarray:
             part = copy.deepcopy(part)  # whose generator the environment may use
             part.seed(0)
             samples = np.stack([part.sample() for _ in range(_PROBES)])
-            return encode(part, samples).astype(input_dtype(part))
+            encoded = samples if isinstance(part, Codes) else encode(part, samples)
+            return encoded.astype(input_dtype(part))
 
-        inputs = map_space(rows, self.observation_space, keys)
+        inputs = map_space(rows, self._input_space, keys)
         try:
             outputs = model(inputs, training=False)
         except Exception as error:
