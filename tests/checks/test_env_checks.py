@@ -196,7 +196,7 @@ class TestProblems:
     def test_many_at_once(self):
         report = check(misbehaving.Everything)
         assert rows(report, "problem").keys() >= {
-            *("reset", "observations", "determinism", "rendering", "speed")
+            *("reset", "observations", "determinism", "rendering")
         }
         assert rows(report, "warning").keys() == {
             *("action space", "observations", "copies", "rewards")

@@ -336,7 +336,8 @@ class _Check:
         self.findings.passed["rendering"] = f"{mode} with {size}; render modes {known}"
 
     def _check_speed(self) -> None:
-        if self.play is None or not self.play.steps or not self.can_train:
+        refused = {"reset", "step", "observations", "rewards"} & self.findings.problems()
+        if self.play is None or not self.play.steps or not self.can_train or refused:
             return
         measured: list[str] = []
         for count in [1] if self.env is self.given else [1, NUM_ENVS]:

@@ -79,6 +79,12 @@ class Findings:
         for issue in issues:
             self._issues.setdefault((what, issue.kind), []).append((issue, at))
 
+    def problems(self) -> set[str]:
+        """Return the names of what has a problem."""
+        return {
+            what for (what, _), ((issue, _), *_) in self._issues.items() if issue.verdict == PROBLEM
+        }
+
     def rows(self, order: Iterable[str]) -> Iterator[Row]:
         """Yield the rows of a report, in this order of what was checked."""
         for what in order:
