@@ -27,6 +27,10 @@ def read_only(x):
     return x
 
 
+def objects(x):
+    return np.array(x, object)
+
+
 def strided(x):
     return np.stack([x, x], axis=-1)[..., 0]
 
@@ -59,8 +63,8 @@ GOOD = {
         strided,
         np.longdouble,
     ],
-    "reward": [float, int, bool, *NUMBERS, lambda x: np.array([[x]]), lambda x: [x]],
-    "terminated": [bool, int, float, *NUMBERS, lambda x: [x]],
+    "reward": [float, int, bool, *NUMBERS, objects, lambda x: np.array([[x]]), lambda x: [x]],
+    "terminated": [bool, int, float, *NUMBERS, objects, lambda x: [x]],
     "info": [lambda _, each=each: each for each in REPORTS],
 }
 # Answers that mean nothing.
@@ -118,9 +122,11 @@ def one_row(value):
 
 
 GOOD_VECTOR = {
-    "observation": [np.array, np.ndarray.tolist, list, np.float64, read_only, strided],
-    "reward": [np.array, list, tuple, np.float32, np.int8, np.bool_, read_only, column],
-    "terminated": [np.array, list, tuple, np.float32, np.int64, np.uint8, read_only, column],
+    "observation": [np.array, np.ndarray.tolist, list, np.float64, read_only, strided, objects],
+    "reward": [np.array, list, tuple, np.float32, np.int8, np.bool_, read_only, column, objects],
+    "terminated": [
+        *(np.array, list, tuple, np.float32, np.int64, np.uint8, read_only, column, objects)
+    ],
     "info": [lambda _, each=each: each for each in REPORTS],
 }
 BAD_VECTOR = {

@@ -226,7 +226,15 @@ class OldTwoSteps(TwoSteps):
     final = "final_observation"
 
 
-@pytest.mark.parametrize("kind", [TwoSteps, OldTwoSteps])
+class ArrayTwoSteps(TwoSteps):
+    """Makes an array of objects of its last observations, which NumPy gives another axis."""
+
+    def step(self, actions):
+        *results, infos = super().step(actions)
+        return *results, {name: np.array(x, object) for name, x in infos.items()}
+
+
+@pytest.mark.parametrize("kind", [TwoSteps, OldTwoSteps, ArrayTwoSteps])
 def test_a_vector_environment_that_does_not_say_how_it_resets_itself_is_looked_at(kind):
     logs = small_agent(tfpg.PPO, (BOX, spaces.Discrete(2))).fit(
         kind(mode=None), 2, seed=0, verbose=0

@@ -225,6 +225,8 @@ def as_numbers(x: Any) -> np.ndarray | None:
     """
     try:
         array = np.asarray(x)
+        if array.dtype == object:  # which may hold numbers
+            array = np.asarray(array.tolist())
     except (ValueError, TypeError):
         return None
     return array if array.dtype.kind in "biuf" else None
@@ -381,13 +383,12 @@ class VectorForm:
         observations, rewards, terminated, truncated, infos = result
         terminated = self._flags("terminated", terminated)
         truncated = self._flags("truncated", truncated)
-        if type(rewards) is not np.ndarray or rewards.shape != self._shape:
+        is_array = type(rewards) is np.ndarray and rewards.dtype.kind in "biuf"
+        if not is_array or rewards.shape != self._shape:
             array = as_numbers(rewards)
             if array is None or array.shape not in (self._shape, (self._count, 1)):
                 raise self._refused("rewards", "numbers", rewards, _is_reward)
             rewards = array.reshape(self._count)
-        elif rewards.dtype.kind not in "biuf":
-            raise self._refused("rewards", "numbers", rewards, _is_reward)
         rewards = np.array(rewards, np.float64)
         return self.observations(observations, steps), rewards, terminated, truncated, infos
 
