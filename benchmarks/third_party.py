@@ -14,11 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tfpg.agents.digests import digests
 from tfpg.checkpoints.store import Store
@@ -71,25 +74,23 @@ class Trial:
         self.seen: dict[str, str] = {}
         self.wrong: list[str] = []
 
-    def start(self, *words: str) -> subprocess.Popen:
+    def start(self, *words: str, **options: Any) -> subprocess.Popen:
+        """Start a command in a process group of its own, as simulators may outlive it."""
+        command = [sys.executable, "-m", "tfpg", *words]
         return subprocess.Popen(
-            [sys.executable, "-m", "tfpg", *words],
-            cwd=self.folder,
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            command, cwd=self.folder, env=self.environ, process_group=0, **options
         )
 
     def tfpg(self, *words: str) -> tuple[int, str, str]:
         """Run a command, and return its exit code, output and errors."""
-        process = self.start(*words)
-        try:
-            out, errors = process.communicate(timeout=600)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, errors = process.communicate()
-        return process.returncode, out, errors
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            process = self.start(*words, stdout=out, stderr=errors)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=600)
+            end(process)
+            out.seek(0)
+            errors.seek(0)
+            return process.returncode, out.read(), errors.read()
 
     def run(self) -> None:
         _, out, errors = self.tfpg("check", self.env_id, "--seconds", "30", "--json")
@@ -138,11 +139,12 @@ class Trial:
         words = ["train", algorithm, self.env_id, *SMALL[algorithm], *COMMON]
         words += ["--iterations", "6", "--checkpoint-every", "0", "--run"]
         self.tfpg(*words, "whole")
-        process, store = self.start(*words, "killed"), Store(self.folder / "killed/checkpoints")
+        nothing = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = self.start(*words, "killed", **nothing)
+        store = Store(self.folder / "killed/checkpoints")
         while process.poll() is None and not store.steps():
             time.sleep(0.002)
-        process.kill()
-        process.communicate()
+        end(process)
         code, _, errors = self.tfpg("resume", "killed", "--verbose", "0")
         same = code == 0 and self.digests("whole") == self.digests("killed")
         warned = "could not be restored" in errors or "do not hold" in errors
@@ -153,6 +155,13 @@ class Trial:
     def digests(self, run: str) -> dict[str, str]:
         found = digests(self.folder / run / "checkpoints")
         return {name: x for name, x in found.items() if name != "MetricsLogger"}
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a process that may still run, and what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def install(packages: Path, requirements: str) -> str | None:

@@ -10,6 +10,12 @@ import pytest
 from tfpg.core.signals import deferred_signals
 
 
+def take_signals():
+    """A process ignores SIGINT that a shell starts in the background, and SIGHUP under nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def run(code, **options):
     return subprocess.run(
         [sys.executable, "-c", f"import os, signal, sys, time\n{code}"],
@@ -17,8 +23,7 @@ def run(code, **options):
         text=True,
         check=False,
         timeout=60,
-        # A process that a shell starts in the background ignores SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=take_signals,
         **options,
     )
 
