@@ -1,12 +1,12 @@
-"""Compare the verdict of ``tfpg check`` on third-party environments with what then happens.
+"""Compare the verdicts of ``tfpg check`` on third-party environments with actual training runs.
 
     python benchmarks/third_party.py                       # installs the packages, and tries all
     python benchmarks/third_party.py --only minigrid vizdoom
 
-Each environment is trained in by every algorithm that the check names, evaluated, recorded, and
-killed and resumed, each in a process of its own. The check is right if what it calls a problem
-fails, and everything else works. Packages go into a folder of their own (``--packages``), and those
-that cannot be installed or imported are left out.
+Train every algorithm that the check lists in each environment. Evaluate, record, kill and resume
+the first one that works. Run each command in its own process. The check is correct if training
+fails exactly where it reports a problem. Packages are installed into ``--packages``. Those that
+cannot be installed are skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ENVIRONMENTS = [
     ("flappy-bird", "flappy_bird_gymnasium", "FlappyBird-v0", "flappy-bird-gymnasium"),
     ("vizdoom", "vizdoom.gymnasium_wrapper", "VizdoomBasic-v1", "vizdoom"),
     ("panda-gym", "panda_gym", "PandaReachDense-v3", "panda-gym pybullet"),
-    ("PyFlyt", "PyFlyt.gym_envs", "PyFlyt/QuadX-Hover-v4", "PyFlyt pybullet numba llvmlite"),
+    ("PyFlyt", "PyFlyt.gym_envs", "PyFlyt/QuadX-Hover-v4", "PyFlyt pybullet numba llvmlite pyyaml"),
     ("gym-anytrading", "gym_anytrading", "stocks-v0", "gym-anytrading pandas pytz python-dateutil"),
     ("mo-gymnasium", "mo_gymnasium", "deep-sea-treasure-v0", "mo-gymnasium"),
     ("robotics", "gymnasium_robotics", "PointMaze_UMaze-v3", "gymnasium-robotics pettingzoo"),

@@ -230,7 +230,7 @@ def test_a_name_that_no_log_has_is_a_warning(tmp_path):
 def test_a_warning_says_that_the_value_model_keeps_its_learning_rate(callback):
     value_model = networks.critic("CartPole-v1", hidden=(4,))
     agent = small_agent(tfpg.PPO, model=small_model(tfpg.DQN), value_model=value_model)
-    with pytest.warns(UserWarning, match="not that of the value_model"):
+    with pytest.warns(UserWarning, match="To change that of value_model too"):
         agent.fit("CartPole-v1", 1, seed=0, verbose=0, callbacks=[callback])
 
 

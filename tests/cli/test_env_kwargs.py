@@ -67,7 +67,7 @@ def test_an_id_holds_any_arguments(kwargs, text):
 
 @pytest.mark.parametrize("env_id", ["X-v0?a", "X-v0?a=1&b", "X-v0?a=1&&b=2"])
 def test_an_argument_without_a_value_is_an_error(env_id):
-    with pytest.raises(ValueError, match=r"must be an ID\?KEY=VALUE&KEY=VALUE"):
+    with pytest.raises(ValueError, match=r"must have the form ID\?KEY=VALUE&KEY=VALUE"):
         split_env_id(env_id)
 
 

@@ -316,5 +316,5 @@ def test_keys_that_no_model_can_take_are_left_out(algorithm, workers):
 
 
 def test_a_warning_says_that_parts_other_than_text_are_left_out():
-    with pytest.warns(UserWarning, match="'pair' is left out, because no model can take a Tuple"):
+    with pytest.warns(UserWarning, match="Ignoring the observation 'pair': Tuple spaces"):
         tfpg.networks.mlp(lambda: Mission("pair", "text"))

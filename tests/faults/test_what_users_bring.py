@@ -470,5 +470,5 @@ def test_a_forked_process_says_why_it_cannot_use_tensorflow(work):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )
     assert "exit code 1" in done.stdout
-    assert "RuntimeError: This process was forked from one that had used TensorFlow" in done.stderr
+    assert "it was forked after TensorFlow was used" in done.stderr
     assert 'get_context("spawn")' in done.stderr

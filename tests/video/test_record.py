@@ -111,7 +111,7 @@ class TestRecord:
 
     @pytest.mark.parametrize("fps", [61, 240, 1e6])
     def test_a_warning_says_that_files_hold_fewer_frames(self, tmp_path, fps):
-        with pytest.warns(UserWarning, match="more than files can hold, 60"):
+        with pytest.warns(UserWarning, match="exceeds the maximum of 60"):
             tfpg.record(ones, PAID, tmp_path / "a.mp4", seed=0, fps=fps)
         assert video_info(tmp_path / "a.mp4")["fps"] <= 60
 

@@ -93,7 +93,7 @@ class Agent(WithOptions, abc.ABC):
         self._verbose = 0
 
     def __reduce__(self) -> Any:
-        """Pickle and copy the options and the models with their optimizers, as `fit` starts."""
+        """Support pickling and copying: keep only the options and the models with optimizers."""
         options = {name: getattr(self, name) for name in options_of(type(self))}
         models = {
             name: _model_bytes(value)

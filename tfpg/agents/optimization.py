@@ -202,8 +202,8 @@ def compiled_update(
 ) -> Callable:
     """Compile the updates of models, with XLA if that is faster and possible.
 
-    On a CPU, XLA slows convolutions down. It cannot compile layers whose ``supports_jit`` is false,
-    and some operations; a warning says so.
+    XLA slows down convolutions on a CPU. It cannot compile some operations, or layers whose
+    ``supports_jit`` is false. If it fails, ``"auto"`` warns and compiles without XLA; True raises.
 
     Args:
         function: A function of tensors that updates the models.

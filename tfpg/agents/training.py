@@ -149,8 +149,8 @@ def _callback_list(
     rates = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
     if agent.models[1:] and (which := [each for each in callbacks if isinstance(each, rates)]):
         warn(
-            f"{type(which[0]).__name__} changes the learning rate of the policy, not that of the "
-            "value_model. For both, compile them with schedules, or use one model with two outputs."
+            f"{type(which[0]).__name__} changes only the learning rate of the policy. To change "
+            "that of value_model too, use learning rate schedules, or one model with two outputs."
         )
     found = _callback_list_class()(
         [*callbacks, *([] if has_bar else [ProgressBar()])],

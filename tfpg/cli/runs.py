@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -130,9 +129,9 @@ def unfinished_command(folder: Path) -> str:
 
 @contextmanager
 def new_run(folder: Path) -> Iterator[None]:
-    """Claim a run's folder. If the block raises before an iteration was completed, free it again.
+    """Lock a run's folder. If the block raises before the first iteration ends, clean up.
 
-    Files of the run stay if there is a report about NaN or infinity, those of others always.
+    Keep the files if there is a report about NaN or infinity. Never remove other files.
 
     Raises:
         BlockingIOError, FileExistsError: Another process was faster.
@@ -164,10 +163,12 @@ def _remove(folder: Path, made: list[Path]) -> None:
     with suppress(OSError):
         for name in (CONFIG, METRICS, START, MODEL, LAST, CURVE, VIDEO):
             (folder / name).unlink(missing_ok=True)
-        for name in (CHECKPOINTS, VIDEOS, SNAPSHOTS):
-            shutil.rmtree(folder / Path(name).parts[0], ignore_errors=True)
-        for path in made:
-            path.rmdir()
+        for name in (VIDEOS, SNAPSHOTS):
+            for path in folder.glob(name.replace("{iteration}", "*")):
+                path.unlink()
+        for path in (folder / Path(VIDEOS).parent, folder / Path(SNAPSHOTS).parent, *made):
+            with suppress(FileNotFoundError):
+                path.rmdir()
 
 
 def _has_rows(metrics: Path) -> bool:

@@ -101,8 +101,8 @@ def check_not_forked() -> None:
     """
     if _forked:
         raise RuntimeError(
-            "This process was forked from one that had used TensorFlow, which hangs in it. Start "
-            'processes with multiprocessing.get_context("spawn").'
+            "TensorFlow hangs in this process, because it was forked after TensorFlow was used. "
+            'Start processes with multiprocessing.get_context("spawn").'
         )
 
 

@@ -82,7 +82,7 @@ def number(x: float) -> str:
 
 
 def show(text: str, file: Any = None) -> None:
-    """Print a line. If that fails, only the line is lost, not the work that it is about.
+    """Print a line. Ignore errors such as a full disk, so that training continues.
 
     Args:
         text: The line. Characters that the output cannot encode are escaped.

@@ -78,8 +78,8 @@ def usable_space(space: Any) -> Any:
     for key in left_out(space):
         if not isinstance(space[key].sample(), str):
             warn(
-                f"The observation {key!r} is left out, because no model can take a "
-                f"{type(space[key]).__name__}. To use it, wrap the environment."
+                f"Ignoring the observation {key!r}: {type(space[key]).__name__} spaces are not "
+                "supported. To use it, wrap the environment."
             )
     return spaces.Dict(usable)
 
@@ -426,9 +426,9 @@ class VectorForm:
     def with_final(
         self, observations: Any, over: np.ndarray, infos: dict[str, Any], steps: Any
     ) -> Any:
-        """Return observations in which those of episodes that are over are the last ones.
+        """Return the observations, with the final ones for episodes that ended.
 
-        They are in the infos of environments that reset themselves in the same step.
+        Environments that reset in the same step return the final observations in their infos.
 
         Raises:
             ValueError: They are missing, or do not fit the space.
@@ -446,8 +446,8 @@ class VectorForm:
                 assign(observations, n, observation_in(self._space, each))
             except (ValueError, TypeError, LookupError) as error:
                 raise ValueError(
-                    f"The vector environment returned final_obs{self._where(n)} that is no "
-                    f"observation: {one_line(error, 200)}."
+                    f"The vector environment returned an invalid final_obs{self._where(n)}: "
+                    f"{one_line(error, 200)}."
                 ) from error
         return observations
 

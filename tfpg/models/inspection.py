@@ -192,7 +192,7 @@ def check_layers(model: keras.Model) -> None:
 def check_calls(model: keras.Model, inputs: Any) -> None:
     """Raise if a model has losses of its own, or responds differently in training.
 
-    A model that is random when it acts, too, is not compared.
+    Outputs are not compared if the model is random outside training as well.
 
     Args:
         model: A model that was called on such inputs before.

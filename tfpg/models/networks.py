@@ -2,11 +2,11 @@
 
 They use only built-in Keras layers and operations, so plain Keras loads the models without tfpg.
 
-All but `mlp` let images pass convolutions first. An image is a `Box` with finite bounds of three
-axes, with its channels last or first; of four, a stack of such frames; or of two, if it holds
-integers. Images are divided by their largest value, and those of 144 or more pixels a side are
-shrunk. Those with fewer than 36 pixels a side are often grids of codes: their convolutions are
-smaller, and ``normalize`` standardizes each channel.
+All functions except `mlp` apply convolutions to images. An image is a bounded `Box` with three axes
+(channels first or last), four axes (a stack of frames), or two axes (integers only). Images are
+divided by their largest possible value. Except in `nature_cnn`, images of at least 144x144 pixels
+are downsampled. Images smaller than 36x36 pixels are often grids of codes. They get smaller
+convolutions, and ``normalize`` standardizes each of their channels.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ def cnn(
 ) -> keras.Model:
     """Return a policy for images: three convolutions and a Dense layer each, then Dense layers.
 
-    Observations that are no images join after the convolutions. All other networks but `mlp` treat
-    images in the same way.
+    Other observations are concatenated after the convolutions. `actor_critic`, `critic` and
+    `dueling` process images in the same way.
 
     Args:
         env: See `mlp`.
         hidden: Units of each hidden layer after the convolutions.
         activation: Keras name of the activation of these layers.
-        normalize: See `mlp`. Only images of fewer than 36 pixels a side are standardized.
+        normalize: See `mlp`. Images are standardized only if a side has fewer than 36 pixels.
         log_std: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
@@ -292,8 +292,8 @@ def nature_cnn(
     """Return the convolutional network of the DQN paper, from images to one output per action.
 
     Args:
-        env: See `mlp`. Its observations must be images, its actions `Discrete`. For other actions,
-            or with a value, use `cnn` or `actor_critic`.
+        env: See `mlp`. Observations must be images, and actions `Discrete`. For other actions, use
+            `cnn`. For a policy and a value function, use `actor_critic`.
         hidden: Units of the last hidden layer.
         dueling: Use two last hidden layers, one for the value and one for the advantages; see
             `tfpg.networks.dueling`.

@@ -11,7 +11,8 @@ observation space       model input
                         or whose inputs are named after them
 ======================  ==========================================================
 
-A model takes integers, for an `Embedding` layer, if its input has that shape and an integer dtype.
+A model receives integers, for example for an `Embedding` layer, if its input has an integer dtype
+and the shape above.
 
 Environments, trajectories and callables hold observations as the environment returns them. They
 are encoded right before they enter a model.

@@ -4,8 +4,8 @@ The internal state of an environment cannot be read. But it follows from the see
 the actions since, so these are kept, and repeated on resume. A running hash of the observations of
 the episode, and its return, then show whether the environment is in the same state.
 
-An environment whose state outlives its episodes is not, unless it has ``get_state()``, which
-returns plain values and arrays, and ``set_state(state)``.
+An environment that keeps state across episodes cannot be restored this way. It needs
+``get_state()``, which returns plain values and arrays, and ``set_state(state)``.
 
 Gymnasium's own vectorized CartPole resets itself from a single generator; a few of its arrays are
 its state. Other environments that reset themselves cannot be restored.

@@ -82,16 +82,16 @@ def record(
         deterministic: Whether to take the most probable action instead of a sample.
         max_steps: Number of steps after which an episode is cut off. None: the environment's limit.
         fps: Frames per second. None: the environment's ``metadata["render_fps"]``, or 30.
-        speed: Playback speed factor. Files hold 0.002 to 60 frames per second (GIF: 50): above
-            that, frames are dropped.
+        speed: Playback speed factor. ``fps * speed`` must be at least 0.002. Above 60 (GIF: 50),
+            frames are dropped.
         max_seconds: Maximum length of the video, in seconds.
         overlay: What to draw: one or more of ``"caption"`` (step and return so far), ``"action"``
             (by name), ``"bars"`` (action probabilities or Q-values), ``"value"``, ``"entropy"``,
             ``"epsilon"`` and ``"saliency"`` (the parts of the image that matter). True: everything
             the policy has. False: nothing.
         action_names: Names of the actions. None: those known for the environment.
-        scale: Factor by which the picture is enlarged. Integers keep its pixels sharp. None: 1, or
-            an integer for pictures of fewer than 128 pixels.
+        scale: Scale factor of the picture. Integers keep its pixels sharp. None: 1, or a larger
+            integer if both sides have fewer than 128 pixels.
         crop: The part of the picture to show, before it is scaled: left, top, right and bottom, in
             pixels.
         grid: Whether to show all episodes side by side, or the number of columns of the grid. With
@@ -134,8 +134,8 @@ def record(
         )
         if fps is not None and fps > Mp4.max_fps:
             warn(
-                f"fps={fps:g} is more than files can hold, 60 (GIF: 50). The video has the right "
-                "speed, but not all frames."
+                f"fps={fps:g} exceeds the maximum of 60 (GIF: 50). Frames are dropped to keep the "
+                "playback speed."
             )
         fps = (fps or shown.fps) * speed
         if fps < _MIN_FPS:
