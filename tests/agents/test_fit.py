@@ -467,6 +467,24 @@ class TestSaving:
             np.testing.assert_array_equal(flat_weights(again.model), flat_weights(agent.model))
         assert (flat_weights(again.model) != before).any()
 
+    def test_a_copy_has_the_free_log_std_that_was_trained(self):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        agent = small_agent(tfpg.Reinforce, model=model)
+        agent.fit("Pendulum-v1", 2, seed=0, verbose=0)
+        (trained,) = agent.policy.head.variables
+        assert trained.numpy() != 0
+        again = copy.deepcopy(agent)
+        (copied,) = again.policy_for("Pendulum-v1").head.variables
+        np.testing.assert_allclose(copied, trained, rtol=1e-6)
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_layers_may_be_unfrozen_after_a_model_was_saved(self, tmp_path):
+        agent = small_agent(tfpg.Reinforce)
+        agent.model.layers[1].trainable = False
+        tfpg.load_model(agent.save(tmp_path / "model.keras"))
+        agent.model.layers[1].trainable = True
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+
     def test_a_copy_has_a_value_model_of_its_own(self):
         agent = small_agent(
             tfpg.PPO, model=small_model(tfpg.DQN), value_model=networks.critic("CartPole-v1")

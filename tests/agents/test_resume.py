@@ -711,6 +711,59 @@ class TestEnvironmentsWhoseStateOutlivesEpisodes:
         assert outcome(agent, history) == whole
 
 
+class Stumbles(Noisy):
+    """Fails once, in the second step of an episode."""
+
+    failed = False
+
+    def step(self, action):
+        if self.t == 1 and not Stumbles.failed:
+            Stumbles.failed = True
+            raise RuntimeError("out of order")
+        return super().step(action)
+
+
+class Empty(Noisy):
+    """Observes an array without numbers as well."""
+
+    def __init__(self):
+        super().__init__()
+        nothing = spaces.Box(0, 1, (0,), np.float32)
+        self.observation_space = spaces.Dict(x=self.observation_space, nothing=nothing)
+
+    def observe(self, action=0):
+        return {"x": super().observe(), "nothing": np.zeros(0, np.float32)}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize(
+    ("env", "num_envs", "episodes"), [(Noisy, 4, 6), (Noisy, 1, 3), (Noisy, 3, 2), (Empty, 2, 2)]
+)
+def test_whole_episodes_are_repeated_with_the_same_returns(env, num_envs, episodes):
+    policy = Policy(mlp(env), env)
+    with open_vec(env, num_envs) as envs:
+        collector = Collector(envs, seed=0)
+        collector.follow()
+        collector.collect_episodes(policy, episodes)
+        state = collector.get_state()
+    with open_vec(env, num_envs) as envs:
+        assert not Collector(envs, seed=0).set_state(state).any()
+
+
+@pytest.mark.parametrize("mode", ["restart", "drop"])
+def test_whole_episodes_after_a_failure_are_repeated_with_the_same_returns(mode, monkeypatch):
+    monkeypatch.setattr(Stumbles, "failed", False)
+    policy = Policy(mlp(Noisy), Noisy)
+    with open_vec(Stumbles, 2, on_env_error=mode) as envs:
+        collector = Collector(envs, seed=0)
+        collector.follow()
+        with pytest.warns(UserWarning, match="out of order"):
+            collector.collect_episodes(policy, 2)
+        state = collector.get_state()
+    with open_vec(Noisy, 2, on_env_error=mode) as envs:
+        assert not Collector(envs, seed=0).set_state(state).any()
+
+
 class Glimpse(Noisy):
     """Observes something by chance in the middle of an episode, and forgets it."""
 

@@ -65,6 +65,10 @@ def test_an_id_holds_any_arguments(kwargs, text):
     assert split_env_id(join_env_id(joined, {"a": 2})) == ("X-v0", {**kwargs, "a": 2})
 
 
+def test_a_plus_is_no_space():
+    assert split_env_id("X-v0?x=1e+5&y=a+b") == ("X-v0", {"x": 1e5, "y": "a+b"})
+
+
 @pytest.mark.parametrize("env_id", ["X-v0?a", "X-v0?a=1&b", "X-v0?a=1&&b=2"])
 def test_an_argument_without_a_value_is_an_error(env_id):
     with pytest.raises(ValueError, match=r"must have the form ID\?KEY=VALUE&KEY=VALUE"):

@@ -189,6 +189,17 @@ def test_every_algorithm_is_listed(capsys):
         assert f"\n  {name} " in out
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["train", "ppo", "--help"]])
+def test_help_on_a_full_disk_is_an_error_of_one_line(words):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tfpg", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("tfpg: error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_installed_command_is_the_module():
     as_module, installed = (
         subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout

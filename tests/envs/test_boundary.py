@@ -4,14 +4,14 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import ALGORITHMS, flat_weights, small_agent
 
 import tfpg
 from tfpg.envs import open_vec
-from tfpg.envs.contracts import observation_in, single_step
+from tfpg.envs.contracts import observation_in, single_step, usable_space
 from tfpg.errors import EnvError
 
 BOX = spaces.Box(-9, 9, (2,), np.float32)
@@ -318,3 +318,29 @@ def test_keys_that_no_model_can_take_are_left_out(algorithm, workers):
 def test_a_warning_says_that_parts_other_than_text_are_left_out():
     with pytest.warns(UserWarning, match="Ignoring the observation 'pair': Tuple spaces"):
         tfpg.networks.mlp(lambda: Mission("pair", "text"))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vector_environments_of_ones_own_may_observe_text(algorithm, mode):
+    if algorithm is tfpg.Reinforce and mode is not AutoresetMode.DISABLED:
+        pytest.skip("REINFORCE resets environments itself")
+    envs = SyncVectorEnv([lambda: Mission("text")] * 4, autoreset_mode=mode)
+    small_agent(algorithm, Mission).fit(envs, 2, seed=0, verbose=0)
+
+
+class Wordless(gymnasium.Space):
+    """A space of one's own that cannot be sampled."""
+
+    def contains(self, x):
+        return True
+
+
+def test_spaces_that_are_left_out_are_not_touched():
+    with pytest.warns(UserWarning, match="Ignoring the observation 'own'"):
+        assert list(usable_space(spaces.Dict(x=BOX, own=Wordless()))) == ["x"]
+    parts = spaces.Dict(x=BOX, pair=spaces.Tuple([spaces.Discrete(9)], seed=3))
+    drawn = spaces.Tuple([spaces.Discrete(9)], seed=3).sample()
+    with pytest.warns(UserWarning, match="Ignoring"):
+        usable_space(parts)
+    assert parts["pair"].sample() == drawn

@@ -196,6 +196,16 @@ class TestIntegers:
         assert encoded.dtype == np.int32
         assert Policy(model, env).act({"x": x} if named else x).shape == (2,)
 
+    def test_a_value_model_must_take_them_in_the_same_form(self):
+        env = stub_env(spaces.Discrete(2), spaces.Discrete(5))
+        inputs = keras.Input((1,), dtype="int32")
+        x = layers.Flatten()(layers.Embedding(5, 3)(inputs))
+        model, value = keras.Model(inputs, layers.Dense(2)(x)), tfpg.networks.critic(env)
+        with pytest.raises(ValueError, match="in the same form: both as integers, or both as one"):
+            Policy(model, env, value_model=value)
+        same = keras.Model(inputs, layers.Dense(1)(x))
+        assert Policy(model, env, value_model=same).values(np.arange(5)).shape == (5,)
+
     def test_real_inputs_are_one_hots(self):
         model = keras.Sequential([keras.Input((1,)), layers.Dense(2)])
         with pytest.raises(ValueError, match=r"Discrete\(5\), have shape \(5,\)"):

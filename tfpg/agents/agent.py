@@ -95,6 +95,8 @@ class Agent(WithOptions, abc.ABC):
     def __reduce__(self) -> Any:
         """Support pickling and copying: keep only the options and the models with optimizers."""
         options = {name: getattr(self, name) for name in options_of(type(self))}
+        if "log_std" in options:  # a free one was trained
+            options["log_std"] = self.head_options().get("log_std", options["log_std"])
         models = {
             name: _model_bytes(value)
             for name, value in options.items()
@@ -428,9 +430,12 @@ def _model_bytes(model: keras.Model) -> bytes:
 
 
 def _rebuild(agent: type[Agent], options: dict[str, Any], models: Sequence[str]) -> Agent:
+    from tfpg.models.saving import quiet_about_new_optimizers
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         for name in models:
             path.write_bytes(options[name])
-            options[name] = keras.saving.load_model(path)
+            with quiet_about_new_optimizers():
+                options[name] = keras.saving.load_model(path)
     return agent(**options)

@@ -21,6 +21,7 @@ from tfpg.core.memory import available_memory, readable_bytes
 from tfpg.core.messages import show, warn
 from tfpg.core.options import count, flag, fraction, option, optional, positive
 from tfpg.core.seeding import shuffle_rng
+from tfpg.envs.contracts import usable_space
 from tfpg.models.policy import Policy
 from tfpg.rollouts.replay import ReplayBuffer, Transitions
 from tfpg.rollouts.replay_storage import bytes_needed, check_stacked, replay_device
@@ -266,7 +267,7 @@ class OffPolicy(Agent):
 
     def _replay_for(self, envs: Any) -> ReplayBuffer:
         """The replay buffer so far, or a new one if steps would be stored differently."""
-        space = envs.single_observation_space
+        space = usable_space(envs.single_observation_space)
         stack = self.frame_stack or getattr(envs, "frame_stack", None)
         what = space, repr(getattr(envs, "spec", None)), self.reward_clip, self.end_on_life_loss
         kind = self.n_step, self.prioritized, self.priority_alpha, self.replay_device

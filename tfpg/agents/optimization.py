@@ -214,10 +214,10 @@ def compiled_update(
     convolves = any(isinstance(layer, _convolutions()) for layer in layers)
     unsupported = [x.name for x in layers if not getattr(x, "supports_jit", True)]
     auto = jit_compile == "auto"
-    if auto and unsupported:
+    too_slow = convolves and not tf.config.list_logical_devices("GPU")
+    if auto and unsupported and not too_slow:
         warn(f"XLA cannot compile the layer {unsupported[0]!r}: the updates are slower without it.")
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    if not jit_compile or (auto and (unsupported or (convolves and not on_gpu))):
+    if not jit_compile or (auto and (unsupported or too_slow)):
         return compiled(function)
     call, has_run = compiled(function, jit_compile=True), False
 

@@ -71,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(error.format_message().split())
         print(f"tfpg: error: {text}\nTry '{path} --help'.", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of --help has gone
+        return 1
+    except OSError as error:  # --help or --version cannot be written
+        print(f"tfpg: error: {error}", file=sys.stderr)
+        return 1
     except click.Abort:
         print(signals.INTERRUPTED, end="", file=sys.stderr)
         return 130

@@ -72,7 +72,9 @@ class Training:
                 if self.source is not None:
                     shutil.copyfile(self.source.model, folder / runs.START)
                 self.config().write(folder)
-            elif not self.has_checkpoint():
+            else:
+                runs.unfinished_command(folder)  # another process may have finished it
+            if self.resuming and not self.has_checkpoint():
                 warn(
                     f"There is no checkpoint in {str(folder / runs.CHECKPOINTS)!r}: training "
                     "starts from scratch."
@@ -83,10 +85,10 @@ class Training:
                 self.agent.save(folder / runs.MODEL)
             # A free log standard deviation was trained.
             runs.update_config(folder, head=self.agent.head_options())
-        self.report(history.history)
-        if command.video:
-            self.record()
-        runs.update_config(folder, finished=True)
+            self.report(history.history)
+            if command.video:
+                self.record()
+            runs.update_config(folder, finished=True)
 
     def config(self) -> runs.RunConfig:
         """Return the entries of ``config.json`` about the training run."""

@@ -68,8 +68,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 def _try_lock(folder: Path) -> int | None:
     """Return an open handle of a locked folder, or None if another process has locked it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # it was removed a moment ago
+        return None
     try:
         if fcntl is not None:
             try:

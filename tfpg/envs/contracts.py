@@ -24,6 +24,7 @@ wrong with a value: a `PROBLEM` is refused, a `WARNING` is not. ``tfpg check`` r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
@@ -76,12 +77,18 @@ def usable_space(space: Any) -> Any:
     if not usable or len(usable) == len(space):
         return space
     for key in left_out(space):
-        if not isinstance(space[key].sample(), str):
+        if not _holds_text(space[key]):
             warn(
                 f"Ignoring the observation {key!r}: {type(space[key]).__name__} spaces are not "
                 "supported. To use it, wrap the environment."
             )
     return spaces.Dict(usable)
+
+
+def _holds_text(space: gymnasium.Space) -> bool:
+    with suppress(Exception):  # a space of one's own may not sample
+        return isinstance(copy.deepcopy(space).sample(), str)
+    return False
 
 
 def left_out(space: Any) -> list[Any]:

@@ -334,7 +334,9 @@ def split_env_id(env_id: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, query = env_id.partition("?")
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        pairs = parse_qsl(
+            query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query)
+        )
     except ValueError as error:
         raise ValueError(f"{env_id!r} must have the form ID?KEY=VALUE&KEY=VALUE.") from error
     return name, {key: parse_value(value) for key, value in pairs}

@@ -339,6 +339,15 @@ class Policy:
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
             raise ValueError("The model has a value output, so it does not need a value_model.")
+        theirs = input_space(value_model, self.observation_space)
+        taken: list[Any] = input_keys(value_model, theirs) or [None]
+        for key in taken:
+            mine, other = ((x if key is None else x[key]) for x in (self._input_space, theirs))
+            if isinstance(mine, Codes) != isinstance(other, Codes):
+                raise ValueError(
+                    "The model and the value_model must take Discrete observations in the same "
+                    "form: both as integers, or both as one-hot vectors."
+                )
         self._value_keys, values = self._probe(value_model)
         if len(values.shape) != 2 or values.shape[1] != 1:
             raise ValueError(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,6 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".keras":
         raise ValueError(f"A model is saved as a .keras file, not as {str(path)!r}.")
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and model.built and not optimizer.built:
-        optimizer.build(model.trainable_variables)  # else loading it would be a warning
     with atomic_write(path) as temporary:
         try:
             model.save(temporary)
@@ -106,12 +105,25 @@ def load_model(
         try:
             if checked.built_in:  # other classes may make variables of any size
                 _check_weight_size(checked, str(path))
-            return keras.saving.load_model(checked.folder, custom_objects=custom, safe_mode=True)
+            with quiet_about_new_optimizers():
+                return keras.saving.load_model(
+                    checked.folder, custom_objects=custom, safe_mode=True
+                )
         except (MemoryError, UnsafeCheckpointError):
             raise
         except Exception as error:
             reason = one_line(f"{type(error).__name__}: {error}", 300)
             raise ValueError(f"Keras cannot load {str(path)!r}: {reason}") from error
+
+
+@contextmanager
+def quiet_about_new_optimizers() -> Iterator[None]:
+    """Ignore Keras's warning that an optimizer was saved before it was used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Skipping variable loading for optimizer .* the saved optimizer has 2 variab"
+        )
+        yield
 
 
 def _check_weight_size(checked: CheckedModel, path: str) -> None:

@@ -139,7 +139,11 @@ class Collector:
             rounds.append(record(played, policy, num_episodes=wanted))
         if tracker is not None:
             self._last = played[-1].following
-            self._returns = np.sum([step.rewards for step in played], axis=0)
+            self._returns = np.zeros(count)
+            for step in played:  # one after another, as they are added when they are repeated
+                self._returns += step.rewards
+                self._returns[step.failed] = 0.0
+            self._returns[wanted:] = np.nan  # rewards of episodes that do not count are 0
         data = rounds[0] if len(rounds) == 1 else concatenate(rounds)
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))
         self.steps += int(data.mask.sum())

@@ -103,7 +103,7 @@ class EnvTracker:
     def _see(self, t: int, observations: Any) -> None:
         for x in observations.values() if isinstance(observations, dict) else [observations]:
             rows = np.ascontiguousarray(x).reshape(len(x), -1)
-            stride = -(-rows[0].nbytes // _HASHED_BYTES)
+            stride = max(1, -(-rows[0].nbytes // _HASHED_BYTES))
             for n, first in enumerate(self._first):
                 row = rows[n] if stride == 1 else rows[n, (t - first) % stride :: stride].tobytes()
                 self._seen[n] = zlib.crc32(row, self._seen[n])
