@@ -121,22 +121,35 @@ def test_a_key_that_is_missing_in_one_step_is_named():
         observation_in(space, {"a": np.zeros(2)})
 
 
-def test_environments_that_share_one_observation_array_do_not_see_each_others():
-    shared = np.zeros(2, np.float32)
+@pytest.mark.parametrize("shape", [(2,), (3, 4, 2), ()])
+@pytest.mark.parametrize("named", [False, True])
+def test_environments_that_share_one_observation_array_do_not_see_each_others(shape, named):
+    shared, box = np.zeros(shape, np.float32), spaces.Box(-9, 9, shape, np.float32)
 
     class Sharing(Single):
+        observation_space = spaces.Dict(x=box) if named else box
+
+        def reset(self, **options):
+            super().reset(**options)
+            shared[...] = 5
+            return {"x": shared} if named else shared, {}
+
         def step(self, action):
-            shared[:] = action
-            return shared, *super().step(action)[1:]
+            shared[...] = action
+            return {"x": shared} if named else shared, *super().step(action)[1:]
 
     with open_vec(Sharing, 3) as envs:
         envs.reset(seed=[1, 2, 3])
         observations = envs.step(np.array([0, 1, 0]))[0]
-    np.testing.assert_array_equal(observations[:, 0], [0, 1, 0])
+    observations = observations["x"] if named else observations
+    np.testing.assert_array_equal(observations.reshape(3, -1)[:, 0], [0, 1, 0])
 
 
 class ChangesItsAction(gymnasium.Env):
     observation_space, action_space = BOX, spaces.MultiDiscrete([3, 3])
+
+    def __init__(self, action_space=action_space):
+        self.action_space = action_space
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -144,19 +157,30 @@ class ChangesItsAction(gymnasium.Env):
         return np.ones(2, np.float32), {}
 
     def step(self, action):
-        reward = float(action[0] == 2)
+        reward = float(action[0])
         action[:] = 0
         self.t += 1
         return np.ones(2, np.float32), reward, self.t == 10, False, {}
 
 
-def test_an_environment_that_changes_its_action_is_learned_from_as_it_was_sampled():
-    model = tfpg.networks.mlp(ChangesItsAction, seed=0)
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiDiscrete([3, 3]),
+        spaces.MultiBinary(2),
+        spaces.Box(-9, 9, (2,), np.float32),
+        spaces.Box(-9, 9, (2,), np.float64),
+    ],
+    ids=str,
+)
+def test_an_environment_that_changes_its_action_is_learned_from_as_it_was_sampled(space):
+    model = tfpg.networks.mlp(lambda: ChangesItsAction(space), seed=0)
     agent = tfpg.Reinforce(model, episodes_per_update=4)
     data = []
     agent.update = lambda batch: data.append(batch) or {}
-    agent.fit(ChangesItsAction, 1, seed=0, verbose=0)
-    np.testing.assert_array_equal(data[0].rewards, data[0].actions[..., 0] == 2)
+    agent.fit(lambda: ChangesItsAction(space), 1, seed=0, verbose=0)
+    assert len(np.unique(data[0].rewards)) > 1
+    np.testing.assert_allclose(data[0].rewards, data[0].actions[..., 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

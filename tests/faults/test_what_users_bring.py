@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from small import EPISODES, AfterEachIteration, every_checkpoint, flat_weights, small_agent
 from toys import Countdown, Walk
 
@@ -23,17 +24,31 @@ from tfpg.models.observations import encode
 
 
 class FailsToClose(Countdown):
+    error = RuntimeError("not connected")
+
     def close(self):
-        raise RuntimeError("not connected")
+        raise self.error
 
 
-def test_results_survive_an_environment_that_fails_when_it_is_closed():
-    agent = small_agent(tfpg.Reinforce, FailsToClose)
-    with pytest.warns(UserWarning, match="failed when it was closed: RuntimeError: not connected"):
-        history = agent.fit(FailsToClose, 2, seed=0, verbose=0)
+class FailsToCloseAll(SyncVectorEnv):
+    def __init__(self):
+        super().__init__([Countdown] * 2, autoreset_mode=AutoresetMode.DISABLED)
+
+    def close(self, **options):
+        raise FailsToClose.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not connected"), OSError(9, "no"), KeyError(3)])
+@pytest.mark.parametrize("env", [FailsToClose, lambda: FailsToCloseAll()])
+def test_results_survive_an_environment_that_fails_when_it_is_closed(env, error, monkeypatch):
+    monkeypatch.setattr(FailsToClose, "error", error)
+    agent = small_agent(tfpg.Reinforce, Countdown)
+    name = type(error).__name__
+    with pytest.warns(UserWarning, match=f"failed when it was closed: {name}: "):
+        history = agent.fit(env, 2, seed=0, verbose=0)
     assert history.history["episode_return"] == [3.0, 3.0]
     with pytest.warns(UserWarning, match="Nothing is lost"):
-        assert agent.evaluate(FailsToClose, 2)["episode_return"] == 3.0
+        assert agent.evaluate(env, 2)["episode_return"] == 3.0
 
 
 class TestSharedEnvironments:
@@ -149,11 +164,28 @@ class TestOtherRuns:
         agent = tfpg.Reinforce(model, episodes_per_update=2, max_steps=20)
         agent.fit(env, iterations, seed=1, verbose=0, checkpoints=every_checkpoint(folder))
 
-    def test_another_learning_rate_is_refused(self, tmp_path):
+    @pytest.mark.parametrize("rate", [0.1, 0.0099, 1e-5])
+    def test_another_learning_rate_is_refused(self, tmp_path, rate):
         self.fit(tmp_path, "Acrobot-v1")
-        with pytest.raises(ValueError, match=r"has learning_rate \[0.01\], but here it is \[0.1\]"):
-            self.fit(tmp_path, "Acrobot-v1", rate=0.1, iterations=3)
+        message = rf"has learning_rate \[0.01\], but here it is \[{rate}\]"
+        with pytest.raises(ValueError, match=message):
+            self.fit(tmp_path, "Acrobot-v1", rate=rate, iterations=3)
         self.fit(tmp_path, "Acrobot-v1", iterations=3)
+
+    def test_another_learning_rate_of_the_value_model_is_refused(self, tmp_path):
+        for rate in (0.02, 0.02, 0.03):
+            model, value = (
+                make("CartPole-v1", hidden=(4,), seed=0)
+                for make in (tfpg.networks.mlp, tfpg.networks.critic)
+            )
+            value.compile(keras.optimizers.Adam(rate))
+            agent = small_agent(tfpg.PPO, model=model, value_model=value)
+            options = {"seed": 1, "verbose": 0, "checkpoints": every_checkpoint(tmp_path)}
+            if rate == 0.03:
+                with pytest.raises(ValueError, match="has learning_rate .*0.02.* it is .*0.03"):
+                    agent.fit("CartPole-v1", 2, **options)
+            else:
+                agent.fit("CartPole-v1", 1, **options)
 
     def test_a_learning_rate_that_a_callback_changed_is_not_another_one(self, tmp_path):
         agent = small_agent(tfpg.Reinforce)
@@ -182,14 +214,16 @@ class TestOtherRuns:
             self.fit(tmp_path, other, iterations=3)
 
 
-def test_codes_are_looked_up_in_an_embedding():
-    space = spaces.Box(0, 9, (3,), np.uint8)
-    inputs = keras.Input((3,), dtype="uint8")
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("low", [0, 3])
+def test_codes_are_looked_up_in_an_embedding(dtype, low):
+    space = spaces.Box(low, 9, (3,), dtype)
+    inputs = keras.Input((3,), dtype=np.dtype(dtype).name)
     x = keras.layers.Flatten()(keras.layers.Embedding(10, 4)(inputs))
     env = Countdown()
     env.observation_space = space
     policy = tfpg.Policy(keras.Model(inputs, keras.layers.Dense(2)(x)), env)
-    assert policy.act(np.full((2, 3), 9, np.uint8)).shape == (2,)
+    assert policy.act(np.full((2, 3), 9, dtype)).shape == (2,)
 
 
 def test_large_discrete_observations_take_no_table():
@@ -217,18 +251,26 @@ gymnasium.register("Prints-v0", Prints)
 """
 
 
-def test_json_is_alone_on_the_standard_output(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "m.keras", "--env", "prints:Prints-v0", "--episodes", "2"],
+        ["check", "prints:Prints-v0", "--steps", "20"],
+        ["evaluate", "m.keras", "--env", "prints:Prints-v0", "--stochastic"],
+    ],
+)
+def test_json_is_alone_on_the_standard_output(tmp_path, command):
     (tmp_path / "prints.py").write_text(PRINTS.format(tests=str(Path(__file__).parents[1])))
     tfpg.networks.mlp(Countdown, hidden=(4,)).save(tmp_path / "m.keras")
-    command = ["-m", "tfpg", "evaluate", "m.keras", "--env", "prints:Prints-v0", "--json"]
     done = subprocess.run(
-        [sys.executable, *command, "--episodes", "2"],
+        [sys.executable, "-m", "tfpg", *command, "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout)["episode_return"] == 3.0
+    found = json.loads(done.stdout)
+    assert found["ok"] if command[0] == "check" else found["episode_return"] == 3.0
     assert "a native banner" in done.stderr
 
 
@@ -236,6 +278,17 @@ class Adds(keras.layers.Layer):
     def call(self, x):
         self.add_loss(keras.ops.sum(x))
         return x
+
+
+class AddsInside(keras.layers.Layer):
+    """Has a layer that adds a loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.Sequential([Adds()])
+
+    def call(self, x):
+        return self.inner(x)
 
 
 class Noisy(keras.layers.Layer):
@@ -259,6 +312,8 @@ class Counts(keras.layers.Layer):
     ("layer", "message"),
     [
         (Adds, "calls add_loss"),
+        (AddsInside, "calls add_loss"),
+        (lambda: keras.Sequential([Adds(), Adds()]), "calls add_loss"),
         (Noisy, "returns different outputs"),
         (Counts, "changes '.*calls"),
         (lambda: keras.layers.TimeDistributed(keras.layers.Dropout(0.9)), "different outputs"),
@@ -307,15 +362,51 @@ def test_regularizers_and_frozen_batch_normalization_are_accepted():
     tfpg.Reinforce(model, **EPISODES).fit("CartPole-v1", 1, seed=0, verbose=0)
 
 
-def test_a_module_in_the_current_folder_registers_its_environment(tmp_path, monkeypatch):
-    (tmp_path / "registers_here.py").write_text(
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [
+        ("registers_here.py", "registers_here"),
+        ("package_here/__init__.py", "package_here"),
+        ("other_package/envs.py", "other_package.envs"),
+    ],
+)
+def test_a_module_in_the_current_folder_registers_its_environment(
+    tmp_path, monkeypatch, file, module
+):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(
         "import gymnasium\n"
         "entry = 'gymnasium.envs.classic_control:CartPoleEnv'\n"
-        "gymnasium.register('Here-v0', entry)\n"
+        f"gymnasium.register('{module.title().replace('.', '')}-v0', entry)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    assert tfpg.envs.spaces_of("registers_here:Here-v0")[0].shape == (4,)
+    env_id = f"{module}:{module.title().replace('.', '')}-v0"
+    assert tfpg.envs.spaces_of(env_id)[0].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.environ.pop('HOME', None); pwd.getpwuid = unknown",
+        "os.environ['HOME'] = '/nonexistent'",
+        "os.environ['HOME'] = os.devnull",
+    ],
+)
+def test_a_home_folder_is_not_needed(change):
+    code = (
+        "import os, pwd\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        f"{change}\n"
+        "import tfpg\n"
+        "model = tfpg.networks.mlp('CartPole-v1', hidden=(4,))\n"
+        "tfpg.Reinforce(model, max_steps=9).fit('CartPole-v1', 1, verbose=0)\n"
+    )
+    environ = {name: x for name, x in os.environ.items() if not name.startswith(("KERAS", "MPL"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class OnTheHost(keras.layers.Layer):
