@@ -75,7 +75,7 @@ class Trial:
         self.wrong: list[str] = []
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen:
-        """Start a command in a process group of its own, as simulators may outlive it."""
+        """Start a command in a new process group, because simulators may outlive it."""
         command = [sys.executable, "-m", "tfpg", *words]
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environ, process_group=0, **options

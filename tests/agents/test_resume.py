@@ -764,6 +764,20 @@ def test_whole_episodes_after_a_failure_are_repeated_with_the_same_returns(mode,
         assert not Collector(envs, seed=0).set_state(state).any()
 
 
+@pytest.mark.parametrize(
+    "get_state", [lambda env: object(), lambda env: env.missing, lambda env, needed: {}]
+)
+def test_a_get_state_that_cannot_be_used_is_a_warning_and_loses_nothing(tmp_path, get_state):
+    env = type("Unusable", (Noisy,), {"get_state": get_state, "set_state": lambda env, x: None})
+    with pytest.warns(UserWarning, match=r"do not use the environment's get_state\(\)"):
+        agent, history = train(a2c, env, tmp_path, 2, tmp_path / "saved")
+    agent, history = train(a2c, Noisy, tmp_path / "whole", 3)
+    whole = outcome(agent, history)
+    with pytest.warns(UserWarning, match="get_state"):
+        agent, history = train(a2c, env, tmp_path, 3, tmp_path / "saved")
+    assert outcome(agent, history) == whole
+
+
 class Glimpse(Noisy):
     """Observes something by chance in the middle of an episode, and forgets it."""
 

@@ -1,5 +1,7 @@
 """Training and evaluation bring what environments return into one form, or refuse it by name."""
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from small import ALGORITHMS, flat_weights, small_agent
 
 import tfpg
-from tfpg.envs import open_vec
-from tfpg.envs.contracts import observation_in, single_step, usable_space
+from tfpg.envs import open_vec, spaces_of
+from tfpg.envs.contracts import observation_in, single_step
 from tfpg.errors import EnvError
 
 BOX = spaces.Box(-9, 9, (2,), np.float32)
@@ -344,17 +346,20 @@ def test_a_warning_says_that_parts_other_than_text_are_left_out():
         tfpg.networks.mlp(lambda: Mission("pair", "text"))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_vector_environments_of_ones_own_may_observe_text(algorithm, mode):
-    if algorithm is tfpg.Reinforce and mode is not AutoresetMode.DISABLED:
-        pytest.skip("REINFORCE resets environments itself")
+@pytest.mark.parametrize(
+    ("algorithm", "mode"),
+    [
+        (tfpg.Reinforce, AutoresetMode.DISABLED),
+        *itertools.product([tfpg.A2C, tfpg.PPO, tfpg.DQN], AutoresetMode),
+    ],
+)
+def test_custom_vector_environments_may_observe_text(algorithm, mode):
     envs = SyncVectorEnv([lambda: Mission("text")] * 4, autoreset_mode=mode)
     small_agent(algorithm, Mission).fit(envs, 2, seed=0, verbose=0)
 
 
 class Wordless(gymnasium.Space):
-    """A space of one's own that cannot be sampled."""
+    """A custom space that cannot be sampled."""
 
     def contains(self, x):
         return True
@@ -362,9 +367,10 @@ class Wordless(gymnasium.Space):
 
 def test_spaces_that_are_left_out_are_not_touched():
     with pytest.warns(UserWarning, match="Ignoring the observation 'own'"):
-        assert list(usable_space(spaces.Dict(x=BOX, own=Wordless()))) == ["x"]
+        found, _ = spaces_of((spaces.Dict(x=BOX, own=Wordless()), BOX))
+    assert list(found) == ["x"]
     parts = spaces.Dict(x=BOX, pair=spaces.Tuple([spaces.Discrete(9)], seed=3))
     drawn = spaces.Tuple([spaces.Discrete(9)], seed=3).sample()
     with pytest.warns(UserWarning, match="Ignoring"):
-        usable_space(parts)
+        spaces_of((parts, BOX))
     assert parts["pair"].sample() == drawn

@@ -159,6 +159,9 @@ class TestImages:
         [
             spaces.Box(-1, 1, (4,)),
             spaces.Box(-np.inf, np.inf, (8, 8, 3)),
+            spaces.Box(-np.finfo("f4").max, np.finfo("f4").max, (8, 8, 3), np.float32),
+            spaces.Box(0, np.iinfo(np.int64).max, (8, 8), np.int64),
+            spaces.Box(np.iinfo(np.int64).min, 0, (8, 8, 3), np.int64),
             spaces.Box(0, 1, (8, 8)),
             image(2, 9, 2),
             spaces.Dict(a=spaces.Discrete(3)),

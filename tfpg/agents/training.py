@@ -173,7 +173,16 @@ def _callback_list_class() -> type[keras.callbacks.CallbackList]:
 
         callbacks: list[Any]
 
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            with self._ready(logs):
+                super().on_train_batch_end(batch, logs)
+
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            with self._ready(logs):
+                super().on_epoch_end(epoch, logs)
+
+        @contextmanager
+        def _ready(self, logs: Any) -> Iterator[None]:
             everything, waiting = self.callbacks, dict[int, str]()
             for each in everything:
                 if isinstance(each, keras.callbacks.ModelCheckpoint):
@@ -183,7 +192,7 @@ def _callback_list_class() -> type[keras.callbacks.CallbackList]:
                 warn(f"ModelCheckpoint waits for {name!r}, which its file name needs.")
             self.callbacks = [each for each in everything if id(each) not in waiting]
             try:
-                super().on_epoch_end(epoch, logs)
+                yield
             finally:
                 self.callbacks = everything
 

@@ -62,8 +62,7 @@ class Issue(NamedTuple):
 def usable_space(space: Any) -> Any:
     """Return an observation space without the keys of a `Dict` that no model can take.
 
-    Text is left out silently, anything else with a warning. The space itself is returned if all or
-    none of its keys can be used.
+    The space itself is returned if all or none of its keys can be used.
 
     Example:
         >>> usable_space(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
@@ -74,19 +73,23 @@ def usable_space(space: Any) -> Any:
     usable: dict[str, gymnasium.Space] = {
         key: part for key, part in space.items() if isinstance(part, NUMERIC)
     }
-    if not usable or len(usable) == len(space):
-        return space
+    return spaces.Dict(usable) if 0 < len(usable) < len(space) else space
+
+
+def warn_about_left_out(space: Any) -> None:
+    """Warn about each key of a `Dict` that `usable_space` leaves out, unless it holds text."""
+    if usable_space(space) is space:
+        return
     for key in left_out(space):
         if not _holds_text(space[key]):
             warn(
                 f"Ignoring the observation {key!r}: {type(space[key]).__name__} spaces are not "
                 "supported. To use it, wrap the environment."
             )
-    return spaces.Dict(usable)
 
 
 def _holds_text(space: gymnasium.Space) -> bool:
-    with suppress(Exception):  # a space of one's own may not sample
+    with suppress(Exception):  # custom spaces may not implement sample()
         return isinstance(copy.deepcopy(space).sample(), str)
     return False
 

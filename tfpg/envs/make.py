@@ -21,7 +21,7 @@ from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import search_current_folder
 from tfpg.core.messages import alternatives, one_line, warn
-from tfpg.envs.contracts import usable_space
+from tfpg.envs.contracts import usable_space, warn_about_left_out
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
@@ -260,11 +260,14 @@ def spaces_of(env: EnvLike | Spaces) -> Spaces:
         ((4,), Discrete(2))
     """
     if isinstance(env, tuple):
-        return usable_space(env[0]), env[1]
-    if isinstance(env, gymnasium.Env):
-        return usable_space(env.observation_space), env.action_space
-    with open_vec(env) as envs:
-        return usable_space(envs.single_observation_space), envs.single_action_space
+        space, actions = env
+    elif isinstance(env, gymnasium.Env):
+        space, actions = env.observation_space, env.action_space
+    else:
+        with open_vec(env) as envs:
+            space, actions = envs.single_observation_space, envs.single_action_space
+    warn_about_left_out(space)
+    return usable_space(space), actions
 
 
 def reward_threshold(env: EnvLike) -> float | None:

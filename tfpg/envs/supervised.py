@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from tfpg.core.messages import warn
-from tfpg.envs.contracts import single_reset, single_step, usable_space
+from tfpg.envs.contracts import single_reset, single_step, usable_space, warn_about_left_out
 from tfpg.errors import EnvError
 
 ON_ENV_ERROR = ("raise", "restart", "drop")
@@ -105,6 +105,8 @@ class SupervisedEnv(gymnasium.Wrapper):
         self._build = build
         self._failures = failures or Failures()
         self._space = self.observation_space = usable_space(env.observation_space)
+        if index == 0:
+            warn_about_left_out(env.observation_space)
         self._idle = False
         self._observation: Any = None  # while it idles
         self._error: EnvError | None = None  # of the last reset

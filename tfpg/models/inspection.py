@@ -190,7 +190,7 @@ def check_layers(model: keras.Model) -> None:
 
 
 def check_calls(model: keras.Model, inputs: Any) -> None:
-    """Raise if a model has losses of its own, or responds differently in training.
+    """Raise if a model adds losses, or responds differently in training.
 
     Outputs are not compared if the model is random outside training as well.
 

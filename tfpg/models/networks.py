@@ -2,11 +2,11 @@
 
 They use only built-in Keras layers and operations, so plain Keras loads the models without tfpg.
 
-All functions except `mlp` apply convolutions to images. An image is a bounded `Box` with three axes
-(channels first or last), four axes (a stack of frames), or two axes (integers only). Images are
-divided by their largest possible value. Except in `nature_cnn`, images of at least 144x144 pixels
-are downsampled. Images smaller than 36x36 pixels are often grids of codes. They get smaller
-convolutions, and ``normalize`` standardizes each of their channels.
+All functions except `mlp` apply convolutions to images. An image is a `Box` with bounds of at most
+65,535 and three axes (channels first or last), four axes (a stack of frames), or two axes (integers
+only). Images are divided by their largest possible value. Except in `nature_cnn`, images of at
+least 144x144 pixels are downsampled. Images smaller than 36x36 pixels are often grids of codes.
+They get smaller convolutions, and ``normalize`` standardizes each of their channels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -41,6 +42,7 @@ _PICTURE_CONVOLUTIONS = (32, 8, 4), (64, 4, 2), (64, 3, 1)
 _GRID_CONVOLUTIONS = (32, 3, 1), (64, 3, 2), (64, 3, 2)
 _IMAGE_FEATURES = 256
 _SMALLEST_IMAGE, _SMALLEST_GRID = 3, 5  # sides of images of three and two axes
+_LARGEST_PIXEL = 65_535  # larger bounds are those of a dtype, not of pixels
 
 
 def mlp(
@@ -88,11 +90,8 @@ def mlp(
         >>> model.input_shape, model.output_shape
         ((None, 4), (None, 2))
     """
-    observation_space, action_space = _spaces(env)
-    layer = _layer_maker(seed)
-    inputs, x = _features(observation_space, normalize, layer, convolve=False)
-    x = _stack(x, hidden, activation, layer)
-    return keras.Model(inputs, _policy_output(x, action_space, log_std, layer), name=name)
+    features = partial(_features, convolve=False)
+    return _policy(_spaces(env), features, hidden, activation, normalize, log_std, seed, name)
 
 
 def cnn(
@@ -134,15 +133,12 @@ def cnn(
         >>> cnn((camera, spaces.Box(-1, 1, (2,)))).output_shape
         (None, 4)
     """
-    observation_space, action_space = _spaces(env)
-    if not has_images(observation_space):
+    both = _spaces(env)
+    if not has_images(both[0]):
         raise ValueError(
-            f"cnn needs images, but the observation space is {observation_space}. Use networks.mlp."
+            f"cnn needs images, but the observation space is {both[0]}. Use networks.mlp."
         )
-    layer = _layer_maker(seed)
-    inputs, x = _features(observation_space, normalize, layer)
-    x = _stack(x, hidden, activation, layer)
-    return keras.Model(inputs, _policy_output(x, action_space, log_std, layer), name=name)
+    return _policy(both, _features, hidden, activation, normalize, log_std, seed, name)
 
 
 def has_images(space: gymnasium.Space) -> bool:
@@ -319,8 +315,7 @@ def nature_cnn(
         ((None, 84, 84, 4), (None, 4), 1686180)
     """
     space, actions = _spaces(env)
-    axes = _image_axes(space)
-    if axes is None or not _is_picture(space):
+    if _image_axes(space) is None or not _is_picture(space):
         raise ValueError(
             f"nature_cnn needs images of at least {_SMALLEST_PICTURE}x{_SMALLEST_PICTURE}, but the "
             f"observation space is {space}. Try networks.cnn or networks.mlp."
@@ -356,6 +351,22 @@ def _spaces(env: EnvLike | Spaces) -> Spaces:
     observation_space, action_space = spaces_of(env)
     check_space(observation_space)
     return observation_space, action_space
+
+
+def _policy(
+    both: Spaces,
+    features: Callable[..., tuple[Any, Any]],
+    hidden: Sequence[int],
+    activation: str,
+    normalize: bool,
+    log_std: float,
+    seed: int | None,
+    name: str | None,
+) -> keras.Model:
+    layer = _layer_maker(seed)
+    inputs, x = features(both[0], normalize, layer)
+    x = _stack(x, hidden, activation, layer)
+    return keras.Model(inputs, _policy_output(x, both[1], log_std, layer), name=name)
 
 
 def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
@@ -430,7 +441,7 @@ def _input(space: gymnasium.Space, name: str) -> Any:
 def _image_axes(space: gymnasium.Space) -> tuple[int, ...] | None:
     """The axes of an image, height and width first; None if it is something else."""
     shape = space.shape or ()
-    if not isinstance(space, spaces.Box) or not space.is_bounded("both"):
+    if not isinstance(space, spaces.Box) or _largest(space) > _LARGEST_PIXEL:
         return None
     if len(shape) == 2:
         is_grid = np.dtype(space.dtype).kind in "iu" and min(shape) >= _SMALLEST_GRID
@@ -463,8 +474,12 @@ def _channels_last(x: Any, space: Any) -> Any:
 
 def _scaled(x: Any, space: Any) -> Any:
     """Divide by the largest value, unless that is at most 1."""
-    largest = float(np.abs([space.low, space.high]).max(initial=1))
-    return keras.layers.Rescaling(1.0 / largest)(x)
+    return keras.layers.Rescaling(1.0 / max(_largest(space), 1.0))(x)
+
+
+def _largest(space: spaces.Box) -> float:
+    """The largest absolute value, possibly infinite, in float64, where integers do not overflow."""
+    return max(float(np.abs(x.astype(np.float64)).max(initial=0)) for x in (space.low, space.high))
 
 
 def _convolved(x: Any, space: Any, normalize: bool, name: str, layer: Callable) -> Any:

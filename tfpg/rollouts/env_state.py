@@ -25,7 +25,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from gymnasium.wrappers.utils import RunningMeanStd
 
+from tfpg.checkpoints.serialization import pack
 from tfpg.core.arrays import map_arrays
+from tfpg.core.messages import one_line, warn
 from tfpg.envs.contracts import VectorForm
 from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.policy import Decision
@@ -132,11 +134,8 @@ class EnvTracker:
         oldest = min(self._first)
         del self._actions[:oldest]
         self._first = [first - oldest for first in self._first]
-        own = {} if self._own is None else {"own": [_own_state(env) for env in self._own]}
-        if own:
-            own["observations"] = map_arrays(np.array, observations)
         return {
-            **own,
+            **self._own_states(observations),
             "seeds": list(self._seeds),
             "resets": list(self._resets),
             "first": list(self._first),
@@ -144,6 +143,21 @@ class EnvTracker:
             "hashes": self._hashes(observations),
             "seen": list(self._seen),
         }
+
+    def _own_states(self, observations: Any) -> dict[str, Any]:
+        if self._own is None:
+            return {}
+        try:
+            own = [_own_state(env) for env in self._own]
+            pack(own)
+        except Exception as error:
+            warn(
+                "Checkpoints do not use the environment's get_state(), which must return plain "
+                f"values and arrays: {one_line(error, 200)}"
+            )
+            self._own = None
+            return {}
+        return {"own": own, "observations": map_arrays(np.array, observations)}
 
     def set_state(
         self, state: dict[str, Any], returns: np.ndarray | None = None
@@ -234,7 +248,7 @@ class EnvTracker:
 
 
 def _with_own_state(envs: VectorEnv) -> list[Any] | None:
-    """The environments in a vector environment, if they have and restore a state of their own."""
+    """The environments in a vector environment, if all have get_state() and set_state()."""
     parts = envs.unwrapped.envs if type(envs.unwrapped) is SyncVectorEnv else []
     for part in parts:
         while isinstance(part, gymnasium.Wrapper):
