@@ -122,7 +122,8 @@ class TestReturns:
         np.testing.assert_allclose(batch.returns, [11.0, 22.0, 34.0])
 
     def test_reward_scale_multiplies_the_rewards_that_are_learned_from(self):
-        batch = self.agent(reward_scale=0.1).to_batch(self.rollout([0, 0, 1], [0, 0, 0]))
+        agent = self.agent(reward_scale=0.1)
+        batch = agent.to_batch(agent.scaled(self.rollout([0, 0, 1], [0, 0, 0])))
         np.testing.assert_allclose(batch.returns, [2.75, 3.5, 3.0])
 
     def test_logs_show_the_rewards_as_they_are(self, eager):

@@ -500,9 +500,13 @@ def test_ctrl_c_during_start_up_shows_no_traceback():
 
 class TestVerifyResume:
     @pytest.mark.slow
-    @pytest.mark.parametrize("algorithm", ["reinforce", "dqn"])
-    def test_a_killed_training_ends_with_the_same_result(self, algorithm):
-        args = ["verify-resume", algorithm, "CartPole-v1", "--iterations", "3", "--kills", "1"]
+    @pytest.mark.parametrize(
+        ("algorithm", "env"),
+        [("reinforce", "CartPole-v1"), ("dqn", "CartPole-v1"), ("ppo", "functional/CartPole")],
+    )
+    def test_a_killed_training_ends_with_the_same_result(self, algorithm, env):
+        iterations = "40" if algorithm == "ppo" else "3"  # several in a call
+        args = ["verify-resume", algorithm, env, "--iterations", iterations, "--kills", "1"]
         done = run(*args)
         assert done.returncode == 0, done.stderr
         *parts, verdict = done.stdout.splitlines()
@@ -516,6 +520,35 @@ class TestVerifyResume:
         monkeypatch.setattr(sys, "executable", "true")  # every training ends at once
         assert main(["verify-resume", "ppo", "CartPole-v1", "--iterations", "1"]) == 1
         assert "The run ended before it could be killed" in capsys.readouterr().err
+
+
+class TestBench:
+    @pytest.mark.parametrize(
+        ("algorithm", "env"),
+        slow_but(
+            [("a2c", "CartPole-v1")],
+            [
+                *((each, "CartPole-v1") for each in ("reinforce", "a2c", "dqn")),
+                ("ppo", "functional/CartPole"),
+            ],
+        ),
+    )
+    def test_the_parts_are_those_of_an_iteration(self, algorithm, env, capsys):
+        args = ["bench", algorithm, env, "--num-envs", "8", "--seconds", "0.2"]
+        assert main([*args, "--json"]) == 0
+        timing = json.loads(capsys.readouterr().out)
+        assert timing["steps_per_second"] == pytest.approx(timing["steps"] / timing["whole"])
+        parts = timing["parts"]
+        assert set(parts) == (
+            {"one compiled call"}
+            if env.startswith("functional/")
+            else {"environment", "acting", "rest of playing", "update", "callbacks and logs"}
+        )
+        assert all(seconds >= 0 for seconds in parts.values())
+        assert main(args) == 0
+        shown = capsys.readouterr().out
+        assert f"{algorithm} in {env}, 8 environments" in shown
+        assert all(f"  {name}" in shown for name in parts)
 
 
 def test_a_warning_is_one_line_and_shown_once(capsys):

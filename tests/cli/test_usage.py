@@ -31,6 +31,8 @@ CASES = [
     (["record", "--help"], 0, "Usage: tfpg record [OPTIONS] RUN_OR_MODEL OUT..."),
     (["check", "--help"], 0, "--seconds X"),
     (["verify-resume", "--help"], 0, "Usage: tfpg verify-resume [OPTIONS] ALGORITHM ENV"),
+    (["bench", "--help"], 0, "Usage: tfpg bench [OPTIONS] ALGORITHM ENV"),
+    (["bench", "sarsa", "CartPole-v1"], 1, "Unknown algorithm 'sarsa'"),
     (["doctor", "--help"], 0, "--json"),
     ([], 2, "Usage: tfpg [OPTIONS] COMMAND"),
     (["train"], 2, "Usage: tfpg train ALGORITHM ENV [OPTIONS]"),

@@ -189,10 +189,11 @@ class TestGaussian:
     def test_actions_are_clipped_to_be_played_and_not_to_be_learned(self):
         head = GaussianHead(BOX, outputs=6)
         actions = np.array([[0, 1, 0], [0, -1, 0], [2, 1, 0], [-1, 0, 5]], "float32")
-        assert head.clipped_fraction(actions) == 0.5
+        assert head.clipped(actions).tolist() == [0, 1, 1, 0]
+        assert head.clipped(tf.constant(actions)).numpy().tolist() == [0, 1, 1, 0]
         assert head.env_actions(actions)[1:3].tolist() == [[0, 0, 0], [1, 1, 0]]
         unbounded = GaussianHead(spaces.Box(-np.inf, np.inf, (3,)), outputs=6)
-        assert unbounded.clipped_fraction(actions) is None
+        assert unbounded.clipped(actions) is None
 
     def test_integer_actions_are_rounded_to_the_nearest(self):
         head = GaussianHead(spaces.Box(-2, 2, (1,), np.int64), outputs=2)
@@ -201,7 +202,7 @@ class TestGaussian:
 
     def test_squashed_actions_fill_the_bounds_and_are_never_clipped(self):
         head = GaussianHead(BOX, outputs=6, squash=True)
-        assert head.clipped_fraction(np.full((2, 3), 50.0, "float32")) is None
+        assert head.clipped(np.full((2, 3), 50.0, "float32")) is None
         np.testing.assert_array_equal(head.env_actions(np.full((1, 3), 50.0)), [BOX.high])
         np.testing.assert_array_equal(head.env_actions(np.zeros((1, 3))), [[0, 1, 0]])
 

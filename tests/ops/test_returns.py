@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -307,7 +308,7 @@ class TestStandardize:
     def test_padding_does_not_change_the_scores(self, values, padding):
         mask = np.concatenate([np.ones(len(values)), np.zeros(len(padding))])
         scores = standardize(np.concatenate([values, padding]), mask)
-        np.testing.assert_array_equal(scores[: len(values)], standardize(values))
+        np.testing.assert_allclose(scores[: len(values)], standardize(values), atol=1e-12)
         assert (scores[len(values) :] == 0).all()
         assert np.isfinite(scores).all()
 
@@ -327,3 +328,47 @@ class TestStandardize:
     def test_scores_do_not_depend_on_scale_and_shift(self):
         x = np.array([1.0, 2.0, 4.0])
         np.testing.assert_allclose(standardize(x), standardize(1e-9 * x - 5e-9), rtol=1e-6)
+
+
+class TestTensors:
+    """float32 in a compiled update stays close to the float64 reference."""
+
+    @given(
+        steps=st.integers(1, 1000),
+        gamma=st.floats(0, 1),
+        gae_lambda=st.floats(0, 1),
+        seed=st.integers(0, 1000),
+    )
+    @settings(max_examples=40, deadline=None)
+    def test_returns_and_scores_of_a_thousand_steps(self, steps, gamma, gae_lambda, seed):
+        rng = np.random.default_rng(seed)
+        shape = steps, 3
+        rewards, values = rng.normal(1, 3, shape), rng.normal(5, 20, shape)
+        ends = {
+            "terminated": rng.random(shape) < 0.02,
+            "truncated": rng.random(shape) < 0.02,
+            "mask": rng.random(shape) < 0.9,
+        }
+        arguments = [
+            (lambda_returns, {"next_values": values, "gae_lambda": gae_lambda}),
+            (lambda_returns, {}),
+            (n_step_returns, {"next_values": values, "n": 5}),
+        ]
+        for function, options in arguments:
+            exact = function(rewards, gamma, **options, **ends)
+            single = {
+                name: tf.cast(x, tf.float32) if isinstance(x, np.ndarray) else x
+                for name, x in {**options, **ends}.items()
+            }
+            close = function(tf.constant(rewards, tf.float32), gamma, **single)
+            assert close.dtype == tf.float32
+            np.testing.assert_allclose(close, exact, atol=1e-5 * np.abs(exact).max() + 1e-30)
+            for per in ("batch", "episode"):
+                expected = standardize(exact, ends["mask"], per)
+                scores = standardize(tf.constant(exact, tf.float32), single["mask"], per)
+                largest = np.abs(expected).max()
+                np.testing.assert_allclose(scores, expected, atol=1e-5 * largest + 1e-30)
+
+    @pytest.mark.parametrize("value", [0.0, 0.1, 1e9, 1 / 3])
+    def test_equal_values_have_no_scores(self, value):
+        assert not standardize(tf.fill([50, 3], value)).numpy().any()

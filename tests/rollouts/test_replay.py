@@ -80,7 +80,7 @@ class Player:
 
     head = EpsilonGreedyHead(spaces.Discrete(4))
 
-    def actor(self):
+    def actor(self, weights=None):
         def act(observations, noise):
             x = observations["a"] if isinstance(observations, dict) else observations
             t = x[:, 2] if x.ndim == 2 else x[:, 2, 0, -1]

@@ -97,8 +97,8 @@ def test_a_masked_row_between_two_episodes_holds_the_last_observation():
 
 def test_a_reset_in_a_step_of_its_own_gives_the_same_rows():
     check(recorded(".Tr.."), [0, 1, 2, 10, 11, 12], [1, 1, 0, 1, 1])
-    # The one that was due when the fragment began leaves no row.
-    check(recorded("r..", num_steps=3), [10, 11, 12, 0], [1, 1, 0])
+    # The one that was due when the fragment began is its first row.
+    check(recorded("r..", num_steps=3), [0, 10, 11, 12], [0, 1, 1])
 
 
 def test_an_end_in_the_last_step_needs_no_masked_row():

@@ -37,6 +37,8 @@ class A2C(ActorCritic):
         True
     """
 
+    needs_log_probs = False
+
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
         """Return Adam with gradients clipped at a norm of 0.5."""

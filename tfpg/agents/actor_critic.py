@@ -13,16 +13,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 
-from tfpg.agents.minibatches import Batch, explained_variance, minibatch_order, padded
-from tfpg.agents.optimization import apply_where, are_finite, compiled_update
+from tfpg.agents.minibatches import (
+    NOT_FINITE,
+    explained_variance,
+    minibatch_order,
+    without_gaps,
+)
+from tfpg.agents.optimization import CompiledUpdate, apply_where
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
-from tfpg.core.options import count, one_of, option, positive
+from tfpg.core.options import count, one_of, option, optional, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.normalization import RunningMoments
 from tfpg.models.policy import Policy
-from tfpg.ops.gradients import mean_gradient
+from tfpg.ops.gradients import mean_gradient, sum_of_squares
 from tfpg.rollouts.trajectory import Trajectory
 
 JIT_HELP = (
@@ -68,16 +74,24 @@ class ActorCritic(PolicyGradient):
         help="Factor that scales the rewards for learning. 'auto': 1 divided by the running "
         "standard deviation of the discounted return. Logs show the original rewards.",
     )
+    steps_per_execution: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Iterations in a compiled call, in functional environments. Callbacks run after the "
+        "call, once for each iteration. None: as many as have about 16,000 environment steps.",
+    )
     jit_compile: bool | str = option(
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP
     )
 
     needs_value = True
+    # Whether the losses need the log-probabilities under the policy that acted.
+    needs_log_probs = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._scale: ReturnScale | None = None
-        self._shuffle = np.random.default_rng(0)
+        self._shuffle = 0, 0
 
     def check_options(self) -> None:
         super().check_options()
@@ -95,7 +109,8 @@ class ActorCritic(PolicyGradient):
 
     def build(self, policy: Policy) -> None:
         policy.require_value()
-        self._updates = compiled_update(self._update_all, self.jit_compile, self.models)
+        self._learn = CompiledUpdate(self._learn_from, self.jit_compile, self.models)
+        self.compiled_iterations = None
 
     @property
     def manual_resets(self) -> bool:  # type: ignore[override]
@@ -105,7 +120,7 @@ class ActorCritic(PolicyGradient):
         return iteration * self.num_envs * self.num_steps, iteration
 
     def begin(self, collector: Collector, policy: Policy) -> None:
-
+        super().begin(collector, policy)
         if self.reward_scale != "auto":
             self._scale = None
         elif self._scale is None or self._scale.gamma != self.gamma:
@@ -113,13 +128,25 @@ class ActorCritic(PolicyGradient):
         else:
             self._scale.start_episodes()
 
+    @property
+    def plays_in_tensors(self) -> bool:  # type: ignore[override]
+        """Whether no running statistics are needed, which are not computed in tensors."""
+        counted = self.reward_scale == "auto" or any(each.layers for each in self._statistics)
+        return not counted and isinstance(self.trained_policy.observation_space, spaces.Box)
+
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Step every environment ``num_steps`` times."""
-        self._shuffle = shuffle_rng(collector.seed, collector.fragment)
-        data = collector.collect_steps(policy, self.num_steps, self.max_steps)
-        while not data.mask.any():  # nothing but the resets of environments that reset themselves
-            data = collector.collect_steps(policy, self.num_steps, self.max_steps)
-        return data
+        self._shuffle = collector.seed, collector.fragment
+        while True:
+            data = collector.collect_steps(
+                policy,
+                self.num_steps,
+                self.max_steps,
+                weights=self._weights,
+                log_probs=self.needs_log_probs,
+            )
+            if data.mask.any():  # not only the resets of environments that reset themselves
+                return data
 
     def update(self, data: Trajectory) -> dict[str, float]:
         """Make all updates of an iteration, in one call.
@@ -136,32 +163,40 @@ class ActorCritic(PolicyGradient):
                 row. Neither that update nor those after it were applied.
         """
         self.trainable.follow_learning_rate()
-        batch = self.to_batch(data)
-        # Resets that take a step leave fewer steps. The shape is fixed, so that the updates are
-        # compiled once.
-        num_real = len(batch.advantages)
-        capacity = max(data.rewards.shape[1] * self.num_steps, num_real)
-        order, valid = minibatch_order(
-            num_real, capacity, self.epochs, self.minibatches, self._shuffle
-        )
-        kl_limit = tf.constant(self.kl_limit, tf.float32)
-        arguments = padded(batch, capacity), order, valid, kl_limit
-        sums, counts, finite = self._updates(*arguments)
-        updates, applied = counts.numpy()
-        logs = {name: float(x) / updates for name, x in sums.items()}
-        self.trainable.check(finite.numpy(), logs["loss"])
-        logs["explained_variance"] = explained_variance(batch)
-        if self.kl_limit < np.inf:
-            logs["updates_applied"] = int(applied)
-        return logs | self.clipped_actions(batch)
+        data = self.scaled(data)
+        if not np.isfinite(data.rewards).all():
+            raise FloatingPointError(NOT_FINITE.format("rewards"))
+        policy = self.trained_policy
+        data = without_gaps(data, self.num_steps, self.gamma, policy.values)
+        order = None
+        if self.minibatches > 1:
+            real, rng = np.flatnonzero(data.mask), shuffle_rng(*self._shuffle)
+            order = minibatch_order(real, data.mask.size, self.epochs, self.minibatches, rng)
+        numbers = np.stack(data[2:], dtype=np.float32, casting="unsafe")
+        inputs = policy.encode(data.observations)
+        logs, _ = self._learn(inputs, data.actions, numbers, order)
+        self.keep_weights(logs)
+        self.check_results(logs)
+        return logs
 
-    def to_batch(self, data: Trajectory) -> Batch:
-        """Return the real steps of a rollout, their rewards multiplied by ``reward_scale``."""
+    def check_results(self, logs: dict[str, Any]) -> None:
+        """Take the flags out of the results of `learn`, and raise an error where one is false.
+
+        Raises:
+            FloatingPointError: See `update`.
+        """
+        finite, returns_finite = logs.pop("finite"), logs.pop("returns_finite")
+        if not returns_finite:
+            raise FloatingPointError(NOT_FINITE.format("values"))
+        self.trainable.check(finite, logs["loss"])
+
+    def scaled(self, data: Trajectory) -> Trajectory:
+        """Return a rollout with its rewards multiplied by ``reward_scale``."""
         if self._scale is not None:
-            data = data._replace(rewards=self._scale(data))
-        elif self.reward_scale != 1.0:
-            data = data._replace(rewards=data.rewards * float(self.reward_scale))
-        return super().to_batch(data)
+            return data._replace(rewards=self._scale(data))
+        if self.reward_scale != 1.0:
+            return data._replace(rewards=data.rewards * float(self.reward_scale))
+        return data
 
     def get_state(self) -> dict[str, Any]:
         scale = None if self._scale is None else self._scale.get_state()
@@ -176,49 +211,72 @@ class ActorCritic(PolicyGradient):
         if self._scale is not None:
             self._scale.start_episodes(which)
 
-    def _update_all(
-        self, batch: Batch, order: tf.Tensor, valid: tf.Tensor, kl_limit: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Update once for every row of ``order``, until a gradient or the KL is out of bounds.
+    def _learn_from(
+        self, inputs: Any, actions: tf.Tensor, numbers: tf.Tensor, order: tf.Tensor | None
+    ) -> tuple[dict[str, tf.Tensor], None]:
+        """`learn` from the other fields of a `Trajectory` in one tensor ``[5, T, N]``."""
+        logs = self.learn(Trajectory(inputs, actions, *tf.unstack(numbers)), order)
+        return {**logs, **self.weights_after()}, None
+
+    def learn(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Make all updates of an iteration, until a gradient or the KL is out of bounds.
 
         Args:
-            batch: All steps of the iteration.
-            order: ``[updates, size]`` int32, the steps of each update.
-            valid: ``[updates, size]``, 1 where a step counts, 0 where it is padding.
-            kl_limit: Scalar.
+            data: Tensors ``[T, N]``. The observations are model inputs.
+            order: ``[updates, size]`` int32, the steps of each update, -1 where there is none.
+                None: ``epochs`` updates, each with all steps.
 
         Returns:
-            Sums of the logs; the number of updates made and applied; and for each variable
-            whether the last gradient was finite.
+            The metrics to log; ``finite``, for each variable whether the last gradient was finite;
+            and whether the returns were.
         """
+        policy = self.trained_policy
+        batch = self.to_batch(data, policy.rollout_values(data.observations))
+        weights = tf.reshape(data.mask, [-1])
+        first = tf.nest.map_structure(lambda x: x[:1], batch)
+        sums = {name: tf.constant(0.0) for name in (*self.losses(first), "grad_norm")}
         variables = self.trainable.variables
 
-        def update_once(index: Any, _: Any, sums: Any, counts: Any, __: Any) -> Any:
-            part = tf.nest.map_structure(lambda x: tf.gather(x, order[index]), batch)
-            gradients, logs = mean_gradient(self.losses, variables, part, weights=valid[index])
-            logs["grad_norm"] = tf.cast(tf.linalg.global_norm(gradients), tf.float32)
-            finite = are_finite(gradients)
-            near = logs.get("approx_kl", tf.constant(0.0)) <= kl_limit
-            proceed = tf.reduce_all(finite) & near
+        def update(index: Any, _: Any, sums: Any, applied: Any, __: Any) -> Any:
+            part, counts = batch, weights
+            if order is not None:
+                chosen = tf.maximum(order[index], 0)
+                part = tf.nest.map_structure(lambda x: tf.gather(x, chosen), batch)
+                counts = tf.where(order[index] >= 0, tf.gather(weights, chosen), 0.0)
+            gradients, logs = mean_gradient(self.losses, variables, part, weights=counts)
+            squares = tf.stack([tf.cast(sum_of_squares(g), tf.float32) for g in gradients])
+            logs["grad_norm"] = tf.sqrt(tf.reduce_sum(squares))
+            finite = tf.math.is_finite(squares)
+            proceed = tf.reduce_all(finite)
+            if "approx_kl" in logs:
+                proceed &= logs["approx_kl"] <= self.kl_limit
             apply_where(proceed, self.trainable.groups, gradients)
             sums = {name: x + logs[name] for name, x in sums.items()}
-            counts += tf.stack([1, tf.cast(proceed, tf.int32)])
-            return index + 1, proceed, sums, counts, finite
+            return index + 1, proceed, sums, applied + tf.cast(proceed, tf.int32), finite
 
-        first = tf.nest.map_structure(lambda x: x[:1], batch)
-        names = [*self.losses(first), "grad_norm"]
-        _, _, sums, counts, finite = tf.while_loop(
-            lambda index, proceed, *_: proceed & (index < tf.shape(order)[0]),
-            update_once,
-            (
-                tf.constant(0),
-                tf.constant(True),
-                {name: tf.constant(0.0) for name in names},
-                tf.constant([0, 0]),
-                tf.fill([len(variables)], True),
-            ),
+        returns_finite = tf.reduce_all(tf.math.is_finite(batch.returns))
+        state = (
+            tf.constant(0),
+            returns_finite,
+            sums,
+            tf.constant(0),
+            tf.fill([len(variables)], True),
         )
-        return sums, counts, finite
+        updates = self.epochs if order is None else order.shape[0]
+        if updates == 1:
+            made, _, sums, applied, finite = update(*state)
+        else:
+            made, _, sums, applied, finite = tf.while_loop(
+                lambda index, proceed, *_: proceed & (index < updates), update, state
+            )
+        logs = {name: x / tf.cast(made, tf.float32) for name, x in sums.items()}
+        logs["explained_variance"] = explained_variance(batch.returns, batch.values, weights)
+        if self.kl_limit < np.inf:
+            logs["updates_applied"] = applied
+        clipped = policy.head.clipped(batch.actions)
+        if clipped is not None:
+            logs["clipped_actions"] = tf.reduce_sum(weights * clipped) / tf.reduce_sum(weights)
+        return {**logs, "finite": finite, "returns_finite": returns_finite}
 
 
 class ReturnScale:

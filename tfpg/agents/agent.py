@@ -79,6 +79,11 @@ class Agent(WithOptions, abc.ABC):
     # until a tenth of them has ended.
     window = 100
 
+    # Whether rollouts in functional environments are compiled together with the updates.
+    plays_in_tensors = False
+    # The iterations that were compiled for a functional environment.
+    compiled_iterations = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.models = [self._prepared(self.model)]
@@ -339,12 +344,16 @@ class Agent(WithOptions, abc.ABC):
             self.update_statistics([data], policy)
         return logs
 
+    def forget_weights(self) -> None:
+        """Read the model's weights again before acting: other code may have changed them."""
+
     def update_statistics(self, fragments: Sequence[Trajectory], policy: Policy) -> None:
         """Update the running statistics of observations in the models."""
         if fragments and any(each.layers for each in self._statistics):
             inputs = policy.encode(played_observations(fragments))
             for each in self._statistics:
                 each.update(inputs)
+            self.forget_weights()
 
     def get_state(self) -> dict[str, Any]:
         """Return all state of the training, except the replay buffer, as values and arrays."""
@@ -404,11 +413,12 @@ class Agent(WithOptions, abc.ABC):
 
     def episode_logs(self, collector: Collector) -> dict[str, float]:
         """Return the mean return and length of the last episodes, if enough have ended."""
-        if len(collector.episode_returns) < max(1, self.window // 10):
+        count = len(collector.episode_returns)
+        if count < max(1, self.window // 10):
             return {}
         return {
-            "episode_return": float(np.mean(collector.episode_returns)),
-            "episode_length": float(np.mean(collector.episode_lengths)),
+            "episode_return": sum(collector.episode_returns) / count,
+            "episode_length": sum(collector.episode_lengths) / count,
         }
 
     def _prepared(self, model: keras.Model) -> keras.Model:

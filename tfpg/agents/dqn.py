@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.off_policy import OffPolicy
-from tfpg.agents.optimization import compiled_update
+from tfpg.agents.optimization import CompiledUpdate
 from tfpg.agents.target_network import TargetNetwork
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
@@ -128,7 +128,7 @@ class DQN(OffPolicy):
         if self.target is None or not self.target.belongs_to(self.trainable.variables):
             self.target = TargetNetwork(policy, self.trainable.variables)
             self.updates = 0
-        self._update_block = compiled_update(self._update_all, self.jit_compile, [self.model])
+        self._update_block = CompiledUpdate(self._update_all, self.jit_compile, [self.model])
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
@@ -184,9 +184,9 @@ class DQN(OffPolicy):
         """
         encode = self.trained_policy.encode
 
-        def batches(x: np.ndarray | tf.Tensor) -> tf.Tensor:
+        def batches(x: np.ndarray | tf.Tensor) -> Any:
             shape = (-1, self.batch_size, *x.shape[1:])
-            return tf.reshape(x, shape) if tf.is_tensor(x) else tf.constant(np.reshape(x, shape))
+            return tf.reshape(x, shape) if tf.is_tensor(x) else np.reshape(x, shape)
 
         data = transitions._replace(
             observations=encode(transitions.observations),
@@ -194,13 +194,12 @@ class DQN(OffPolicy):
             indices=(),  # type: ignore[arg-type]
         )
         data = tf.nest.map_structure(batches, data)
-        before = tf.constant(self.updates % self.target_update_period)
-        sums, errors, finite = self._update_block(data, before)
-        updates = len(transitions.rewards) // self.batch_size
-        logs = dict(zip(_LOGS, (sums.numpy() / updates).tolist(), strict=True))
-        if self.trainable.check(finite.numpy(), logs["loss"]):
-            self.updates += updates
-        return logs, errors.numpy().ravel()
+        before = np.array(self.updates % self.target_update_period, np.int32)
+        logs, _ = self._update_block(data, before)
+        errors, finite = logs.pop("errors"), logs.pop("finite")
+        if self.trainable.check(finite, logs["loss"]):
+            self.updates += len(errors)
+        return logs, errors.ravel()
 
     def explore(self, at_random: bool = False) -> float:
         head = self.trained_policy.head
@@ -238,7 +237,7 @@ class DQN(OffPolicy):
 
     def _update_all(
         self, batches: Transitions, before: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> tuple[dict[str, tf.Tensor], None]:
         """Update once for every batch, and undo all updates if a gradient was not finite.
 
         Args:
@@ -246,8 +245,8 @@ class DQN(OffPolicy):
             before: Updates since the last copy into the target network, scalar.
 
         Returns:
-            Sums of the logs; errors ``[updates, batch_size]``; and for each variable whether its
-            gradients were finite.
+            Means of the logs; ``errors``, ``[updates, batch_size]``; and ``finite``, for each
+            variable whether its gradients were finite.
         """
         variables, assigned = self.trainable.variables, self._assigned()
         saved = [tf.identity(v) for v in assigned]
@@ -280,7 +279,8 @@ class DQN(OffPolicy):
         good = tf.reduce_all(finite)
         for variable, old in zip(assigned, saved, strict=True):
             variable.assign(tf.where(good, variable, old))
-        return tf.stack([sums[name] for name in _LOGS]), errors.stack(), finite
+        means = {name: x / updates for name, x in sums.items()}
+        return {**means, "errors": errors.stack(), "finite": finite}, None
 
     def _assigned(self) -> list[tf.Variable]:
         """All variables that an update assigns."""

@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfpg.core.arrays import map_arrays
+from tfpg.core.backend import tf
+from tfpg.ops import numeric as xp
 from tfpg.ops.returns import lambda_returns, n_step_returns, standardize
 from tfpg.rollouts.trajectory import Trajectory, flatten
 
+NOT_FINITE = "The returns are not finite, because the {} are not. Nothing was learned from them."
+
 
 class Batch(NamedTuple):
-    """Steps that a gradient is computed from, without padding.
+    """Steps that a gradient is computed from.
 
     Example:
         >>> import numpy as np
@@ -34,17 +38,17 @@ def make_batch(
     data: Trajectory,
     gamma: float,
     *,
-    values: np.ndarray | None = None,
+    values: Any = None,
     gae_lambda: float = 1.0,
     n_step: int | None = None,
     per: str | None = "batch",
     center: bool = False,
     encode: Callable[[Any], Any] = lambda observations: observations,
 ) -> Batch:
-    """Return the real steps of a trajectory with their advantages and returns.
+    """Return the steps of a trajectory with their advantages and returns.
 
     Args:
-        data: A trajectory, ``[T, N]``.
+        data: A trajectory, ``[T, N]``, of arrays or of tensors.
         gamma: Discount factor, in [0, 1].
         values: ``[T+1, N]``, the values of the observations. None: nothing is bootstrapped, and
             the advantages are the returns.
@@ -56,10 +60,12 @@ def make_batch(
         encode: Maps observations to model inputs.
 
     Returns:
-        A `Batch`, column by column. All but the inputs and actions are float32.
+        A `Batch`. Of arrays, it holds the real steps, column by column, in float32 (except for the
+        inputs and actions). Of tensors, it holds all ``T * N`` steps, row by row; the advantages
+        and returns of masked ones are 0.
 
     Raises:
-        FloatingPointError: Rewards or values are not finite.
+        FloatingPointError: Rewards or values in arrays are not finite.
 
     Example:
         >>> import numpy as np
@@ -76,25 +82,21 @@ def make_batch(
         array([-0.2844, -0.866 , -1.1891,  1.2667,  1.0728], dtype=float32)
     """
     returns = _value_targets(data, gamma, values, gae_lambda, n_step)
-    if not np.isfinite(returns).all():
+    if xp.is_array(returns) and not np.isfinite(returns).all():
         culprits = "rewards" if values is None or np.isfinite(values).all() else "values"
-        raise FloatingPointError(
-            f"The returns are not finite, because the {culprits} are not. Nothing was learned "
-            "from them."
-        )
-    baseline = np.zeros_like(returns) if values is None else values[:-1].astype(np.float64)
-    advantages = returns - baseline
+        raise FloatingPointError(NOT_FINITE.format(culprits))
+    baseline = xp.zeros_like(returns) if values is None else xp.like(values[:-1], returns)
+    advantages, real = returns - baseline, xp.like(data.mask, returns)
     if center:
-        advantages = advantages - advantages[data.mask > 0].mean()
-    if per is not None:
-        advantages = standardize(advantages, data.mask, per)
+        advantages = advantages - xp.total(real * advantages) / xp.total(real)
+    advantages = real * advantages if per is None else standardize(advantages, data.mask, per)
 
-    def take(x: np.ndarray) -> np.ndarray:
-        return flatten(data, x).astype(np.float32)
+    def take(x: Any) -> Any:
+        return steps_of(data, x).astype(np.float32) if xp.is_array(x) else steps_of(data, x)
 
     return Batch(
-        inputs=encode(flatten(data, map_arrays(lambda x: x[:-1], data.observations))),
-        actions=flatten(data, data.actions),
+        inputs=encode(steps_of(data, map_arrays(lambda x: x[:-1], data.observations))),
+        actions=steps_of(data, data.actions),
         advantages=take(advantages),
         returns=take(returns),
         values=take(baseline),
@@ -105,10 +107,10 @@ def make_batch(
 def _value_targets(
     data: Trajectory,
     gamma: float,
-    values: np.ndarray | None,
+    values: Any,
     gae_lambda: float,
     n_step: int | None,
-) -> np.ndarray:
+) -> Any:
     ends: Any = {"terminated": data.terminated, "truncated": data.truncated, "mask": data.mask}
     if values is None:
         return lambda_returns(data.rewards, gamma, **ends)
@@ -124,63 +126,118 @@ def episode_ends(data: Trajectory) -> np.ndarray:
     return last[real]
 
 
-def explained_variance(batch: Batch) -> float:
+def steps_of(data: Trajectory, x: Any) -> Any:
+    """Return the real steps of arrays ``[T, N, ...]``, or all steps ``[T * N, ...]`` of tensors."""
+    if xp.is_array(data.mask):
+        return flatten(data, x)
+    return map_arrays(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), x)
+
+
+def explained_variance(returns: Any, values: Any, mask: Any) -> Any:
     """Return the share of the returns' variance that the values explain.
 
     1 means all of it and 0 none; below 0, the values are worse than a constant.
 
+    Args:
+        returns: Array or tensor of any shape.
+        values: The same shape.
+        mask: The same shape, 1 for a real step and 0 for padding.
+
     Example:
         >>> import numpy as np
         >>> returns = np.array([1.0, 2.0, 3.0])
-        >>> explained_variance(Batch(None, None, None, returns, 0.5 * returns, None))
+        >>> float(explained_variance(returns, 0.5 * returns, np.ones(3)))
         0.75
     """
-    variance = float(np.var(batch.returns))
-    if variance == 0:
-        return 0.0
-    return 1.0 - float(np.var(batch.returns - batch.values)) / variance
+
+    def variance(x: Any) -> Any:
+        centered = mask * (x - xp.total(mask * x) / xp.total(mask))
+        return xp.total(centered * centered)[(0,) * len(x.shape)]
+
+    total = variance(returns)
+    share = 1.0 - variance(returns - values) / xp.where(total > 0, total, xp.ones_like(total))
+    return xp.where(total > 0, share, xp.zeros_like(share))
+
+
+def without_gaps(
+    data: Trajectory, num_steps: int, gamma: float, values: Callable[[Any], np.ndarray]
+) -> Trajectory:
+    """Return a rollout without the rows between episodes, so that its length does not vary.
+
+    The row after a truncated episode holds the observation to bootstrap from. Its discounted value
+    is added to the last reward instead, and the step marked as terminated: the returns are equal.
+
+    Args:
+        data: Arrays ``[T, N]``.
+        num_steps: The steps of each environment. A rollout that is so long is returned as it is.
+        gamma: Discount factor.
+        values: Returns the values ``[B]`` of observations ``[B, ...]``.
+
+    Returns:
+        A `Trajectory` of ``num_steps`` rows, or more if a column has more real steps.
+
+    Example:
+        >>> flags = np.zeros((3, 1), bool)
+        >>> cut = np.array([[True], [False], [False]])
+        >>> mask, ones = np.array([[1.0], [0.0], [1.0]]), np.ones((3, 1))
+        >>> data = Trajectory(np.arange(4.0)[:, None], ones, ones, flags, cut, mask, ones)
+        >>> data = without_gaps(data, 2, 0.5, lambda observations: 10 * observations)
+        >>> data.rewards.ravel(), data.terminated.ravel(), data.observations.ravel()
+        (array([6., 1.]), array([ True, False]), array([0., 2., 3.]))
+    """
+    if len(data.mask) == num_steps:
+        return data
+    real = data.mask > 0
+    times, columns = np.nonzero(real)
+    rows = (real.cumsum(axis=0) - 1)[times, columns]
+    length = max(num_steps, rows.max(initial=-1) + 1)
+
+    def moved(x: np.ndarray) -> np.ndarray:
+        out = np.zeros((length, *x.shape[1:]), x.dtype)
+        out[rows, columns] = x[times, columns]
+        return out
+
+    def moved_observations(x: np.ndarray) -> np.ndarray:
+        out = np.empty((length + 1, *x.shape[1:]), x.dtype)
+        out[:] = x[0]  # zeros may be outside the observation space
+        out[rows + 1, columns] = x[times + 1, columns]
+        out[rows, columns] = x[times, columns]
+        return out
+
+    t, n = np.nonzero(data.truncated & ~data.terminated & real)
+    if len(t):
+        last = map_arrays(lambda x: x[t + 1, n], data.observations)
+        rewards, terminated = data.rewards.copy(), data.terminated.copy()
+        rewards[t, n] += gamma * values(last)
+        terminated[t, n] = True
+        data = data._replace(rewards=rewards, terminated=terminated)
+    arrays = (moved(x) for x in data[1:])
+    return Trajectory(map_arrays(moved_observations, data.observations), *arrays)
 
 
 def minibatch_order(
-    count: int, capacity: int, epochs: int, minibatches: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    steps: np.ndarray, capacity: int, epochs: int, minibatches: int, rng: np.random.Generator
+) -> np.ndarray:
     """Return the steps of each update, in a shape that does not depend on their number.
 
     Args:
-        count: The number of real steps, at least 1.
+        steps: The indices of the real steps, at least one.
         capacity: The largest possible number of steps.
         epochs: Passes over all steps, each in a new random order.
         minibatches: Minibatches per pass. Their sizes differ by at most 1.
-        rng: Draws the orders. A single minibatch needs none.
+        rng: Draws the orders.
 
     Returns:
-        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, and a float32
-        array that is 1 for steps and 0 for padding. Updates without steps are left out.
+        Indices ``[epochs * minibatches, ceil(capacity / minibatches)]`` int32, -1 where there is
+        no step. Updates without steps are left out.
 
     Example:
-        >>> order, valid = minibatch_order(5, 6, 1, 2, np.random.default_rng(0))
-        >>> order.shape, valid.sum(axis=1).tolist(), sorted(order[valid > 0].tolist())
-        ((2, 3), [3.0, 2.0], [0, 1, 2, 3, 4])
+        >>> order = minibatch_order(np.arange(5), 6, 1, 2, np.random.default_rng(0))
+        >>> order.shape, sorted(order.ravel().tolist())
+        ((2, 3), [-1, 0, 1, 2, 3, 4])
     """
-    size = -(-capacity // minibatches)
-    order = np.zeros((epochs * minibatches, size), np.int32)
-    valid = np.zeros((epochs * minibatches, size), np.float32)
+    order = np.full((epochs * minibatches, -(-capacity // minibatches)), -1, np.int32)
     for epoch in range(epochs):
-        steps = np.arange(count) if minibatches == 1 else rng.permutation(count)
-        for part, chosen in enumerate(np.array_split(steps, minibatches)):
+        for part, chosen in enumerate(np.array_split(rng.permutation(steps), minibatches)):
             order[epoch * minibatches + part, : len(chosen)] = chosen
-            valid[epoch * minibatches + part, : len(chosen)] = 1.0
-    filled = valid.any(axis=1)
-    return order[filled], valid[filled]
-
-
-def padded(batch: Batch, capacity: int) -> Batch:
-    """Return a batch with zeros appended, ``capacity`` steps in total."""
-    missing = capacity - len(batch.advantages)
-    if not missing:
-        return batch
-
-    def pad(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-
-    return Batch(*(map_arrays(pad, x) for x in batch))
+    return order[order[:, 0] >= 0]

@@ -313,7 +313,9 @@ class OffPolicy(Agent):
         return min(max(float(self.priority_beta(self.env_steps)), 0.0), 1.0)
 
     def _play(self, collector: Collector, policy: Policy, steps: int) -> Trajectory:
-        data = collector.collect_steps(policy, steps, self.max_steps, self.end_on_life_loss)
+        data = collector.collect_steps(
+            policy, steps, self.max_steps, self.end_on_life_loss, log_probs=False
+        )
         self.episodes = self._episodes_before + collector.ended
         return data
 

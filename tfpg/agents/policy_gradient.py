@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.minibatches import Batch, make_batch
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, fraction, nonnegative, one_of, option, optional
+from tfpg.models.policy import Policy
 from tfpg.ops.distributions import Distribution
 from tfpg.ops.policy_losses import entropy_loss
 from tfpg.rollouts.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from tfpg.rollouts.collector import Collector
 
 
 class PolicyGradient(Agent):
@@ -78,8 +84,25 @@ class PolicyGradient(Agent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._weights: list[np.ndarray] | None = None  # with which the policy acts, if known
         if self.value_model is not None:
             self.models.append(self._prepared(self.value_model))
+
+    def begin(self, collector: Collector, policy: Policy) -> None:
+        self.forget_weights()
+
+    def forget_weights(self) -> None:
+        self._weights = None
+
+    def weights_after(self) -> dict[str, tf.Tensor]:
+        """Return the weights with which the policy acts, in a compiled update."""
+        variables = self.trained_policy.acting_variables
+        return {f"weights {i}": variable.value for i, variable in enumerate(variables)}
+
+    def keep_weights(self, results: dict[str, Any]) -> None:
+        """Take these weights out of the results of an update, to act with them."""
+        count = len(self.trained_policy.acting_variables)
+        self._weights = [results.pop(f"weights {i}") for i in range(count)]
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Return the losses of a batch of steps: the algorithm.
@@ -113,24 +136,27 @@ class PolicyGradient(Agent):
             parts["value_loss"] = value_loss
         return {"loss": loss + self.entropy_coef * entropy_loss(entropy), **parts}
 
-    def to_batch(self, data: Trajectory) -> Batch:
-        """Return the real steps of a trajectory with their advantages and returns."""
-        policy = self.trained_policy
+    def to_batch(self, data: Trajectory, values: tf.Tensor | None = None) -> Batch:
+        """Return the steps of a trajectory with their advantages and returns.
+
+        Args:
+            data: Arrays ``[T, N]``, or tensors whose observations are model inputs.
+            values: ``[T+1, N]``, the values of the observations, if ``data`` holds tensors.
+        """
+        policy, encode = self.trained_policy, lambda inputs: inputs
+        if isinstance(data.mask, np.ndarray):
+            encode = policy.encode
+            values = policy.values(data.observations) if self.learns_value else None
         return make_batch(
             data,
             self.gamma,
-            values=policy.values(data.observations) if self.learns_value else None,
+            values=values,
             gae_lambda=self.gae_lambda,
             n_step=self.n_step,
             per=self.standardize,
             center=self.centered,
-            encode=policy.encode,
+            encode=encode,
         )
-
-    def clipped_actions(self, batch: Batch) -> dict[str, float]:
-        """Return the share of actions that were clipped, if the policy clips any."""
-        fraction = self.trained_policy.head.clipped_fraction(batch.actions)
-        return {} if fraction is None else {"clipped_actions": fraction}
 
     def policy_options(self) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.minibatches import Batch, episode_ends, explained_variance
-from tfpg.agents.optimization import apply_where, are_finite, compiled
+from tfpg.agents.optimization import CompiledUpdate, apply_where, are_finite, compiled
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, optional
@@ -143,10 +143,11 @@ class Reinforce(PolicyGradient):
         actions = tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype))
         batch = Batch(policy.input_spec, actions, *[numbers] * 4)
         weights, ends = tf.TensorSpec([None, 3], tf.float32), tf.TensorSpec([None], tf.bool)
-        self._fused = compiled(self._fused_update, signature=[batch])
-        self._accumulated = compiled(
-            self._accumulated_update,
-            signature=[batch, weights, ends, tf.TensorSpec([3, 3], tf.float32)],
+        # Without XLA, which would compile it for each number of steps.
+        self._fused = CompiledUpdate(self._fused_update, False, self.models, (batch,))
+        combinations = tf.TensorSpec([3, 3], tf.float32)
+        self._accumulated = CompiledUpdate(
+            self._accumulated_update, False, self.models, (batch, weights, ends, combinations)
         )
         self._update_value = compiled(self._value_update, signature=[batch])
 
@@ -166,7 +167,9 @@ class Reinforce(PolicyGradient):
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Play whole episodes."""
-        return collector.collect_episodes(policy, self.episodes_per_update, self.max_steps)
+        return collector.collect_episodes(
+            policy, self.episodes_per_update, self.max_steps, weights=self._weights
+        )
 
     def update(self, data: Trajectory) -> dict[str, float]:
         """Take one step along the policy gradient of whole episodes.
@@ -186,20 +189,24 @@ class Reinforce(PolicyGradient):
         self.trainable.follow_learning_rate()
         batch = self.to_batch(data)
         if self.gradient == "fused":
-            logs, finite = self._fused(batch)
+            logs, _ = self._fused(batch)
         else:
-            weights, combinations = self._weights(batch)
-            logs, finite = self._accumulated(batch, weights, episode_ends(data), combinations)
-        logs = {name: float(x) for name, x in logs.items()}
-        self.trainable.check(finite.numpy(), logs["loss"])
+            weights, combinations = self._step_weights(batch)
+            logs, _ = self._accumulated(batch, weights, episode_ends(data), combinations)
+        self.keep_weights(logs)
+        self.trainable.check(logs.pop("finite"), logs["loss"])
         if self.value_updates > 1:
             self._update_value(batch)
         logs = {name: x for name, x in logs.items() if name not in _NOISE or np.isfinite(x)}
         if self.learns_value:
-            logs["explained_variance"] = explained_variance(batch)
-        return logs | self.clipped_actions(batch)
+            ones = np.ones_like(batch.returns)
+            logs["explained_variance"] = float(
+                explained_variance(batch.returns, batch.values, ones)
+            )
+        clipped = self.trained_policy.head.clipped(batch.actions)
+        return logs if clipped is None else {**logs, "clipped_actions": float(clipped.mean())}
 
-    def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], None]:
         gradients, logs = mean_gradient(
             self.losses, self.trainable.variables, batch, batch_size=self.batch_size
         )
@@ -207,7 +214,7 @@ class Reinforce(PolicyGradient):
 
     def _accumulated_update(
         self, batch: Batch, weights: tf.Tensor, ends: tf.Tensor, combinations: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    ) -> tuple[dict[str, tf.Tensor], None]:
         variables = self.trainable.variables
         sums, logs = per_step.accumulate(self.losses, variables, batch, weights, ends)
         steps = tf.cast(tf.shape(weights)[0], tf.float32)
@@ -218,7 +225,7 @@ class Reinforce(PolicyGradient):
         gradients = [g + tf.cast(p, g.dtype) for g, p in zip(gradients, penalties, strict=True)]
         return self._applied(gradients, logs | self._noise(sums, tf.unstack(combinations)))
 
-    def _weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _step_weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """The weights ``[B, 3]`` of each step's gradient, and the coefficients to combine them.
 
         The weights are the advantage A, 1 and the value V. The combinations ``[3, 3]`` are the
@@ -251,10 +258,11 @@ class Reinforce(PolicyGradient):
 
     def _applied(
         self, gradients: list[tf.Tensor], logs: dict[str, Any]
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    ) -> tuple[dict[str, tf.Tensor], None]:
         finite = self.trainable.apply_if_finite(gradients)
         logs = {name: x for name, x in logs.items() if name not in ("log_prob", "rest")}
-        return {**logs, "grad_norm": tf.linalg.global_norm(gradients)}, finite
+        norm = tf.linalg.global_norm(gradients)
+        return {**logs, "grad_norm": norm, "finite": finite, **self.weights_after()}, None
 
     def _value_update(self, batch: Batch) -> None:
         """Update the value model alone, ``value_updates - 1`` times."""

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from tfpg.agents.functional_training import compiled_iterations, plays_in_tensors
 from tfpg.agents.resume import ResumableTraining
 from tfpg.agents.warnings import TrainingWarnings
 from tfpg.checkpoints.manager import Checkpoints
@@ -28,6 +29,7 @@ from tfpg.envs import EnvLike, check_separate, open_vec
 from tfpg.models.inspection import non_finite_weight
 from tfpg.models.saving import save_model
 from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.functional_rollout import FunctionalCollector
 
 FOLDER = "non-finite"
 
@@ -74,14 +76,13 @@ def fit(
             validate = partial(
                 _validate, agent, others, validation_freq, validation_episodes, seed, callback_list
             )
-        callback_list.params["validates"] = validation_envs is not None
+        callback_list.params["validation_freq"] = validation_freq * (validation_envs is not None)
         run.prepare(callback_list.callbacks)
         callback_list.on_train_begin()
         # Keras's BackupAndRestore sets the model's initial epoch.
         first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
         first = run.first_iteration(first)
-        episode, fragment = agent.first_numbers(first)
-        collector = Collector(vector_envs, seed, episode, fragment, agent.window)
+        collector = _collector(agent, vector_envs, seed, first)
         agent.begin(collector, policy)
         if run.restore(agent, collector, callback_list.callbacks):
             if verbose and first < iterations:
@@ -99,6 +100,12 @@ def fit(
     return agent.model.history
 
 
+def _collector(agent: Any, envs: VectorEnv, seed: int, first: int) -> Collector:
+    kind = FunctionalCollector if plays_in_tensors(agent, envs) else Collector
+    episode, fragment = agent.first_numbers(first)
+    return kind(envs, seed, episode, fragment, agent.window)
+
+
 def _loop(
     agent: Any,
     policy: Any,
@@ -110,24 +117,45 @@ def _loop(
     stop: StopRequest,
 ) -> dict[str, float]:
     """Collect, update, validate, call callbacks and save, and return the last logs."""
+    from tfpg.callbacks.progress_bar import ProgressBar
+
     advice, logs = TrainingWarnings(policy.head), dict[str, float]()
+    # Keras's list of callbacks takes half a millisecond, however little they do.
+    own = keras.callbacks.History, ProgressBar
+    watched = any(type(each) not in own for each in callback_list.callbacks)
+    compiled = compiled_iterations(agent, collector)
+    pause_every = callback_list.params["validation_freq"] or iterations.stop
     # If the model was not finite from the start, a report could not say why.
     reports = None if non_finite_weight(agent.model) else run.folder
     for iteration in iterations:
-        if agent.model.stop_training:
+        if agent.model.stop_training and not (compiled and compiled.pending):
             break
-        callback_list.on_epoch_begin(iteration)
-        callback_list.on_train_batch_begin(0)
+        pause = (iteration // pause_every + 1) * pause_every
+        collector.until = min(pause, iterations.stop)
+        if watched:
+            callback_list.on_epoch_begin(iteration)
+            callback_list.on_train_batch_begin(0)
+        else:
+            for each in callback_list.callbacks:
+                each.on_epoch_begin(iteration)
         with report_non_finite(agent, iteration, logs, reports):
-            logs = agent.iterate(collector, policy) | agent.episode_logs(collector)
+            logs = compiled.next_logs(collector) if compiled else agent.iterate(collector, policy)
+            logs |= agent.episode_logs(collector)
         advice.look(logs, collector.take_finished())
         last = iteration + 1 == iterations.stop
         logs |= validate(iteration, last)
-        callback_list.on_train_batch_end(0, logs)
-        callback_list.params["head"] = agent.head_options()
-        callback_list.on_epoch_end(iteration, logs)
-        run.save_if_due(iteration, last or agent.model.stop_training or bool(stop))
-        stop.raise_if_set()
+        if watched:
+            callback_list.params["head"] = agent.head_options()
+            callback_list.on_train_batch_end(0, logs)
+            callback_list.on_epoch_end(iteration, logs)
+            agent.forget_weights()
+        else:
+            logs = {name: float(logs[name]) for name in sorted(logs)}
+            for each in callback_list.callbacks:
+                each.on_epoch_end(iteration, logs)
+        if not (compiled and compiled.pending):
+            run.save_if_due(iteration, last or agent.model.stop_training or bool(stop))
+            stop.raise_if_set()
     return logs
 
 

@@ -75,6 +75,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         pass
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not self.verbose:
+            return
         # Keras hands the logs over in alphabetical order.
         logs = {**(logs or {}), **self._rates(logs or {})}
         logs = dict(sorted(logs.items(), key=lambda item: rank(item[0])))
@@ -99,7 +101,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def _to_come(self) -> list[str]:
         """Names that the logs of the first iteration may lack."""
         names = ["episode_return", "episode_length"]
-        return names + [f"val_{name}" for name in names if self.params.get("validates")]
+        return names + [f"val_{name}" for name in names if self.params.get("validation_freq")]
 
     def _rates(self, logs: dict[str, float]) -> dict[str, float]:
         now = time.monotonic()

@@ -1,4 +1,5 @@
-"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``check``, ``doctor``.
+"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``check``, ``bench``,
+``doctor``.
 
 Arguments are parsed without TensorFlow, so help and usage errors appear at once.
 """
@@ -22,6 +23,7 @@ _COMMANDS = {
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",
     "check": "Find problems in an environment.",
+    "bench": "Measure the speed of training.",
     "verify-resume": "Kill a run, resume it, and compare the results.",
     "doctor": "Check this machine and installation.",
 }

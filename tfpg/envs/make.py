@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.experimental.functional import FuncEnv
 from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import search_current_folder
@@ -26,7 +27,7 @@ from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
 _CONSTANTS = {"true": True, "false": False, "none": None}
-EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env | VectorEnv]
+EnvLike = str | gymnasium.Env | VectorEnv | FuncEnv | Callable[[], gymnasium.Env | VectorEnv]
 
 
 def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
@@ -111,6 +112,10 @@ def make_vec(
     in_process = workers is None and on_env_error == "raise"
     if isinstance(env, VectorEnv):
         return _ready_made(env, in_process)
+    if isinstance(env, FuncEnv):
+        from tfpg.envs.functional import FunctionalVectorEnv
+
+        return FunctionalVectorEnv(env, num_envs)
     if isinstance(env, gymnasium.Env):
         if workers is not None:
             raise ValueError(
@@ -198,7 +203,11 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
         yield env
         return
     made: Any = env
-    if isinstance(env, str):
+    if isinstance(env, FuncEnv):
+        from tfpg.envs.functional import single
+
+        made = single(env, **kwargs)
+    elif isinstance(env, str):
         made = make(env, **kwargs)
     elif callable(env) and not isinstance(env, VectorEnv):
         made = env()
@@ -458,6 +467,8 @@ def _full_id(env_id: str) -> str:
             ) from error
     if is_atari(name):
         _register_atari()
+    if name.startswith("functional/"):
+        importlib.import_module("tfpg.envs.functional")  # which registers them
     if name in gymnasium.registry:
         return name
     pattern = re.compile(re.escape(name) + r"-v(\d+)")

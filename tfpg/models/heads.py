@@ -27,17 +27,18 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import keras, read_variable, tf
 from tfpg.core.messages import alternatives
 from tfpg.core.options import checked, fraction
 from tfpg.models.inspection import last_activation
+from tfpg.ops import numeric as xp
 from tfpg.ops.distributions import (
     Bernoulli,
     Categorical,
@@ -92,22 +93,39 @@ class Head(abc.ABC):
         """Return the action distribution for outputs ``[B, K]``, arrays or tensors."""
 
     @abc.abstractmethod
-    def env_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Return actions as the environment expects them: in its bounds, shape and dtype."""
+    def env_actions(self, actions: Any) -> Any:
+        """Return actions as the environment expects them: in its bounds, shape and dtype.
 
-    def clipped_fraction(self, actions: np.ndarray) -> float | None:
-        """Return the fraction of actions ``[B, ...]`` that get clipped; None if none ever are."""
+        Args:
+            actions: Array or tensor ``[B, ...]``.
+        """
+
+    def clipped(self, actions: Any) -> Any:
+        """Return 1 for actions ``[B, ...]`` that get clipped, 0 for others; None if none ever are.
+
+        Args:
+            actions: Float array or tensor.
+        """
         return None
 
-    def noise(self, rng: np.random.Generator, steps: int) -> np.ndarray:
-        """Return noise for a sample at each step, ``[steps, *noise_shape]`` float32."""
-        noise = self.distribution_type.noise(rng, (steps, *self.noise_shape))
-        return noise.astype(np.float32)
+    def noise(self, rng: Any, *shape: int) -> Any:
+        """Return noise for samples of a shape, ``[*shape, *noise_shape]`` float32.
 
-    def snapshot(self) -> Head:
-        """Return a copy with the current values of the variables, for acting in NumPy."""
+        Args:
+            rng: A NumPy generator, or a seed ``[2]`` int64 for a tensor.
+            shape: Integers, for example the number of steps.
+        """
+        noise = self.distribution_type.noise(rng, (*shape, *self.noise_shape))
+        return xp.cast(noise, np.float32)
+
+    def snapshot(self, read: Callable[[Any], np.ndarray] = read_variable) -> Head:
+        """Return a copy with the current values of the variables, for acting in NumPy.
+
+        Args:
+            read: Returns the value of a variable.
+        """
         head = copy.copy(self)
-        head.variables = tuple(variable.value.numpy() for variable in self.variables)
+        head.variables = tuple(read(variable) for variable in self.variables)
         return head
 
 
@@ -133,12 +151,12 @@ class DiscreteHead(Head):
         """A hundredth of the largest entropy."""
         return 0.01 * float(np.log(self.choices).sum())
 
-    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+    def env_actions(self, actions: Any) -> Any:
         if self.space.shape:
-            actions = actions.reshape(len(actions), *self.space.shape)
+            actions = xp.reshape(actions, (actions.shape[0], *self.space.shape))
         if self._start is not None:
             actions = actions + self._start
-        return actions.astype(self.space.dtype, copy=False)
+        return xp.cast(actions, self.space.dtype)
 
     def look_like_probabilities(self, outputs: np.ndarray) -> bool:
         """Whether outputs ``[B, K]`` are all in [0, 1] and sum to 1 where probabilities do."""
@@ -306,20 +324,19 @@ class GaussianHead(Head):
             return SquashedGaussian(mean, log_std, self.low, self.high)
         return DiagonalGaussian(mean, log_std)
 
-    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+    def env_actions(self, actions: Any) -> Any:
         if self.squash:
             actions = SquashedGaussian(actions, actions, self.low, self.high).squash(actions)
         if np.issubdtype(self.space.dtype, np.integer):
-            actions = np.rint(np.clip(actions, self.low, self.high))
+            actions = xp.rint(xp.clip(actions, self.low, self.high))
         # Converting to another precision can overstep a bound, so this clips last.
-        actions = actions.astype(self.space.dtype).reshape(len(actions), *self.space.shape)
-        return np.clip(actions, self.space.low, self.space.high)
+        actions = xp.reshape(actions, (actions.shape[0], *self.space.shape))
+        return xp.clip(xp.cast(actions, self.space.dtype), self.space.low, self.space.high)
 
-    def clipped_fraction(self, actions: np.ndarray) -> float | None:
+    def clipped(self, actions: Any) -> Any:
         if self.squash or not (np.isfinite(self.low).any() or np.isfinite(self.high).any()):
             return None
-        outside = (actions < self.low) | (actions > self.high)
-        return float(outside.any(axis=-1).mean())
+        return xp.like(xp.any((actions < self.low) | (actions > self.high)), actions)
 
 
 # The heads of policies. The EpsilonGreedyHead is that of Q-networks.

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import keras, read_variable
 from tfpg.models.inspection import has_graph, inputs_by_key, policy_output
 from tfpg.ops.numeric import sigmoid, softplus
 
 Forward = Callable[[Any], np.ndarray]
+Read = Callable[[Any], np.ndarray]
 ArrayFunction = Callable[..., np.ndarray]
 
 
@@ -52,13 +53,16 @@ class Mirror(NamedTuple):
     """A model's forward pass in NumPy.
 
     Attributes:
-        snapshot: Reads the weights and returns ``forward(inputs [N, ...]) -> outputs [N, K]`` with
-            these weights. The inputs of a model with several are a dict.
+        snapshot: Takes a function that reads a variable, by default `read_variable`. Returns
+            ``forward(inputs [N, ...]) -> outputs [N, K]`` with these weights. The inputs of a model
+            with several are a dict.
         gives_logits: Whether the outputs leave out the sigmoid or softmax that the model ends in.
+        variables: The variables that a snapshot reads.
     """
 
-    snapshot: Callable[[], Forward]
+    snapshot: Callable[..., Forward]
     gives_logits: bool
+    variables: list[Any]
 
 
 def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
@@ -92,12 +96,18 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
     ends_in = last.activation if type(last) in _with_activation() else None
     gives_logits = logits and ends_in in (keras.activations.sigmoid, keras.activations.softmax)
 
-    def functions() -> list[Any]:
+    def functions(read: Read) -> list[Any]:
         return [
-            _numpy_function(step.layer, linear=gives_logits and step is steps[-1]) for step in steps
+            _numpy_function(step.layer, gives_logits and step is steps[-1], read) for step in steps
         ]
 
-    if None in functions():
+    variables: list[Any] = []
+
+    def note(variable: Any) -> np.ndarray:
+        variables.append(variable)
+        return read_variable(variable)
+
+    if None in functions(note):
         return None
     name = next(iter(sources))
     previous = [sources[name], *(step.output for step in steps)]
@@ -105,8 +115,8 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
         step.inputs == [before] for step, before in zip(steps, previous, strict=False)
     )
 
-    def snapshot() -> Forward:
-        layers = functions()
+    def snapshot(read: Read = read_variable) -> Forward:
+        layers = functions(read)
 
         def forward_through_chain(x: Any) -> np.ndarray:
             x = np.asarray(x[name] if isinstance(x, dict) else x, np.float32)
@@ -125,7 +135,7 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
 
         return forward_through_chain if is_chain else forward_through_graph
 
-    return Mirror(snapshot, gives_logits)
+    return Mirror(snapshot, gives_logits, variables)
 
 
 class _Step(NamedTuple):
@@ -179,7 +189,7 @@ def _with_activation() -> tuple[type, type]:
     return keras.layers.Dense, keras.layers.Activation
 
 
-def _numpy_function(layer: Any, linear: bool) -> ArrayFunction | None:
+def _numpy_function(layer: Any, linear: bool, read: Read) -> ArrayFunction | None:
     """A layer in NumPy with its current weights; None if it is not supported."""
     kind, layers = type(layer), keras.layers
     if not isinstance(layer, layers.Layer):
@@ -190,24 +200,26 @@ def _numpy_function(layer: Any, linear: bool) -> ArrayFunction | None:
         if layer.activation not in _activations():
             return None
         activation = None if linear else _activations()[layer.activation]
-        return _numpy_dense(layer, activation) if kind is layers.Dense else activation or _identity
+        if kind is layers.Dense:
+            return _numpy_dense(layer, activation, read)
+        return activation or _identity
     if kind is layers.Rescaling and np.ndim(layer.scale) == np.ndim(layer.offset) == 0:
         scale, offset = np.float32(layer.scale), np.float32(layer.offset)
         return lambda x: x * scale + offset
     if kind is layers.Concatenate and layer.axis == -1:
         return lambda *xs: np.concatenate(xs, axis=-1)
     if kind is layers.BatchNormalization:
-        return _numpy_batch_normalization(layer)
+        return _numpy_batch_normalization(layer, read)
     if kind is layers.Flatten and layer.data_format == "channels_last":
         return lambda x: x.reshape(len(x), -1)
     return None
 
 
-def _numpy_dense(layer: Any, activation: ArrayFunction | None) -> ArrayFunction | None:
+def _numpy_dense(layer: Any, activation: ArrayFunction | None, read: Read) -> ArrayFunction | None:
     if layer.lora_enabled or layer.quantization_mode is not None:
         return None
-    kernel = _array(layer.kernel)
-    bias = _array(layer.bias) if layer.use_bias else np.zeros(layer.units, np.float32)
+    kernel = read(layer.kernel)
+    bias = read(layer.bias) if layer.use_bias else np.zeros(layer.units, np.float32)
 
     def dense(x: np.ndarray) -> np.ndarray:
         x = x.dot(kernel)  # half the overhead of @ on small arrays
@@ -217,14 +229,14 @@ def _numpy_dense(layer: Any, activation: ArrayFunction | None) -> ArrayFunction 
     return dense
 
 
-def _numpy_batch_normalization(layer: Any) -> ArrayFunction | None:
+def _numpy_batch_normalization(layer: Any, read: Read) -> ArrayFunction | None:
     if layer.trainable or layer.axis not in (-1, len(layer.output.shape) - 1):
         return None
-    scale = 1 / np.sqrt(_array(layer.moving_variance) + np.float32(layer.epsilon))
+    scale = 1 / np.sqrt(read(layer.moving_variance) + np.float32(layer.epsilon))
     if layer.scale:
-        scale = scale * _array(layer.gamma)
-    mean = _array(layer.moving_mean)
-    offset = _array(layer.beta) if layer.center else np.float32(0)
+        scale = scale * read(layer.gamma)
+    mean = read(layer.moving_mean)
+    offset = read(layer.beta) if layer.center else np.float32(0)
     return lambda x: (x - mean) * scale + offset
 
 
@@ -245,9 +257,3 @@ def _numpy_operation(operation: Any) -> ArrayFunction | None:
 
 def _identity(x: np.ndarray) -> np.ndarray:
     return x
-
-
-def _array(variable: keras.Variable) -> np.ndarray:
-    # A variable's own .numpy() takes four times as long, which matters when acting.
-    value = variable.value
-    return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy()

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.arrays import batch_size, map_arrays
-from tfpg.core.backend import check_not_forked, keras, tf
+from tfpg.core.backend import check_not_forked, keras, read_variable, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import Head, head_for
@@ -41,6 +41,7 @@ from tfpg.ops.distributions import Distribution
 _LARGE = 1_000_000
 # Observations evaluated in one call of a value model: thousands of images would fill the memory.
 _VALUES_PER_CALL = 4096
+_BEFORE, _LAST = slice(None, -1), slice(-1, None)
 # Random observations with which a model is called once, to see that it fits.
 _PROBES = 16
 
@@ -152,7 +153,7 @@ class Policy:
         frozen = copy.copy(self)
         if self._mirror is not None:
             forward = self._mirror.snapshot()
-            frozen._mirror = self._mirror._replace(snapshot=lambda: forward)
+            frozen._mirror = self._mirror._replace(snapshot=lambda *_: forward)
         return frozen
 
     def share_head_variables(self, other: Policy) -> None:
@@ -196,6 +197,29 @@ class Policy:
         outputs = self.value_model(_select(inputs, self._value_keys), training=False)
         return tf.cast(outputs, tf.float32)[:, 0]
 
+    def rollout_values(self, inputs: Any) -> tf.Tensor:
+        """Return the values ``[T, N]`` of encoded observations ``[T, N, ...]``, as tensors."""
+        self.require_value()
+        steps, count = keras.tree.flatten(inputs)[0].shape[:2]
+
+        def flat(x: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(x, [-1, *x.shape[2:]])
+
+        if steps * count <= _VALUES_PER_CALL:
+            # A loss needs all rows but the last one, too, and XLA computes them once.
+            parts = (map_arrays(lambda x, r=r: flat(x[r]), inputs) for r in (_BEFORE, _LAST))
+            values = tf.concat([self.value(part) for part in parts], axis=0)
+            return tf.reshape(values, [steps, count])
+        slices = -(-steps * count // _VALUES_PER_CALL)
+        indices = tf.minimum(tf.range(slices * _VALUES_PER_CALL), steps * count - 1)
+        rows = map_arrays(flat, inputs)
+        values = tf.map_fn(
+            lambda part: self.value(map_arrays(lambda x: tf.gather(x, part), rows)),
+            tf.reshape(indices, [slices, _VALUES_PER_CALL]),
+            fn_output_signature=tf.float32,
+        )
+        return tf.reshape(tf.reshape(values, [-1])[: steps * count], [steps, count])
+
     def values(self, observations: Any) -> np.ndarray:
         """Return the values ``[...]`` of observations ``[..., *shape]`` from the environment.
 
@@ -229,8 +253,18 @@ class Policy:
                 "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."
             )
 
-    def actor(self) -> Callable[[Any, np.ndarray | None], Decision]:
+    @property
+    def acting_variables(self) -> list[keras.Variable]:
+        """The variables that a policy reads to act in NumPy; none if it acts in TensorFlow."""
+        return [] if self._mirror is None else [*self._mirror.variables, *self.head.variables]
+
+    def actor(
+        self, weights: Sequence[np.ndarray] | None = None
+    ) -> Callable[[Any, np.ndarray | None], Decision]:
         """Return a function that acts with the current weights.
+
+        Args:
+            weights: The values of `acting_variables`, if they are known. None: read them.
 
         Returns:
             ``actor(observations [N, ...], noise [N, *noise_shape] or None) -> Decision``. It
@@ -245,9 +279,13 @@ class Policy:
             >>> decision.env_actions.shape, decision.outputs.shape
             ((3,), (3, 2))
         """
-        forward = self._mirror.snapshot() if self._mirror else self._compiled_forward()
+        read = read_variable
+        if weights is not None and self._mirror:
+            known = {id(v): x for v, x in zip(self.acting_variables, weights, strict=True)}
+            read = lambda variable: known[id(variable)]  # noqa: E731
+        forward = self._mirror.snapshot(read) if self._mirror else self._compiled_forward()
         must_encode = not isinstance(self.observation_space, spaces.Box)
-        head, encode = self._acting_head(), self.encode
+        head, encode = self._acting_head(read), self.encode
 
         def act(observations: Any, noise: np.ndarray | None = None) -> Decision:
             if noise is not None and head.at_random:
@@ -293,8 +331,8 @@ class Policy:
         """Return the distribution for the outputs ``[..., K]`` of a `Decision`."""
         return self._acting_head().distribution(outputs)
 
-    def _acting_head(self) -> Head:
-        head = self.head.snapshot()
+    def _acting_head(self, read: Callable[[Any], np.ndarray] = read_variable) -> Head:
+        head = self.head.snapshot(read)
         if self._mirror is not None and self._mirror.gives_logits:
             head.from_logits = True
         return head

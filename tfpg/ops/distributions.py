@@ -4,14 +4,15 @@ A distribution with NumPy parameters returns arrays, and one with tensors return
 same formulas. Event dimensions are summed, so ``log_prob`` and ``entropy`` have shape ``[B]``.
 
 Samples are a function of noise that the caller draws: ``sample(noise)``, with noise from
-``noise(rng, shape)``. Equal noise gives equal actions, however the parameters were computed.
+``noise(rng, shape)``, where ``rng`` is a NumPy generator, or a seed ``[2]`` int64 for a tensor.
+Equal noise gives equal actions, however the parameters were computed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,9 +61,9 @@ class Bernoulli:
         self.logits = logits
 
     @staticmethod
-    def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def noise(rng: Any, shape: tuple[int, ...]) -> Array:
         """Return standard logistic noise, one number per action."""
-        return rng.logistic(size=shape)
+        return xp.logistic(rng, shape)
 
     def sample(self, noise: Array) -> Array:
         return xp.as_integer(noise < self.logits)
@@ -139,9 +140,9 @@ class Categorical:
         self.logits = logits
 
     @staticmethod
-    def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def noise(rng: Any, shape: tuple[int, ...]) -> Array:
         """Return standard Gumbel noise, A numbers per action."""
-        return rng.gumbel(size=shape)
+        return xp.gumbel(rng, shape)
 
     def sample(self, noise: Array) -> Array:
         return xp.argmax(self.logits + noise)
@@ -227,9 +228,9 @@ class EpsilonGreedy:
         self.epsilon = epsilon
 
     @staticmethod
-    def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def noise(rng: Any, shape: tuple[int, ...]) -> Array:
         """Return uniform noise in [0, 1), two numbers per action."""
-        return rng.random(shape)
+        return xp.uniform(rng, shape)
 
     def sample(self, noise: Array) -> Array:
         count = self.q_values.shape[-1]
@@ -279,9 +280,9 @@ class DiagonalGaussian:
         self.log_std = log_std
 
     @staticmethod
-    def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def noise(rng: Any, shape: tuple[int, ...]) -> Array:
         """Return standard normal noise, D numbers per action."""
-        return rng.standard_normal(size=shape)
+        return xp.normal(rng, shape)
 
     def sample(self, noise: Array) -> Array:
         return self.mean + xp.exp(self.log_std) * noise

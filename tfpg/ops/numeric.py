@@ -53,6 +53,42 @@ def sum(x: Array) -> Array:
     return x.sum(axis=-1) if is_array(x) else tf.reduce_sum(x, axis=-1)
 
 
+def total(x: Array, axis: int | None = None) -> Array:
+    """The sum over one axis, or all, which are kept with a size of 1."""
+    if is_array(x):
+        return x.sum(axis=axis, keepdims=True)
+    return tf.reduce_sum(x, axis=axis, keepdims=True)
+
+
+def largest(x: Array, axis: int | None = None) -> Array:
+    """The maximum over one axis, or all, which are kept with a size of 1."""
+    if is_array(x):
+        return x.max(axis=axis, keepdims=True, initial=0)
+    return tf.reduce_max(x, axis=axis, keepdims=True)
+
+
+def zeros_like(x: Array) -> Array:
+    return np.zeros_like(x) if is_array(x) else tf.zeros_like(x)
+
+
+def ones_like(x: Array) -> Array:
+    return np.ones_like(x) if is_array(x) else tf.ones_like(x)
+
+
+def sqrt(x: Array) -> Array:
+    return np.sqrt(x) if is_array(x) else tf.sqrt(x)
+
+
+def shifted(x: Array, steps: int) -> Array:
+    """Row ``t`` holds row ``t + steps`` of ``x``, or zeros where there is none."""
+    rows = x[steps:], zeros_like(x[:steps])
+    return np.concatenate(rows) if is_array(x) else tf.concat(rows, axis=0)
+
+
+def any(x: Array) -> Array:
+    return x.any(axis=-1) if is_array(x) else tf.reduce_any(x, axis=-1)
+
+
 def argmax(x: Array) -> Array:
     return x.argmax(axis=-1) if is_array(x) else tf.argmax(x, axis=-1)
 
@@ -67,6 +103,18 @@ def where(condition: Array, x: Array, y: Array) -> Array:
 
 def clip(x: Array, low: Array, high: Array) -> Array:
     return np.clip(x, low, high) if is_array(x) else tf.clip_by_value(x, low, high)
+
+
+def rint(x: Array) -> Array:
+    return np.rint(x) if is_array(x) else tf.round(x)
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape) if is_array(x) else tf.reshape(x, shape)
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype, copy=False) if is_array(x) else tf.cast(x, dtype)
 
 
 def like(x: Array, example: Array) -> Array:
@@ -90,3 +138,39 @@ def take(table: Array, index: Array) -> Array:
     if is_array(table):
         return np.take_along_axis(table, np.asarray(index)[..., None], axis=-1)[..., 0]
     return tf.gather(table, tf.cast(index, tf.int64), axis=-1, batch_dims=table.shape.rank - 1)
+
+
+# Random numbers, from a NumPy generator or from a seed, a tensor [2] int64.
+
+
+def uniform(rng: Any, shape: Any) -> Array:
+    """Uniform numbers in [0, 1)."""
+    if isinstance(rng, np.random.Generator):
+        return rng.random(shape)
+    return tf.random.stateless_uniform(shape, rng, alg="philox")
+
+
+def normal(rng: Any, shape: Any) -> Array:
+    """Standard normal numbers."""
+    if isinstance(rng, np.random.Generator):
+        return rng.standard_normal(size=shape)
+    return tf.random.stateless_normal(shape, rng, alg="philox")
+
+
+def gumbel(rng: Any, shape: Any) -> Array:
+    """Standard Gumbel numbers."""
+    if isinstance(rng, np.random.Generator):
+        return rng.gumbel(size=shape)
+    return -tf.math.log(-tf.math.log(_within(uniform(rng, shape))))
+
+
+def logistic(rng: Any, shape: Any) -> Array:
+    """Standard logistic numbers."""
+    if isinstance(rng, np.random.Generator):
+        return rng.logistic(size=shape)
+    drawn = _within(uniform(rng, shape))
+    return tf.math.log(drawn) - tf.math.log1p(-drawn)
+
+
+def _within(drawn: Any) -> Any:
+    return tf.clip_by_value(drawn, 1e-7, 1 - 1e-7)  # whose logarithms are finite

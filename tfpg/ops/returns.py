@@ -7,19 +7,24 @@ One recursion computes them all:
 ``lambda_t`` is ``gae_lambda``, but 0 at the last step that counts: where an episode ended or was
 cut off, or a masked row follows. Only termination stops the bootstrap.
 
-No gradient flows through returns, and rewards come from NumPy, so these functions are NumPy in
-float64.
+No gradient flows through returns. Of arrays and lists, these functions compute in float64. Of
+tensors, they compute in the tensors' dtype: returns and z-scores of a thousand steps in float32
+differ from those in float64 by less than 1e-5 of the largest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfpg.core.options import checked, count, fraction
+from tfpg.ops import numeric as xp
 
-Array = np.ndarray | Sequence
+_TINY = 1e-30
+_ROUNDING = 100  # the rounding error of the standard deviation of equal values, in units of eps
+
+Array = Any  # an array, a tensor or a sequence of numbers
 
 
 def discounted_returns(
@@ -106,15 +111,14 @@ def lambda_returns(
         rewards, gamma, next_values, terminated, truncated, mask
     )
     weights = checked("gae_lambda", gae_lambda, fraction) * continues
-    # G_t = constants_t + slopes_t G_{t+1}
-    constants = rewards + discounts * (1 - weights) * values
-    slopes = discounts * weights
-    returns = np.empty_like(rewards)
-    following = np.zeros(rewards.shape[1:])
-    for t in range(len(rewards) - 1, -1, -1):
-        following = constants[t] + slopes[t] * following
-        returns[t] = following
-    return np.where(real, returns, 0.0)
+    # G_t = returns_t + slopes_t G_{t+1}. Every pass doubles the steps that the sums reach.
+    returns, slopes = rewards + discounts * (1 - weights) * values, discounts * weights
+    reach = 1
+    while reach < rewards.shape[0]:
+        returns = returns + slopes * xp.shifted(returns, reach)
+        slopes = slopes * xp.shifted(slopes, reach)
+        reach *= 2
+    return returns * real
 
 
 def n_step_returns(
@@ -160,10 +164,10 @@ def n_step_returns(
         rewards, gamma, next_values, terminated, truncated, mask
     )
     returns = rewards + discounts * values
-    for _ in range(min(n, len(rewards)) - 1):
-        following = np.concatenate([returns[1:], np.zeros_like(returns[:1])])
-        returns = rewards + discounts * np.where(continues, following, values)
-    return np.where(real, returns, 0.0)
+    for _ in range(min(n, rewards.shape[0]) - 1):
+        following = xp.where(continues > 0, xp.shifted(returns, 1), values)
+        returns = rewards + discounts * following
+    return returns * real
 
 
 def n_step_transitions(
@@ -234,23 +238,21 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
         >>> standardize([1.0, 2.0, 3.0, 99.0], mask=[1, 1, 1, 0]).round(4)
         array([-1.2247,  0.    ,  1.2247,  0.    ])
     """
-    values = np.asarray(values, dtype=np.float64)
-    real = _real_steps(mask, values)
-    if per == "episode":
-        columns = [standardize(values[:, i], real[:, i]) for i in range(values.shape[1])]
-        return np.stack(columns, axis=1)
-    if per != "batch":
+    if per not in ("batch", "episode"):
         raise ValueError(f'per must be "batch" or "episode", but it is {per!r}.')
-    result = np.zeros_like(values)
-    chosen = values[real]
-    if chosen.size == 0:
-        return result
-    centered = chosen - chosen.mean()
-    std = np.sqrt(np.mean(centered * centered))
+    values = _numbers(values)
+    real = _real_steps(mask, values)
+    axis = 0 if per == "episode" else None
+    # Masked rows may hold anything, NaN included.
+    values = xp.where(real > 0, values, xp.zeros_like(real))
+    count = xp.total(real, axis) + _TINY
+    centered = real * (values - xp.total(values, axis) / count)
+    std = xp.sqrt(xp.total(centered * centered, axis) / count)
     # Equal values leave a rounding error, not an exact zero.
-    if std > 1e-12 * np.abs(chosen).max():
-        result[real] = centered / std
-    return result
+    error = _ROUNDING * np.finfo(values.dtype if xp.is_array(values) else np.float32).eps
+    is_spread = std > error * xp.largest(abs(values), axis)
+    counts = is_spread & (real > 0)
+    return xp.where(counts, centered / (std + _TINY), xp.zeros_like(centered))
 
 
 def _prepared(
@@ -260,40 +262,45 @@ def _prepared(
     terminated: Array | None,
     truncated: Array | None,
     mask: Array | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Array, Array, Array, Array, Array]:
     """Rewards, values, discounts, whether the episode continues in the next row, and the mask."""
-    rewards = np.asarray(rewards, dtype=np.float64)
+    rewards = _numbers(rewards)
     real = _real_steps(mask, rewards)
-    zeros = np.zeros(rewards.shape)
-    ended, cut, values = (
-        zeros if x is None else _shaped(name, x, rewards.shape)
+    over, cut, values = (
+        xp.zeros_like(real) if x is None else _shaped(name, x, rewards)
         for name, x in (
             ("terminated", terminated),
             ("truncated", truncated),
             ("next_values", next_values),
         )
     )
-    followed = np.concatenate([real[1:], np.zeros_like(real[:1])])
-    continues = real & followed & ~(ended > 0) & ~(cut > 0)
+    continues = real * xp.shifted(real, 1) * (1 - over) * (1 - cut)
     # Masked rows may hold anything, NaN included.
-    rewards, values = np.where(real, rewards, 0.0), np.where(real, values, 0.0)
-    discounts = checked("gamma", gamma, fraction) * (real & ~(ended > 0))
+    rewards, values = (xp.where(real > 0, x, xp.zeros_like(real)) for x in (rewards, values))
+    discounts = checked("gamma", gamma, fraction) * real * (1 - over)
     return rewards, values, discounts, continues, real
 
 
-def _shaped(name: str, x: Array, shape: tuple[int, ...]) -> np.ndarray:
-    x = np.asarray(x, dtype=np.float64)
-    if x.shape != shape:
+def _numbers(x: Array) -> Array:
+    """A tensor as it is, and anything else as a float64 array."""
+    is_tensor = hasattr(x, "shape") and not xp.is_array(x)
+    return x if is_tensor else np.asarray(x, np.float64)
+
+
+def _shaped(name: str, x: Array, example: Array) -> Array:
+    x = xp.like(x, example)
+    if x.shape != example.shape:
         raise ValueError(
-            f"{name} has shape {x.shape}, but rewards have {shape}: they must be equal."
+            f"{name} has shape {x.shape}, but rewards have {example.shape}: they must be equal."
         )
     return x
 
 
-def _real_steps(mask: Array | None, values: np.ndarray) -> np.ndarray:
+def _real_steps(mask: Array | None, values: Array) -> Array:
+    """1 for real steps and 0 for padding, in the dtype of the values."""
     if mask is None:
-        return np.ones(values.shape, bool)
-    real = np.asarray(mask) > 0
+        return xp.ones_like(values)
+    real = xp.like(_numbers(mask) > 0, values)
     if real.shape != values.shape:
         raise ValueError(
             f"mask has shape {real.shape}, but the values have {values.shape}: they must be equal."

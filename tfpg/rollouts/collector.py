@@ -58,6 +58,7 @@ class Collector:
             `take_finished` was called where those are more; oldest first.
         episode_lengths: Lengths of the same episodes, in steps.
         progress: The environments' positions between two calls of `collect_steps`; None before.
+        until: The iteration at which the next compiled call must end.
 
     Example:
         >>> import keras
@@ -83,6 +84,7 @@ class Collector:
         self.episode_returns: list[float] = []
         self.episode_lengths: list[int] = []
         self.progress: Progress | None = None
+        self.until = 1
         self._tracker: EnvTracker | None = None
         self._last: Any = None  # observations at the end of the last whole episodes
         self._seeds: list[int] = []  # of the current episodes
@@ -93,7 +95,11 @@ class Collector:
         self._warned = False
 
     def collect_episodes(
-        self, policy: Policy, num_episodes: int, max_steps: int | None = None
+        self,
+        policy: Policy,
+        num_episodes: int,
+        max_steps: int | None = None,
+        weights: Sequence[np.ndarray] | None = None,
     ) -> Trajectory:
         """Play whole episodes: an equal share in each environment, fixed in advance.
 
@@ -105,6 +111,7 @@ class Collector:
             num_episodes: N of the trajectory.
             max_steps: Length at which an episode is truncated; see
                 `tfpg.rollouts.loop.play_episodes`.
+            weights: The policy's weights, if they are known; see `tfpg.Policy.actor`.
 
         Returns:
             A `Trajectory` with an episode in each column, padded to the longest.
@@ -113,7 +120,7 @@ class Collector:
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
-        act, count = policy.actor(), self.envs.num_envs
+        act, count = policy.actor(weights), self.envs.num_envs
         # Only environments that idle after their episode take the same steps again.
         tracker = self._tracker if hasattr(self.envs.unwrapped, "on_env_error") else None
         if tracker is not None:
@@ -155,6 +162,8 @@ class Collector:
         num_steps: int,
         max_steps: int | None = None,
         end_on_life_loss: bool = False,
+        weights: Sequence[np.ndarray] | None = None,
+        log_probs: bool = True,
     ) -> Trajectory:
         """Step each environment ``num_steps`` times, from where the last call stopped.
 
@@ -164,6 +173,8 @@ class Collector:
             max_steps: Length at which an episode is truncated. None: the environment's own limit.
             end_on_life_loss: Mark a step in which a life was lost as terminated, according to
                 ``"lives"`` in the environment's infos. The episode continues.
+            weights: The policy's weights, if they are known; see `tfpg.Policy.actor`.
+            log_probs: Whether log-probabilities are needed. They are 0 otherwise.
 
         Returns:
             A `Trajectory` with an environment in each column, at least ``num_steps`` long. Between
@@ -186,7 +197,7 @@ class Collector:
             )
         if self.progress is None:
             self.progress = self._begin()
-        act, noise = policy.actor(), self._noise(policy.head, num_steps)
+        act, noise = policy.actor(weights), self._noise(policy.head, num_steps)
         if self._tracker is not None:
             act = self._tracker.recorded(act)
         steps = []
@@ -204,10 +215,10 @@ class Collector:
                 step = step._replace(terminated=step.terminated | lost)
             steps.append(step)
             self._returns += step.rewards
-            if any_of(step.ended) or any_of(step.failed):
+            if any_of(step.ended | step.failed):
                 self.finish(self._returns[step.ended], step.lengths[step.ended])
                 self._returns[step.ended | step.failed] = 0.0
-        data = record(steps, policy, num_steps=num_steps)
+        data = record(steps, policy, num_steps=num_steps, log_probs=log_probs)
         self.steps += int(data.mask.sum())
         self._warn_if_endless()
         return data
@@ -253,8 +264,7 @@ class Collector:
             ``[N]`` bool, the environments that could not be restored: they reset themselves, or do
             not take the same steps every time. Their episodes begin from a reset.
         """
-        for name in _STATE:
-            setattr(self, name, deepcopy(state[name]))
+        self.restore_counts(state)
         lost = np.zeros(self.envs.num_envs, bool)
         self.follow()
         assert self._tracker is not None
@@ -278,6 +288,11 @@ class Collector:
             self.progress = Progress(observations, playing | lost, np.where(lost, 0, lengths))
         self._returns[lost], self._lives[lost] = 0.0, np.nan
         return lost
+
+    def restore_counts(self, state: dict[str, Any]) -> None:
+        """Restore all of a state but the positions of the environments."""
+        for name in _STATE:
+            setattr(self, name, deepcopy(state[name]))
 
     def _begin(self) -> Progress:
         count = self.envs.num_envs
@@ -361,6 +376,7 @@ def record(
     *,
     num_episodes: int | None = None,
     num_steps: int = 0,
+    log_probs: bool = True,
 ) -> Trajectory:
     """Return successive steps as a trajectory.
 
@@ -370,6 +386,7 @@ def record(
         policy: The policy that acted.
         num_episodes: How many columns to return, the first ones. None: all.
         num_steps: The least T; the trajectory is padded up to it.
+        log_probs: Whether log-probabilities are needed. They are 0 otherwise.
 
     Raises:
         tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
@@ -378,25 +395,50 @@ def record(
     decisions: Any = Decision._make(zip(*fields.decision, strict=True))
 
     def stacked(*xs: np.ndarray) -> np.ndarray:
-        return np.array(xs)[:, :num_episodes]
+        array = np.array(xs)
+        return array if num_episodes is None else array[:, :num_episodes]
 
-    real, broken = (x[..., :num_episodes] for x in _kept(fields))
-    ended = stacked(*fields.ended)
-    actions = stacked(*decisions.actions)
-    arrays = [
-        actions,
-        np.where(real, stacked(*fields.rewards), 0.0),
-        stacked(*fields.terminated) & real,
-        stacked(*fields.truncated) & real,
-        real.astype(np.float64),
-        policy.distribution_of(stacked(*decisions.outputs)).log_prob(actions),
-    ]
+    actions, rewards = stacked(*decisions.actions), stacked(*fields.rewards)
+    if log_probs:
+        taken = policy.distribution_of(stacked(*decisions.outputs)).log_prob(actions)
+    else:
+        taken = np.zeros(rewards.shape, np.float32)
     observations = map_arrays(stacked, *fields.observations, fields.following[-1])
+    real, ended, failed = (stacked(*x) for x in (fields.real, fields.ended, fields.failed))
+    terminated, truncated = stacked(*fields.terminated), stacked(*fields.truncated)
+    arrays = [actions, rewards, terminated, truncated, real.astype(np.float64), taken]
+    data = Trajectory(observations, *arrays)
+    # Environments that reset themselves in a step of their own leave the gaps that are needed.
+    if len(steps) < num_steps or any_of(failed) or not np.array_equal(real[1:], ~ended[:-1]):
+        lengths = stacked(*fields.lengths)
+        data = _arranged(data, fields.following, ended, failed, lengths, num_steps)
+    if not (is_finite(data.rewards) and is_finite(data.observations)):
+        _check_finite(steps)
+    return data
+
+
+def _arranged(
+    data: Trajectory,
+    following: Sequence[Any],
+    ended: np.ndarray,
+    failed: np.ndarray,
+    lengths: np.ndarray,
+    num_steps: int,
+) -> Trajectory:
+    """Put rows between episodes, leave out the steps of those that failed, and pad."""
+    real, broken = _kept(data.mask > 0, failed, lengths)
+    observations = data.observations
+    kept = real.astype(np.float64)
+    arrays = [
+        *(data.actions, np.where(real, data.rewards, 0.0)),
+        *(data.terminated & real, data.truncated & real, kept, data.log_probs),
+    ]
     rows = arrange(real, ended, broken)
     times, columns = np.nonzero(real)
     places = rows[times, columns]
+    steps = len(real)
     length = max(places.max(initial=-1) + 1, num_steps)
-    if length != len(steps) or (places != times).any():
+    if length != steps or (places != times).any():
 
         def moved(x: np.ndarray, length: int = length, fill: Any = 0) -> np.ndarray:
             out = np.empty((length, *x.shape[1:]), x.dtype)
@@ -409,13 +451,11 @@ def record(
         observations = map_arrays(lambda x: moved(x, length + 1, x[0]), observations)
         # Nothing is below the last step of a column yet.
         n = np.flatnonzero(real.any(axis=0))
-        ended[len(steps) - 1 - real[::-1, n].argmax(axis=0), n] = True
+        ended[steps - 1 - real[::-1, n].argmax(axis=0), n] = True
     for t in np.flatnonzero(ended.any(axis=1)).tolist():
         n = np.flatnonzero(ended[t])
-        following = map_arrays(lambda x, n=n: x[n], fields.following[t])
-        assign(observations, (rows[t, n] + 1, n), following)
-    if not (is_finite(arrays[1]) and is_finite(observations)):
-        _check_finite(steps)
+        last = map_arrays(lambda x, n=n: x[n], following[t])
+        assign(observations, (rows[t, n] + 1, n), last)
     return Trajectory(observations, *arrays)
 
 
@@ -442,12 +482,13 @@ def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarr
     return rows
 
 
-def _kept(fields: Step) -> tuple[np.ndarray, np.ndarray]:
+def _kept(
+    real: np.ndarray, failed: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The real steps ``[T, N]`` of episodes that did not fail, and which columns begin broken."""
-    real, failed = np.array(fields.real), np.array(fields.failed)
-    broken = np.zeros(real.shape[1], bool)
+    real, broken = real.copy(), np.zeros(real.shape[1], bool)
     for t, n in zip(*np.nonzero(failed), strict=True):
-        first = t - fields.lengths[t][n]
+        first = t - lengths[t, n]
         broken[n] |= first < 0
         real[max(first, 0) : t, n] = False
     return real, broken

@@ -114,39 +114,41 @@ def play(
         tfpg.errors.EnvError: An environment failed.
         FloatingPointError: The model's outputs are NaN or infinite.
     """
-    mode, nobody = autoreset_mode(envs), np.zeros(envs.num_envs, bool)
-    form, supervised = VectorForm(envs), hasattr(envs.unwrapped, "on_env_error")
+    mode, form = autoreset_mode(envs), VectorForm(envs)
+    nobody, everybody = np.zeros(envs.num_envs, bool), np.ones(envs.num_envs, bool)
+    supervised = hasattr(envs.unwrapped, "on_env_error")
     steps_left = 0  # until max_steps may cut an episode; not known yet
     for drawn in noise:
         observations, real, failed = progress.observations, progress.playing, nobody
+        lengths = progress.lengths
         try:
             decision = act(observations, drawn)
         except FloatingPointError:  # an environment that is not playing may observe anything
-            check_observations(observations, real, progress.lengths)
+            check_observations(observations, real, lengths)
             decision = act(map_arrays(_finite_part, observations), drawn)
         # An environment may change its actions, and write to what it returned.
-        result = envs.step(np.array(decision.env_actions))
-        following, rewards, over, cut, infos = form.step(result, progress.lengths)
+        result = envs.step(decision.env_actions.copy())
+        following, rewards, over, cut, infos = form.step(result, lengths)
         after = following
         if supervised and "env_failed" in infos:
             failed = infos["env_failed"] & real
             real = real & ~failed
             if next_seeds is None and any_of(failed):
                 raise infos["env_error"][failed][0]
-        if np.count_nonzero(real) < len(real):
+        if real is not everybody:
             rewards[~real] = 0.0
-        lengths = progress.lengths = progress.lengths + real
+        lengths = progress.lengths = lengths + real
         terminated = truncated = ended = nobody
         steps_left -= 1
         # In most steps nothing ends. They are kept short, because small environments are fast.
-        if np.count_nonzero(over | cut) or steps_left <= 0 or failed is not nobody:
+        if any_of(over | cut) or steps_left <= 0 or failed is not nobody:
             terminated, truncated, over = over & real, cut & real, over | cut
             if mode is None and any_of(over):
                 mode = _mode_seen(infos)
             if max_steps:
                 truncated |= real & (lengths >= max_steps)
             ended = terminated | truncated
-            progress.lengths = np.where(ended | failed, 0, lengths)
+            progress.lengths = lengths * ~(ended | failed)
             # An environment whose only episode was cut by max_steps needs no reset.
             waiting = over | failed
             if single_episode:
@@ -158,12 +160,21 @@ def play(
             elif mode is AutoresetMode.DISABLED and any_of(waiting):
                 seeds = None if next_seeds is None else next_seeds(waiting, failed)
                 after = reset_some(envs, waiting, seeds)
-            steps_left = (max_steps or sys.maxsize) - int(progress.lengths.max())
+            steps_left = max_steps - int(progress.lengths.max()) if max_steps else sys.maxsize
         if mode is AutoresetMode.NEXT_STEP and not single_episode:
-            progress.playing = ~ended
+            progress.playing = everybody if ended is nobody else ~ended
         progress.observations, progress.infos = after, infos
         flags = terminated, truncated, real
         yield Step(observations, decision, rewards, *flags, following, ended, lengths, failed)
+
+
+def only_step(envs: VectorEnv, actions: np.ndarray, steps: int) -> None:
+    """Step environments with the same actions ``[N, ...]`` each time, to measure their speed."""
+    manual = autoreset_mode(envs) is AutoresetMode.DISABLED
+    for _ in range(steps):
+        _, _, terminated, truncated, _ = envs.step(actions.copy())
+        if manual and any_of(terminated | truncated):
+            reset_some(envs, terminated | truncated)
 
 
 def play_episodes(

@@ -9,8 +9,8 @@ Guarantees for each column of a `Trajectory`, for whole episodes and fragments a
   value is bootstrapped from the next row, and nothing else needs to be carried along.
 - Where an episode ends and another one follows, there is a masked row between them. It holds the
   observation that the first one ended with.
-- Padding is at the end. Masked rows hold observations of the environment, but rewards and flags
-  of 0.
+- Padding is at the end. The first row is masked, too, if the environment spent the step on a reset.
+- Masked rows hold observations of the environment, but rewards and flags of 0.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def find(algorithm: str, env_id: str) -> Preset:
     Args:
         algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`. A
             class of your own may have a ``default_preset``.
-        env_id: Environment id. Its keyword arguments do not matter.
+        env_id: Environment id. Its keyword arguments do not matter. ``functional/CartPole`` has the
+            presets of ``CartPole-v1``.
 
     Raises:
         ValueError: The algorithm is unknown.
@@ -45,8 +46,9 @@ def find(algorithm: str, env_id: str) -> Preset:
         >>> find("ppo", "CartPole-v1").env_steps
         100000
     """
+    task = split_env_id(env_id)[0].removeprefix("functional/")
     for (name, env), preset in PRESETS.items():
-        if name == algorithm and same_env(env, split_env_id(env_id)[0]):
+        if name == algorithm and same_env(env, task):
             return preset
     if is_atari(env_id) and algorithm in ATARI:
         return ATARI[algorithm]

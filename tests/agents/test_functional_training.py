@@ -1,0 +1,109 @@
+"""Training in functional environments: rollouts and updates in one compiled call."""
+
+import keras
+import numpy as np
+import pytest
+from small import every_checkpoint, flat_weights, prepared
+
+import tfpg
+from tfpg.envs import functional, open_vec
+from tfpg.rollouts.collector import Collector
+
+ENV = functional.CartPole()
+OPTIONS = {"num_envs": 4, "num_steps": 16, "gamma": 0.9}
+
+
+def agent_of(algorithm=tfpg.PPO, env=ENV, seed=0, **options):
+    model = tfpg.networks.actor_critic(env, hidden=(8,), seed=seed)
+    return algorithm(model, **{**OPTIONS, **options})
+
+
+def fit(agent, iterations, **options):
+    return agent.fit(ENV, iterations, seed=3, verbose=0, **options).history
+
+
+@pytest.mark.parametrize("algorithm", [tfpg.A2C, tfpg.PPO])
+class TestAnyNumberOfIterationsInACall:
+    def test_gives_the_same_weights_and_logs(self, algorithm):
+        one, three = (agent_of(algorithm, steps_per_execution=k) for k in (1, 3))
+        logs = [fit(agent, 7) for agent in (one, three)]
+        np.testing.assert_allclose(flat_weights(one.model), flat_weights(three.model), atol=1e-6)
+        assert logs[0]["env_steps"] == logs[1]["env_steps"]
+        np.testing.assert_allclose(logs[0]["loss"], logs[1]["loss"], atol=1e-4)
+        assert len(logs[0]["loss"]) == 7
+
+    def test_a_run_that_stops_and_resumes_ends_with_the_same_weights(self, algorithm, tmp_path):
+        whole, begun, resumed = (agent_of(algorithm, steps_per_execution=2) for _ in range(3))
+        expected = fit(whole, 6)
+        fit(begun, 4, checkpoints=every_checkpoint(tmp_path))
+        found = fit(resumed, 6, checkpoints=every_checkpoint(tmp_path))
+        np.testing.assert_array_equal(flat_weights(whole.model), flat_weights(resumed.model))
+        assert found["loss"] == expected["loss"]
+        assert resumed.env_steps == whole.env_steps
+
+
+class TestCallbacks:
+    def test_an_iteration_is_an_epoch_and_early_stopping_saves_what_was_made(self, tmp_path):
+        stop = keras.callbacks.EarlyStopping("env_steps", patience=2, mode="min")
+        agent = agent_of(steps_per_execution=5)
+        logs = fit(agent, 20, callbacks=[stop], checkpoints=every_checkpoint(tmp_path))
+        assert len(logs["loss"]) == 5  # the call was not over when patience was
+        again = agent_of(steps_per_execution=5)
+        stop = keras.callbacks.EarlyStopping("env_steps", patience=2, mode="min")
+        fit(again, 20, callbacks=[stop], checkpoints=every_checkpoint(tmp_path))
+        np.testing.assert_array_equal(flat_weights(agent.model), flat_weights(again.model))
+
+    def test_validation_measures_the_weights_of_its_iteration(self):
+        agent, plain = agent_of(), agent_of()
+        logs = fit(agent, 6, validation_envs="CartPole-v1", validation_freq=2)
+        assert len(logs["val_episode_return"]) == 3
+        fit(plain, 6)
+        np.testing.assert_allclose(flat_weights(agent.model), flat_weights(plain.model), atol=1e-6)
+
+
+def test_the_updates_are_those_of_the_host_loop_on_the_same_rollout():
+    # The first iteration in tensors, and its steps repeated in the adapter.
+    agent, host = (agent_of(tfpg.A2C, jit_compile=False) for _ in range(2))
+    before = flat_weights(agent.model)
+    history = fit(agent, 1)
+    with open_vec(ENV, 4) as envs:
+        prepared(host, ENV)
+        data = Collector(envs, 3).collect_steps(host.policy, 16)
+        logs = host.update(data)
+    assert set(logs) <= set(history)
+    for model in (agent.model, host.model):
+        step = np.abs(flat_weights(model) - before)
+        assert 0 < step.max() < 2e-3  # one step of Adam
+
+
+@pytest.mark.parametrize("name", ["Acrobot", "MountainCarContinuous", "Pendulum"])
+def test_other_action_spaces_train(name):
+    env = getattr(functional, name)()
+    agent = agent_of(env=env, squash=name == "Pendulum")
+    history = agent.fit(env, 2, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["env_steps"] == [64, 128]
+
+
+def test_rewards_are_scaled_and_inputs_normalized_by_the_host_loop():
+    model = tfpg.networks.actor_critic(ENV, hidden=(8,), normalize=True, seed=0)
+    agent = tfpg.PPO(model, reward_scale="auto", **OPTIONS)
+    history = fit(agent, 2)
+    assert np.isfinite(history["loss"]).all()
+    assert model.get_layer("observation_statistics").moving_mean.numpy().any()
+
+
+def test_other_algorithms_train_through_the_adapter():
+    model = tfpg.networks.mlp(ENV, hidden=(8,), seed=0)
+    history = tfpg.Reinforce(model, episodes_per_update=4).fit(
+        "functional/CartPole", 2, seed=0, verbose=0
+    )
+    assert len(history.history["episode_return"]) == 2
+
+
+@pytest.mark.slow
+def test_ppo_solves_cartpole():
+    model = tfpg.networks.actor_critic(ENV, hidden=(64, 64), seed=0)
+    agent = tfpg.PPO(model, num_envs=16, num_steps=128, epochs=10)
+    agent.fit(ENV, 60, seed=1, verbose=0)
+    assert tfpg.evaluate(agent, "CartPole-v1", 20, seed=2)["episode_return"] > 450

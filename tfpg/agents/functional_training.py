@@ -1,0 +1,140 @@
+"""Iterations in functional environments: several rollouts and updates in one compiled call."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from tfpg.agents.optimization import CompiledUpdate, Layout
+from tfpg.core.backend import tf
+from tfpg.envs.functional import FunctionalVectorEnv
+from tfpg.rollouts.functional_rollout import FunctionalCollector, Position, play, shuffled
+
+_STEPS_PER_CALL = 16_384
+
+
+class CompiledIterations:
+    """Makes iterations of an agent, several in a call, and returns their logs one after another.
+
+    Args:
+        agent: The agent.
+        collector: The environments.
+
+    Attributes:
+        most: Iterations in a call, at most.
+    """
+
+    def __init__(self, agent: Any, collector: FunctionalCollector):
+        self._agent, self._env = agent, collector.env
+        self._num_envs = collector.envs.num_envs
+        limits = [x for x in (agent.max_steps, collector.max_episode_steps) if x is not None]
+        self._limit = min(limits, default=None)
+        steps = agent.num_steps * collector.envs.num_envs
+        self.most = agent.steps_per_execution or max(1, _STEPS_PER_CALL // steps)
+        self._layout = Layout()
+        self._call = CompiledUpdate(self._iterate, agent.jit_compile, agent.models)
+        self._waiting: deque[dict[str, Any]] = deque()
+
+    @property
+    def pending(self) -> int:
+        """Iterations that were made and whose logs have not been returned yet."""
+        return len(self._waiting)
+
+    def fits(self, collector: FunctionalCollector) -> bool:
+        """Whether it was made for the same environments."""
+        return (self._env, self._num_envs) == (collector.env, collector.envs.num_envs)
+
+    def forget(self) -> None:
+        """Forget logs that have not been returned, of a training that was interrupted."""
+        self._waiting.clear()
+
+    def next_logs(self, collector: FunctionalCollector) -> dict[str, float]:
+        """Return the logs of the next iteration, after making more if necessary.
+
+        Raises:
+            FloatingPointError: See `ActorCritic.update`.
+        """
+        agent = self._agent
+        if not self._waiting:
+            agent.trainable.follow_learning_rate()
+            count = max(1, min(self.most, collector.until - collector.fragment))
+            numbers = np.array(collector.fragment, np.int64), np.array(count, np.int32)
+            results, collector.position = self._call(
+                collector.position, collector.seed_tensor, *numbers
+            )
+            rows = results["logs"][: int(results["made"])]
+            self._waiting.extend(self._layout.unpacked_row(row) for row in rows)
+        logs = self._waiting.popleft()
+        collector.fragment += 1
+        ended = logs.pop("ended") > 0
+        collector.finish(logs.pop("returns")[ended], logs.pop("lengths")[ended].astype(int))
+        before = agent.env_steps - collector.steps
+        collector.steps += int(logs.pop("steps"))
+        agent.env_steps = before + collector.steps
+        agent.check_results(logs)
+        return {"env_steps": agent.env_steps, **logs}
+
+    def _iterate(
+        self, position: Position, seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Position]:
+        """Make ``count`` iterations from number ``first``; stop where a result is not finite."""
+
+        def iterate(k: Any, _: Any, position: Position, rows: tf.TensorArray) -> Any:
+            number = first + tf.cast(k, tf.int64)
+            logs, position = self._play_and_learn(position, seed, number)
+            fine = logs["returns_finite"] & tf.reduce_all(logs["finite"])
+            (row,) = self._layout.packed(logs, None)
+            return k + 1, fine, position, rows.write(k, row)
+
+        rows = tf.TensorArray(tf.float32, self.most)
+        made, _, position, rows = tf.while_loop(
+            lambda k, fine, *_: fine & (k < count),
+            iterate,
+            (tf.constant(0), tf.constant(True), position, rows),
+        )
+        return {"made": made, "logs": rows.stack()}, position
+
+    def _play_and_learn(
+        self, position: Position, seed: tf.Tensor, number: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Position]:
+        """Make one iteration: a rollout and its updates."""
+        agent = self._agent
+        position, played = play(
+            self._env, agent.trained_policy, position, agent.num_steps, seed, number, self._limit
+        )
+        order, data = None, played.data
+        if agent.minibatches > 1:
+            steps = math.prod(data.mask.shape)
+            order = shuffled(steps, agent.epochs, agent.minibatches, seed, number)
+        if agent.reward_scale != 1.0:
+            data = data._replace(rewards=data.rewards * float(agent.reward_scale))
+        episodes = {
+            "ended": data.terminated | data.truncated,
+            "returns": played.returns,
+            "lengths": played.lengths,
+            "steps": tf.reduce_sum(data.mask),
+        }
+        return {**agent.learn(data, order), **episodes}, position
+
+
+def compiled_iterations(agent: Any, collector: Any) -> CompiledIterations | None:
+    """Return the iterations of an agent in functional environments; None in other environments.
+
+    They are kept, because compiling them takes seconds.
+    """
+    if not isinstance(collector, FunctionalCollector):
+        return None
+    known = agent.compiled_iterations
+    if known is None or not known.fits(collector):
+        agent.compiled_iterations = CompiledIterations(agent, collector)
+    agent.compiled_iterations.forget()
+    return agent.compiled_iterations
+
+
+def plays_in_tensors(agent: Any, envs: VectorEnv) -> bool:
+    """Whether an agent's iterations in a vector environment are compiled as a whole."""
+    return agent.plays_in_tensors and isinstance(envs, FunctionalVectorEnv)

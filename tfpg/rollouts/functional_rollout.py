@@ -1,0 +1,188 @@
+"""Rollouts in functional environments, in tensors: a part of a compiled update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from tfpg.core.backend import tf
+from tfpg.envs.functional.func_env import FuncEnv, Random, step_seed
+from tfpg.models.policy import Policy
+from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.trajectory import Trajectory
+
+_ENV, _NOISE, _SHUFFLE = range(3)  # streams of random numbers
+
+
+class Position(NamedTuple):
+    """Where N environments are in their episodes, as tensors."""
+
+    state: Any  # [N, ...]  or nested tensors
+    observations: tf.Tensor  # [N, ...]
+    over: tf.Tensor  # [N] bool  the next step is spent on a reset
+    lengths: tf.Tensor  # [N] int32  steps of the episodes so far
+    returns: tf.Tensor  # [N] float32  returns of the episodes so far
+
+
+class Played(NamedTuple):
+    """What `play` returns, apart from the position."""
+
+    data: Trajectory
+    returns: tf.Tensor  # [T, N] float32  of the episodes so far
+    lengths: tf.Tensor  # [T, N] int32
+
+
+def begin(env: FuncEnv, num_envs: int, seed: tf.Tensor) -> Position:
+    """Return the position of N environments at the start of their first episodes."""
+    rng = Random(step_seed(seed, tf.constant(0, tf.int64), _ENV), num_envs)
+    state = env.initial(rng)
+    return Position(
+        state,
+        env.observation(state, rng),
+        tf.zeros([num_envs], tf.bool),
+        tf.zeros([num_envs], tf.int32),
+        tf.zeros([num_envs]),
+    )
+
+
+def play(
+    env: FuncEnv,
+    policy: Policy,
+    position: Position,
+    num_steps: int,
+    seed: tf.Tensor,
+    iteration: tf.Tensor,
+    max_steps: int | None,
+) -> tuple[Position, Played]:
+    """Step N environments ``num_steps`` times, in a loop of tensors.
+
+    An environment whose episode ended is reset in its next step, which is masked, as in Gymnasium's
+    autoreset mode NEXT_STEP.
+
+    Args:
+        env: The environment.
+        policy: The policy that acts, by sampling.
+        position: Where the environments are.
+        num_steps: T.
+        seed: The run's seed, scalar int64.
+        iteration: The number of the rollout, scalar int64.
+        max_steps: Length at which an episode is truncated. None: never.
+    """
+    num_envs, first = position.over.shape[0], 1 + iteration * num_steps
+    noise = policy.head.noise(step_seed(seed, iteration, _NOISE), num_steps, num_envs)
+
+    def step(t: Any, now: Position, arrays: Sequence[tf.TensorArray]) -> Any:
+        outputs = policy.outputs(now.observations)
+        actions = policy.head.distribution(outputs).sample(noise[t])
+        rng = Random(step_seed(seed, first + tf.cast(t, tf.int64), _ENV), num_envs)
+        played = policy.head.env_actions(actions)
+        after = env.transition(now.state, played, rng)
+        real = ~now.over
+        rewards = tf.where(real, env.reward(now.state, played, after, rng), 0.0)
+        terminated = real & env.terminal(after, rng)
+        lengths = tf.where(real, now.lengths + 1, 0)
+        truncated = tf.zeros_like(real) if max_steps is None else real & (lengths >= max_steps)
+        state = tf.nest.map_structure(
+            lambda new, x: _where(now.over, new, x), env.initial(rng), after
+        )
+        returns = tf.where(real, now.returns, 0.0) + rewards
+        observations = tf.cast(env.observation(state, rng), tf.float32)
+        row = (
+            *(now.observations, actions, rewards, terminated, truncated, real, outputs),
+            *(returns, lengths),
+        )
+        arrays = [array.write(t, x) for array, x in zip(arrays, row, strict=True)]
+        over = terminated | truncated
+        return t + 1, Position(state, observations, over, lengths, returns), arrays
+
+    empty = _arrays(policy, position, num_steps)
+    _, position, arrays = tf.while_loop(
+        lambda t, *_: t < num_steps, step, (tf.constant(0), position, empty)
+    )
+    observations, actions, rewards, terminated, truncated, real, outputs, returns, lengths = (
+        array.stack() for array in arrays
+    )
+    data = Trajectory(
+        tf.concat([observations, position.observations[None]], axis=0),
+        actions,
+        rewards,
+        terminated,
+        truncated,
+        tf.cast(real, tf.float32),
+        policy.head.distribution(outputs).log_prob(actions),
+    )
+    return position, Played(data, returns, lengths)
+
+
+def _arrays(policy: Policy, position: Position, num_steps: int) -> list[tf.TensorArray]:
+    """Arrays for what `play` records at each step."""
+    head, num_envs = policy.head, position.over.shape[0]
+    shapes: list[tuple[Any, Any]] = [
+        (tf.float32, position.observations.shape),
+        (tf.as_dtype(head.action_dtype), [num_envs, *head.action_shape]),
+        (tf.float32, [num_envs]),
+        *[(tf.bool, [num_envs])] * 3,
+        (tf.float32, [num_envs, head.outputs]),
+        (tf.float32, [num_envs]),
+        (tf.int32, [num_envs]),
+    ]
+    return [tf.TensorArray(dtype, num_steps, element_shape=shape) for dtype, shape in shapes]
+
+
+def shuffled(
+    steps: int, epochs: int, minibatches: int, seed: tf.Tensor, iteration: tf.Tensor
+) -> tf.Tensor:
+    """Return the steps of each update, as `tfpg.agents.minibatches.minibatch_order` does.
+
+    Returns:
+        ``[epochs * minibatches, ceil(steps / minibatches)]`` int32, -1 where there is no step.
+    """
+    key = step_seed(seed, iteration, _SHUFFLE)
+    numbers = tf.random.stateless_uniform([epochs, steps], key, alg="philox")
+    order = tf.argsort(numbers, axis=1)
+    size = -(-steps // minibatches)
+    order = tf.pad(order, [[0, 0], [0, minibatches * size - steps]], constant_values=-1)
+    return tf.reshape(order, [epochs * minibatches, size])
+
+
+def _where(which: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """``x`` where ``which [N]`` is true, of tensors ``[N, ...]``."""
+    return tf.where(tf.reshape(which, [-1, *[1] * (len(x.shape) - 1)]), x, y)
+
+
+class FunctionalCollector(Collector):
+    """Holds the position of functional environments, and counts what was played.
+
+    Attributes:
+        position: A `Position` of tensors.
+        seed_tensor: The run's seed, scalar int64.
+        env: The functional environment.
+    """
+
+    def __init__(
+        self, envs: VectorEnv, seed: int, episode: int = 0, fragment: int = 0, window: int = 100
+    ):
+        super().__init__(envs, seed, episode, fragment, window)
+        unwrapped: Any = envs.unwrapped
+        self.env: FuncEnv = unwrapped.func_env
+        self.max_episode_steps: int | None = unwrapped.max_episode_steps
+        self.seed_tensor = tf.constant(seed % 2**60, tf.int64)
+        self.position = begin(self.env, envs.num_envs, self.seed_tensor)
+
+    def follow(self) -> None:
+        """The position is always known."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state for `set_state`."""
+        flat = tf.nest.flatten(self.position)
+        return {**super().get_state(), "tensors": [x.numpy() for x in flat]}
+
+    def set_state(self, state: dict[str, Any]) -> np.ndarray:
+        """Resume from a state. Nothing is lost."""
+        self.restore_counts(state)
+        flat = [tf.constant(x) for x in state["tensors"]]
+        self.position = tf.nest.pack_sequence_as(self.position, flat)
+        return np.zeros(self.envs.num_envs, bool)
