@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import every_checkpoint, flat_weights, prepared
 
 import tfpg
 from tfpg.envs import functional, open_vec
 from tfpg.rollouts.collector import Collector
+from tfpg.rollouts.functional_rollout import shuffled
 
 ENV = functional.CartPole()
 OPTIONS = {"num_envs": 4, "num_steps": 16, "gamma": 0.9}
@@ -107,3 +109,29 @@ def test_ppo_solves_cartpole():
     agent = tfpg.PPO(model, num_envs=16, num_steps=128, epochs=10)
     agent.fit(ENV, 60, seed=1, verbose=0)
     assert tfpg.evaluate(agent, "CartPole-v1", 20, seed=2)["episode_return"] > 450
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 64, 1000])
+def test_every_epoch_is_a_random_order_of_all_steps(steps):
+    seed = tf.constant(3, tf.int64)
+    order = shuffled(steps, 3, 1, seed, seed).numpy()
+    assert [sorted(row) for row in order.tolist()] == [list(range(steps))] * 3
+    if steps > 5:
+        assert len({tuple(row) for row in order.tolist()}) == 3
+
+
+def test_all_orders_are_equally_likely():
+    seed, counts = tf.constant(0, tf.int64), np.zeros((16, 16))
+    for iteration in range(400):
+        for row in shuffled(16, 4, 1, seed, tf.constant(iteration, tf.int64)).numpy():
+            counts[np.arange(16), row] += 1
+    expected = counts.sum() / counts.size
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < 15 * 15 + 4 * np.sqrt(2 * 15 * 15)  # four standard deviations
+
+
+def test_minibatches_share_the_steps_evenly():
+    seed = tf.constant(1, tf.int64)
+    order = shuffled(10, 2, 4, seed, seed).numpy()
+    assert order.shape == (8, 3)
+    assert sorted(order[:4][order[:4] >= 0].tolist()) == list(range(10))

@@ -15,6 +15,7 @@ from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.trajectory import Trajectory
 
 _ENV, _NOISE, _SHUFFLE = range(3)  # streams of random numbers
+_CIPHER_ROUNDS = 6
 
 
 class Position(NamedTuple):
@@ -137,15 +138,59 @@ def shuffled(
 ) -> tf.Tensor:
     """Return the steps of each update, as `tfpg.agents.minibatches.minibatch_order` does.
 
+    A sort of random numbers would take a fifth of an iteration's time. Instead, every index is
+    encrypted by a Feistel network, which is a permutation whatever its keys.
+
     Returns:
         ``[epochs * minibatches, ceil(steps / minibatches)]`` int32, -1 where there is no step.
+
+    Source:
+        Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom functions",
+        1988, https://doi.org/10.1137/0217022; for other sizes than powers of 2: Black and Rogaway,
+        "Ciphers with Arbitrary Finite Domains", 2002, https://doi.org/10.1007/3-540-45760-7_9.
+
+    Example:
+        >>> zero = tf.constant(0, tf.int64)
+        >>> order = shuffled(5, 1, 2, zero, zero)
+        >>> order.shape, sorted(order.numpy().ravel().tolist())
+        (TensorShape([2, 3]), [-1, 0, 1, 2, 3, 4])
     """
-    key = step_seed(seed, iteration, _SHUFFLE)
-    numbers = tf.random.stateless_uniform([epochs, steps], key, alg="philox")
-    order = tf.argsort(numbers, axis=1)
+    keys = tf.random.stateless_uniform(
+        [_CIPHER_ROUNDS, epochs, 1],
+        step_seed(seed, iteration, _SHUFFLE),
+        None,
+        None,
+        tf.uint32,
+        alg="philox",
+    )
+    bits = max((steps - 1).bit_length(), 2)
+    order = tf.tile(tf.range(steps)[None], [epochs, 1])
+    # Indices beyond the steps are encrypted again.
+    order = tf.while_loop(
+        lambda order: tf.reduce_any(order >= steps),
+        lambda order: [tf.where(order >= steps, _encrypted(order, keys, bits), order)],
+        [_encrypted(order, keys, bits)],
+    )[0]
     size = -(-steps // minibatches)
     order = tf.pad(order, [[0, 0], [0, minibatches * size - steps]], constant_values=-1)
     return tf.reshape(order, [epochs * minibatches, size])
+
+
+def _encrypted(numbers: tf.Tensor, keys: tf.Tensor, bits: int) -> tf.Tensor:
+    """A permutation of the integers below ``2**bits``, applied to ``[epochs, B]`` int32."""
+
+    def right(x: tf.Tensor, count: int) -> tf.Tensor:
+        return tf.bitwise.right_shift(x, tf.constant(count, x.dtype))
+
+    shift = bits // 2
+    numbers = tf.cast(numbers, tf.uint32)
+    halves = [right(numbers, shift), numbers & tf.constant((1 << shift) - 1, tf.uint32)]
+    masks = [tf.constant((1 << count) - 1, tf.uint32) for count in (bits - shift, shift)]
+    for i, key in enumerate(tf.unstack(keys)):
+        mixed = (halves[1 - i % 2] + key) * tf.constant(0x9E3779B1, tf.uint32)
+        mixed = (mixed ^ right(mixed, 15)) * tf.constant(0x85EBCA77, tf.uint32)
+        halves[i % 2] ^= right(mixed, 15) & masks[i % 2]
+    return tf.cast(halves[0] * tf.constant(1 << shift, tf.uint32) + halves[1], tf.int32)
 
 
 def _where(which: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
