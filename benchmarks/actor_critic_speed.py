@@ -1,9 +1,9 @@
 """Compare the environment steps per second of A2C and PPO with Stable-Baselines3 on CartPole.
 
 Both have the same numbers of environments, steps, epochs and minibatches, and the same networks:
-64 and 64 units with tanh for the policy, and as many for the value. Every measurement is a process,
-whose clock starts after compilation and warm-up. Stable-Baselines3 runs in its own virtual
-environment, with one thread, which is its faster choice here.
+two layers of 64 tanh units for the policy, and two more for the value. Every measurement runs in
+its own process, and timing starts after compilation and warm-up. Stable-Baselines3 runs in its own
+virtual environment with one thread, which is faster here.
 
     python benchmarks/actor_critic_speed.py
     python benchmarks/actor_critic_speed.py --rounds 1 --only "a2c 8x5"

@@ -1,4 +1,4 @@
-"""What the comparisons share: environments of other libraries, and alternating processes."""
+"""Shared helpers: virtual environments for other libraries, and alternating processes."""
 
 import os
 import subprocess

@@ -55,6 +55,19 @@ class TestCallbacks:
         fit(again, 20, callbacks=[stop], checkpoints=every_checkpoint(tmp_path))
         np.testing.assert_array_equal(flat_weights(agent.model), flat_weights(again.model))
 
+    def test_a_callback_gets_the_weights_of_its_iteration(self):
+        seen, alone = [], []
+        note = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: seen.append(flat_weights(agent.model))
+        )
+        agent = agent_of()
+        fit(agent, 3, callbacks=[note])
+        for count in (1, 2, 3):
+            other = agent_of()
+            fit(other, count)
+            alone.append(flat_weights(other.model))
+        np.testing.assert_allclose(seen, alone, atol=1e-6)
+
     def test_validation_measures_the_weights_of_its_iteration(self):
         agent, plain = agent_of(), agent_of()
         logs = fit(agent, 6, validation_envs="CartPole-v1", validation_freq=2)

@@ -77,8 +77,9 @@ class ActorCritic(PolicyGradient):
     steps_per_execution: int | None = option(
         default=None,
         check=optional(count),
-        help="Iterations in a compiled call, in functional environments. Callbacks run after the "
-        "call, once for each iteration. None: as many as have about 16,000 environment steps.",
+        help="Maximum iterations per compiled call in functional environments. Callbacks run once "
+        "per iteration, after the call. None: one if there are callbacks, otherwise as many as fit "
+        "in about 16,000 environment steps.",
     )
     jit_compile: bool | str = option(
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP
@@ -130,7 +131,7 @@ class ActorCritic(PolicyGradient):
 
     @property
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
-        """Whether no running statistics are needed, which are not computed in tensors."""
+        """Whether rollouts can run in tensors. They cannot if running statistics are needed."""
         counted = self.reward_scale == "auto" or any(each.layers for each in self._statistics)
         return not counted and isinstance(self.trained_policy.observation_space, spaces.Box)
 
@@ -227,8 +228,8 @@ class ActorCritic(PolicyGradient):
                 None: ``epochs`` updates, each with all steps.
 
         Returns:
-            The metrics to log; ``finite``, for each variable whether the last gradient was finite;
-            and whether the returns were.
+            The metrics to log; ``finite``, whether the last gradient of each variable was finite;
+            and ``returns_finite``, whether all returns were finite.
         """
         policy = self.trained_policy
         batch = self.to_batch(data, policy.rollout_values(data.observations))

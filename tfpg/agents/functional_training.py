@@ -18,14 +18,14 @@ _STEPS_PER_CALL = 16_384
 
 
 class CompiledIterations:
-    """Makes iterations of an agent, several in a call, and returns their logs one after another.
+    """Runs an agent's iterations, several per call, and returns their logs one at a time.
 
     Args:
         agent: The agent.
         collector: The environments.
 
     Attributes:
-        most: Iterations in a call, at most.
+        most: The maximum number of iterations per call.
     """
 
     def __init__(self, agent: Any, collector: FunctionalCollector):
@@ -49,7 +49,7 @@ class CompiledIterations:
         return (self._env, self._num_envs) == (collector.env, collector.envs.num_envs)
 
     def forget(self) -> None:
-        """Forget logs that have not been returned, of a training that was interrupted."""
+        """Discard logs that an interrupted run has not returned."""
         self._waiting.clear()
 
     def next_logs(self, collector: FunctionalCollector) -> dict[str, float]:

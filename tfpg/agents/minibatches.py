@@ -60,9 +60,9 @@ def make_batch(
         encode: Maps observations to model inputs.
 
     Returns:
-        A `Batch`. Of arrays, it holds the real steps, column by column, in float32 (except for the
-        inputs and actions). Of tensors, it holds all ``T * N`` steps, row by row; the advantages
-        and returns of masked ones are 0.
+        A `Batch`. For arrays, it holds the real steps, column by column, in float32 (except the
+        inputs and actions). For tensors, it holds all ``T * N`` steps, row by row; the advantages
+        and returns of masked steps are 0.
 
     Raises:
         FloatingPointError: Rewards or values in arrays are not finite.
@@ -165,11 +165,12 @@ def without_gaps(
     """Return a rollout without the rows between episodes, so that its length does not vary.
 
     The row after a truncated episode holds the observation to bootstrap from. Its discounted value
-    is added to the last reward instead, and the step marked as terminated: the returns are equal.
+    is added to the last reward instead, and that step is marked as terminated. The returns do not
+    change.
 
     Args:
         data: Arrays ``[T, N]``.
-        num_steps: The steps of each environment. A rollout that is so long is returned as it is.
+        num_steps: Steps per environment. A rollout of exactly this length is returned unchanged.
         gamma: Discount factor.
         values: Returns the values ``[B]`` of observations ``[B, ...]``.
 

@@ -200,8 +200,8 @@ def compiled(function: Callable, jit_compile: bool = False, signature: Any = Non
 class CompiledUpdate:
     """The updates of models in one compiled call: arrays in, a dict of arrays out.
 
-    A call of TensorFlow takes a tenth of a millisecond or more, whatever it computes, and reading a
-    variable takes a tenth of that. So all results come back in a single array.
+    A TensorFlow call takes at least a tenth of a millisecond, however little it computes, and
+    reading a variable takes a tenth of that, so all results are returned in a single array.
 
     It is compiled with XLA if that is faster and possible. XLA slows down convolutions on a CPU. It
     cannot compile some operations, or layers whose ``supports_jit`` is false. If it fails,
@@ -256,7 +256,7 @@ class CompiledUpdate:
             A dict of floats and arrays, and nested tensors.
 
         Raises:
-            ValueError: XLA cannot compile the function, and was asked for.
+            ValueError: XLA was requested, but cannot compile the function.
         """
         flat = tf.nest.flatten(arguments)
         key = None
@@ -315,7 +315,7 @@ def _called_directly(concrete: Any) -> Callable:
 
 
 class Layout:
-    """Where the results of a compiled call are in the array that they come back in.
+    """The positions of a compiled call's results in the array that holds them.
 
     Example:
         >>> layout = Layout()

@@ -132,6 +132,8 @@ def _loop(
             break
         pause = (iteration // pause_every + 1) * pause_every
         collector.until = min(pause, iterations.stop)
+        if watched and getattr(agent, "steps_per_execution", None) is None:
+            collector.until = iteration + 1  # callbacks get the weights of their iteration
         if watched:
             callback_list.on_epoch_begin(iteration)
             callback_list.on_train_batch_begin(0)

@@ -19,8 +19,8 @@ _ROUNDS = 5
 class Timing(NamedTuple):
     """The time of an iteration and of its parts, in seconds.
 
-    The parts are measured one by one, and repeated, which is a little faster than in turn. The rest
-    is what is missing to the whole.
+    Each part is measured in a loop of its own, where it runs slightly faster than in training.
+    ``callbacks and logs`` is the remaining time.
     """
 
     steps: float  # environment steps
@@ -33,12 +33,12 @@ class Timing(NamedTuple):
 
 
 def measure(agent: Any, env: EnvLike, seconds: float = 5.0) -> Timing:
-    """Train an agent for some seconds, and return where the time of an iteration goes.
+    """Train an agent for a few seconds, and return the time of an iteration and of its parts.
 
     Args:
-        agent: The agent. It has learned something afterwards.
+        agent: The agent. The measurement trains it.
         env: The environment.
-        seconds: About how long to measure. Compiling comes on top.
+        seconds: Approximate measuring time, not including compilation.
 
     Example:
         >>> import tfpg
@@ -52,7 +52,7 @@ def measure(agent: Any, env: EnvLike, seconds: float = 5.0) -> Timing:
     count = max(2, int(seconds / 4 / _ROUNDS / start), compiled.most if compiled else 0)
     before = agent.env_steps
     several = _seconds(lambda: agent.fit(env, 1 + count, seed=0, verbose=0))
-    whole = max(several - start, 1e-9) / count  # without what happens once
+    whole = max(several - start, 1e-9) / count  # without one-time costs
     steps = (agent.env_steps - before) / (1 + count) / _ROUNDS
     if compiled is not None:
         return Timing(steps, whole, {"one compiled call": whole})

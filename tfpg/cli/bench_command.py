@@ -8,15 +8,15 @@ from tfpg.core.options import count, positive
 
 
 class Bench(EnvArguments, WithJson):
-    """Measure how fast training is, and where the time of an iteration goes.
+    """Measure training speed, and show where the time of each iteration goes.
 
-    Settings are those of the preset. The parts of an iteration are measured one by one.
+    Uses the preset's settings. Each part of an iteration is measured separately.
     """
 
     algorithm: str = argument("Algorithm name, as in tfpg train.")
     env: str = argument("Gymnasium id, or module:id.")
     num_envs: int | None = setting("Number of environments. [default: the preset's]", count)
-    seconds: float = setting("About how long to measure, in seconds.", positive, default=5.0)
+    seconds: float = setting("Approximate measuring time, in seconds.", positive, default=5.0)
 
     def execute(self) -> int:
         algorithm_class(self.algorithm)

@@ -7,9 +7,9 @@ One recursion computes them all:
 ``lambda_t`` is ``gae_lambda``, but 0 at the last step that counts: where an episode ended or was
 cut off, or a masked row follows. Only termination stops the bootstrap.
 
-No gradient flows through returns. Of arrays and lists, these functions compute in float64. Of
-tensors, they compute in the tensors' dtype: returns and z-scores of a thousand steps in float32
-differ from those in float64 by less than 1e-5 of the largest one.
+No gradient flows through returns. These functions compute in float64 for arrays and lists, and in
+the tensors' dtype for tensors. Over a thousand steps, returns and z-scores in float32 differ from
+those in float64 by less than 1e-5 of the largest value.
 """
 
 from __future__ import annotations

@@ -408,7 +408,7 @@ def record(
     terminated, truncated = stacked(*fields.terminated), stacked(*fields.truncated)
     arrays = [actions, rewards, terminated, truncated, real.astype(np.float64), taken]
     data = Trajectory(observations, *arrays)
-    # Environments that reset themselves in a step of their own leave the gaps that are needed.
+    # Environments that use a separate step to reset already have the required gaps.
     if len(steps) < num_steps or any_of(failed) or not np.array_equal(real[1:], ~ended[:-1]):
         lengths = stacked(*fields.lengths)
         data = _arranged(data, fields.following, ended, failed, lengths, num_steps)

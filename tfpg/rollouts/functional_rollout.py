@@ -29,7 +29,7 @@ class Position(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What `play` returns, apart from the position."""
+    """The results of `play`, apart from the position."""
 
     data: Trajectory
     returns: tf.Tensor  # [T, N] float32  of the episodes so far
@@ -138,7 +138,7 @@ def shuffled(
 ) -> tf.Tensor:
     """Return the steps of each update, as `tfpg.agents.minibatches.minibatch_order` does.
 
-    A sort of random numbers would take a fifth of an iteration's time. Instead, every index is
+    Sorting random numbers would take a fifth of an iteration's time. Instead, every index is
     encrypted by a Feistel network, which is a permutation whatever its keys.
 
     Returns:
@@ -199,7 +199,7 @@ def _where(which: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 class FunctionalCollector(Collector):
-    """Holds the position of functional environments, and counts what was played.
+    """Holds the position of functional environments, and counts steps and episodes.
 
     Attributes:
         position: A `Position` of tensors.

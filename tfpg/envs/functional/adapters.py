@@ -114,7 +114,7 @@ class FunctionalEnv(gymnasium.Env):
 
 
 class FunctionalVectorEnv(VectorEnv):
-    """N copies of a functional environment as a vector environment that does not reset itself.
+    """A vector environment of N copies of a functional environment, without autoreset.
 
     Attributes:
         state: The states, arrays ``[N, ...]``.

@@ -1,7 +1,7 @@
 """Gymnasium's classic control environments as functional environments.
 
-Each follows Gymnasium's step for step. States are float32 by default, so that numbers differ from
-Gymnasium's float64 by rounding; pass ``dtype="float64"`` for the same precision.
+Each matches Gymnasium's version step for step. States are float32 by default, so numbers differ
+from Gymnasium's float64 by rounding; pass ``dtype="float64"`` for the same precision.
 
 Source: the environments of Gymnasium, https://gymnasium.farama.org/environments/classic_control/.
 """
@@ -33,7 +33,7 @@ def symmetric(high: list[float]) -> spaces.Box:
 
 
 class ClassicControl(FuncEnv):
-    """The base class: states ``[N, S]``, and images by the Gymnasium environment of the same task.
+    """The base class: states ``[N, S]``, and images rendered by the Gymnasium counterpart.
 
     Args:
         dtype: The precision of states, ``"float32"`` or ``"float64"``.

@@ -53,7 +53,7 @@ class Random:
 
     def _next(self) -> tf.Tensor:
         if self._draws == _DRAWS:
-            raise ValueError(f"At most {_DRAWS} random tensors can be drawn in a function.")
+            raise ValueError(f"At most {_DRAWS} random tensors can be drawn per step.")
         self._draws += 1
         return self._seed + tf.constant([0, self._draws - 1], tf.int64)
 
@@ -73,7 +73,7 @@ class FuncEnv(gymnasium_functional.FuncEnv):
     """A functional environment. All arguments and results have a first dimension N.
 
     Subclasses define the spaces and the five functions below. A state is a tensor, or a tuple or
-    dict of tensors. Branches are `tf.where`, or `keras.ops.where`.
+    dict of tensors. Use `tf.where` or `keras.ops.where` instead of ``if``.
 
     Attributes:
         observation_space: The space of one observation, a float32 `Box`.
@@ -142,8 +142,8 @@ class FuncEnv(gymnasium_functional.FuncEnv):
         raise NotImplementedError
 
     def render_init(self, params: Any = None, **kwargs: Any) -> Any:
-        """Return what `render_image` needs, such as a window."""
+        """Return the initial render state for `render_image`, such as a window."""
         return None
 
     def render_close(self, render_state: Any, params: Any = None) -> None:
-        """Close what `render_init` returned."""
+        """Close the render state."""
