@@ -148,3 +148,34 @@ def test_minibatches_share_the_steps_evenly():
     order = shuffled(10, 2, 4, seed, seed).numpy()
     assert order.shape == (8, 3)
     assert sorted(order[:4][order[:4] >= 0].tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "options"),
+    [
+        (tfpg.PPO, ENV, {"num_envs": 1, "num_steps": 9, "minibatches": 4}),
+        (tfpg.PPO, ENV, {"num_envs": 8, "num_steps": 16, "minibatches": 64}),
+        (tfpg.A2C, functional.Pendulum(), {"num_steps": 1, "max_steps": 5}),
+    ],
+)
+def test_minibatches_of_nothing_but_resets_are_left_out(algorithm, env, options):
+    agent = agent_of(algorithm, env, **options)
+    history = agent.fit(env, 12, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(flat_weights(agent.model)).all()
+
+
+def test_another_time_limit_compiles_again():
+    agent = agent_of(tfpg.A2C, num_steps=32)
+    for limit in (5, 9):
+        history = agent.fit(functional.FunctionalVectorEnv(ENV, 4, limit), 2, seed=0, verbose=0)
+        assert history.history["episode_length"][-1] <= limit
+    assert history.history["episode_length"][-1] > 5
+
+
+def test_a_subclass_that_learns_in_its_own_way_uses_the_host_loop():
+    class Shaped(tfpg.A2C):
+        def update(self, data):
+            return {**super().update(data), "own": 1.0}
+
+    assert fit(agent_of(Shaped), 2)["own"] == [1.0, 1.0]

@@ -369,6 +369,9 @@ class TestTensors:
                 largest = np.abs(expected).max()
                 np.testing.assert_allclose(scores, expected, atol=1e-5 * largest + 1e-30)
 
-    @pytest.mark.parametrize("value", [0.0, 0.1, 1e9, 1 / 3])
-    def test_equal_values_have_no_scores(self, value):
-        assert not standardize(tf.fill([50, 3], value)).numpy().any()
+    @pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 1e9, 1 / 3, -0.1])
+    @pytest.mark.parametrize("per", ["batch", "episode"])
+    def test_many_equal_values_have_no_scores(self, value, per):
+        assert not standardize(np.full((10_000, 4), value), per=per).any()
+        compiled = tf.function(lambda x: standardize(x, per=per), jit_compile=True)
+        assert not compiled(tf.fill([128, 512], value)).numpy().any()

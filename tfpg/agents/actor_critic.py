@@ -238,7 +238,7 @@ class ActorCritic(PolicyGradient):
         sums = {name: tf.constant(0.0) for name in (*self.losses(first), "grad_norm")}
         variables = self.trainable.variables
 
-        def update(index: Any, _: Any, sums: Any, applied: Any, __: Any) -> Any:
+        def update(index: Any, _: Any, sums: Any, counted: Any, __: Any) -> Any:
             part, counts = batch, weights
             if order is not None:
                 chosen = tf.maximum(order[index], 0)
@@ -251,32 +251,37 @@ class ActorCritic(PolicyGradient):
             proceed = tf.reduce_all(finite)
             if "approx_kl" in logs:
                 proceed &= logs["approx_kl"] <= self.kl_limit
-            apply_where(proceed, self.trainable.groups, gradients)
+            some = tf.reduce_sum(counts) > 0  # not only steps that were spent on resets
+            apply_where(proceed & some, self.trainable.groups, gradients)
             sums = {name: x + logs[name] for name, x in sums.items()}
-            return index + 1, proceed, sums, applied + tf.cast(proceed, tf.int32), finite
+            counted += tf.cast(tf.stack([some, proceed & some]), tf.int32)
+            return index + 1, proceed, sums, counted, finite
 
         returns_finite = tf.reduce_all(tf.math.is_finite(batch.returns))
         state = (
             tf.constant(0),
             returns_finite,
             sums,
-            tf.constant(0),
+            tf.constant([0, 0]),
             tf.fill([len(variables)], True),
         )
         updates = self.epochs if order is None else order.shape[0]
         if updates == 1:
-            made, _, sums, applied, finite = update(*state)
+            _, _, sums, counted, finite = update(*state)
         else:
-            made, _, sums, applied, finite = tf.while_loop(
+            _, _, sums, counted, finite = tf.while_loop(
                 lambda index, proceed, *_: proceed & (index < updates), update, state
             )
-        logs = {name: x / tf.cast(made, tf.float32) for name, x in sums.items()}
+        made, applied = tf.unstack(counted)
+        made = tf.cast(tf.maximum(made, 1), tf.float32)
+        logs = {name: x / made for name, x in sums.items()}
         logs["explained_variance"] = explained_variance(batch.returns, batch.values, weights)
         if self.kl_limit < np.inf:
             logs["updates_applied"] = applied
         clipped = policy.head.clipped(batch.actions)
         if clipped is not None:
-            logs["clipped_actions"] = tf.reduce_sum(weights * clipped) / tf.reduce_sum(weights)
+            real = tf.maximum(tf.reduce_sum(weights), 1.0)
+            logs["clipped_actions"] = tf.reduce_sum(weights * clipped) / real
         return {**logs, "finite": finite, "returns_finite": returns_finite}
 
 

@@ -31,8 +31,7 @@ class CompiledIterations:
     def __init__(self, agent: Any, collector: FunctionalCollector):
         self._agent, self._env = agent, collector.env
         self._num_envs = collector.envs.num_envs
-        limits = [x for x in (agent.max_steps, collector.max_episode_steps) if x is not None]
-        self._limit = min(limits, default=None)
+        self._limit = _limit_of(agent, collector)
         steps = agent.num_steps * collector.envs.num_envs
         self.most = agent.steps_per_execution or max(1, _STEPS_PER_CALL // steps)
         self._layout = Layout()
@@ -46,7 +45,8 @@ class CompiledIterations:
 
     def fits(self, collector: FunctionalCollector) -> bool:
         """Whether it was made for the same environments."""
-        return (self._env, self._num_envs) == (collector.env, collector.envs.num_envs)
+        mine = self._env, self._num_envs, self._limit
+        return mine == (collector.env, collector.envs.num_envs, _limit_of(self._agent, collector))
 
     def forget(self) -> None:
         """Discard logs that an interrupted run has not returned."""
@@ -121,6 +121,11 @@ class CompiledIterations:
         return {**agent.learn(data, order), **episodes}, position
 
 
+def _limit_of(agent: Any, collector: FunctionalCollector) -> int | None:
+    limits = [x for x in (agent.max_steps, collector.max_episode_steps) if x is not None]
+    return min(limits, default=None)
+
+
 def compiled_iterations(agent: Any, collector: Any) -> CompiledIterations | None:
     """Return the iterations of an agent in functional environments; None in other environments.
 
@@ -136,5 +141,12 @@ def compiled_iterations(agent: Any, collector: Any) -> CompiledIterations | None
 
 
 def plays_in_tensors(agent: Any, envs: VectorEnv) -> bool:
-    """Whether an agent's iterations in a vector environment are compiled as a whole."""
-    return agent.plays_in_tensors and isinstance(envs, FunctionalVectorEnv)
+    """Whether an agent's iterations in a vector environment are compiled as a whole.
+
+    A subclass that overrides how it plays or learns does so in the host loop.
+    """
+    is_own = all(
+        getattr(type(agent), name).__module__.startswith("tfpg.")
+        for name in ("collect", "update", "iterate")
+    )
+    return agent.plays_in_tensors and is_own and isinstance(envs, FunctionalVectorEnv)

@@ -151,7 +151,7 @@ def explained_variance(returns: Any, values: Any, mask: Any) -> Any:
     """
 
     def variance(x: Any) -> Any:
-        centered = mask * (x - xp.total(mask * x) / xp.total(mask))
+        centered = mask * (x - xp.total(mask * x) / (xp.total(mask) + 1e-30))
         return xp.total(centered * centered)[(0,) * len(x.shape)]
 
     total = variance(returns)

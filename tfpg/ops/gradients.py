@@ -37,7 +37,7 @@ def mean_gradient(
             others are averaged.
         variables: Keras variables.
         batch: A (named) tuple of tensors, each ``[B, ...]``, or dicts of them.
-        weights: ``[B]``, at least 0, not all 0. None: equal weights.
+        weights: ``[B]``, at least 0. If all are 0, so are the means. None: equal weights.
         batch_size: Steps in a slice. None: the whole batch at once.
         keep: Entries of the dict to return without averaging, ``[B]``. Not with slices.
 
@@ -65,7 +65,7 @@ def mean_gradient(
     count = tf.shape(tf.nest.flatten(batch)[0])[0]
     if weights is None:
         weights = tf.fill([count], 1.0)
-    shares = weights / tf.reduce_sum(weights)
+    shares = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
 
     def slice_of(start: Any, size: Any) -> tuple[Gradients, Logs]:
         part = tf.nest.map_structure(lambda x: x[start : start + size], batch)

@@ -14,6 +14,7 @@ from tfpg.core.backend import tf
 
 Array = Any
 
+LOWEST = -3e38  # fits into float32
 _TINY = float(np.finfo(np.float32).tiny)  # TensorFlow flushes smaller numbers to zero
 
 
@@ -63,7 +64,7 @@ def total(x: Array, axis: int | None = None) -> Array:
 def largest(x: Array, axis: int | None = None) -> Array:
     """The maximum over one axis, or all, which are kept with a size of 1."""
     if is_array(x):
-        return x.max(axis=axis, keepdims=True, initial=0)
+        return x.max(axis=axis, keepdims=True, initial=LOWEST)
     return tf.reduce_max(x, axis=axis, keepdims=True)
 
 

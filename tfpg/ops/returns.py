@@ -22,7 +22,7 @@ from tfpg.core.options import checked, count, fraction
 from tfpg.ops import numeric as xp
 
 _TINY = 1e-30
-_ROUNDING = 100  # the rounding error of the standard deviation of equal values, in units of eps
+_ROUNDING = 100  # of values that are meant to be equal, in units of eps
 
 Array = Any  # an array, a tensor or a sequence of numbers
 
@@ -246,11 +246,13 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
     # Masked rows may hold anything, NaN included.
     values = xp.where(real > 0, values, xp.zeros_like(real))
     count = xp.total(real, axis) + _TINY
-    centered = real * (values - xp.total(values, axis) / count)
+    # Relative to one of them, equal values are exactly 0.
+    relative = real * (values - xp.largest(xp.where(real > 0, values, 0 * real + xp.LOWEST), axis))
+    centered = real * (relative - xp.total(relative, axis) / count)
     std = xp.sqrt(xp.total(centered * centered, axis) / count)
     # Equal values leave a rounding error, not an exact zero.
-    error = _ROUNDING * np.finfo(values.dtype if xp.is_array(values) else np.float32).eps
-    is_spread = std > error * xp.largest(abs(values), axis)
+    eps = np.finfo(values.dtype if xp.is_array(values) else np.float32).eps
+    is_spread = std > _ROUNDING * eps * xp.largest(abs(values), axis)
     counts = is_spread & (real > 0)
     return xp.where(counts, centered / (std + _TINY), xp.zeros_like(centered))
 

@@ -409,7 +409,10 @@ def record(
     arrays = [actions, rewards, terminated, truncated, real.astype(np.float64), taken]
     data = Trajectory(observations, *arrays)
     # Environments that use a separate step to reset already have the required gaps.
-    if len(steps) < num_steps or any_of(failed) or not np.array_equal(real[1:], ~ended[:-1]):
+    complete = np.array_equal(real[1:], ~ended[:-1]) and not any_of(failed)
+    if num_episodes is not None:  # the others reset nothing, or at once
+        complete = complete and not any_of(ended[:-1])
+    if len(steps) < num_steps or not complete:
         lengths = stacked(*fields.lengths)
         data = _arranged(data, fields.following, ended, failed, lengths, num_steps)
     if not (is_finite(data.rewards) and is_finite(data.observations)):

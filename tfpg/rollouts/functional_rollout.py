@@ -171,9 +171,13 @@ def shuffled(
         lambda order: [tf.where(order >= steps, _encrypted(order, keys, bits), order)],
         [_encrypted(order, keys, bits)],
     )[0]
-    size = -(-steps // minibatches)
-    order = tf.pad(order, [[0, 0], [0, minibatches * size - steps]], constant_values=-1)
-    return tf.reshape(order, [epochs * minibatches, size])
+    # Minibatches whose sizes differ by at most 1.
+    ends = np.arange(1, minibatches + 1) * steps // minibatches
+    starts = np.concatenate([[0], ends[:-1]])
+    places = starts[:, None] + np.arange(-(-steps // minibatches))
+    chosen = tf.gather(order, np.minimum(places, steps - 1).ravel(), axis=1)
+    chosen = tf.where((places < ends[:, None]).ravel(), chosen, -1)
+    return tf.reshape(chosen, [epochs * minibatches, -1])
 
 
 def _encrypted(numbers: tf.Tensor, keys: tf.Tensor, bits: int) -> tf.Tensor:

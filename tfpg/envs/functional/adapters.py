@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import gymnasium
@@ -14,8 +15,13 @@ from tfpg.envs import functional
 from tfpg.envs.functional.func_env import FuncEnv, Random, step_seed
 
 
+@cache
+def _by_name(name: str) -> FuncEnv:
+    return getattr(functional, name)()  # always the same, because agents compile for an environment
+
+
 def _named(func_env: FuncEnv | str) -> FuncEnv:
-    return getattr(functional, func_env)() if isinstance(func_env, str) else func_env
+    return _by_name(func_env) if isinstance(func_env, str) else func_env
 
 
 def single(func_env: FuncEnv, render_mode: str | None = None) -> gymnasium.Env:
@@ -158,13 +164,16 @@ class FunctionalVectorEnv(VectorEnv):
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict]:
         which = np.ones(self.num_envs, bool)
+        super().reset(seed=int(seed) if isinstance(seed, (int, np.integer)) else None)
         if options and "reset_mask" in options:
             which = np.asarray(options["reset_mask"], bool)
         seeds: Any = [None] * self.num_envs if seed is None else seed
         if isinstance(seed, (int, np.integer)):
             seeds = [seed + n for n in range(self.num_envs)]
         if which.all():
-            self._seed, self._count = seeds[0] or 0, 0
+            first = seeds[0]
+            self._seed = int(self.np_random.integers(2**31) if first is None else first)
+            self._count = 0
         for n in np.flatnonzero(which).tolist():
             one = self.np_random.integers(2**31) if seeds[n] is None else seeds[n]
             state, observation = self._compiled.first(int(one))
