@@ -46,8 +46,9 @@ class EnvDataError(FloatingPointError):
     """
 
     def __init__(self, what: str, env: int, step: int, when: str = "in"):
+        place = "after the reset, before" if (when, step) == ("before", 0) else when
         super().__init__(
-            f"Environment {env} returned {what} {when} step {step} of its episode. No update has "
+            f"Environment {env} returned {what} {place} step {step} of its episode. No update has "
             "used it. Fix the environment; tfpg.check_env can help find the cause."
         )
         self.env = env
