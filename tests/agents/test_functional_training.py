@@ -9,7 +9,7 @@ from small import every_checkpoint, flat_weights, prepared
 import tfpg
 from tfpg.envs import functional, open_vec
 from tfpg.rollouts.collector import Collector
-from tfpg.rollouts.functional_rollout import shuffled
+from tfpg.rollouts.functional_rollout import FunctionalCollector, shuffled
 
 ENV = functional.CartPole()
 OPTIONS = {"num_envs": 4, "num_steps": 16, "gamma": 0.9}
@@ -179,3 +179,57 @@ def test_a_subclass_that_learns_in_its_own_way_uses_the_host_loop():
             return {**super().update(data), "own": 1.0}
 
     assert fit(agent_of(Shaped), 2)["own"] == [1.0, 1.0]
+
+
+class Broken(functional.CartPole):
+    def reward(self, state, action, next_state, rng, params=None):
+        return super().reward(state, action, next_state, rng) * float("nan")
+
+
+def test_rewards_that_are_not_finite_are_named():
+    with pytest.raises(FloatingPointError, match="because the rewards are not"):
+        agent_of().fit(Broken(), 1, seed=0, verbose=0)
+
+
+def test_checkpoints_are_written_between_calls_when_they_are_due(tmp_path):
+    agent = agent_of(steps_per_execution=16)
+    checkpoints = tfpg.Checkpoints(tmp_path, every_iterations=3, keep=10)
+    fit(agent, 10, checkpoints=checkpoints)
+    assert len(list(tmp_path.glob("*.ckpt"))) == 4  # after 3, 6, 9 and 10
+
+
+def test_a_run_resumes_in_the_same_functional_environment_alone(tmp_path):
+    fit(agent_of(), 1, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="environment"):
+        agent_of().fit(Broken(), 2, seed=3, verbose=0, checkpoints=tmp_path)
+
+
+def test_max_steps_cuts_episodes_of_an_id_and_of_an_environment():
+    for env in ("functional/CartPole", ENV):
+        agent = agent_of(max_steps=6, num_steps=32)
+        agent.fit(env, 2, seed=0, verbose=0)
+        assert agent.compiled_iterations is not None
+        assert agent.model.history.history["episode_length"][-1] <= 6
+
+
+def test_parts_of_a_run_begin_in_different_states():
+    with open_vec(ENV, 4) as envs:
+        first, later = (FunctionalCollector(envs, 0, fragment=n) for n in (0, 10))
+    assert (first.position.observations.numpy() != later.position.observations.numpy()).all()
+
+
+def test_a_subclass_that_changes_weights_after_the_update_acts_with_them():
+    class Shrinking(tfpg.PPO):
+        def update(self, data):
+            logs = super().update(data)
+            for variable in self.trainable.variables:
+                variable.assign(0.0 * variable)
+            return logs
+
+    agent = agent_of(Shrinking)
+    agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+    with open_vec("CartPole-v1", 4) as envs:
+        collector = Collector(envs, 0)
+        agent.update(agent.collect(collector, agent.policy))
+        data = agent.collect(collector, agent.policy)
+    np.testing.assert_allclose(data.log_probs, np.log(0.5), atol=1e-6)

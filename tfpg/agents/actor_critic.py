@@ -186,9 +186,10 @@ class ActorCritic(PolicyGradient):
         Raises:
             FloatingPointError: See `update`.
         """
-        finite, returns_finite = logs.pop("finite"), logs.pop("returns_finite")
+        finite = logs.pop("finite")
+        rewards_finite, returns_finite = logs.pop("rewards_finite"), logs.pop("returns_finite")
         if not returns_finite:
-            raise FloatingPointError(NOT_FINITE.format("values"))
+            raise FloatingPointError(NOT_FINITE.format("values" if rewards_finite else "rewards"))
         self.trainable.check(finite, logs["loss"])
 
     def scaled(self, data: Trajectory) -> Trajectory:
@@ -229,7 +230,7 @@ class ActorCritic(PolicyGradient):
 
         Returns:
             The metrics to log; ``finite``, whether the last gradient of each variable was finite;
-            and ``returns_finite``, whether all returns were finite.
+            ``rewards_finite`` and ``returns_finite``, whether all rewards and returns were.
         """
         policy = self.trained_policy
         batch = self.to_batch(data, policy.rollout_values(data.observations))
@@ -282,7 +283,9 @@ class ActorCritic(PolicyGradient):
         if clipped is not None:
             real = tf.maximum(tf.reduce_sum(weights), 1.0)
             logs["clipped_actions"] = tf.reduce_sum(weights * clipped) / real
-        return {**logs, "finite": finite, "returns_finite": returns_finite}
+        rewards_finite = tf.reduce_all(tf.math.is_finite(data.rewards))
+        flags = {"rewards_finite": rewards_finite, "returns_finite": returns_finite}
+        return {**logs, "finite": finite, **flags}
 
 
 class ReturnScale:

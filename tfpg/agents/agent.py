@@ -355,6 +355,12 @@ class Agent(WithOptions, abc.ABC):
                 each.update(inputs)
             self.forget_weights()
 
+    @property
+    def has_own_loop(self) -> bool:
+        """Whether a subclass outside tfpg overrides how the agent plays or learns."""
+        methods = (getattr(type(self), name) for name in ("collect", "update", "iterate"))
+        return not all(method.__module__.startswith("tfpg.") for method in methods)
+
     def get_state(self) -> dict[str, Any]:
         """Return all state of the training, except the replay buffer, as values and arrays."""
         from tfpg.agents.resume import variables_state

@@ -145,8 +145,5 @@ def plays_in_tensors(agent: Any, envs: VectorEnv) -> bool:
 
     A subclass that overrides how it plays or learns does so in the host loop.
     """
-    is_own = all(
-        getattr(type(agent), name).__module__.startswith("tfpg.")
-        for name in ("collect", "update", "iterate")
-    )
-    return agent.plays_in_tensors and is_own and isinstance(envs, FunctionalVectorEnv)
+    is_functional = isinstance(envs, FunctionalVectorEnv)
+    return is_functional and agent.plays_in_tensors and not agent.has_own_loop

@@ -102,7 +102,9 @@ class PolicyGradient(Agent):
     def keep_weights(self, results: dict[str, Any]) -> None:
         """Take these weights out of the results of an update, to act with them."""
         count = len(self.trained_policy.acting_variables)
-        self._weights = [results.pop(f"weights {i}") for i in range(count)]
+        weights = [results.pop(f"weights {i}") for i in range(count)]
+        # A subclass may change the model's weights after the update.
+        self._weights = None if self.has_own_loop else weights
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Return the losses of a batch of steps: the algorithm.

@@ -59,6 +59,11 @@ class ResumableTraining:
         self._description: dict[str, Any] = {}
         self._logged: np.ndarray | None = None  # `ReplayBuffer.written` of the last checkpoint
 
+    @property
+    def every_iterations(self) -> int | None:
+        """Iterations between two checkpoints, if they are not written by time."""
+        return None if self._checkpoints is None else self._checkpoints.every_iterations
+
     def seed(self, seed: int | None) -> int | None:
         """Return the checkpoint's seed, or ``seed`` if there is none.
 

@@ -124,14 +124,14 @@ def _loop(
     own = keras.callbacks.History, ProgressBar
     watched = any(type(each) not in own for each in callback_list.callbacks)
     compiled = compiled_iterations(agent, collector)
-    pause_every = callback_list.params["validation_freq"] or iterations.stop
+    # Between compiled calls, the model can be measured and saved.
+    periods = [callback_list.params["validation_freq"], run.every_iterations, iterations.stop]
     # If the model was not finite from the start, a report could not say why.
     reports = None if non_finite_weight(agent.model) else run.folder
     for iteration in iterations:
         if agent.model.stop_training and not (compiled and compiled.pending):
             break
-        pause = (iteration // pause_every + 1) * pause_every
-        collector.until = min(pause, iterations.stop)
+        collector.until = min((iteration // each + 1) * each for each in periods if each)
         if watched and getattr(agent, "steps_per_execution", None) is None:
             collector.until = iteration + 1  # callbacks get the weights of their iteration
         if watched:

@@ -26,6 +26,7 @@ from tfpg.envs.contracts import usable_space, warn_about_left_out
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
+FUNCTIONAL = "functional/"  # the namespace of tfpg's functional environments
 _CONSTANTS = {"true": True, "false": False, "none": None}
 EnvLike = str | gymnasium.Env | VectorEnv | FuncEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -132,7 +133,8 @@ def make_vec(
 
                 return AtariGames(env_id, num_envs=num_envs, **kwargs)
             spec = gymnasium.spec(env_id)
-            if _has_vector_class(spec) and not manual_resets and in_process:
+            resets_itself = not env_id.startswith(FUNCTIONAL)
+            if _has_vector_class(spec) and in_process and not (manual_resets and resets_itself):
                 return gymnasium.make_vec(env_id, num_envs=num_envs, **kwargs)
         build: Callable[[], Any] = partial(_make_registered, spec, kwargs)
         first = build()  # its errors are clearer than an EnvError
@@ -467,7 +469,7 @@ def _full_id(env_id: str) -> str:
             ) from error
     if is_atari(name):
         _register_atari()
-    if name.startswith("functional/"):
+    if name.startswith(FUNCTIONAL):
         importlib.import_module("tfpg.envs.functional")  # which registers them
     if name in gymnasium.registry:
         return name

@@ -284,6 +284,9 @@ def describe_env(envs: VectorEnv) -> str:
     """
     parts = getattr(envs.unwrapped, "envs", None)
     spec = envs.spec or (parts[0].spec if parts else None)
+    if spec is None and hasattr(envs.unwrapped, "func_env"):
+        unwrapped: Any = envs.unwrapped
+        return f"{type(unwrapped.func_env).__name__}, time limit {unwrapped.max_episode_steps}"
     if spec is None:
         return type(parts[0].unwrapped if parts else envs.unwrapped).__name__
     # How many there are, how they are stepped and seen, and the limit, which is named anyway.

@@ -14,7 +14,7 @@ from tfpg.models.policy import Policy
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.trajectory import Trajectory
 
-_ENV, _NOISE, _SHUFFLE = range(3)  # streams of random numbers
+_ENV, _NOISE, _SHUFFLE, _START = range(4)  # streams of random numbers
 _CIPHER_ROUNDS = 6
 
 
@@ -36,9 +36,16 @@ class Played(NamedTuple):
     lengths: tf.Tensor  # [T, N] int32
 
 
-def begin(env: FuncEnv, num_envs: int, seed: tf.Tensor) -> Position:
-    """Return the position of N environments at the start of their first episodes."""
-    rng = Random(step_seed(seed, tf.constant(0, tf.int64), _ENV), num_envs)
+def begin(env: FuncEnv, num_envs: int, seed: tf.Tensor, iteration: tf.Tensor) -> Position:
+    """Return the position of N environments at the start of their first episodes.
+
+    Args:
+        env: The environment.
+        num_envs: N.
+        seed: The run's seed, scalar int64.
+        iteration: The number of the first iteration, scalar int64.
+    """
+    rng = Random(step_seed(seed, iteration, _START), num_envs)
     state = env.initial(rng)
     return Position(
         state,
@@ -71,6 +78,9 @@ def play(
         seed: The run's seed, scalar int64.
         iteration: The number of the rollout, scalar int64.
         max_steps: Length at which an episode is truncated. None: never.
+
+    Returns:
+        The position after the last step, and the rollout.
     """
     num_envs, first = position.over.shape[0], 1 + iteration * num_steps
     noise = policy.head.noise(step_seed(seed, iteration, _NOISE), num_steps, num_envs)
@@ -136,10 +146,17 @@ def _arrays(policy: Policy, position: Position, num_steps: int) -> list[tf.Tenso
 def shuffled(
     steps: int, epochs: int, minibatches: int, seed: tf.Tensor, iteration: tf.Tensor
 ) -> tf.Tensor:
-    """Return the steps of each update, as `tfpg.agents.minibatches.minibatch_order` does.
+    """Return the steps of each update, each epoch in a random order.
 
     Sorting random numbers would take a fifth of an iteration's time. Instead, every index is
     encrypted by a Feistel network, which is a permutation whatever its keys.
+
+    Args:
+        steps: The number of steps.
+        epochs: Passes over all steps.
+        minibatches: Minibatches per pass. Their sizes differ by at most 1.
+        seed: The run's seed, scalar int64.
+        iteration: The number of the iteration, scalar int64.
 
     Returns:
         ``[epochs * minibatches, ceil(steps / minibatches)]`` int32, -1 where there is no step.
@@ -171,7 +188,6 @@ def shuffled(
         lambda order: [tf.where(order >= steps, _encrypted(order, keys, bits), order)],
         [_encrypted(order, keys, bits)],
     )[0]
-    # Minibatches whose sizes differ by at most 1.
     ends = np.arange(1, minibatches + 1) * steps // minibatches
     starts = np.concatenate([[0], ends[:-1]])
     places = starts[:, None] + np.arange(-(-steps // minibatches))
@@ -219,7 +235,8 @@ class FunctionalCollector(Collector):
         self.env: FuncEnv = unwrapped.func_env
         self.max_episode_steps: int | None = unwrapped.max_episode_steps
         self.seed_tensor = tf.constant(seed % 2**60, tf.int64)
-        self.position = begin(self.env, envs.num_envs, self.seed_tensor)
+        first = tf.constant(fragment, tf.int64)
+        self.position = begin(self.env, envs.num_envs, self.seed_tensor, first)
 
     def follow(self) -> None:
         """The position is always known."""
