@@ -19,7 +19,7 @@ _ROUNDS = 5
 class Timing(NamedTuple):
     """The time of an iteration and of its parts, in seconds.
 
-    Each part is measured in a loop of its own, where it runs slightly faster than in training.
+    Each part is measured in a separate loop, where it runs slightly faster than in training.
     ``callbacks and logs`` is the remaining time.
     """
 

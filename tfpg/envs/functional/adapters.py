@@ -35,8 +35,6 @@ class _Compiled:
     """The functions of a functional environment, compiled for N environments."""
 
     def __init__(self, func_env: FuncEnv, num_envs: int):
-        self.func_env = func_env
-
         def first(seed: Any) -> Any:
             rng = Random(step_seed(seed, tf.constant(0, tf.int64)), 1)
             state = func_env.initial(rng)
@@ -122,14 +120,14 @@ class FunctionalEnv(gymnasium.Env):
 class FunctionalVectorEnv(VectorEnv):
     """A vector environment of N copies of a functional environment, without autoreset.
 
-    Attributes:
-        state: The states, arrays ``[N, ...]``.
-
     Args:
         func_env: The functional environment, or the name of one of tfpg's.
         num_envs: N.
         max_episode_steps: Length at which episodes are truncated. None: the environment's own.
         render_mode: Ignored: only single environments are rendered.
+
+    Attributes:
+        state: The states, arrays ``[N, ...]``.
 
     Example:
         >>> from tfpg.envs.functional import CartPole

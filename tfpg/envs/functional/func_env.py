@@ -1,6 +1,6 @@
 """The protocol of functional environments: Gymnasium's `FuncEnv` for a batch of tensors.
 
-A functional environment has no state of its own. Its functions map tensors ``[N, ...]`` of N
+A functional environment is stateless. Its functions map tensors ``[N, ...]`` of N
 environments to tensors ``[N, ...]``, so that whole rollouts can be compiled, together with the
 updates that follow.
 """
