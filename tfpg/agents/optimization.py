@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import as_tensor, keras, tf
 from tfpg.core.messages import one_line, warn
 from tfpg.models.inspection import all_layers, traced_constants
 from tfpg.models.policy import Policy
@@ -263,7 +263,7 @@ class CompiledUpdate:
         if self._signature is None:
             key = tuple([None if x is None else (x.shape, x.dtype) for x in flat])
         tensors = [
-            tf.constant(x) if isinstance(x, np.ndarray) else x for x in flat if x is not None
+            as_tensor(x) if isinstance(x, np.ndarray) else x for x in flat if x is not None
         ]
         if key in self._calls:
             call, layout = self._calls[key]
