@@ -235,7 +235,7 @@ class EpsilonGreedy:
     def sample(self, noise: Array) -> Array:
         count = self.q_values.shape[-1]
         # Casting the noise to float32 can round it up to 1.
-        drawn = xp.clip(xp.as_integer(noise[..., 1] * count), 0, count - 1)
+        drawn = xp.minimum(xp.as_integer(noise[..., 1] * count), count - 1)
         return xp.where(noise[..., 0] < self.epsilon, drawn, self.mode())
 
     def mode(self) -> Array:

@@ -106,6 +106,10 @@ def clip(x: Array, low: Array, high: Array) -> Array:
     return np.clip(x, low, high) if is_array(x) else tf.clip_by_value(x, low, high)
 
 
+def minimum(x: Array, high: Any) -> Array:
+    return np.minimum(x, high) if is_array(x) else tf.minimum(x, high)
+
+
 def rint(x: Array) -> Array:
     return np.rint(x) if is_array(x) else tf.round(x)
 
