@@ -63,12 +63,18 @@ class TargetNetwork:
             period: Number of updates between copies of the weights, if ``tau`` is None.
             tau: Move by this share of the difference after every update.
         """
-        due = tf.equal(updates % period, 0)
-        for weight, variable in zip(self.weights, self._variables, strict=True):
-            if tau is None:
-                weight.assign(tf.where(due, variable.value, weight))
-            else:
+        pairs = list(zip(self.weights, self._variables, strict=True))
+        if tau is not None:
+            for weight, variable in pairs:
                 weight.assign_add(tau * (variable.value - weight))
+            return
+
+        def copy() -> tf.Tensor:
+            for weight, variable in pairs:
+                weight.assign(variable.value)
+            return tf.constant(True)
+
+        tf.cond(tf.equal(updates % period, 0), copy, lambda: tf.constant(False))
 
     def mark(self) -> None:
         """Remember the network's weights, for `copy_if_changed`."""
