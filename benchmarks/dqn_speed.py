@@ -1,74 +1,64 @@
-"""Compare the environment steps per second of tfpg.DQN and Stable-Baselines3 on CartPole.
+"""Compare the environment steps per second of DQN with Stable-Baselines3 on CartPole.
 
 Both make the same numbers of steps and updates with the same batch size, network, optimizer (Adam,
-clipped at a norm of 10), plain targets, Huber loss and exploration. Stable-Baselines3 runs in its
-own virtual environment. Every measurement is a process, whose clock starts after compilation and
-warm-up. Each of several rounds measures everything once; a ratio compares speeds of one round.
+clipped at a norm of 10), plain targets, Huber loss and exploration. Every measurement runs in its
+own process, and timing starts after compilation and warm-up. Stable-Baselines3 runs in its own
+virtual environment.
 
-    python benchmarks/dqn_speed.py --peer-python peer/bin/python
-    python benchmarks/dqn_speed.py --peer-python peer/bin/python --threads 1 --pairs 3
+    python benchmarks/dqn_speed.py
+    python benchmarks/dqn_speed.py --rounds 1 --only "zoo"
 
-Rows of tfpg: "overlap" steps the environments while the updates run. "128 at once" plays 128 steps
-and then makes 128 updates in one call, where Stable-Baselines3 makes 8 updates after 8 steps.
-"8 envs" plays the steps of the zoo's setting in 8 environments instead of one.
+Rows of tfpg: "256 at once" plays 256 steps and then makes 256 updates in one call, where
+Stable-Baselines3 makes 8 updates after 8 steps. "8 envs" plays the steps of the zoo's setting in 8
+environments instead of one. The last two columns are the limits of tfpg on this machine: the
+environments alone with random actions, and the compiled updates alone, in the same unit.
 """
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
-from statistics import median
 
-HOW_TO = """Stable-Baselines3 needs its own virtual environment. Create it:
-    python -m venv peer
-    peer/bin/pip install torch==2.13.0 stable-baselines3==2.9.2 'gymnasium[classic-control]'
-and pass its Python: --peer-python peer/bin/python"""
+import numpy as np
+from peers import compare, env_steps_per_second
 
 ENV = "CartPole-v1"
 LEARNING_STARTS = 1000
 ITERATION = 1024  # steps of an iteration of tfpg
+STEPS = 10_240
 
 # "learn": steps between updates, and the number of updates. "target": updates between copies into
 # the target network. "epsilon": steps over which it decays from 1, and its final value.
-# "variants": what tfpg does differently, by row.
+ONE_PER_STEP = {
+    "hidden": [64, 64],
+    "batch": 32,
+    "learning_rate": 1e-3,
+    "num_envs": 8,
+    "learn": [8, 8],
+    "target": 100,
+    "epsilon": [8000, 0.05],
+}
+ZOO = {
+    "hidden": [256, 256],
+    "batch": 64,
+    "learning_rate": 2.3e-3,
+    "num_envs": 1,
+    "learn": [256, 128],
+    "target": 128,
+    "epsilon": [8000, 0.04],
+}
+# The settings of Stable-Baselines3, and those of tfpg.
 SETTINGS = {
-    "one update per step, 64-64, batch 32": {
-        "hidden": [64, 64],
-        "batch": 32,
-        "learning_rate": 1e-3,
-        "num_envs": 8,
-        "learn": [8, 8],
-        "target": 100,
-        "epsilon": [8000, 0.05],
-        "variants": {
-            "8 envs, 128 at once": {"learn": [128, 128]},
-            "8 envs, 256 at once": {"learn": [256, 256]},
-        },
-    },
-    "zoo: 128 every 256 steps, 256-256, batch 64": {
-        "hidden": [256, 256],
-        "batch": 64,
-        "learning_rate": 2.3e-3,
-        "num_envs": 1,
-        "learn": [256, 128],
-        "target": 128,
-        "epsilon": [8000, 0.04],
-        "variants": {"1 env": {}, "8 envs": {"num_envs": 8}},
-    },
+    "one per step, 128 at once": (ONE_PER_STEP, {**ONE_PER_STEP, "learn": [128, 128]}),
+    "one per step, 256 at once": (ONE_PER_STEP, {**ONE_PER_STEP, "learn": [256, 256]}),
+    "zoo, 1 env": (ZOO, ZOO),
+    "zoo, 8 envs": (ZOO, {**ZOO, "num_envs": 8}),
 }
 
 
-def measure_peer(setting: dict, steps: int, threads: int | None) -> float:
+def of_peer(name: str) -> float:
     """Return the steps per second of Stable-Baselines3."""
-    import torch
     from stable_baselines3 import DQN
     from stable_baselines3.common.env_util import make_vec_env
 
-    if threads:
-        torch.set_num_threads(threads)
+    setting = SETTINGS[name][0]
     period, updates = setting["learn"]
     decay_steps, final_epsilon = setting["epsilon"]
     num_envs = setting["num_envs"]
@@ -88,7 +78,7 @@ def measure_peer(setting: dict, steps: int, threads: int | None) -> float:
         target_update_interval=max(1, setting["target"] * period // updates),
         max_grad_norm=10.0,
         exploration_initial_eps=1.0,
-        exploration_fraction=decay_steps / (warm_up + steps),
+        exploration_fraction=decay_steps / (warm_up + STEPS),
         exploration_final_eps=final_epsilon,
         policy_kwargs={"net_arch": setting["hidden"]},
         device="cpu",
@@ -98,16 +88,17 @@ def measure_peer(setting: dict, steps: int, threads: int | None) -> float:
     before = agent.num_timesteps
     start = time.perf_counter()
     # Without a reset, so that epsilon and the steps continue.
-    agent.learn(steps, reset_num_timesteps=False, progress_bar=False)
+    agent.learn(STEPS, reset_num_timesteps=False, progress_bar=False)
     return (agent.num_timesteps - before) / (time.perf_counter() - start)
 
 
-def measure_tfpg(setting: dict, steps: int) -> float:
-    """Return the steps per second of tfpg."""
+def trained_agent(name: str):
+    """Return the agent of tfpg after two iterations, in which it is compiled."""
     import keras
 
     import tfpg
 
+    setting = SETTINGS[name][1]
     period, updates = setting["learn"]
     decay_steps, final_epsilon = setting["epsilon"]
     model = tfpg.networks.mlp(ENV, hidden=setting["hidden"], activation="relu", seed=0)
@@ -126,88 +117,39 @@ def measure_tfpg(setting: dict, steps: int) -> float:
         learning_starts=LEARNING_STARTS,
         num_envs=setting["num_envs"],
         steps_per_iteration=ITERATION,
-        overlap=setting["overlap"],
     )
-    agent.fit(ENV, 2, seed=0, verbose=0)  # compiles
+    agent.fit(ENV, 2, seed=0, verbose=0)
+    return agent
+
+
+def of_tfpg(name: str) -> float:
+    """Return the steps per second of tfpg."""
+    agent = trained_agent(name)
     before = agent.env_steps
     start = time.perf_counter()
-    iterations = 2 + max(1, steps // ITERATION)
-    agent.fit(ENV, iterations, initial_iteration=2, seed=0, verbose=0)
+    agent.fit(ENV, 2 + STEPS // ITERATION, initial_iteration=2, seed=0, verbose=0)
     return (agent.env_steps - before) / (time.perf_counter() - start)
 
 
-def run(python: str, side: str, setting: dict, args: argparse.Namespace) -> float:
-    """Return the steps per second that a new process measures."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [python, __file__, "--side", side, "--setting", json.dumps(setting)]
-    command += ["--steps", str(args.steps)]
-    if args.threads:
-        threads = str(args.threads)
-        environment |= {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads}
-        command += ["--threads", threads]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=1800
-    )
-    if done.returncode:
-        sys.exit(f"{side} failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.splitlines()[-1])
+def of_environments(name: str) -> float:
+    """Return the steps per second of the environments alone."""
+    return env_steps_per_second(ENV, SETTINGS[name][1]["num_envs"], STEPS)
 
 
-def is_ready(peer: str | None) -> bool:
-    """Return whether a Python has Stable-Baselines3 and CartPole."""
-    if peer is None or not Path(peer).exists():
-        return False
-    check = [peer, "-c", "import stable_baselines3, torch, gymnasium.envs.classic_control"]
-    return subprocess.run(check, capture_output=True, check=False).returncode == 0
+def of_updates(name: str) -> float:
+    """Return the steps per second that the updates alone would allow."""
+    agent = trained_agent(name)
+    count = agent.updates_per_learn * agent.batch_size
+    transitions = agent.replay.sample(np.random.default_rng(0), count, agent.batch_size, 1.0)
+    blocks = STEPS // agent.learn_period
+    start = time.perf_counter()
+    for _ in range(blocks):
+        agent.learn_from(transitions)
+    return blocks * agent.learn_period / (time.perf_counter() - start)
 
 
-def compare(name: str, setting: dict, args: argparse.Namespace) -> None:
-    """Measure a setting, and print a row for each variant of tfpg."""
-    base = {key: value for key, value in setting.items() if key != "variants"}
-    variants = {
-        label + ", overlap" * overlap: {**base, **changes, "overlap": overlap}
-        for label, changes in setting["variants"].items()
-        for overlap in (False, True)
-    }
-    peers, speeds = [], {label: [] for label in variants}
-    for pair in range(args.pairs):
-        # The order alternates, so that a slow phase of the machine affects both sides.
-        order = [None, *variants] if pair % 2 == 0 else [*reversed(variants), None]
-        for label in order:
-            if label is None:
-                peers.append(run(args.peer_python, "sb3", base, args))
-            else:
-                speeds[label].append(run(sys.executable, "tfpg", variants[label], args))
-    for label, ours in speeds.items():
-        ratios = [speed / peer for speed, peer in zip(ours, peers, strict=True)]
-        print(
-            f"{name:44}{label:>29}{median(ours):9,.0f}{median(peers):8,.0f}"
-            f"  {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            flush=True,
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="a Python with stable-baselines3 and torch")
-    parser.add_argument("--pairs", type=int, default=5, help="rounds of measurements")
-    parser.add_argument("--steps", type=int, default=10_240, help="timed steps of each run")
-    parser.add_argument("--threads", type=int, help="threads of each side (default: its own)")
-    parser.add_argument("--side", choices=["tfpg", "sb3"], help=argparse.SUPPRESS)
-    parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.side == "sb3":
-        print(measure_peer(args.setting, args.steps, args.threads))
-    elif args.side == "tfpg":
-        print(measure_tfpg(args.setting, args.steps))
-    elif not is_ready(args.peer_python):
-        sys.exit(HOW_TO)
-    else:
-        head = f"{'setting':44}{'tfpg':>29}{'tfpg/s':>9}{'SB3/s':>8}  ratio (min to max)"
-        print(head, flush=True)
-        for name, setting in SETTINGS.items():
-            compare(name, setting, args)
+SIDES = {"tfpg": of_tfpg, "peer": of_peer, "environments": of_environments, "updates": of_updates}
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, __file__, SIDES, SETTINGS, "stable-baselines3", "SB3")

@@ -1,11 +1,15 @@
 """Shared helpers: virtual environments for other libraries, and alternating processes."""
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 FOLDER = Path(__file__).parent / ".peers"
 
@@ -14,9 +18,10 @@ PINS = {
     "stable-baselines3": [
         "torch==2.13.0",
         "stable-baselines3==2.9.2",
-        "gymnasium[classic-control]",
+        "gymnasium[classic-control,mujoco]",
     ],
     "purejaxrl": ["jax==0.10.2", "gymnax==0.0.9", "flax", "optax", "distrax"],
+    "moviepy": ["gymnasium[classic-control]==1.4.0", "moviepy"],
 }
 
 
@@ -64,3 +69,72 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Return the median of the ratios within the rounds, with the smallest and the largest."""
     ratios = [x / y for x, y in zip(ours, theirs, strict=True)]
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def compare(
+    doc: str,
+    script: str,
+    sides: Mapping[str, Callable[[str], float]],
+    settings: Collection[str],
+    peer: str | None,
+    title: str,
+) -> None:
+    """The command line of a script that compares the speed of tfpg with a peer's.
+
+    Args:
+        doc: The script's docstring.
+        script: The path of the script, which is run again for every measurement.
+        sides: Functions from the name of a setting to a speed: ``"tfpg"``, ``"peer"``, and limits
+            of tfpg on this machine.
+        settings: The names of the settings, one for each row.
+        peer: The name of the peer in `PINS`. None: it needs no environment of its own.
+        title: The name of the peer in the table.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each side")
+    parser.add_argument("--only", help="settings whose name contains this")
+    parser.add_argument("--side", choices=list(sides), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        print(sides[args.side](args.only))
+        return
+    pythons = dict.fromkeys(sides, sys.executable)
+    if peer is not None:
+        pythons["peer"] = peer_python(peer)
+    limits = [side for side in sides if side not in ("tfpg", "peer")]
+    width = 2 + max(map(len, settings))
+    head = f"{'setting':{width}}{'tfpg/s':>10}{title + '/s':>13}  {'ratio':22}"
+    print(head + "".join(f"{limit + '/s':>16}" for limit in limits))
+    for name in (name for name in settings if (args.only or "") in name):
+        calls = {
+            side: lambda side=side, name=name: number_from(
+                [pythons[side], script, "--side", side, "--only", name]
+            )
+            for side in sides
+        }
+        found = alternate(calls, args.rounds)
+        ours, theirs = found["tfpg"], found["peer"]
+        row = f"{name:{width}}{median(ours):10,.0f}{median(theirs):13,.0f}"
+        row += f"  {ratio(ours, theirs):22}"
+        print(row + "".join(f"{median(found[x]):16,.0f}" for x in limits), flush=True)
+
+
+def env_steps_per_second(env_id: str, num_envs: int, steps: int) -> float:
+    """Return the steps per second of tfpg's vector environments alone, with random actions."""
+    from tfpg.envs import open_vec
+
+    with open_vec(env_id, num_envs) as envs:
+        rng = np.random.default_rng(0)
+        space = envs.single_action_space
+        if hasattr(space, "n"):
+            actions = rng.integers(space.n, size=(100, num_envs))
+        else:
+            actions = rng.uniform(space.low, space.high, size=(100, num_envs, *space.shape))
+        manual = envs.metadata["autoreset_mode"].name == "DISABLED"
+        envs.reset(seed=0)
+        start = time.perf_counter()
+        for t in range(steps // num_envs):
+            _, _, terminated, truncated, _ = envs.step(actions[t % 100])
+            if manual and (terminated | truncated).any():
+                envs.reset(options={"reset_mask": terminated | truncated})
+    return steps / (time.perf_counter() - start)

@@ -1,30 +1,23 @@
 """Compare the frames per second of tfpg.record and Gymnasium's RecordVideo, or measure memory.
 
-Both record the same episodes of CartPole, played by the same function, to MP4. Every measurement is
-a process, and measurements alternate. The clock starts before the environment is made, and stops
-when the file is complete. RecordVideo runs in its own virtual environment, because moviepy needs an
-older Pillow.
+Both record the same episodes of CartPole, played by the same function, to MP4. Every measurement
+runs in its own process. Timing starts before the environment is made, and stops when the file is
+complete. RecordVideo runs in its own virtual environment, because moviepy needs an older Pillow.
 
-    python benchmarks/videos.py --peer-python peer/bin/python
+    python benchmarks/videos.py
     python benchmarks/videos.py --memory 100000
 """
 
 import argparse
-import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from functools import partial
 from statistics import median
 
 import numpy as np
-
-HOW_TO = """RecordVideo needs its own virtual environment. Create it:
-    python -m venv peer
-    peer/bin/pip install 'gymnasium[classic-control]==1.4.0' moviepy
-and pass its Python: --peer-python peer/bin/python"""
+from peers import alternate, number_from, peer_python, ratio
 
 ENV = "CartPole-v1"
 STEPS = 500  # per episode
@@ -78,25 +71,6 @@ def record_with_tfpg(
     return video.frames, time.perf_counter() - start
 
 
-def run(python: str, *args: str) -> float:
-    """Return the frames per second that a new process measures."""
-    done = subprocess.run(
-        [python, __file__, *args], capture_output=True, text=True, check=False, timeout=1800
-    )
-    if done.returncode:
-        sys.exit(f"{args} failed:\n{done.stderr[-2000:]}")
-    frames, seconds = json.loads(done.stdout.splitlines()[-1])
-    return frames / seconds
-
-
-def is_ready(peer: str | None) -> bool:
-    """Return whether a Python has moviepy and CartPole."""
-    if peer is None or not Path(peer).exists():
-        return False
-    check = [peer, "-c", "import moviepy, gymnasium.envs.classic_control"]
-    return subprocess.run(check, capture_output=True, check=False).returncode == 0
-
-
 def measure_memory(frames: int) -> None:
     """Record a long video, and print the peak memory along the way."""
     import tfpg
@@ -122,31 +96,25 @@ def measure_memory(frames: int) -> None:
     print(f"{video.frames / seconds:,.0f} frames/s, {size / 2**20:,.1f} MiB")
 
 
-def compare(args: argparse.Namespace) -> None:
+def compare(rounds: int, episodes: int) -> None:
     """Measure both sides, and print a row for each way to record."""
-    theirs, ours = [], {row: [] for row in ROWS}
-    episodes = ["--episodes", str(args.episodes)]
-    for pair in range(args.pairs):
-        # The order alternates, so that a slow phase of the machine affects both sides.
-        order = [None, *ROWS] if pair % 2 == 0 else [*reversed(ROWS), None]
-        for row in order:
-            if row is None:
-                theirs.append(run(args.peer_python, "--side", "peer", *episodes))
-            else:
-                ours[row].append(run(sys.executable, "--side", "tfpg", *episodes, *ROWS[row]))
-    print(f"{'':26}{'frames/s':>9}{'RecordVideo':>13}  ratio (min to max)")
-    for row, speeds in ours.items():
-        ratios = [speed / peer for speed, peer in zip(speeds, theirs, strict=True)]
-        print(
-            f"{row:26}{median(speeds):9,.0f}{median(theirs):13,.0f}"
-            f"  {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+
+    def measure(python: str, side: str, options: list[str]) -> float:
+        shared = ["--side", side, "--episodes", str(episodes)]
+        return number_from([python, __file__, *shared, *options])
+
+    sides = {"peer": partial(measure, peer_python("moviepy"), "peer", [])}
+    sides |= {row: partial(measure, sys.executable, "tfpg", ROWS[row]) for row in ROWS}
+    found = alternate(sides, rounds)
+    theirs = found.pop("peer")
+    print(f"{'':26}{'frames/s':>9}{'RecordVideo':>13}  ratio (smallest to largest)")
+    for row, ours in found.items():
+        print(f"{row:26}{median(ours):9,.0f}{median(theirs):13,.0f}  {ratio(ours, theirs)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="a Python with gymnasium and moviepy")
-    parser.add_argument("--pairs", type=int, default=5, help="rounds of measurements")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each row")
     parser.add_argument("--episodes", type=int, default=4, help="episodes of 501 frames each")
     parser.add_argument(
         "--memory", type=int, metavar="FRAMES", help="measure the memory of a video this long"
@@ -160,14 +128,14 @@ def main() -> None:
     elif args.side:
         with tempfile.TemporaryDirectory() as folder:
             if args.side == "peer":
-                result = record_with_gymnasium(args.episodes, folder)
+                frames, seconds = record_with_gymnasium(args.episodes, folder)
             else:
-                result = record_with_tfpg(args.episodes, folder, args.suffixes, args.overlay)
-        print(json.dumps(result))
-    elif is_ready(args.peer_python):
-        compare(args)
+                frames, seconds = record_with_tfpg(
+                    args.episodes, folder, args.suffixes, args.overlay
+                )
+        print(frames / seconds)
     else:
-        sys.exit(HOW_TO)
+        compare(args.rounds, args.episodes)
 
 
 if __name__ == "__main__":

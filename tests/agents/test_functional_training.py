@@ -9,22 +9,24 @@ from small import every_checkpoint, flat_weights, prepared
 import tfpg
 from tfpg.envs import functional, open_vec
 from tfpg.rollouts.collector import Collector
-from tfpg.rollouts.functional_rollout import FunctionalCollector, shuffled
+from tfpg.rollouts.functional_rollout import FunctionalCollector, begin, play, shuffled
 
 ENV = functional.CartPole()
 OPTIONS = {"num_envs": 4, "num_steps": 16, "gamma": 0.9}
+EPISODES = {"episodes_per_update": 4, "max_steps": 12, "gamma": 0.9, "baseline": "value"}
+ALGORITHMS = [tfpg.A2C, tfpg.PPO, tfpg.Reinforce]
 
 
 def agent_of(algorithm=tfpg.PPO, env=ENV, seed=0, **options):
     model = tfpg.networks.actor_critic(env, hidden=(8,), seed=seed)
-    return algorithm(model, **{**OPTIONS, **options})
+    return algorithm(model, **{**(EPISODES if algorithm is tfpg.Reinforce else OPTIONS), **options})
 
 
 def fit(agent, iterations, **options):
     return agent.fit(ENV, iterations, seed=3, verbose=0, **options).history
 
 
-@pytest.mark.parametrize("algorithm", [tfpg.A2C, tfpg.PPO])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 class TestAnyNumberOfIterationsInACall:
     def test_gives_the_same_weights_and_logs(self, algorithm):
         one, three = (agent_of(algorithm, steps_per_execution=k) for k in (1, 3))
@@ -76,19 +78,85 @@ class TestCallbacks:
         np.testing.assert_allclose(flat_weights(agent.model), flat_weights(plain.model), atol=1e-6)
 
 
-def test_the_updates_are_those_of_the_host_loop_on_the_same_rollout():
-    # The first iteration in tensors, and its steps repeated in the adapter.
-    agent, host = (agent_of(tfpg.A2C, jit_compile=False) for _ in range(2))
-    before = flat_weights(agent.model)
-    history = fit(agent, 1)
-    with open_vec(ENV, 4) as envs:
-        prepared(host, ENV)
-        data = Collector(envs, 3).collect_steps(host.policy, 16)
-        logs = host.update(data)
-    assert set(logs) <= set(history)
-    for model in (agent.model, host.model):
-        step = np.abs(flat_weights(model) - before)
-        assert 0 < step.max() < 2e-3  # one step of Adam
+def first_rollout(agent, seed):
+    """What a run with this seed plays first, as arrays."""
+    prepared(agent, ENV)
+    seed, zero = (tf.constant(x, tf.int64) for x in (seed, 0))
+    episodes = isinstance(agent, tfpg.Reinforce)
+    steps = agent.max_steps if episodes else agent.num_steps
+    start = begin(ENV, agent.num_envs, seed, zero)
+    options = {"max_steps": agent.max_steps, "single_episode": episodes}
+    position, played = play(ENV, agent.policy, start, steps, seed, zero, **options)
+    data = tf.nest.map_structure(lambda x: x.numpy(), played.data)
+    exact = {name: getattr(data, name).astype(np.float64) for name in ("rewards", "mask")}
+    return data._replace(**exact), position
+
+
+VALUE_MODEL = {"baseline": None, "value_updates": 3}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (tfpg.A2C, {}),
+        (tfpg.PPO, {"minibatches": 1, "reward_scale": 0.5}),
+        (tfpg.Reinforce, {}),
+        (tfpg.Reinforce, {"gae_lambda": 0.8, "entropy_coef": 0.1, "standardize": None}),
+        (tfpg.Reinforce, {"baseline": "mean", "standardize": "episode"}),
+        (tfpg.Reinforce, VALUE_MODEL),
+    ],
+)
+def test_the_updates_are_those_of_the_host_loop_on_the_same_rollout(algorithm, options):
+    def agent():
+        if options is not VALUE_MODEL:
+            return agent_of(algorithm, **options)
+        networks = tfpg.networks
+        model, critic = (make(ENV, hidden=(8,), seed=0) for make in (networks.mlp, networks.critic))
+        return algorithm(model, value_model=critic, **{**EPISODES, **options})
+
+    compiled, host = agent(), agent()
+    compiled.jit_compile = False  # random numbers differ in XLA
+    history = fit(compiled, 1)
+    assert compiled.compiled_iterations is not None
+    logs = host.update(first_rollout(host, 3)[0])
+    for name, value in logs.items():
+        assert history[name][0] == pytest.approx(value, rel=1e-3, abs=1e-5)
+    for model, other in zip(compiled.models, host.models, strict=True):
+        np.testing.assert_allclose(flat_weights(model), flat_weights(other), atol=2e-5)
+
+
+def test_whole_episodes_are_played_once_and_end_with_their_last_observation():
+    data, position = first_rollout(agent_of(tfpg.Reinforce, episodes_per_update=64), 0)
+    lengths = data.mask.sum(axis=0).astype(int)
+    assert (lengths == position.lengths.numpy()).all()
+    assert (lengths == position.returns.numpy()).all()  # a reward of 1 for each step
+    assert lengths.min() < lengths.max() == 12
+    for n, length in enumerate(lengths):
+        assert data.mask[:length, n].all()
+        assert not data.mask[length:, n].any()
+        ended = data.terminated[:, n] | data.truncated[:, n]
+        assert np.flatnonzero(ended).tolist() == [length - 1]
+        angle = data.observations[length, n, 2]
+        assert (abs(angle) > 0.2095) == data.terminated[length - 1, n]
+
+
+@pytest.mark.parametrize(
+    "options", [{"gradient": "accumulated"}, {"batch_size": 8}, {"num_envs": 2}]
+)
+def test_reinforce_uses_the_host_loop_where_it_cannot_be_compiled(options):
+    agent = agent_of(tfpg.Reinforce, **options)
+    history = fit(agent, 2)
+    assert agent.compiled_iterations is None
+    assert len(history["episode_return"]) == 2
+
+
+def test_episodes_without_a_limit_use_the_host_loop():
+    class Endless(functional.CartPole):
+        max_episode_steps = None
+
+    agent = agent_of(tfpg.Reinforce, max_steps=None)
+    agent.fit(Endless(), 1, seed=0, verbose=0)
+    assert agent.compiled_iterations is None
 
 
 @pytest.mark.parametrize("name", ["Acrobot", "MountainCarContinuous", "Pendulum"])
@@ -110,9 +178,8 @@ def test_rewards_are_scaled_and_inputs_normalized_by_the_host_loop():
 
 def test_other_algorithms_train_through_the_adapter():
     model = tfpg.networks.mlp(ENV, hidden=(8,), seed=0)
-    history = tfpg.Reinforce(model, episodes_per_update=4).fit(
-        "functional/CartPole", 2, seed=0, verbose=0
-    )
+    options = {"learning_starts": 64, "steps_per_iteration": 64}
+    history = tfpg.DQN(model, **options).fit("functional/CartPole", 2, seed=0, verbose=0)
     assert len(history.history["episode_return"]) == 2
 
 
@@ -120,6 +187,15 @@ def test_other_algorithms_train_through_the_adapter():
 def test_ppo_solves_cartpole():
     model = tfpg.networks.actor_critic(ENV, hidden=(64, 64), seed=0)
     agent = tfpg.PPO(model, num_envs=16, num_steps=128, epochs=10)
+    agent.fit(ENV, 60, seed=1, verbose=0)
+    assert tfpg.evaluate(agent, "CartPole-v1", 20, seed=2)["episode_return"] > 450
+
+
+@pytest.mark.slow
+def test_reinforce_solves_cartpole():
+    model = tfpg.networks.mlp(ENV, hidden=(64, 64), seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    agent = tfpg.Reinforce(model, episodes_per_update=32)
     agent.fit(ENV, 60, seed=1, verbose=0)
     assert tfpg.evaluate(agent, "CartPole-v1", 20, seed=2)["episode_return"] > 450
 
@@ -186,9 +262,10 @@ class Broken(functional.CartPole):
         return super().reward(state, action, next_state, rng) * float("nan")
 
 
-def test_rewards_that_are_not_finite_are_named():
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rewards_that_are_not_finite_are_named(algorithm):
     with pytest.raises(FloatingPointError, match="because the rewards are not"):
-        agent_of().fit(Broken(), 1, seed=0, verbose=0)
+        agent_of(algorithm).fit(Broken(), 1, seed=0, verbose=0)
 
 
 def test_checkpoints_are_written_between_calls_when_they_are_due(tmp_path):

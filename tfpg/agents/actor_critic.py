@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium import spaces
 
 from tfpg.agents.minibatches import (
     NOT_FINITE,
@@ -24,7 +23,7 @@ from tfpg.agents.minibatches import (
 from tfpg.agents.optimization import CompiledUpdate, apply_where
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
-from tfpg.core.options import count, one_of, option, optional, positive
+from tfpg.core.options import count, one_of, option, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.normalization import RunningMoments
 from tfpg.models.policy import Policy
@@ -73,13 +72,6 @@ class ActorCritic(PolicyGradient):
         check=positive_or_auto,
         help="Factor that scales the rewards for learning. 'auto': 1 divided by the running "
         "standard deviation of the discounted return. Logs show the original rewards.",
-    )
-    steps_per_execution: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Maximum iterations per compiled call in functional environments. Callbacks run once "
-        "per iteration, after the call. None: one if there are callbacks, otherwise as many as fit "
-        "in about 16,000 environment steps.",
     )
     jit_compile: bool | str = option(
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP
@@ -132,8 +124,7 @@ class ActorCritic(PolicyGradient):
     @property
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
         """Whether rollouts can run in tensors. They cannot if running statistics are needed."""
-        counted = self.reward_scale == "auto" or any(each.layers for each in self._statistics)
-        return not counted and isinstance(self.trained_policy.observation_space, spaces.Box)
+        return super().plays_in_tensors and self.reward_scale != "auto"
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Step every environment ``num_steps`` times."""
@@ -179,18 +170,6 @@ class ActorCritic(PolicyGradient):
         self.keep_weights(logs)
         self.check_results(logs)
         return logs
-
-    def check_results(self, logs: dict[str, Any]) -> None:
-        """Take the flags out of the results of `learn`, and raise an error where one is false.
-
-        Raises:
-            FloatingPointError: See `update`.
-        """
-        finite = logs.pop("finite")
-        rewards_finite, returns_finite = logs.pop("rewards_finite"), logs.pop("returns_finite")
-        if not returns_finite:
-            raise FloatingPointError(NOT_FINITE.format("values" if rewards_finite else "rewards"))
-        self.trainable.check(finite, logs["loss"])
 
     def scaled(self, data: Trajectory) -> Trajectory:
         """Return a rollout with its rewards multiplied by ``reward_scale``."""
@@ -279,13 +258,8 @@ class ActorCritic(PolicyGradient):
         logs["explained_variance"] = explained_variance(batch.returns, batch.values, weights)
         if self.kl_limit < np.inf:
             logs["updates_applied"] = applied
-        clipped = policy.head.clipped(batch.actions)
-        if clipped is not None:
-            real = tf.maximum(tf.reduce_sum(weights), 1.0)
-            logs["clipped_actions"] = tf.reduce_sum(weights * clipped) / real
-        rewards_finite = tf.reduce_all(tf.math.is_finite(data.rewards))
-        flags = {"rewards_finite": rewards_finite, "returns_finite": returns_finite}
-        return {**logs, "finite": finite, **flags}
+        logs |= self.clipped_actions(batch, weights)
+        return {**logs, "finite": finite, **self.finite_flags(data, batch)}
 
 
 class ReturnScale:

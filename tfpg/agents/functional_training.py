@@ -12,7 +12,13 @@ from gymnasium.vector import VectorEnv
 from tfpg.agents.optimization import CompiledUpdate, Layout
 from tfpg.core.backend import tf
 from tfpg.envs.functional import FunctionalVectorEnv
-from tfpg.rollouts.functional_rollout import FunctionalCollector, Position, play, shuffled
+from tfpg.rollouts.functional_rollout import (
+    FunctionalCollector,
+    Position,
+    begin,
+    play,
+    shuffled,
+)
 
 _STEPS_PER_CALL = 16_384
 
@@ -32,7 +38,12 @@ class CompiledIterations:
         self._agent, self._env = agent, collector.env
         self._num_envs = collector.envs.num_envs
         self._limit = _limit_of(agent, collector)
-        steps = agent.num_steps * collector.envs.num_envs
+        if agent.plays_episodes:
+            assert self._limit is not None  # see `plays_in_tensors`
+            self._num_steps = self._limit
+        else:
+            self._num_steps = agent.num_steps
+        steps = self._num_steps * self._num_envs
         self.most = agent.steps_per_execution or max(1, _STEPS_PER_CALL // steps)
         self._layout = Layout()
         self._call = CompiledUpdate(self._iterate, agent.jit_compile, agent.models)
@@ -101,28 +112,37 @@ class CompiledIterations:
     def _play_and_learn(
         self, position: Position, seed: tf.Tensor, number: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], Position]:
-        """Make one iteration: a rollout and its updates."""
-        agent = self._agent
+        """Make one iteration: a rollout or whole episodes, and the updates."""
+        agent, episodes = self._agent, self._agent.plays_episodes
+        if episodes:
+            position = begin(self._env, self._num_envs, seed, number)
         position, played = play(
-            self._env, agent.trained_policy, position, agent.num_steps, seed, number, self._limit
+            self._env,
+            agent.trained_policy,
+            position,
+            self._num_steps,
+            seed,
+            number,
+            self._limit,
+            single_episode=episodes,
         )
         order, data = None, played.data
-        if agent.minibatches > 1:
+        if not episodes and agent.minibatches > 1:
             steps = math.prod(data.mask.shape)
             order = shuffled(steps, agent.epochs, agent.minibatches, seed, number)
-        if agent.reward_scale != 1.0:
+        if not episodes and agent.reward_scale != 1.0:
             data = data._replace(rewards=data.rewards * float(agent.reward_scale))
-        episodes = {
-            "ended": data.terminated | data.truncated,
-            "returns": played.returns,
-            "lengths": played.lengths,
+        finished = {
+            "ended": position.over if episodes else data.terminated | data.truncated,
+            "returns": position.returns if episodes else played.returns,
+            "lengths": position.lengths if episodes else played.lengths,
             "steps": tf.reduce_sum(data.mask),
         }
-        return {**agent.learn(data, order), **episodes}, position
+        return {**agent.learn(data, order), **finished}, position
 
 
-def _limit_of(agent: Any, collector: FunctionalCollector) -> int | None:
-    limits = [x for x in (agent.max_steps, collector.max_episode_steps) if x is not None]
+def _limit_of(agent: Any, envs: FunctionalCollector | FunctionalVectorEnv) -> int | None:
+    limits = [x for x in (agent.max_steps, envs.max_episode_steps) if x is not None]
     return min(limits, default=None)
 
 
@@ -145,5 +165,8 @@ def plays_in_tensors(agent: Any, envs: VectorEnv) -> bool:
 
     A subclass that overrides how it plays or learns does so in the host loop.
     """
-    is_functional = isinstance(envs, FunctionalVectorEnv)
-    return is_functional and agent.plays_in_tensors and not agent.has_own_loop
+    if not isinstance(envs, FunctionalVectorEnv) or agent.has_own_loop:
+        return False
+    if not agent.plays_in_tensors:
+        return False
+    return not (agent.plays_episodes and _limit_of(agent, envs) is None)

@@ -262,9 +262,7 @@ class CompiledUpdate:
         key = None
         if self._signature is None:
             key = tuple([None if x is None else (x.shape, x.dtype) for x in flat])
-        tensors = [
-            as_tensor(x) if isinstance(x, np.ndarray) else x for x in flat if x is not None
-        ]
+        tensors = [as_tensor(x) if isinstance(x, np.ndarray) else x for x in flat if x is not None]
         if key in self._calls:
             call, layout = self._calls[key]
             return layout.unpacked(call(*tensors))

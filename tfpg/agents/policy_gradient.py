@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 
 from tfpg.agents.agent import Agent
-from tfpg.agents.minibatches import Batch, make_batch
+from tfpg.agents.minibatches import NOT_FINITE, Batch, make_batch
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, fraction, nonnegative, one_of, option, optional
 from tfpg.models.policy import Policy
@@ -76,11 +77,20 @@ class PolicyGradient(Agent):
         help="Initial log standard deviation of continuous actions, which is trained. For models "
         "that output only the means.",
     )
+    steps_per_execution: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Maximum iterations per compiled call in functional environments. Callbacks run once "
+        "per iteration, after the call. None: one if there are callbacks, otherwise as many as fit "
+        "in about 16,000 environment steps.",
+    )
 
     # Whether advantages are centered by the mean of the batch.
     centered = False
     # Whether a value function is learned.
     learns_value = True
+    # Whether an iteration plays whole episodes, one in each environment, instead of steps.
+    plays_episodes = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,6 +115,47 @@ class PolicyGradient(Agent):
         weights = [results.pop(f"weights {i}") for i in range(count)]
         # A subclass may change the model's weights after the update.
         self._weights = None if self.has_own_loop else weights
+
+    @property
+    def plays_in_tensors(self) -> bool:  # type: ignore[override]
+        """Whether iterations in functional environments can be compiled.
+
+        They cannot if running statistics of observations are needed.
+        """
+        counted = any(each.layers for each in self._statistics)
+        return not counted and isinstance(self.trained_policy.observation_space, spaces.Box)
+
+    def finite_flags(self, data: Trajectory, batch: Batch) -> dict[str, tf.Tensor]:
+        """Return whether all rewards and returns are finite, as tensors for `check_results`."""
+        return {
+            "rewards_finite": tf.reduce_all(tf.math.is_finite(data.rewards)),
+            "returns_finite": tf.reduce_all(tf.math.is_finite(batch.returns)),
+        }
+
+    def check_results(self, logs: dict[str, Any]) -> None:
+        """Take the flags out of the results of `learn`, and raise an error where one is false.
+
+        Raises:
+            FloatingPointError: See `update`.
+        """
+        finite = logs.pop("finite")
+        rewards_finite, returns_finite = logs.pop("rewards_finite"), logs.pop("returns_finite")
+        if not returns_finite:
+            raise FloatingPointError(NOT_FINITE.format("values" if rewards_finite else "rewards"))
+        self.trainable.check(finite, logs["loss"])
+
+    def clipped_actions(self, batch: Batch, weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the share of the actions that are clipped, to log; nothing if none ever are.
+
+        Args:
+            batch: ``B`` steps, as tensors.
+            weights: ``[B]``, 0 for steps that do not count.
+        """
+        clipped = self.trained_policy.head.clipped(batch.actions)
+        if clipped is None:
+            return {}
+        real = tf.maximum(tf.reduce_sum(weights), 1.0)
+        return {"clipped_actions": tf.reduce_sum(weights * clipped) / real}
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Return the losses of a batch of steps: the algorithm.

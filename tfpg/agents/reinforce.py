@@ -98,6 +98,9 @@ class Reinforce(PolicyGradient):
         "all.",
     )
 
+    plays_episodes = True
+    jit_compile = "auto"  # of compiled iterations in functional environments
+
     def __post_init__(self) -> None:
         if self.value_model is not None:
             if self.baseline == "mean":
@@ -150,9 +153,20 @@ class Reinforce(PolicyGradient):
             self._accumulated_update, False, self.models, (batch, weights, ends, combinations)
         )
         self._update_value = compiled(self._value_update, signature=[batch])
+        self.compiled_iterations = None
 
     def first_numbers(self, iteration: int) -> tuple[int, int]:
-        return iteration * self.episodes_per_update, 0
+        return iteration * self.episodes_per_update, iteration
+
+    @property
+    def plays_in_tensors(self) -> bool:  # type: ignore[override]
+        """Whether iterations in functional environments can be compiled.
+
+        They cannot with the accumulated gradient, with fewer environments than episodes, with a
+        ``batch_size``, or with running statistics of observations.
+        """
+        usual = self.gradient == "fused" and self.batch_size is None
+        return usual and self.num_envs == self.episodes_per_update and super().plays_in_tensors
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         distribution, value = self.distribution_and_value(batch.inputs)
@@ -206,11 +220,28 @@ class Reinforce(PolicyGradient):
         clipped = self.trained_policy.head.clipped(batch.actions)
         return logs if clipped is None else {**logs, "clipped_actions": float(clipped.mean())}
 
-    def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], None]:
+    def learn(self, data: Trajectory, order: None) -> dict[str, tf.Tensor]:
+        """Make the updates of an iteration in a compiled call; see `ActorCritic.learn`."""
+        values = None
+        if self.learns_value:
+            values = self.trained_policy.rollout_values(data.observations)
+        batch, weights = self.to_batch(data, values), tf.reshape(data.mask, [-1])
+        logs = self._fused_step(batch, weights)
+        if self.value_updates > 1:
+            self._value_update(batch, weights)
+        if self.learns_value:
+            logs["explained_variance"] = explained_variance(batch.returns, batch.values, weights)
+        return {**logs, **self.clipped_actions(batch, weights), **self.finite_flags(data, batch)}
+
+    def _fused_step(self, batch: Batch, weights: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        variables, size = self.trainable.variables, self.batch_size
         gradients, logs = mean_gradient(
-            self.losses, self.trainable.variables, batch, batch_size=self.batch_size
+            self.losses, variables, batch, weights=weights, batch_size=size
         )
         return self._applied(gradients, logs)
+
+    def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], None]:
+        return {**self._fused_step(batch), **self.weights_after()}, None
 
     def _accumulated_update(
         self, batch: Batch, weights: tf.Tensor, ends: tf.Tensor, combinations: tf.Tensor
@@ -223,7 +254,8 @@ class Reinforce(PolicyGradient):
             penalty = weight_penalty(variables)
         penalties = gradient_of(tape, penalty, variables)
         gradients = [g + tf.cast(p, g.dtype) for g, p in zip(gradients, penalties, strict=True)]
-        return self._applied(gradients, logs | self._noise(sums, tf.unstack(combinations)))
+        logs = self._applied(gradients, logs | self._noise(sums, tf.unstack(combinations)))
+        return {**logs, **self.weights_after()}, None
 
     def _step_weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """The weights ``[B, 3]`` of each step's gradient, and the coefficients to combine them.
@@ -256,15 +288,13 @@ class Reinforce(PolicyGradient):
             logs["baseline_saving"] = 1.0 - saved
         return logs
 
-    def _applied(
-        self, gradients: list[tf.Tensor], logs: dict[str, Any]
-    ) -> tuple[dict[str, tf.Tensor], None]:
+    def _applied(self, gradients: list[tf.Tensor], logs: dict[str, Any]) -> dict[str, tf.Tensor]:
         finite = self.trainable.apply_if_finite(gradients)
         logs = {name: x for name, x in logs.items() if name not in ("log_prob", "rest")}
         norm = tf.linalg.global_norm(gradients)
-        return {**logs, "grad_norm": norm, "finite": finite, **self.weights_after()}, None
+        return {**logs, "grad_norm": norm, "finite": finite}
 
-    def _value_update(self, batch: Batch) -> None:
+    def _value_update(self, batch: Batch, weights: tf.Tensor | None = None) -> None:
         """Update the value model alone, ``value_updates - 1`` times."""
         policy = self.trained_policy
         optimizer, variables = self.trainable.groups[-1]
@@ -274,7 +304,9 @@ class Reinforce(PolicyGradient):
             return {"loss": self.value_coef * value_loss(value, batch.returns)}
 
         def update(index: tf.Tensor) -> list[tf.Tensor]:
-            gradients, _ = mean_gradient(losses, variables, batch, batch_size=self.batch_size)
+            gradients, _ = mean_gradient(
+                losses, variables, batch, weights=weights, batch_size=self.batch_size
+            )
             finite = tf.reduce_all(are_finite(gradients))
             apply_where(finite, [(optimizer, variables)], gradients)
             return [index + 1]

@@ -64,6 +64,7 @@ def play(
     seed: tf.Tensor,
     iteration: tf.Tensor,
     max_steps: int | None,
+    single_episode: bool = False,
 ) -> tuple[Position, Played]:
     """Step N environments ``num_steps`` times, in a loop of tensors.
 
@@ -78,6 +79,8 @@ def play(
         seed: The run's seed, scalar int64.
         iteration: The number of the rollout, scalar int64.
         max_steps: Length at which an episode is truncated. None: never.
+        single_episode: Play a single episode in each environment, until the last of them ends. What
+            follows is masked.
 
     Returns:
         The position after the last step, and the rollout.
@@ -94,30 +97,36 @@ def play(
         real = ~now.over
         rewards = tf.where(real, env.reward(now.state, played, after, rng), 0.0)
         terminated = real & env.terminal(after, rng)
-        lengths = tf.where(real, now.lengths + 1, 0)
+        lengths = tf.where(real, now.lengths + 1, now.lengths if single_episode else 0)
         truncated = tf.zeros_like(real) if max_steps is None else real & (lengths >= max_steps)
         state = tf.nest.map_structure(
-            lambda new, x: _where(now.over, new, x), env.initial(rng), after
+            lambda last, x: _where(now.over, last, x),
+            now.state if single_episode else env.initial(rng),
+            after,
         )
-        returns = tf.where(real, now.returns, 0.0) + rewards
+        returns = tf.where(real | single_episode, now.returns, 0.0) + rewards
         observations = tf.cast(env.observation(state, rng), tf.float32)
         row = (
             *(now.observations, actions, rewards, terminated, truncated, real, outputs),
             *(returns, lengths),
         )
         arrays = [array.write(t, x) for array, x in zip(arrays, row, strict=True)]
-        over = terminated | truncated
+        over = terminated | truncated | (now.over & single_episode)
         return t + 1, Position(state, observations, over, lengths, returns), arrays
 
+    def more(t: Any, now: Position, _: Any) -> tf.Tensor:
+        if single_episode:
+            return (t < num_steps) & ~tf.reduce_all(now.over)
+        return t < num_steps
+
     empty = _arrays(policy, position, num_steps)
-    _, position, arrays = tf.while_loop(
-        lambda t, *_: t < num_steps, step, (tf.constant(0), position, empty)
-    )
+    t, position, arrays = tf.while_loop(more, step, (tf.constant(0), position, empty))
+    arrays[0] = arrays[0].write(t, position.observations)
     observations, actions, rewards, terminated, truncated, real, outputs, returns, lengths = (
         array.stack() for array in arrays
     )
     data = Trajectory(
-        tf.concat([observations, position.observations[None]], axis=0),
+        observations,
         actions,
         rewards,
         terminated,
@@ -129,7 +138,7 @@ def play(
 
 
 def _arrays(policy: Policy, position: Position, num_steps: int) -> list[tf.TensorArray]:
-    """Arrays for what `play` records at each step."""
+    """Arrays for what `play` records at each step. The first one has a row more than the others."""
     head, num_envs = policy.head, position.over.shape[0]
     shapes: list[tuple[Any, Any]] = [
         (tf.float32, position.observations.shape),
@@ -140,7 +149,9 @@ def _arrays(policy: Policy, position: Position, num_steps: int) -> list[tf.Tenso
         (tf.float32, [num_envs]),
         (tf.int32, [num_envs]),
     ]
-    return [tf.TensorArray(dtype, num_steps, element_shape=shape) for dtype, shape in shapes]
+    arrays = [tf.TensorArray(dtype, num_steps, element_shape=shape) for dtype, shape in shapes]
+    dtype, shape = shapes[0]
+    return [tf.TensorArray(dtype, num_steps + 1, element_shape=shape), *arrays[1:]]
 
 
 def shuffled(
