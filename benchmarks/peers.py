@@ -136,5 +136,6 @@ def env_steps_per_second(env_id: str, num_envs: int, steps: int) -> float:
         for t in range(steps // num_envs):
             _, _, terminated, truncated, _ = envs.step(actions[t % 100])
             if manual and (terminated | truncated).any():
-                envs.reset(options={"reset_mask": terminated | truncated})
+                options = {"reset_mask": terminated | truncated}
+                envs.reset(seed=[t] * num_envs, options=options)  # without seeds they would idle
     return steps / (time.perf_counter() - start)

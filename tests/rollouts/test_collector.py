@@ -20,7 +20,7 @@ from tfpg.envs import open_vec, spaces_of
 from tfpg.errors import EnvDataError
 from tfpg.models.policy import Policy
 from tfpg.rollouts.collector import Collector
-from tfpg.rollouts.loop import time_limit
+from tfpg.rollouts.loop import only_step, time_limit
 from tfpg.rollouts.trajectory import flatten
 
 MODES = list(AutoresetMode)
@@ -481,3 +481,17 @@ def test_infos_are_not_kept(collect, monkeypatch):
     collect(Watching(SyncVectorEnv([Informed])), 12 if collect is fragments else 1)
     assert len(alive) == 12
     assert max(alive) <= 2
+
+
+def test_the_speed_of_environments_is_measured_while_they_play():
+    calls = []
+
+    class Counted(gymnasium.Wrapper):
+        def step(self, action):
+            calls.append(action)
+            return super().step(action)
+
+    with open_vec(lambda: Counted(gymnasium.make("CartPole-v1"))) as envs:
+        envs.reset(seed=0)
+        only_step(envs, np.array([1]), 60)
+    assert len(calls) == 60  # the pole falls after ten steps

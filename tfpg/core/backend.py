@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tfpg.core.messages import quiet_stderr
 
 
 def require_tensorflow() -> None:
@@ -60,26 +61,9 @@ def import_quietly() -> None:
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    try:
-        sys.stderr.flush()
-        terminal = os.dup(2)
-    except (OSError, ValueError, AttributeError):  # standard error is closed
+    with quiet_stderr():
         require_tensorflow()
-        return
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
-        try:
-            require_tensorflow()
-            tf.zeros(())  # the first tensor looks for devices, which prints more messages
-        except (ImportError, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            messages.seek(0)
-            os.write(terminal, messages.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        tf.zeros(())  # the first tensor looks for devices, which prints more messages
 
 
 _ALIGNMENT = 64  # bytes, of TensorFlow's own tensors

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,38 @@ def alternatives(words: Iterable[object]) -> str:
     if not others:
         return last
     return f"{', '.join(others)}{',' * (len(others) > 1)} or {last}"
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Hide what libraries print to the process's standard error, unless an error occurs.
+
+    Their messages about an `ImportError` are hidden, too: the error itself says more.
+
+    Example:
+        >>> with quiet_stderr():
+        ...     _ = os.write(2, b"A message of a library.")
+    """
+    terminal = None
+    with suppress(OSError, ValueError, AttributeError):  # standard error is closed
+        sys.stderr.flush()
+        terminal = os.dup(2)
+    if terminal is None:
+        yield
+        return
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            yield
+        except (ImportError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            messages.seek(0)
+            os.write(terminal, messages.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def describe_exit(exitcode: int | None) -> str:

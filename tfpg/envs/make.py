@@ -27,6 +27,7 @@ from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
 FUNCTIONAL = "functional/"  # the namespace of tfpg's functional environments
+POOLED = "envpool/"  # and of EnvPool's environments
 _CONSTANTS = {"true": True, "false": False, "none": None}
 EnvLike = str | gymnasium.Env | VectorEnv | FuncEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -471,6 +472,13 @@ def _full_id(env_id: str) -> str:
         _register_atari()
     if name.startswith(FUNCTIONAL):
         importlib.import_module("tfpg.envs.functional")  # which registers them
+    if name.startswith(POOLED):
+        from tfpg.envs.pooled import register
+
+        try:
+            register(POOLED)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"{env_id} needs EnvPool: pip install envpool") from error
     if name in gymnasium.registry:
         return name
     pattern = re.compile(re.escape(name) + r"-v(\d+)")

@@ -171,10 +171,11 @@ def play(
 def only_step(envs: VectorEnv, actions: np.ndarray, steps: int) -> None:
     """Step environments with the same actions ``[N, ...]`` each time, to measure their speed."""
     manual = autoreset_mode(envs) is AutoresetMode.DISABLED
-    for _ in range(steps):
+    for t in range(steps):
         _, _, terminated, truncated, _ = envs.step(actions.copy())
         if manual and any_of(terminated | truncated):
-            reset_some(envs, terminated | truncated)
+            # Without a seed, a `SupervisedEnv` would idle.
+            reset_some(envs, terminated | truncated, [t] * envs.num_envs)
 
 
 def play_episodes(

@@ -37,7 +37,7 @@ def find(algorithm: str, env_id: str) -> Preset:
         algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`. A
             class of your own may have a ``default_preset``.
         env_id: Environment id. Its keyword arguments do not matter. ``functional/CartPole`` has the
-            presets of ``CartPole-v1``.
+            presets of ``CartPole-v1``, and ``envpool/Hopper-v5`` those of ``Hopper-v5``.
 
     Raises:
         ValueError: The algorithm is unknown.
@@ -46,7 +46,7 @@ def find(algorithm: str, env_id: str) -> Preset:
         >>> find("ppo", "CartPole-v1").env_steps
         100000
     """
-    task = split_env_id(env_id)[0].removeprefix("functional/")
+    task = split_env_id(env_id)[0].removeprefix("functional/").removeprefix("envpool/")
     for (name, env), preset in PRESETS.items():
         if name == algorithm and same_env(env, task):
             return preset

@@ -1,0 +1,102 @@
+"""EnvPool's MuJoCo environments, which threads step in C++, as ids ``envpool/ID``.
+
+They match Gymnasium's, but draw other first states. Single environments, for videos, are
+Gymnasium's own.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from tfpg.core.messages import quiet_stderr
+
+
+class PooledEnvs(VectorEnv):
+    """N environments of EnvPool, which reset themselves in the step after an episode ended.
+
+    Args:
+        env_id: The id without ``envpool/``.
+        num_envs: N.
+        render_mode: Ignored: only single environments are rendered.
+        **kwargs: Options of `envpool.make`: those of Gymnasium's environment, and ``num_threads``.
+
+    Example:
+        >>> envs = PooledEnvs("HalfCheetah-v5", num_envs=3)  # doctest: +SKIP
+        >>> envs.reset(seed=0)[0].shape  # doctest: +SKIP
+        (3, 17)
+    """
+
+    takes_seeds = True
+
+    def __init__(
+        self, env_id: str, num_envs: int = 1, render_mode: str | None = None, **kwargs: Any
+    ):
+        import envpool
+
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        options = {"env_type": "gymnasium", "num_envs": num_envs, **kwargs}
+        self._make = partial(envpool.make, env_id, **options)
+        with quiet_stderr():  # every environment of a pool repeats MuJoCo's warnings
+            self._pool: Any = self._make()
+        actions = self._pool.action_space
+        self.single_observation_space = self._pool.observation_space
+        self.single_action_space = spaces.Box(  # float32, as Gymnasium's
+            actions.low.astype(np.float32), actions.high.astype(np.float32)
+        )
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        if seed is not None:  # a pool gets its seeds when it is made
+            if isinstance(seed, (int, np.integer)):
+                seed = [int(seed) + n for n in range(self.num_envs)]
+            self._pool.close()
+            with quiet_stderr():
+                self._pool = self._make(env_seed=list(seed))
+        return self._pool.reset(options=options)
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        return self._pool.step(np.asarray(actions, np.float64))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._pool.close()
+
+
+def single(env_id: str, **kwargs: Any) -> gymnasium.Env:
+    """Make Gymnasium's environment."""
+    return gymnasium.make(env_id, **kwargs).unwrapped
+
+
+def register(namespace: str) -> None:
+    """Register an id for each of Gymnasium's MuJoCo environments in EnvPool.
+
+    Args:
+        namespace: What the ids begin with.
+
+    Raises:
+        ModuleNotFoundError: EnvPool is not installed.
+    """
+    import envpool
+
+    known = set(envpool.list_all_envs())
+    for spec in list(gymnasium.registry.values()):
+        is_mujoco = str(spec.entry_point).startswith("gymnasium.envs.mujoco")
+        if is_mujoco and spec.id in known and namespace + spec.id not in gymnasium.registry:
+            gymnasium.register(
+                namespace + spec.id,
+                entry_point="tfpg.envs.pooled:single",
+                vector_entry_point="tfpg.envs.pooled:PooledEnvs",
+                max_episode_steps=spec.max_episode_steps,
+                reward_threshold=spec.reward_threshold,
+                kwargs={"env_id": spec.id},
+            )
