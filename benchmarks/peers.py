@@ -21,6 +21,10 @@ PINS = {
         "gymnasium[classic-control,mujoco]",
     ],
     "purejaxrl": ["jax==0.10.2", "gymnax==0.0.9", "flax", "optax", "distrax"],
+    "tf-agents": [
+        *("tf-agents==0.19.0", "tensorflow-cpu==2.15.1", "tf-keras==2.15.1", "gym==0.23.0"),
+        *("pygame", "numpy<2", "setuptools<80"),
+    ],
     "moviepy": ["gymnasium[classic-control]==1.4.0", "moviepy"],
 }
 
