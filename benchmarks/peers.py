@@ -126,6 +126,7 @@ def compare(
 def env_steps_per_second(env_id: str, num_envs: int, steps: int) -> float:
     """Return the steps per second of tfpg's vector environments alone, with random actions."""
     from tfpg.envs import open_vec
+    from tfpg.rollouts.loop import only_step
 
     with open_vec(env_id, num_envs) as envs:
         rng = np.random.default_rng(0)
@@ -134,12 +135,7 @@ def env_steps_per_second(env_id: str, num_envs: int, steps: int) -> float:
             actions = rng.integers(space.n, size=(100, num_envs))
         else:
             actions = rng.uniform(space.low, space.high, size=(100, num_envs, *space.shape))
-        manual = envs.metadata["autoreset_mode"].name == "DISABLED"
         envs.reset(seed=0)
         start = time.perf_counter()
-        for t in range(steps // num_envs):
-            _, _, terminated, truncated, _ = envs.step(actions[t % 100])
-            if manual and (terminated | truncated).any():
-                options = {"reset_mask": terminated | truncated}
-                envs.reset(seed=[t] * num_envs, options=options)  # without seeds they would idle
+        only_step(envs, actions, steps // num_envs)
     return steps / (time.perf_counter() - start)

@@ -70,11 +70,12 @@ def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
 
 
 def test_the_files_that_documents_link_to_exist():
-    for document in ("README.md", "CONTRIBUTING.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", (ROOT / document).read_text()):
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/RESULTS.md"]
+    for document in documents:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"", document.read_text()):
             target = link[0] or link[1]
             if not target.startswith(("http", "mailto")):
-                assert (ROOT / target).exists(), f"{document}: {target}"
+                assert (document.parent / target).exists(), f"{document}: {target}"
 
 
 def test_the_version_is_in_the_changelog():

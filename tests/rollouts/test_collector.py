@@ -493,5 +493,5 @@ def test_the_speed_of_environments_is_measured_while_they_play():
 
     with open_vec(lambda: Counted(gymnasium.make("CartPole-v1"))) as envs:
         envs.reset(seed=0)
-        only_step(envs, np.array([1]), 60)
+        only_step(envs, np.array([[1]]), 60)
     assert len(calls) == 60  # the pole falls after ten steps

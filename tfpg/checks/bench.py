@@ -72,7 +72,7 @@ def measure(agent: Any, env: EnvLike, seconds: float = 5.0) -> Timing:
         length = len(data.mask)
         decision = act(observations, noise)
         acting = _seconds(lambda: _repeat(lambda: act(observations, noise), length))
-        stepping = _seconds(lambda: only_step(envs, decision.env_actions, length))
+        stepping = _seconds(lambda: only_step(envs, decision.env_actions[None], length))
     parts = {
         "environment": rounds * stepping,
         "acting": rounds * acting,

@@ -169,13 +169,21 @@ def play(
 
 
 def only_step(envs: VectorEnv, actions: np.ndarray, steps: int) -> None:
-    """Step environments with the same actions ``[N, ...]`` each time, to measure their speed."""
+    """Step environments that have been reset, to measure their speed.
+
+    Args:
+        envs: The vector environment, N environments.
+        actions: ``[K, N, ...]``, the actions of K steps, which are repeated.
+        steps: Steps of each environment.
+    """
     manual = autoreset_mode(envs) is AutoresetMode.DISABLED
+    seedless = getattr(envs.unwrapped, "slow_seeds", False)
     for t in range(steps):
-        _, _, terminated, truncated, _ = envs.step(actions.copy())
+        _, _, terminated, truncated, _ = envs.step(actions[t % len(actions)].copy())
         if manual and any_of(terminated | truncated):
             # Without a seed, a `SupervisedEnv` would idle.
-            reset_some(envs, terminated | truncated, [t] * envs.num_envs)
+            seeds = None if seedless else [t] * envs.num_envs
+            reset_some(envs, terminated | truncated, seeds)
 
 
 def play_episodes(
