@@ -6,7 +6,7 @@ its own process, and timing starts after compilation and warm-up. Stable-Baselin
 virtual environment with one thread, which is faster here.
 
     python benchmarks/actor_critic_speed.py
-    python benchmarks/actor_critic_speed.py --rounds 1 --only "a2c 8x5"
+    python benchmarks/actor_critic_speed.py --rounds 1 --only "a2c CartPole 8x5"
 
 The last two columns are the limits of tfpg on this machine: the environments alone with random
 actions, and the compiled updates alone, in the same unit.

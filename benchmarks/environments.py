@@ -1,6 +1,7 @@
 """Measure the steps per second of vector environments alone, with random actions.
 
-EnvPool's rows need EnvPool. Its Atari games are made without tfpg, which uses those of ALE.
+The EnvPool rows are skipped if EnvPool is not installed. Its Atari games are made without tfpg,
+which uses those of ALE.
 
     python benchmarks/environments.py
     python benchmarks/environments.py --num-envs 8 64 256
@@ -40,14 +41,14 @@ def main() -> None:
     has_envpool = importlib.util.find_spec("envpool") is not None
     print("| steps/s with | " + " | ".join(f"{n} environments" for n in args.num_envs) + " |")
     print("|---|" + "---:|" * len(args.num_envs))
-    for env_id in [*IDS, "Breakout of EnvPool"]:
+    for env_id in [*IDS, "EnvPool's Breakout"]:
         if "envpool" in env_id.lower() and not has_envpool:
             continue
         steps, cells = STEPS.get(env_id, 20_000), []
         for num_envs in args.num_envs:
             speeds = [
                 atari_of_envpool(num_envs, 4000)
-                if "Breakout of" in env_id
+                if "EnvPool's" in env_id
                 else env_steps_per_second(env_id, num_envs, steps)
                 for _ in range(args.rounds)
             ]

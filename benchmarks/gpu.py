@@ -8,7 +8,7 @@ installed is left out; name another Python if it has an environment of its own.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --torch-python torch/bin/python --jax-python jax/bin/python
-    CUDA_VISIBLE_DEVICES=-1 python benchmarks/gpu.py --small    # on a CPU, to see that it runs
+    CUDA_VISIBLE_DEVICES=-1 python benchmarks/gpu.py --small    # on a CPU, to check that it works
 """
 
 import argparse

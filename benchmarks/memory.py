@@ -1,7 +1,7 @@
 """Measure the memory of a process while each agent makes 10,000 iterations.
 
-It must not grow after the first iterations, except for the history and, of DQN, the replay buffer
-(here of 1,000 steps).
+It must not grow after the first iterations, except for the history and DQN's replay buffer (here of
+1,000 steps).
 
     python benchmarks/memory.py
     python benchmarks/memory.py --only dqn --iterations 2000

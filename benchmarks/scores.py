@@ -6,7 +6,7 @@ training return within the preset's budget, and for the last model.
     python benchmarks/scores.py                          # every preset, ten seeds: hours
     python benchmarks/scores.py ppo/CartPole-v1 --seeds 3 --jobs 2
     python benchmarks/scores.py dqn/LunarLander-v3@100000    # a preset with a different budget
-    python benchmarks/scores.py --quick                  # a small budget, to see that all run
+    python benchmarks/scores.py --quick                  # a small budget, to check that all work
 
 Each result is appended to a file as a line of JSON. Seeds that are in the file are not run again,
 except with ``--fresh``.

@@ -1,9 +1,9 @@
-"""Compare the environment steps per second of REINFORCE with the textbook's loop.
+"""Compare the environment steps per second of REINFORCE with a textbook training loop.
 
 Both do the same work: CartPole-v1, a 20-10-1 network, 10 episodes of at most 200 steps per update,
-gamma 0.95, Adam 0.01. The textbook's loop (scripts/reinforce_in_one_file.py) is measured over its
-first iterations; its cost is per step. tfpg is measured over 150 iterations of a call of fit,
-compilation included, and with 64 episodes per update as well.
+gamma 0.95, Adam 0.01. The textbook loop (scripts/reinforce_in_one_file.py) is measured over its
+first iterations; its time per step does not change during training. tfpg is measured over 150
+iterations, compilation included, and with 64 episodes per update as well.
 
     python benchmarks/textbook.py
 
@@ -25,7 +25,7 @@ EPISODES = {"10 episodes": 10, "64 episodes": 64}  # of an update of tfpg
 
 
 def of_textbook(name: str) -> float:
-    """Return the steps per second of the textbook's loop."""
+    """Return the steps per second of the textbook loop."""
     import gymnasium
     import keras
     import reinforce_in_one_file as textbook

@@ -51,7 +51,7 @@ class CompiledIterations:
 
     @property
     def pending(self) -> int:
-        """Iterations that were made and whose logs have not been returned yet."""
+        """The number of finished iterations whose logs have not been returned yet."""
         return len(self._waiting)
 
     def fits(self, collector: FunctionalCollector) -> bool:
@@ -163,7 +163,7 @@ def compiled_iterations(agent: Any, collector: Any) -> CompiledIterations | None
 def plays_in_tensors(agent: Any, envs: VectorEnv) -> bool:
     """Whether an agent's iterations in a vector environment are compiled as a whole.
 
-    A subclass that overrides how it plays or learns does so in the host loop.
+    A subclass that overrides ``collect``, ``update`` or ``iterate`` uses the host loop.
     """
     if not isinstance(envs, FunctionalVectorEnv) or agent.has_own_loop:
         return False

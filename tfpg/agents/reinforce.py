@@ -4,7 +4,7 @@ The agent plays whole episodes. Every step is weighted by its advantage,
 
     G_t = r_t + gamma G_{t+1},        A_t = G_t - b(s_t),
 
-standardized over all steps of the batch. The loss, averaged over the steps, is
+by default standardized over all steps of the batch. The loss, averaged over the steps, is
 
     -A_t log pi(a_t | s_t)  -  entropy_coef H(pi(. | s_t))  +  value_coef (G_t - V(s_t))^2.
 
@@ -82,14 +82,16 @@ class Reinforce(PolicyGradient):
     value_updates: int = option(
         default=1,
         check=count,
-        help="Value-model gradient steps per policy update.",
+        help="Gradient steps of the value model per policy update. More than 1 requires a "
+        "value_model.",
     )
     gradient: str = option(
         default="fused",
         check=one_of("fused", "accumulated"),
         help="Compute the gradient with one tape over all steps ('fused') or one tape per step "
         "('accumulated'). Both give the same gradient up to rounding; 'accumulated' is slow, but "
-        "logs how noisy the gradient is.",
+        "logs how noisy the gradient is; functional environments are then not compiled with the "
+        "updates.",
     )
     batch_size: int | None = option(
         default=None,
@@ -162,8 +164,8 @@ class Reinforce(PolicyGradient):
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
         """Whether iterations in functional environments can be compiled.
 
-        They cannot with the accumulated gradient, with fewer environments than episodes, with a
-        ``batch_size``, or with running statistics of observations.
+        They cannot with the accumulated gradient, with a ``batch_size``, with a ``num_envs`` other
+        than ``episodes_per_update``, or with running statistics of observations.
         """
         usual = self.gradient == "fused" and self.batch_size is None
         return usual and self.num_envs == self.episodes_per_update and super().plays_in_tensors
@@ -198,7 +200,8 @@ class Reinforce(PolicyGradient):
             ``zscore_saving``; and with clipped actions, ``clipped_actions``.
 
         Raises:
-            FloatingPointError: The loss is not finite, or the gradients of many updates in a row.
+            FloatingPointError: The loss is not finite, or the gradients were not finite in many
+                updates in a row.
         """
         self.trainable.follow_learning_rate()
         batch = self.to_batch(data)
@@ -260,9 +263,9 @@ class Reinforce(PolicyGradient):
     def _step_weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """The weights ``[B, 3]`` of each step's gradient, and the coefficients to combine them.
 
-        The weights are the advantage A, 1 and the value V. The combinations ``[3, 3]`` are the
-        gradient as it is applied, without the shift of the z-score, and also without the baseline.
-        All are in the unit of the applied advantages.
+        The weights are the advantage A, 1 and the value V. The rows of the
+        combinations ``[3, 3]`` give three gradients: as applied, without the shift of the z-score,
+        and without the shift and the baseline. All are in the unit of the applied advantages.
         """
         raw = (batch.returns - batch.values).astype(np.float64)
         mean = raw.mean()

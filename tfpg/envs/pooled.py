@@ -1,7 +1,7 @@
 """EnvPool's MuJoCo environments, which threads step in C++, as ids ``envpool/ID``.
 
-They match Gymnasium's, but draw other first states. Single environments, for videos, are
-Gymnasium's own.
+They behave like Gymnasium's, but draw different initial states. Single environments, for videos,
+are Gymnasium's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tfpg.core.messages import quiet_stderr
 
 
 class PooledEnvs(VectorEnv):
-    """N environments of EnvPool, which reset themselves in the step after an episode ended.
+    """N environments of EnvPool. After an episode ends, the next step resets its environment.
 
     Args:
         env_id: The id without ``envpool/``.

@@ -37,13 +37,13 @@ class Played(NamedTuple):
 
 
 def begin(env: FuncEnv, num_envs: int, seed: tf.Tensor, iteration: tf.Tensor) -> Position:
-    """Return the position of N environments at the start of their first episodes.
+    """Return the position of N environments at the start of new episodes.
 
     Args:
         env: The environment.
         num_envs: N.
         seed: The run's seed, scalar int64.
-        iteration: The number of the first iteration, scalar int64.
+        iteration: The number of the iteration that starts them, scalar int64.
     """
     rng = Random(step_seed(seed, iteration, _START), num_envs)
     state = env.initial(rng)
@@ -66,7 +66,7 @@ def play(
     max_steps: int | None,
     single_episode: bool = False,
 ) -> tuple[Position, Played]:
-    """Step N environments ``num_steps`` times, in a loop of tensors.
+    """Step N environments ``num_steps`` times, in a TensorFlow loop.
 
     An environment whose episode ended is reset in its next step, which is masked, as in Gymnasium's
     autoreset mode NEXT_STEP.
@@ -157,7 +157,7 @@ def _arrays(policy: Policy, position: Position, num_steps: int) -> list[tf.Tenso
 def shuffled(
     steps: int, epochs: int, minibatches: int, seed: tf.Tensor, iteration: tf.Tensor
 ) -> tf.Tensor:
-    """Return the steps of each update, each epoch in a random order.
+    """Return the indices of the steps in each update, in a new random order for each epoch.
 
     Sorting random numbers would take a fifth of an iteration's time. Instead, every index is
     encrypted by a Feistel network, which is a permutation whatever its keys.
