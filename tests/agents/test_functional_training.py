@@ -1,5 +1,6 @@
 """Training in functional environments: rollouts and updates in one compiled call."""
 
+import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -150,6 +151,27 @@ def test_reinforce_uses_the_host_loop_where_it_cannot_be_compiled(options):
     assert len(history["episode_return"]) == 2
 
 
+@pytest.mark.parametrize("num_envs", [2, 32])
+def test_reinforce_plays_its_episodes_in_any_number_of_environments(num_envs):
+    agent = agent_of(tfpg.Reinforce, episodes_per_update=8, max_steps=3)
+    envs = functional.FunctionalVectorEnv(ENV, num_envs)
+    assert agent.fit(envs, 1, seed=0, verbose=0).history["env_steps"] == [24.0]
+
+
+def test_episodes_that_end_early_are_padded_with_real_observations():
+    class Positive(functional.CartPole):
+        observation_space = gymnasium.spaces.Box(1.0, 100.0, (4,))
+
+        def observation(self, state, rng, params=None):
+            return 50.0 + super().observation(state, rng)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.log(inputs)))
+    agent = tfpg.Reinforce(model, episodes_per_update=4, max_steps=200)
+    assert np.isfinite(agent.fit(Positive(), 2, seed=0, verbose=0).history["loss"]).all()
+    assert agent.compiled_iterations is not None
+
+
 def test_episodes_without_a_limit_use_the_host_loop():
     class Endless(functional.CartPole):
         max_episode_steps = None
@@ -263,9 +285,12 @@ class Broken(functional.CartPole):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_rewards_that_are_not_finite_are_named(algorithm):
+def test_nothing_is_learned_from_rewards_that_are_not_finite(algorithm):
+    agent = agent_of(algorithm, entropy_coef=0.1)
+    before = flat_weights(agent.model)
     with pytest.raises(FloatingPointError, match="because the rewards are not"):
-        agent_of(algorithm).fit(Broken(), 1, seed=0, verbose=0)
+        agent.fit(Broken(), 1, seed=0, verbose=0)
+    np.testing.assert_array_equal(flat_weights(agent.model), before)
 
 
 def test_checkpoints_are_written_between_calls_when_they_are_due(tmp_path):

@@ -56,6 +56,25 @@ def test_equal_seeds_give_equal_episodes_and_environments_differ():
 
 
 @needs_envpool
+def test_seeds_are_random_unless_given_and_may_be_large():
+    first = []
+    for _ in range(2):
+        with open_vec("envpool/Hopper-v5", 2) as envs:
+            first.append(envs.reset()[0])
+            envs.reset(seed=2**32 - 1)
+    assert (first[0] != first[1]).any()
+
+
+@needs_envpool
+def test_options_of_pools_are_left_out_of_single_environments():
+    with open_vec("envpool/Hopper-v5?num_threads=1", 2) as envs:
+        assert type(envs.unwrapped).__name__ == "PooledEnvs"
+    with open_vec("envpool/Hopper-v5?num_threads=1", 2, manual_resets=True) as envs:
+        envs.reset(seed=0)
+    make("envpool/Hopper-v5?num_threads=1").close()
+
+
+@needs_envpool
 def test_it_trains_reproducibly_and_other_commands_know_the_id():
     def history():
         model = tfpg.networks.actor_critic("envpool/Hopper-v5", hidden=(8,), seed=0)

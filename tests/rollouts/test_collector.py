@@ -495,3 +495,17 @@ def test_the_speed_of_environments_is_measured_while_they_play():
         envs.reset(seed=0)
         only_step(envs, np.array([[1]]), 60)
     assert len(calls) == 60  # the pole falls after ten steps
+
+
+def test_the_speed_of_environments_without_seeds_of_their_own_is_measured():
+    class Seedless(SyncVectorEnv):
+        takes_seeds = False
+
+        def reset(self, *, seed=None, options=None):
+            assert not isinstance(seed, list)
+            return super().reset(seed=seed, options=options)
+
+    envs = Seedless([partial(gymnasium.make, "CartPole-v1")], autoreset_mode=AutoresetMode.DISABLED)
+    envs.reset(seed=0)
+    only_step(envs, np.array([[1]]), 60)
+    envs.close()

@@ -218,6 +218,8 @@ class ActorCritic(PolicyGradient):
         sums = {name: tf.constant(0.0) for name in (*self.losses(first), "grad_norm")}
         variables = self.trainable.variables
 
+        returns_finite = tf.reduce_all(tf.math.is_finite(batch.returns))
+
         def update(index: Any, _: Any, sums: Any, counted: Any, __: Any) -> Any:
             part, counts = batch, weights
             if order is not None:
@@ -228,7 +230,7 @@ class ActorCritic(PolicyGradient):
             squares = tf.stack([tf.cast(sum_of_squares(g), tf.float32) for g in gradients])
             logs["grad_norm"] = tf.sqrt(tf.reduce_sum(squares))
             finite = tf.math.is_finite(squares)
-            proceed = tf.reduce_all(finite)
+            proceed = tf.reduce_all(finite) & returns_finite
             if "approx_kl" in logs:
                 proceed &= logs["approx_kl"] <= self.kl_limit
             some = tf.reduce_sum(counts) > 0  # not only steps that were spent on resets
@@ -237,7 +239,6 @@ class ActorCritic(PolicyGradient):
             counted += tf.cast(tf.stack([some, proceed & some]), tf.int32)
             return index + 1, proceed, sums, counted, finite
 
-        returns_finite = tf.reduce_all(tf.math.is_finite(batch.returns))
         state = (
             tf.constant(0),
             returns_finite,

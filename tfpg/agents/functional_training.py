@@ -169,4 +169,6 @@ def plays_in_tensors(agent: Any, envs: VectorEnv) -> bool:
         return False
     if not agent.plays_in_tensors:
         return False
-    return not (agent.plays_episodes and _limit_of(agent, envs) is None)
+    if not agent.plays_episodes:
+        return True
+    return envs.num_envs == agent.episodes_per_update and _limit_of(agent, envs) is not None

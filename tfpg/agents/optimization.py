@@ -78,17 +78,18 @@ class Trainable:
         """Apply gradients, one for each variable."""
         apply_gradients(self.groups, gradients)
 
-    def apply_if_finite(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    def apply_if_finite(self, gradients: Sequence[tf.Tensor], allowed: Any = True) -> tf.Tensor:
         """Apply gradients if all of them are finite.
 
         Args:
             gradients: One gradient for each variable.
+            allowed: Another condition, scalar.
 
         Returns:
             ``[V]`` bool, for each variable whether its gradient is finite.
         """
         finite = are_finite(gradients)
-        apply_where(tf.reduce_all(finite), self.groups, gradients)
+        apply_where(tf.reduce_all(finite) & allowed, self.groups, gradients)
         return finite
 
     def finalize(self) -> None:

@@ -164,11 +164,11 @@ class Reinforce(PolicyGradient):
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
         """Whether iterations in functional environments can be compiled.
 
-        They cannot with the accumulated gradient, with a ``batch_size``, with a ``num_envs`` other
-        than ``episodes_per_update``, or with running statistics of observations.
+        They cannot with the accumulated gradient, with a ``batch_size``, or with running statistics
+        of observations.
         """
         usual = self.gradient == "fused" and self.batch_size is None
-        return usual and self.num_envs == self.episodes_per_update and super().plays_in_tensors
+        return usual and super().plays_in_tensors
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         distribution, value = self.distribution_and_value(batch.inputs)
@@ -229,19 +229,23 @@ class Reinforce(PolicyGradient):
         if self.learns_value:
             values = self.trained_policy.rollout_values(data.observations)
         batch, weights = self.to_batch(data, values), tf.reshape(data.mask, [-1])
-        logs = self._fused_step(batch, weights)
+        flags = self.finite_flags(data, batch)
+        logs = self._fused_step(batch, weights, flags["returns_finite"])
         if self.value_updates > 1:
-            self._value_update(batch, weights)
+            self._value_update(batch, weights, flags["returns_finite"])
         if self.learns_value:
             logs["explained_variance"] = explained_variance(batch.returns, batch.values, weights)
-        return {**logs, **self.clipped_actions(batch, weights), **self.finite_flags(data, batch)}
+        return {**logs, **self.clipped_actions(batch, weights), **flags}
 
-    def _fused_step(self, batch: Batch, weights: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    def _fused_step(
+        self, batch: Batch, weights: tf.Tensor | None = None, allowed: Any = True
+    ) -> dict[str, tf.Tensor]:
+        """Make an update where a scalar condition allows it."""
         variables, size = self.trainable.variables, self.batch_size
         gradients, logs = mean_gradient(
             self.losses, variables, batch, weights=weights, batch_size=size
         )
-        return self._applied(gradients, logs)
+        return self._applied(gradients, logs, allowed)
 
     def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], None]:
         return {**self._fused_step(batch), **self.weights_after()}, None
@@ -291,13 +295,17 @@ class Reinforce(PolicyGradient):
             logs["baseline_saving"] = 1.0 - saved
         return logs
 
-    def _applied(self, gradients: list[tf.Tensor], logs: dict[str, Any]) -> dict[str, tf.Tensor]:
-        finite = self.trainable.apply_if_finite(gradients)
+    def _applied(
+        self, gradients: list[tf.Tensor], logs: dict[str, Any], allowed: Any = True
+    ) -> dict[str, tf.Tensor]:
+        finite = self.trainable.apply_if_finite(gradients, allowed)
         logs = {name: x for name, x in logs.items() if name not in ("log_prob", "rest")}
         norm = tf.linalg.global_norm(gradients)
         return {**logs, "grad_norm": norm, "finite": finite}
 
-    def _value_update(self, batch: Batch, weights: tf.Tensor | None = None) -> None:
+    def _value_update(
+        self, batch: Batch, weights: tf.Tensor | None = None, allowed: Any = True
+    ) -> None:
         """Update the value model alone, ``value_updates - 1`` times."""
         policy = self.trained_policy
         optimizer, variables = self.trainable.groups[-1]
@@ -311,7 +319,7 @@ class Reinforce(PolicyGradient):
                 losses, variables, batch, weights=weights, batch_size=self.batch_size
             )
             finite = tf.reduce_all(are_finite(gradients))
-            apply_where(finite, [(optimizer, variables)], gradients)
+            apply_where(finite & allowed, [(optimizer, variables)], gradients)
             return [index + 1]
 
         tf.while_loop(lambda index: index < self.value_updates, update, [tf.constant(1)])

@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_quiet = threading.Lock()
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
@@ -66,6 +69,18 @@ def quiet_stderr() -> Iterator[None]:
         >>> with quiet_stderr():
         ...     _ = os.write(2, b"A message of a library.")
     """
+    if not _quiet.acquire(blocking=False):  # another thread hides it already
+        yield
+        return
+    try:
+        with _hidden_stderr():
+            yield
+    finally:
+        _quiet.release()
+
+
+@contextmanager
+def _hidden_stderr() -> Iterator[None]:
     terminal = None
     with suppress(OSError, ValueError, AttributeError):  # standard error is closed
         sys.stderr.flush()

@@ -478,6 +478,8 @@ def _full_id(env_id: str) -> str:
         try:
             register(POOLED)
         except ModuleNotFoundError as error:
+            if error.name != "envpool":
+                raise ImportError(f"EnvPool cannot be imported: {error}") from error
             raise ImportError(f"{env_id} needs EnvPool: pip install envpool") from error
     if name in gymnasium.registry:
         return name

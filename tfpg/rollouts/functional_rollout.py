@@ -126,7 +126,7 @@ def play(
         array.stack() for array in arrays
     )
     data = Trajectory(
-        observations,
+        _padded(observations, t) if single_episode else observations,
         actions,
         rewards,
         terminated,
@@ -135,6 +135,12 @@ def play(
         policy.head.distribution(outputs).log_prob(actions),
     )
     return position, Played(data, returns, lengths)
+
+
+def _padded(observations: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """The first observations instead of zeros, which may be outside the space, after a row."""
+    played = tf.range(observations.shape[0]) <= last
+    return _where(played, observations, tf.broadcast_to(observations[:1], observations.shape))
 
 
 def _arrays(policy: Policy, position: Position, num_steps: int) -> list[tf.TensorArray]:

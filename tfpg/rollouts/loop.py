@@ -177,12 +177,12 @@ def only_step(envs: VectorEnv, actions: np.ndarray, steps: int) -> None:
         steps: Steps of each environment.
     """
     manual = autoreset_mode(envs) is AutoresetMode.DISABLED
-    seedless = getattr(envs.unwrapped, "slow_seeds", False)
+    seeded = takes_seeds(envs) and not getattr(envs.unwrapped, "slow_seeds", False)
     for t in range(steps):
         _, _, terminated, truncated, _ = envs.step(actions[t % len(actions)].copy())
         if manual and any_of(terminated | truncated):
             # Without a seed, a `SupervisedEnv` would idle.
-            seeds = None if seedless else [t] * envs.num_envs
+            seeds = [t] * envs.num_envs if seeded else None
             reset_some(envs, terminated | truncated, seeds)
 
 
