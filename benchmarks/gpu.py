@@ -4,7 +4,7 @@ The first table is PPO on functional CartPole, where the rollout and the updates
 call. The second one is updates of DQN with the Nature network (batch 32, images of Atari games):
 tfpg with its replay buffer in main memory and on the GPU, and the usual update in PyTorch and JAX,
 one at a time, from a replay buffer in main memory, as CleanRL makes them. A library that is not
-installed is left out; name another Python if it has an environment of its own.
+installed is left out; name another Python if it is installed elsewhere.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --torch-python torch/bin/python --jax-python jax/bin/python

@@ -91,7 +91,7 @@ def compare(
         sides: Functions from the name of a setting to a speed: ``"tfpg"``, ``"peer"``, and limits
             of tfpg on this machine.
         settings: The names of the settings, one for each row.
-        peer: The name of the peer in `PINS`. None: it needs no environment of its own.
+        peer: The name of the peer in `PINS`. None: it runs in this environment.
         title: The name of the peer in the table.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])

@@ -224,7 +224,15 @@ class Reinforce(PolicyGradient):
         return logs if clipped is None else {**logs, "clipped_actions": float(clipped.mean())}
 
     def learn(self, data: Trajectory, order: None) -> dict[str, tf.Tensor]:
-        """Make the updates of an iteration in a compiled call; see `ActorCritic.learn`."""
+        """Make the updates of an iteration, in a compiled call.
+
+        Args:
+            data: Tensors ``[T, N]``, an episode in each column. The observations are model inputs.
+            order: None, because all steps are learned from at once.
+
+        Returns:
+            The metrics of `update`, and the flags that `check_results` takes out.
+        """
         values = None
         if self.learns_value:
             values = self.trained_policy.rollout_values(data.observations)
@@ -267,9 +275,9 @@ class Reinforce(PolicyGradient):
     def _step_weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """The weights ``[B, 3]`` of each step's gradient, and the coefficients to combine them.
 
-        The weights are the advantage A, 1 and the value V. The rows of the
-        combinations ``[3, 3]`` give three gradients: as applied, without the shift of the z-score,
-        and without the shift and the baseline. All are in the unit of the applied advantages.
+        The weights are the advantage A, 1 and the value V. The rows of the combinations ``[3, 3]``
+        give three gradients: as applied, without the shift of the z-score, and without the shift
+        and the baseline. All are in the unit of the applied advantages.
         """
         raw = (batch.returns - batch.values).astype(np.float64)
         mean = raw.mean()

@@ -145,6 +145,12 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
 
     A small compiled call that follows takes a quarter less time, too.
 
+    Args:
+        array: Numbers or bools of any shape, in a dtype of NumPy's own and native byte order.
+
+    Raises:
+        BufferError: The dtype is another one.
+
     Example:
         >>> as_tensor(np.array([1, 2])).numpy()
         array([1, 2])
