@@ -105,7 +105,6 @@ def main() -> None:
     names = args.names or [f"{algorithm}/{env}" for algorithm, env in tfpg.presets.PRESETS]
     fraction, seeds = (0.05, 1) if args.quick else (1.0, args.seeds)
     file = Path(args.file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     if file.exists() and not args.quick:
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -125,6 +124,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
             if not args.quick:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
     print_table(rows, names)
