@@ -134,13 +134,13 @@ class TestReturns:
 
 def test_the_running_reward_scale_lasts_until_gamma_or_the_option_changes(eager):
     agent = small_agent(tfpg.A2C, reward_scale="auto")
-    batches = lambda: agent.get_state()["scale"]["moments"]["batches"]  # noqa: E731
+    batches = lambda: agent.return_scale.moments.batches  # noqa: E731
     agent.fit("CartPole-v1", 2, seed=0, verbose=0)
     agent.fit("CartPole-v1", 2, seed=0, verbose=0)
     assert batches() == 4
     agent.reward_scale = 1.0
     agent.fit("CartPole-v1", 1, seed=0, verbose=0)
-    assert agent.get_state()["scale"] is None
+    assert not agent.return_scale
     agent.reward_scale = "auto"
     agent.fit("CartPole-v1", 2, seed=0, verbose=0)
     agent.gamma = 0.5

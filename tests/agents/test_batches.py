@@ -65,15 +65,17 @@ class TestReturnScale:
             running = 0.9 * running + rewards[t]
             returns.append(running)
             running = np.where(ended[t], 0, running)
-        scaled = ReturnScale(0.9)(self.rollout(rewards, ended))
+        scale, scaled = ReturnScale.initial(8).scaled(self.rollout(rewards, ended), 0.9)
         np.testing.assert_allclose(scaled, rewards / np.std(returns), rtol=1e-6)
+        np.testing.assert_allclose(scale.returns, running)
 
     def test_returns_that_are_all_the_same_are_not_scaled(self):
         one = np.ones((1, 3))
-        np.testing.assert_array_equal(ReturnScale(0.9)(self.rollout(one, one > 0)), one)
+        _, scaled = ReturnScale.initial(3).scaled(self.rollout(one, one > 0), 0.9)
+        np.testing.assert_array_equal(scaled, one)
 
     def test_the_return_is_summed_across_rollouts(self):
-        one, scale = np.ones((1, 1)), ReturnScale(1.0)
+        one, scale = np.ones((1, 1)), ReturnScale.initial(1)
         for expected in (1.0, 2.0, 3.0):
-            scale(self.rollout(one, one < 0))
-            assert scale.get_state()["carried"].tolist() == [expected]
+            scale, _ = scale.scaled(self.rollout(one, one < 0), 1.0)
+            assert scale.returns.tolist() == [expected]

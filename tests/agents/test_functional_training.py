@@ -18,8 +18,8 @@ EPISODES = {"episodes_per_update": 4, "max_steps": 12, "gamma": 0.9, "baseline":
 ALGORITHMS = [tfpg.A2C, tfpg.PPO, tfpg.Reinforce]
 
 
-def agent_of(algorithm=tfpg.PPO, env=ENV, seed=0, **options):
-    model = tfpg.networks.actor_critic(env, hidden=(8,), seed=seed)
+def agent_of(algorithm=tfpg.PPO, env=ENV, seed=0, model=None, **options):
+    model = model or tfpg.networks.actor_critic(env, hidden=(8,), seed=seed)
     return algorithm(model, **{**(EPISODES if algorithm is tfpg.Reinforce else OPTIONS), **options})
 
 
@@ -101,6 +101,7 @@ VALUE_MODEL = {"baseline": None, "value_updates": 3}
     [
         (tfpg.A2C, {}),
         (tfpg.PPO, {"minibatches": 1, "reward_scale": 0.5}),
+        (tfpg.PPO, {"minibatches": 1, "reward_scale": "auto"}),
         (tfpg.Reinforce, {}),
         (tfpg.Reinforce, {"gae_lambda": 0.8, "entropy_coef": 0.1, "standardize": None}),
         (tfpg.Reinforce, {"baseline": "mean", "standardize": "episode"}),
@@ -190,12 +191,30 @@ def test_other_action_spaces_train(name):
     assert history["env_steps"] == [64, 128]
 
 
-def test_rewards_are_scaled_and_inputs_normalized_by_the_host_loop():
-    model = tfpg.networks.actor_critic(ENV, hidden=(8,), normalize=True, seed=0)
-    agent = tfpg.PPO(model, reward_scale="auto", **OPTIONS)
-    history = fit(agent, 2)
-    assert np.isfinite(history["loss"]).all()
-    assert model.get_layer("observation_statistics").moving_mean.numpy().any()
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_running_statistics_are_those_of_the_host_loop(algorithm):
+    def agent():
+        model = tfpg.networks.actor_critic(ENV, hidden=(8,), normalize=True, seed=0)
+        return agent_of(algorithm, model=model, **scaled)
+
+    scaled = {} if algorithm is tfpg.Reinforce else {"reward_scale": "auto", "minibatches": 1}
+    compiled, host = agent(), agent()
+    compiled.jit_compile = False  # random numbers differ in XLA
+    fit(compiled, 1)
+    assert compiled.compiled_iterations is not None
+    data, _ = first_rollout(host, 3)
+    host.update(data)
+    host.update_statistics([data], host.policy)
+    np.testing.assert_allclose(flat_weights(compiled.model), flat_weights(host.model), atol=2e-5)
+    layer = compiled.model.get_layer("observation_statistics")
+    assert layer.moving_mean.numpy().all()
+    for found, expected in zip(
+        tf.nest.flatten(compiled.return_scale), tf.nest.flatten(host.return_scale), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # The next fit continues with them, and so does the host loop.
+    fit(compiled, 2)
+    compiled.fit("CartPole-v1", 1, seed=0, verbose=0)
 
 
 def test_other_algorithms_train_through_the_adapter():

@@ -10,6 +10,7 @@ from tfpg.ops.returns import (
     lambda_returns,
     n_step_returns,
     n_step_transitions,
+    running_returns,
     standardize,
 )
 
@@ -375,3 +376,23 @@ class TestTensors:
         assert not standardize(np.full((10_000, 4), value), per=per).any()
         compiled = tf.function(lambda x: standardize(x, per=per), jit_compile=True)
         assert not compiled(tf.fill([128, 512], value)).numpy().any()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 64])
+def test_running_returns_are_those_of_a_loop(steps):
+    rng = np.random.default_rng(steps)
+    rewards, ended = rng.normal(size=(steps, 3)), rng.random((steps, 3)) < 0.3
+    mask, before = rng.random((steps, 3)) < 0.8, rng.normal(size=3)
+    ended &= mask
+    expected, running = [], before
+    for t in range(steps):
+        running = np.where(mask[t], 0.9 * running + rewards[t], running)
+        expected.append(running)
+        running = np.where(ended[t], 0.0, running)
+    found, after = running_returns(rewards, 0.9, before, ended=ended, mask=mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(after, running, rtol=1e-12, atol=1e-12)
+    tensors = [tf.constant(x, tf.float32) for x in (rewards, before, ended, mask)]
+    found, after = running_returns(tensors[0], 0.9, tensors[1], ended=tensors[2], mask=tensors[3])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(after, running, atol=1e-5)

@@ -10,7 +10,7 @@ value function are ``A_t + V(s_t)``. All updates in an iteration run in a single
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,9 +25,11 @@ from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
 from tfpg.core.options import count, one_of, option, positive
 from tfpg.core.seeding import shuffle_rng
-from tfpg.models.normalization import RunningMoments
+from tfpg.models.normalization import Moments
 from tfpg.models.policy import Policy
+from tfpg.ops import numeric as xp
 from tfpg.ops.gradients import mean_gradient, sum_of_squares
+from tfpg.ops.returns import running_returns
 from tfpg.rollouts.trajectory import Trajectory
 
 JIT_HELP = (
@@ -83,7 +85,7 @@ class ActorCritic(PolicyGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._scale: ReturnScale | None = None
+        self._scaled_for: Any = None
         self._shuffle = 0, 0
 
     def check_options(self) -> None:
@@ -114,17 +116,13 @@ class ActorCritic(PolicyGradient):
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
-        if self.reward_scale != "auto":
-            self._scale = None
-        elif self._scale is None or self._scale.gamma != self.gamma:
-            self._scale = ReturnScale(self.gamma)
-        else:
-            self._scale.start_episodes()
-
-    @property
-    def plays_in_tensors(self) -> bool:  # type: ignore[override]
-        """Whether rollouts can run in tensors. They cannot if running statistics are needed."""
-        return super().plays_in_tensors and self.reward_scale != "auto"
+        if self._scaled_for != (self.reward_scale, self.gamma):
+            self._scaled_for, self.return_scale = (self.reward_scale, self.gamma), ()
+        if self.reward_scale == "auto":
+            new = ReturnScale.initial(collector.envs.num_envs)
+            if self.return_scale:
+                new = new._replace(moments=self.return_scale.moments)
+            self.return_scale = new
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Step every environment ``num_steps`` times."""
@@ -155,7 +153,8 @@ class ActorCritic(PolicyGradient):
                 row. Neither that update nor those after it were applied.
         """
         self.trainable.follow_learning_rate()
-        data = self.scaled(data)
+        scale = tf.nest.map_structure(lambda x: np.asarray(x, np.float64), self.return_scale)
+        data, self.return_scale = self.scaled(data, scale)
         if not np.isfinite(data.rewards).all():
             raise FloatingPointError(NOT_FINITE.format("rewards"))
         policy = self.trained_policy
@@ -171,26 +170,34 @@ class ActorCritic(PolicyGradient):
         self.check_results(logs)
         return logs
 
-    def scaled(self, data: Trajectory) -> Trajectory:
-        """Return a rollout with its rewards multiplied by ``reward_scale``."""
-        if self._scale is not None:
-            return data._replace(rewards=self._scale(data))
+    def scaled(self, data: Trajectory, scale: Any) -> tuple[Trajectory, Any]:
+        """Return a rollout with its rewards multiplied by ``reward_scale``, and the new scale.
+
+        Args:
+            data: A rollout, as arrays or tensors.
+            scale: The running `ReturnScale`, or an empty tuple.
+        """
+        if self.reward_scale == "auto":
+            scale = scale or ReturnScale.initial(data.mask.shape[1])
+            scale, rewards = scale.scaled(data, self.gamma)
+            return data._replace(rewards=rewards), scale
         if self.reward_scale != 1.0:
-            return data._replace(rewards=data.rewards * float(self.reward_scale))
-        return data
+            return data._replace(rewards=data.rewards * float(self.reward_scale)), scale
+        return data, scale
 
     def get_state(self) -> dict[str, Any]:
-        scale = None if self._scale is None else self._scale.get_state()
-        return {**super().get_state(), "scale": scale}
+        flat = [np.asarray(x) for x in tf.nest.flatten(self.return_scale)]
+        return {**super().get_state(), "return_scale": flat}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        if self._scale is not None:
-            self._scale.set_state(state["scale"])
+        flat = [np.asarray(x) for x in state["return_scale"]]
+        self.return_scale = tf.nest.pack_sequence_as(self.return_scale, flat)
 
     def restart_episodes(self, which: np.ndarray) -> None:
-        if self._scale is not None:
-            self._scale.start_episodes(which)
+        if self.return_scale:
+            returns = np.where(which, 0.0, self.return_scale.returns)
+            self.return_scale = self.return_scale._replace(returns=returns)
 
     def _learn_from(
         self, inputs: Any, actions: tf.Tensor, numbers: tf.Tensor, order: tf.Tensor | None
@@ -263,60 +270,40 @@ class ActorCritic(PolicyGradient):
         return {**logs, "finite": finite, **self.finite_flags(data, batch)}
 
 
-class ReturnScale:
-    """Divides rewards by the running standard deviation of the discounted return.
+class ReturnScale(NamedTuple):
+    """The running standard deviation of the discounted return, by which rewards are divided.
 
-    The return is summed forward from the start of each episode, ``R_t = gamma R_{t-1} + r_t``,
-    across rollouts.
-
-    Args:
-        gamma: Discount factor.
+    Returns are summed forward from the start of each episode; see
+    `tfpg.ops.returns.running_returns`.
 
     Source:
         Engstrom et al., "Implementation Matters in Deep Policy Gradients", 2020,
         https://arxiv.org/abs/2005.12729, appendix A.2.
 
     Example:
-        >>> ReturnScale(0.99).moments.batches
-        0
+        >>> float(ReturnScale.initial(8).moments.batches)
+        0.0
     """
 
-    def __init__(self, gamma: float):
-        self.gamma = gamma
-        self.moments = RunningMoments()
-        self._carried: np.ndarray | None = None  # [N]  returns of the current episodes so far
+    moments: Moments  # of the returns
+    returns: Any  # [N]  of the current episodes so far
 
-    def __call__(self, data: Trajectory) -> np.ndarray:
-        """Return the scaled rewards ``[T, N]`` of a rollout, after taking it into account."""
-        real, ended = data.mask > 0, data.terminated | data.truncated
-        if self._carried is None or len(self._carried) != real.shape[1]:
-            self._carried = np.zeros(real.shape[1])
-        returns = np.zeros(real.shape)
-        for t in range(len(real)):
-            summed = self.gamma * self._carried + data.rewards[t]
-            self._carried = np.where(real[t], summed, self._carried)
-            returns[t] = self._carried
-            self._carried = np.where(ended[t], 0.0, self._carried)
-        self.moments.update(returns[real])
-        std = float(np.sqrt(self.moments.variance))
+    @classmethod
+    def initial(cls, num_envs: int) -> ReturnScale:
+        """Return the scale before the first step."""
+        return cls(Moments.initial(), np.zeros(num_envs))
+
+    def scaled(self, data: Trajectory, gamma: float) -> tuple[ReturnScale, Any]:
+        """Return the scale with a rollout, arrays or tensors, and its scaled rewards ``[T, N]``."""
+        ended = data.terminated | data.truncated
+        sums, after = running_returns(
+            data.rewards, gamma, self.returns, ended=ended, mask=data.mask
+        )
+        moments = self.moments.updated(*(xp.reshape(x, (-1,)) for x in (sums, data.mask)))
+        std = xp.sqrt(moments.variance)
         # Returns that are all the same have no scale.
-        return data.rewards / std if std > 1e-6 * abs(self.moments.mean) else data.rewards
-
-    def start_episodes(self, which: np.ndarray | None = None) -> None:
-        """Forget the current episodes of environments ``[N]`` bool, or of all."""
-        if which is None or self._carried is None:
-            self._carried = None
-        else:
-            self._carried = np.where(which, 0.0, self._carried)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the state for `set_state`."""
-        return {"moments": self.moments.get_state(), "carried": self._carried}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restore a state."""
-        self.moments.set_state(state["moments"])
-        self._carried = None if state["carried"] is None else np.array(state["carried"])
+        differ = std > 1e-6 * abs(moments.mean)
+        return ReturnScale(moments, after), data.rewards / xp.where(differ, std, xp.ones_like(std))
 
 
 if TYPE_CHECKING:

@@ -74,9 +74,10 @@ class CompiledIterations:
             agent.trainable.follow_learning_rate()
             count = max(1, min(self.most, collector.until - collector.fragment))
             numbers = np.array(collector.fragment, np.int64), np.array(count, np.int32)
-            results, collector.position = self._call(
-                collector.position, collector.seed_tensor, *numbers
-            )
+            state = collector.position, agent.running_statistics()
+            results, state = self._call(state, collector.seed_tensor, *numbers)
+            collector.position, statistics = state
+            agent.keep_statistics(statistics)
             rows = results["logs"][: int(results["made"])]
             self._waiting.extend(self._layout.unpacked_row(row) for row in rows)
         logs = self._waiting.popleft()
@@ -90,28 +91,28 @@ class CompiledIterations:
         return {"env_steps": agent.env_steps, **logs}
 
     def _iterate(
-        self, position: Position, seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], Position]:
+        self, state: Any, seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], Any]:
         """Make ``count`` iterations from number ``first``; stop where a result is not finite."""
 
-        def iterate(k: Any, _: Any, position: Position, rows: tf.TensorArray) -> Any:
+        def iterate(k: Any, _: Any, state: Any, rows: tf.TensorArray) -> Any:
             number = first + tf.cast(k, tf.int64)
-            logs, position = self._play_and_learn(position, seed, number)
+            logs, state = self._play_and_learn(*state, seed, number)
             fine = logs["returns_finite"] & tf.reduce_all(logs["finite"])
             (row,) = self._layout.packed(logs, None)
-            return k + 1, fine, position, rows.write(k, row)
+            return k + 1, fine, state, rows.write(k, row)
 
         rows = tf.TensorArray(tf.float32, self.most)
-        made, _, position, rows = tf.while_loop(
+        made, _, state, rows = tf.while_loop(
             lambda k, fine, *_: fine & (k < count),
             iterate,
-            (tf.constant(0), tf.constant(True), position, rows),
+            (tf.constant(0), tf.constant(True), state, rows),
         )
-        return {"made": made, "logs": rows.stack()}, position
+        return {"made": made, "logs": rows.stack()}, state
 
     def _play_and_learn(
-        self, position: Position, seed: tf.Tensor, number: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], Position]:
+        self, position: Position, statistics: Any, seed: tf.Tensor, number: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any]]:
         """Make one iteration: a rollout or whole episodes, and the updates."""
         agent, episodes = self._agent, self._agent.plays_episodes
         if episodes:
@@ -130,15 +131,14 @@ class CompiledIterations:
         if not episodes and agent.minibatches > 1:
             steps = math.prod(data.mask.shape)
             order = shuffled(steps, agent.epochs, agent.minibatches, seed, number)
-        if not episodes and agent.reward_scale != 1.0:
-            data = data._replace(rewards=data.rewards * float(agent.reward_scale))
+        logs, statistics = agent.learn_in_graph(data, order, statistics)
         finished = {
             "ended": position.over if episodes else data.terminated | data.truncated,
             "returns": position.returns if episodes else played.returns,
             "lengths": position.lengths if episodes else played.lengths,
             "steps": tf.reduce_sum(data.mask),
         }
-        return {**agent.learn(data, order), **finished}, position
+        return {**logs, **finished}, (position, statistics)
 
 
 def _limit_of(agent: Any, envs: FunctionalCollector | FunctionalVectorEnv) -> int | None:

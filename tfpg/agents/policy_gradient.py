@@ -95,6 +95,7 @@ class PolicyGradient(Agent):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._weights: list[np.ndarray] | None = None  # with which the policy acts, if known
+        self.return_scale: Any = ()  # a `ReturnScale`, if one is used
         if self.value_model is not None:
             self.models.append(self._prepared(self.value_model))
 
@@ -118,12 +119,49 @@ class PolicyGradient(Agent):
 
     @property
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
-        """Whether iterations in functional environments can be compiled.
+        """Whether iterations in functional environments can be compiled."""
+        return isinstance(self.trained_policy.observation_space, spaces.Box)
 
-        They cannot if running statistics of observations are needed.
+    def running_statistics(self) -> Any:
+        """Return the running statistics of returns and observations, as tensors."""
+        batches = [each.batches() for each in self._statistics]
+        state = self.return_scale, batches
+        return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), state)
+
+    def learn_in_graph(
+        self, data: Trajectory, order: tf.Tensor | None, statistics: Any
+    ) -> tuple[dict[str, tf.Tensor], Any]:
+        """Make all updates of an iteration and update the running statistics, as tensors.
+
+        Args:
+            data: A rollout.
+            order: The steps of each update; see `ActorCritic.learn`.
+            statistics: The running statistics.
+
+        Returns:
+            The metrics to log, and the running statistics.
         """
-        counted = any(each.layers for each in self._statistics)
-        return not counted and isinstance(self.trained_policy.observation_space, spaces.Box)
+        scale, batches = statistics
+        scaled, scale = self.scaled(data, scale)
+        logs = self.learn(scaled, order)
+        inputs = tf.reshape(data.observations[:-1], [-1, *data.observations.shape[2:]])
+        counts = tf.reshape(data.mask, [-1])
+        found = zip(self._statistics, batches, strict=True)
+        return logs, (scale, [each.update_in_graph(inputs, counts, seen) for each, seen in found])
+
+    def learn(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Make all updates of an iteration, as tensors, and return the metrics to log."""
+        raise NotImplementedError
+
+    def scaled(self, data: Trajectory, scale: Any) -> tuple[Trajectory, Any]:
+        """Return a rollout with scaled rewards, and the running scale of the returns."""
+        return data, scale
+
+    def keep_statistics(self, state: Any) -> None:
+        """Continue with running statistics that `learn_in_graph` has returned."""
+        self.return_scale, batches = state
+        for statistics, each in zip(self._statistics, batches, strict=True):
+            statistics.set_batches(each)
 
     def finite_flags(self, data: Trajectory, batch: Batch) -> dict[str, tf.Tensor]:
         """Return whether all rewards and returns are finite, as tensors for `check_results`."""

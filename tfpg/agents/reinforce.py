@@ -164,8 +164,7 @@ class Reinforce(PolicyGradient):
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
         """Whether iterations in functional environments can be compiled.
 
-        They cannot with the accumulated gradient, with a ``batch_size``, or with running statistics
-        of observations.
+        They cannot with the accumulated gradient or with a ``batch_size``.
         """
         usual = self.gradient == "fused" and self.batch_size is None
         return usual and super().plays_in_tensors

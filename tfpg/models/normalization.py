@@ -12,56 +12,62 @@ over all batches at first, and over about the last hundred later.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpg.core.backend import keras
+from tfpg.core.backend import keras, tf
 from tfpg.models.inspection import all_layers, has_graph
+from tfpg.ops import numeric as xp
 
 _SUFFIX = "_statistics"
 _MEMORY = 100  # batches
+_TINY = 1e-30
 
 
-class RunningMoments:
-    """Running mean and variance of batches.
-
-    Args:
-        shape: The shape of one element.
+class Moments(NamedTuple):
+    """The running mean and variance of batches, as arrays or tensors.
 
     Example:
-        >>> import numpy as np
-        >>> moments = RunningMoments(())
-        >>> moments.update(np.array([1.0, 3.0]))
-        >>> moments.update(np.array([5.0, 7.0]))
+        >>> moments = Moments.initial()
+        >>> moments = moments.updated(np.array([1.0, 3.0])).updated(np.array([5.0, 7.0]))
         >>> float(moments.mean), float(moments.variance)
         (4.0, 5.0)
     """
 
-    def __init__(self, shape: tuple[int, ...] = ()):
-        self.mean = np.zeros(shape)
-        self.variance = np.ones(shape)
-        self.batches = 0
+    mean: Any  # [*shape]
+    variance: Any  # [*shape]
+    batches: Any  # how many so far
 
-    def update(self, batch: np.ndarray) -> None:
-        """Include a batch ``[B, *shape]`` of at least one element."""
-        batch = np.asarray(batch, np.float64)
-        weight = max(1 / (self.batches + 1), 1 / _MEMORY)
-        shift = batch.mean(axis=0) - self.mean
-        within = (1 - weight) * self.variance + weight * batch.var(axis=0)
-        self.mean = self.mean + weight * shift
-        self.variance = within + weight * (1 - weight) * shift * shift
-        self.batches += 1
+    @classmethod
+    def initial(cls, shape: tuple[int, ...] = ()) -> Moments:
+        """Return the moments before the first batch."""
+        return cls(np.zeros(shape), np.ones(shape), np.zeros(()))
 
-    def get_state(self) -> dict[str, Any]:
-        """Return the state for `set_state`."""
-        return {"mean": self.mean, "variance": self.variance, "batches": self.batches}
+    def updated(self, batch: Any, counts: Any = None) -> Moments:
+        """Return the moments with another batch.
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state."""
-        self.mean = np.asarray(state["mean"], np.float64)
-        self.variance = np.asarray(state["variance"], np.float64)
-        self.batches = int(state["batches"])
+        Args:
+            batch: ``[B, *shape]``.
+            counts: ``[B]``, 1 for what counts and 0 for what does not. None: everything counts.
+        """
+        axes = (0,) * (len(batch.shape) - 1)
+        counts = xp.ones_like(batch[(slice(None), *axes)]) if counts is None else counts
+        total = xp.total(counts)[0]
+        counts = counts[(slice(None), *[None] * len(axes))]
+        mean = xp.total(counts * batch, 0)[0] / (total + _TINY)
+        deviations = batch - mean
+        variance = xp.total(counts * deviations * deviations, 0)[0] / (total + _TINY)
+        some = xp.minimum(total, 1.0)
+        weight = some / xp.minimum(self.batches + 1.0, float(_MEMORY))
+        shift = mean - self.mean
+        within = (1 - weight) * self.variance + weight * variance
+        return Moments(
+            self.mean + weight * shift,
+            within + weight * (1 - weight) * shift * shift,
+            self.batches + some,
+        )
 
 
 class ObservationStatistics:
@@ -104,19 +110,49 @@ class ObservationStatistics:
             # If other code has assigned the layer's weights, continue from those.
             if not _match(self._moments[i], layer):
                 self._moments[i] = _moments_of(layer)
-            moments = self._moments[i]
-            moments.update(np.reshape(batch, (-1, batch.shape[-1])))
-            layer.moving_mean.assign(moments.mean)
-            layer.moving_variance.assign(moments.variance)
+            rows = np.reshape(batch, (-1, batch.shape[-1])).astype(np.float64)
+            self._moments[i] = self._moments[i].updated(rows)
+            _assign(layer, self._moments[i])
+
+    def batches(self) -> list[np.ndarray]:
+        """Return how many batches each layer has seen, for `update_in_graph`."""
+        known = zip(self._moments, self.layers, strict=True)
+        return [(x if _match(x, layer) else _moments_of(layer)).batches for x, layer in known]
+
+    def update_in_graph(self, inputs: Any, counts: tf.Tensor, batches: list[Any]) -> list[Any]:
+        """Include a batch of model inputs ``[B, ...]``, in a compiled function.
+
+        Args:
+            inputs: Model inputs, as tensors.
+            counts: ``[B]``, 1 for the inputs that count and 0 for the others.
+            batches: How many batches each layer has seen.
+
+        Returns:
+            How many each layer has seen now, for `set_batches`.
+        """
+        after: list[Any] = []
+        found = keras.tree.flatten(self._layer_inputs(inputs)) if self.layers else []
+        for layer, batch, seen in zip(self.layers, found, batches, strict=True):
+            rows = tf.reshape(batch, [-1, batch.shape[-1]])
+            repeated = tf.repeat(counts, math.prod(batch.shape[1:-1]))
+            before = Moments(layer.moving_mean.value, layer.moving_variance.value, seen)
+            moments = before.updated(rows, repeated)
+            _assign(layer, moments)
+            after.append(moments.batches)
+        return after
+
+    def set_batches(self, batches: list[Any]) -> None:
+        """Continue from the layers' weights, which `update_in_graph` has assigned."""
+        for i, (layer, seen) in enumerate(zip(self.layers, batches, strict=True)):
+            self._moments[i] = _moments_of(layer)._replace(batches=np.asarray(seen, np.float64))
 
     def get_state(self) -> list[Any]:
         """Return the state for `set_state`."""
-        return [moments.get_state() for moments in self._moments]
+        return [list(moments) for moments in self._moments]
 
     def set_state(self, state: list[Any]) -> None:
         """Continue from a state. The model's weights are restored elsewhere."""
-        for moments, each in zip(self._moments, state, strict=True):
-            moments.set_state(each)
+        self._moments = [Moments(*(np.asarray(x, np.float64) for x in each)) for each in state]
 
 
 def statistics_layer(name: str) -> keras.layers.Layer:
@@ -131,16 +167,19 @@ def statistics_layer(name: str) -> keras.layers.Layer:
     )
 
 
-def _moments_of(layer: keras.layers.Layer) -> RunningMoments:
-    moments = RunningMoments()
-    moments.mean = layer.moving_mean.value.numpy().astype(np.float64)
-    moments.variance = layer.moving_variance.value.numpy().astype(np.float64)
-    fresh = not moments.mean.any() and (moments.variance == 1).all()
-    moments.batches = 0 if fresh else _MEMORY
-    return moments
+def _moments_of(layer: keras.layers.Layer) -> Moments:
+    mean, variance = (x.value.numpy() for x in (layer.moving_mean, layer.moving_variance))
+    fresh = not mean.any() and (variance == 1).all()
+    batches = 0 if fresh else _MEMORY
+    return Moments(*(np.asarray(x, np.float64) for x in (mean, variance, batches)))
 
 
-def _match(moments: RunningMoments, layer: keras.layers.Layer) -> bool:
+def _assign(layer: keras.layers.Layer, moments: Moments) -> None:
+    layer.moving_mean.assign(moments.mean)
+    layer.moving_variance.assign(moments.variance)
+
+
+def _match(moments: Moments, layer: keras.layers.Layer) -> bool:
     mean, variance = layer.moving_mean.value.numpy(), layer.moving_variance.value.numpy()
     return np.array_equal(mean, moments.mean.astype(mean.dtype)) and np.array_equal(
         variance, moments.variance.astype(variance.dtype)

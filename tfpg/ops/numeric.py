@@ -82,8 +82,12 @@ def sqrt(x: Array) -> Array:
 
 def shifted(x: Array, steps: int) -> Array:
     """Row ``t`` holds row ``t + steps`` of ``x``, or zeros where there is none."""
-    rows = x[steps:], zeros_like(x[:steps])
-    return np.concatenate(rows) if is_array(x) else tf.concat(rows, axis=0)
+    return joined(x[steps:], zeros_like(x[:steps]))
+
+
+def joined(x: Array, y: Array) -> Array:
+    """The rows of both, one after another."""
+    return np.concatenate([x, y]) if is_array(x) else tf.concat([x, y], axis=0)
 
 
 def any(x: Array) -> Array:

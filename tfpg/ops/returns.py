@@ -111,14 +111,57 @@ def lambda_returns(
         rewards, gamma, next_values, terminated, truncated, mask
     )
     weights = checked("gae_lambda", gae_lambda, fraction) * continues
-    # G_t = returns_t + slopes_t G_{t+1}. Every pass doubles the steps that the sums reach.
-    returns, slopes = rewards + discounts * (1 - weights) * values, discounts * weights
-    reach = 1
-    while reach < rewards.shape[0]:
-        returns = returns + slopes * xp.shifted(returns, reach)
-        slopes = slopes * xp.shifted(slopes, reach)
-        reach *= 2
-    return returns * real
+    returns = rewards + discounts * (1 - weights) * values
+    return _solved(returns, discounts * weights) * real
+
+
+def running_returns(
+    rewards: Array,
+    gamma: float,
+    before: Array,
+    *,
+    ended: Array | None = None,
+    mask: Array | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the discounted sum of the rewards from the start of each episode to each step.
+
+    ``R_t = gamma R_{t-1} + r_t``, and 0 before the first step of an episode.
+
+    Args:
+        rewards: ``[T, N]``, of any number type.
+        gamma: Discount factor, in [0, 1].
+        before: ``[N]``, the sums up to the first step, 0 where an episode begins there.
+        ended: ``[T, N]``, true where an episode ended or was cut off. None: nowhere.
+        mask: ``[T, N]``, 1 for a real step and 0 for any other. None: all are real.
+
+    Returns:
+        The sums ``[T, N]`` in float64, unchanged by masked steps, and those to begin the next steps
+        with, ``[N]``.
+
+    Raises:
+        ValueError: ``gamma`` is outside [0, 1], or the shapes differ.
+
+    Source:
+        Engstrom et al., "Implementation Matters in Deep Policy Gradients", 2020,
+        https://arxiv.org/abs/2005.12729, appendix A.2.
+
+    Example:
+        >>> sums, after = running_returns([[1], [1], [1]], 0.5, [4], ended=[[0], [1], [0]])
+        >>> sums.ravel(), after
+        (array([3. , 2.5, 1. ]), array([1.]))
+    """
+    rewards = _numbers(rewards)
+    real = _real_steps(mask, rewards)
+    over = xp.zeros_like(real) if ended is None else _shaped("ended", ended, rewards)
+    before, rewards = xp.like(before, rewards), xp.where(real > 0, rewards, xp.zeros_like(real))
+    slopes = 1 + (checked("gamma", gamma, fraction) - 1) * real
+    slopes = slopes * (1 - xp.shifted(over[::-1], 1)[::-1])
+    # The last row comes first, as in returns, and those before the first step are a row, too.
+    sums = _solved(
+        xp.joined(rewards[::-1], before[None]),
+        xp.joined(slopes[::-1], xp.zeros_like(before)[None]),
+    )[::-1][1:]
+    return sums, sums[-1] * (1 - over[-1])
 
 
 def n_step_returns(
@@ -255,6 +298,16 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
     is_spread = std > _ROUNDING * eps * xp.largest(abs(values), axis)
     counts = is_spread & (real > 0)
     return xp.where(counts, centered / (std + _TINY), xp.zeros_like(centered))
+
+
+def _solved(returns: Array, slopes: Array) -> Array:
+    """``G_t = returns_t + slopes_t G_{t+1}``. Every pass doubles the steps that the sums reach."""
+    reach = 1
+    while reach < returns.shape[0]:
+        returns = returns + slopes * xp.shifted(returns, reach)
+        slopes = slopes * xp.shifted(slopes, reach)
+        reach *= 2
+    return returns
 
 
 def _prepared(
