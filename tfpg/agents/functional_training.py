@@ -91,11 +91,11 @@ class CompiledIterations:
         return {"env_steps": agent.env_steps, **logs}
 
     def _iterate(
-        self, state: Any, seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], Any]:
+        self, state: tuple[Position, Any], seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any]]:
         """Make ``count`` iterations from number ``first``; stop where a result is not finite."""
 
-        def iterate(k: Any, _: Any, state: Any, rows: tf.TensorArray) -> Any:
+        def iterate(k: Any, _: Any, state: tuple[Position, Any], rows: tf.TensorArray) -> Any:
             number = first + tf.cast(k, tf.int64)
             logs, state = self._play_and_learn(*state, seed, number)
             fine = logs["returns_finite"] & tf.reduce_all(logs["finite"])
