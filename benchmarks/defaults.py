@@ -119,8 +119,7 @@ def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> d
         config = {**model.optimizer.get_config(), **changes["optimizer"]}
         model.compile(optimizer=keras.optimizers.Adam.from_config(config))
     start = time.perf_counter()
-    stop = tfpg.callbacks.StopAtSteps(task.env_steps)
-    agent.fit(task.env, 1_000_000, [stop], seed=seed, verbose=0)
+    agent.fit(task.env, env_steps=task.env_steps, seed=seed, verbose=0)
     seconds = time.perf_counter() - start
     score = agent.evaluate(task.env, 100, seed=10_000 + seed)["episode_return"]
     return {

@@ -179,7 +179,7 @@ class TestKerasModels:
             tfpg.Reinforce(model).fit("CartPole-v1", 1, verbose=0)
 
     def test_only_keras_models_are_accepted(self):
-        with pytest.raises(TypeError, match="Expected a keras.Model, got str"):
+        with pytest.raises(TypeError, match="Reinforce needs a Keras model.* got .CartPole-v1"):
             tfpg.Reinforce("CartPole-v1")
 
     @pytest.mark.parametrize(
@@ -330,6 +330,14 @@ class TestValidation:
         np.testing.assert_array_equal(*(flat_weights(agent.model) for agent in agents))
         assert history["env_steps"][-1] == agents[0].env_steps
 
+    def test_validations_can_follow_environment_steps(self, eager):
+        agent = small_agent(tfpg.A2C, Countdown, num_envs=2, num_steps=5)
+        steps = {"env_steps": 64, "validation_env_steps": 25, "validation_episodes": 2}
+        logs = agent.fit(Countdown, validation_envs=Countdown, seed=0, verbose=0, **steps).history
+        assert logs["env_steps"] == [10 * i for i in range(1, 7)]
+        assert logs["val_env_steps"] == [30, 50, 60]  # the last one is at the end
+        assert len(logs["val_episode_return"]) == 3
+
     def test_callbacks_can_monitor_the_validation(self, tmp_path, eager):
         stop = tfpg.callbacks.StopAtReturn(2.0, monitor="val_episode_return")
         checkpoint = keras.callbacks.ModelCheckpoint(
@@ -343,10 +351,35 @@ class TestValidation:
 
 
 class TestArguments:
-    @pytest.mark.parametrize("name", ["validation_freq", "validation_episodes"])
+    @pytest.mark.parametrize(
+        "name", ["validation_freq", "validation_episodes", "validation_env_steps", "env_steps"]
+    )
     def test_counts_of_the_validation_are_checked(self, name):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
             small_agent(tfpg.Reinforce).fit("CartPole-v1", 1, **{name: 0})
+
+    def test_the_length_of_the_training_is_required(self):
+        with pytest.raises(TypeError, match="fit needs iterations=... or env_steps=..."):
+            small_agent(tfpg.Reinforce).fit("CartPole-v1")
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("epochs", "Here it is called 'iterations'"),
+            ("total_timesteps", "Here it is called 'env_steps'"),
+            ("callback", "Here it is called 'callbacks'"),
+            ("verbos", "Did you mean 'verbose'"),
+        ],
+    )
+    def test_an_unknown_argument_of_fit_is_refused_with_a_hint(self, name, hint):
+        with pytest.raises(TypeError, match=f"Unknown argument of fit '{name}'. {hint}"):
+            small_agent(tfpg.Reinforce).fit("CartPole-v1", 1, **{name: 1})
+
+    def test_other_libraries_names_of_methods_are_refused_with_a_hint(self):
+        for name in ("learn", "train"):
+            with pytest.raises(AttributeError, match="call fit"):
+                getattr(small_agent(tfpg.Reinforce), name)
+        assert not hasattr(small_agent(tfpg.Reinforce), "other")
 
     @pytest.mark.parametrize("iterations", [0, -1, 2.5])
     def test_iterations_are_checked(self, iterations):
@@ -393,6 +426,9 @@ class TestOptions:
             (tfpg.Reinforce, {"standardize": "step"}, "standardize must be 'batch', 'episode', or"),
             (tfpg.Reinforce, {"value_coef": -1.0}, "value_coef must be a number of at least 0"),
             (tfpg.Reinforce, {"gamme": 0.9}, "Unknown Reinforce option 'gamme'. Did .* 'gamma'"),
+            (tfpg.PPO, {"learning_rate": 1e-3}, "The model has the optimizer: model.compile"),
+            (tfpg.PPO, {"n_steps": 64}, "option 'n_steps'. Here it is called 'num_steps'"),
+            (tfpg.DQN, {"n_steps": 64}, "option 'n_steps'. Did you mean 'n_step'"),
             (tfpg.A2C, {"gae_lambda": 1.5}, "gae_lambda must be a number from 0 to 1"),
             (tfpg.A2C, {"num_steps": 0}, "num_steps must be an integer of at least 1"),
             (tfpg.A2C, {"standardize": "episode"}, "standardize must be 'batch' or None, got"),
@@ -424,7 +460,7 @@ class TestOptions:
     def test_options_out_of_range_are_refused(self, algorithm, options, message):
         with pytest.raises((ValueError, TypeError), match=message):
             small_agent(algorithm, **options)
-        if algorithm is tfpg.Reinforce and "gamme" in options:
+        if "option '" in message or "optimizer" in message:  # not names of options
             return
         agent = small_agent(algorithm)  # and also if they are set later
         for name, value in options.items():

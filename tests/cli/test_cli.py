@@ -160,7 +160,7 @@ class TestOptions:
 
     @pytest.mark.slow
     def test_ppo_with_its_preset(self, tmp_path):
-        args = ["--env-steps", "1024", "--seed", "3", "--validation-freq", "2", "--no-video"]
+        args = ["--env-steps", "1024", "--seed", "3", "--validation-env-steps", "512", "--no-video"]
         out = succeeds("train", "ppo", "CartPole-v1", *args, "--run", tmp_path / "run")
         config = config_of(tmp_path / "run")
         assert config["preset"] == "ppo/CartPole-v1"
@@ -168,6 +168,33 @@ class TestOptions:
         assert config["iterations"] == 4
         assert float(rows_of(tmp_path / "run")[-1]["env_steps"]) <= 1024
         assert "val_episode_return" in out
+        rows = rows_of(tmp_path / "run")
+        assert [row["val_episode_return"] != "NA" for row in rows] == [False, True, False, True]
+
+    @pytest.mark.slow
+    def test_several_seeds(self, tmp_path):
+        args = ["--iterations", "2", "--episodes-per-update", "2", "--no-video"]
+        command = ["train", "reinforce", "CartPole-v1", *args, "--run", tmp_path / "runs"]
+        out = succeeds(*command, "--seeds", "2", "--seed=5")
+        assert out.count("finished after") == 2
+        for seed in (5, 6):
+            run = tmp_path / "runs" / f"seed-{seed}"
+            assert config_of(run)["seed"] == seed
+            assert config_of(run)["finished"]
+            assert "Best mean return" in run.with_suffix(".log").read_text()
+        out = succeeds(*command, "--seeds=3", "--seed", "5")
+        assert out.count("already finished") == 2
+        assert (tmp_path / "runs" / "seed-7" / "model.keras").exists()
+
+    @pytest.mark.slow
+    def test_a_seed_that_fails_is_reported(self, tmp_path):
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "seed-1").write_text("not a folder")
+        args = ["--iterations", "1", "--no-video", "--run", tmp_path / "runs", "--seeds", "2"]
+        done = run("train", "reinforce", "CartPole-v1", *args)
+        assert done.returncode == 1
+        assert "1 of 2 runs failed" in done.stderr
+        assert (tmp_path / "runs" / "seed-0" / "model.keras").exists()
 
     @pytest.mark.slow
     def test_ppo_with_other_options(self, tmp_path):

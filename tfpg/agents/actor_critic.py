@@ -202,11 +202,11 @@ class ActorCritic(PolicyGradient):
     def _learn_from(
         self, inputs: Any, actions: tf.Tensor, numbers: tf.Tensor, order: tf.Tensor | None
     ) -> tuple[dict[str, tf.Tensor], None]:
-        """`learn` from the other fields of a `Trajectory` in one tensor ``[5, T, N]``."""
-        logs = self.learn(Trajectory(inputs, actions, *tf.unstack(numbers)), order)
+        """`make_updates` from the other fields of a `Trajectory` in one tensor ``[5, T, N]``."""
+        logs = self.make_updates(Trajectory(inputs, actions, *tf.unstack(numbers)), order)
         return {**logs, **self.weights_after()}, None
 
-    def learn(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Make all updates of an iteration, until a gradient or the KL is out of bounds.
 
         Args:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from tfpg.core.backend import keras
 from tfpg.core.options import (
     WithOptions,
     as_json,
+    check_names,
     checked,
     count,
     fraction,
@@ -33,6 +36,15 @@ from tfpg.rollouts.trajectory import Trajectory, played_observations
 if TYPE_CHECKING:
     from tfpg.checkpoints.manager import Checkpoints
     from tfpg.rollouts.collector import Collector
+
+
+_COMPILE = "The model has the optimizer: model.compile(optimizer=keras.optimizers.Adam(3e-4))."
+_FIT_HINTS = {
+    "epochs": "iterations",
+    **dict.fromkeys(("steps", "total_timesteps", "timesteps"), "env_steps"),
+    **dict.fromkeys(("callback", "cbs"), "callbacks"),
+    "validation_data": "validation_envs",
+}
 
 
 class Agent(WithOptions, abc.ABC):
@@ -67,6 +79,27 @@ class Agent(WithOptions, abc.ABC):
         default="auto",
         check=one_of("auto", "numpy", "tensorflow"),
         help="How actions are computed: 'numpy', 'tensorflow' or 'auto'. See `tfpg.Policy`.",
+    )
+
+    hints = MappingProxyType(
+        {
+            **dict.fromkeys(("learning_rate", "lr", "optimizer", "max_grad_norm"), _COMPILE),
+            **dict.fromkeys(("seed", "verbose", "callbacks", "env_steps"), "Pass it to fit(...)."),
+            "n_steps": "num_steps",
+            "n_envs": "num_envs",
+            "n_epochs": "epochs",
+            "batch_size": "minibatches",
+            "discount": "gamma",
+            "ent_coef": "entropy_coef",
+            "vf_coef": "value_coef",
+            "clip_range": "clip_ratio",
+            "clip_range_vf": "value_clip",
+            "buffer_size": "capacity",
+            "train_freq": "learn_period",
+            "gradient_steps": "updates_per_learn",
+            "target_update_interval": "target_update_period",
+            "exploration_fraction": "epsilon",
+        }
     )
 
     # Whether the algorithm needs a value function: a second output of the model, or a value_model.
@@ -129,7 +162,7 @@ class Agent(WithOptions, abc.ABC):
     def fit(
         self,
         envs: EnvLike,
-        iterations: int,
+        iterations: int | None = None,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
         seed: int | None = None,
         initial_iteration: int = 0,
@@ -138,8 +171,12 @@ class Agent(WithOptions, abc.ABC):
         validation_freq: int = 10,
         validation_episodes: int = 10,
         checkpoints: str | os.PathLike | Checkpoints | None = None,
+        *,
+        env_steps: int | None = None,
+        validation_env_steps: int | None = None,
+        **unknown: Any,
     ) -> keras.callbacks.History:
-        """Train: collect and update, ``iterations`` times.
+        """Train: collect and update, until ``iterations`` or ``env_steps`` are reached.
 
         An iteration is a Keras epoch, so stock Keras callbacks work: monitor
         ``"episode_return"`` or ``"val_episode_return"`` with ``mode="max"``.
@@ -148,7 +185,7 @@ class Agent(WithOptions, abc.ABC):
             envs: An environment id, an environment, a vector environment, or a callable that
                 makes an environment. Environments made here are closed here.
             iterations: Iterations in total, like Keras's ``epochs``. With ``initial_iteration`` or
-                a checkpoint, those already made count.
+                a checkpoint, those already made count. None: as many as ``env_steps`` allows.
             callbacks: Keras callbacks. Their ``model`` is the Keras model.
             seed: The random seed of the run. The same seed, initial weights and machine give the
                 same trained weights. None: a random one.
@@ -165,6 +202,11 @@ class Agent(WithOptions, abc.ABC):
                 seconds and at the end. If the folder already has a checkpoint, the run resumes
                 from it, bit for bit. With checkpoints, Ctrl-C and SIGTERM wait until the iteration
                 has ended and a checkpoint is saved.
+            env_steps: Environment steps in total, earlier calls of `fit` included. Training stops
+                when another iteration would exceed them. None: no limit.
+            validation_env_steps: Number of environment steps between validations, instead of
+                ``validation_freq``.
+            **unknown: Anything else raises an error.
 
         Returns:
             A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
@@ -172,9 +214,10 @@ class Agent(WithOptions, abc.ABC):
             that ended in the iteration, plus earlier ones if fewer than the agent's ``window``
             ended. They are missing until a tenth of the window is filled. ``env_steps`` counts the
             environment steps so far. ``val_episode_return`` and ``val_episode_length`` have one
-            number per validation.
+            number per validation, and ``val_env_steps`` the environment steps before it.
 
         Raises:
+            TypeError: An argument is unknown, or both ``iterations`` and ``env_steps`` are missing.
             ValueError: The model does not fit the environment, an argument is out of range, or the
                 checkpoint belongs to a different run.
             tfpg.errors.EnvDataError: An environment returned NaN or infinity.
@@ -191,21 +234,35 @@ class Agent(WithOptions, abc.ABC):
         from tfpg.agents.training import fit
         from tfpg.callbacks.progress_bar import resolve_verbose
 
+        names = inspect.signature(self.fit).parameters
+        check_names(unknown, names, "argument of fit", _FIT_HINTS, TypeError)
+        if iterations is None and env_steps is None:
+            raise TypeError(
+                "fit needs iterations=... or env_steps=..., the length of the training."
+            )
         self.check_options()
         self._verbose = resolve_verbose(verbose)
         return fit(
             self,
             envs,
-            checked("iterations", iterations, count),
+            checked("iterations", iterations, optional(count)),
+            env_steps=checked("env_steps", env_steps, optional(count)),
             callbacks=callbacks,
             seed=seed,
             initial_iteration=initial_iteration,
             verbose=self._verbose,
             validation_envs=validation_envs,
             validation_freq=checked("validation_freq", validation_freq, count),
+            validation_env_steps=checked(
+                "validation_env_steps", validation_env_steps, optional(count)
+            ),
             validation_episodes=checked("validation_episodes", validation_episodes, count),
             checkpoints=checkpoints,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        hint = " To train it, call fit(env, env_steps=...)." if name in ("learn", "train") else ""
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.{hint}")
 
     def evaluate(
         self,
@@ -430,7 +487,10 @@ class Agent(WithOptions, abc.ABC):
     def _prepared(self, model: keras.Model) -> keras.Model:
         """Check a model, and compile it if necessary."""
         if not isinstance(model, keras.Model):
-            raise TypeError(f"Expected a keras.Model, got {type(model).__name__}.")
+            raise TypeError(
+                f"{type(self).__name__} needs a Keras model, such as one of tfpg.networks, but got "
+                f"{model!r:.80}."
+            )
         check_layers(model)
         if getattr(model, "optimizer", None) is None:
             model.compile(optimizer=self.default_optimizer())

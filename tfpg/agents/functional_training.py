@@ -31,6 +31,7 @@ class CompiledIterations:
         collector: The environments.
 
     Attributes:
+        num_steps: The maximum number of environment steps per iteration.
         most: The maximum number of iterations per call.
     """
 
@@ -43,8 +44,8 @@ class CompiledIterations:
             self._num_steps = self._limit
         else:
             self._num_steps = agent.num_steps
-        steps = self._num_steps * self._num_envs
-        self.most = agent.steps_per_execution or max(1, _STEPS_PER_CALL // steps)
+        self.num_steps = self._num_steps * self._num_envs
+        self.most = agent.steps_per_execution or max(1, _STEPS_PER_CALL // self.num_steps)
         self._layout = Layout()
         self._call = CompiledUpdate(self._iterate, agent.jit_compile, agent.models)
         self._waiting: deque[dict[str, Any]] = deque()

@@ -135,7 +135,7 @@ class PolicyGradient(Agent):
 
         Args:
             data: A rollout.
-            order: The steps of each update; see `ActorCritic.learn`.
+            order: The steps of each update; see `ActorCritic.make_updates`.
             statistics: The running statistics.
 
         Returns:
@@ -143,13 +143,13 @@ class PolicyGradient(Agent):
         """
         scale, batches = statistics
         scaled, scale = self.scaled(data, scale)
-        logs = self.learn(scaled, order)
+        logs = self.make_updates(scaled, order)
         inputs = tf.reshape(data.observations[:-1], [-1, *data.observations.shape[2:]])
         counts = tf.reshape(data.mask, [-1])
         found = zip(self._statistics, batches, strict=True)
         return logs, (scale, [each.update_in_graph(inputs, counts, seen) for each, seen in found])
 
-    def learn(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Make all updates of an iteration, as tensors, and return the metrics to log."""
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class PolicyGradient(Agent):
         }
 
     def check_results(self, logs: dict[str, Any]) -> None:
-        """Take the flags out of the results of `learn`, and raise an error where one is false.
+        """Take the flags out of the results of `make_updates`, and raise if one is false.
 
         Raises:
             FloatingPointError: See `update`.

@@ -222,7 +222,7 @@ class Reinforce(PolicyGradient):
         clipped = self.trained_policy.head.clipped(batch.actions)
         return logs if clipped is None else {**logs, "clipped_actions": float(clipped.mean())}
 
-    def learn(self, data: Trajectory, order: None) -> dict[str, tf.Tensor]:
+    def make_updates(self, data: Trajectory, order: None) -> dict[str, tf.Tensor]:
         """Make the updates of an iteration, in a compiled call.
 
         Args:

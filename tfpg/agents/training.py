@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -32,6 +32,7 @@ from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.functional_rollout import FunctionalCollector
 
 FOLDER = "non-finite"
+ENDLESS = 2**31  # iterations
 
 _LARGEST_DATA = 200_000_000  # bytes
 _FINISHING = "\nFinishing the iteration and saving a checkpoint. Ctrl-C again stops at once.\n"
@@ -40,19 +41,22 @@ _FINISHING = "\nFinishing the iteration and saving a checkpoint. Ctrl-C again st
 def fit(
     agent: Any,
     envs: EnvLike,
-    iterations: int,
+    iterations: int | None,
     *,
+    env_steps: int | None,
     callbacks: Sequence[keras.callbacks.Callback] | None,
     seed: int | None,
     initial_iteration: int,
     verbose: int,
     validation_envs: EnvLike | None,
     validation_freq: int,
+    validation_env_steps: int | None,
     validation_episodes: int,
     checkpoints: str | os.PathLike | Checkpoints | None,
 ) -> keras.callbacks.History:
     """Train an agent; see `Agent.fit` for the arguments."""
     check_not_forked()
+    iterations = iterations or ENDLESS
     with ExitStack() as stack:
         stop = StopRequest()
         if checkpoints is not None:
@@ -68,15 +72,17 @@ def fit(
         policy = agent.policy_for(vector_envs)
         agent.prepare(policy)
         run.check(agent, vector_envs, seed)
-        callback_list = _callback_list(agent, callbacks, iterations, verbose, vector_envs)
-        validate: Callable[[int, bool], dict[str, float]] = _no_validation
+        callback_list = _callback_list(
+            agent, callbacks, iterations, env_steps, verbose, vector_envs
+        )
+        validation = None
         if validation_envs is not None:
             others = stack.enter_context(open_vec(validation_envs, validation_episodes))
             check_separate(vector_envs, others, "validation_envs")
-            validate = partial(
-                _validate, agent, others, validation_freq, validation_episodes, seed, callback_list
-            )
-        callback_list.params["validation_freq"] = validation_freq * (validation_envs is not None)
+            validate = partial(_validate, agent, others, validation_episodes, seed, callback_list)
+            freq = None if validation_env_steps else validation_freq
+            validation = Validation(validate, freq, validation_env_steps)
+        callback_list.params["validates"] = validation is not None
         run.prepare(callback_list.callbacks)
         callback_list.on_train_begin()
         # Keras's BackupAndRestore sets the model's initial epoch.
@@ -86,14 +92,15 @@ def fit(
         agent.begin(collector, policy)
         if run.restore(agent, collector, callback_list.callbacks):
             if verbose and first < iterations:
-                show(f"Resuming after iteration {first} of {iterations}.")
+                total = "" if iterations == ENDLESS else f" of {iterations}"
+                show(f"Resuming after iteration {first}{total}.")
         else:
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
         callback_list.params["env_steps"] = agent.env_steps
         callback_list.params["updates"] = getattr(agent, "updates", 0)
         logs = _loop(
-            agent, policy, collector, range(first, iterations), callback_list, validate, run, stop
+            agent, policy, collector, range(first, iterations), callback_list, validation, run, stop
         )
         agent.trainable.finalize()
         callback_list.on_train_end(logs)
@@ -106,34 +113,52 @@ def _collector(agent: Any, envs: VectorEnv, seed: int, first: int) -> Collector:
     return kind(envs, seed, episode, fragment, agent.window)
 
 
+class Validation(NamedTuple):
+    """When and how the greedy policy is evaluated during training."""
+
+    measure: Callable[[int], dict[str, float]]  # returns the logs for an iteration
+    freq: int | None  # iterations
+    env_steps: int | None  # environment steps, if not iterations
+
+    def is_due(self, iteration: int, before: float, now: float) -> bool:
+        """Return whether it is due after an iteration, which began and ended at these steps."""
+        if self.freq:
+            return (iteration + 1) % self.freq == 0
+        assert self.env_steps is not None
+        return now // self.env_steps > before // self.env_steps
+
+
 def _loop(
     agent: Any,
     policy: Any,
     collector: Any,
     iterations: range,
     callback_list: Any,
-    validate: Callable[[int, bool], dict[str, float]],
+    validation: Validation | None,
     run: ResumableTraining,
     stop: StopRequest,
 ) -> dict[str, float]:
     """Collect, update, validate, call callbacks and save, and return the last logs."""
     from tfpg.callbacks.progress_bar import ProgressBar
+    from tfpg.callbacks.stopping import StopAtSteps
 
     advice, logs = TrainingWarnings(policy.head), dict[str, float]()
     # Keras's list of callbacks takes about 0.3 ms per iteration, however little they do.
-    own = keras.callbacks.History, ProgressBar
+    own = keras.callbacks.History, ProgressBar, StopAtSteps
     watched = any(type(each) not in own for each in callback_list.callbacks)
+    budgets = [each for each in callback_list.callbacks if isinstance(each, StopAtSteps)]
     compiled = compiled_iterations(agent, collector)
-    # Between compiled calls, the model can be measured and saved.
-    periods = [callback_list.params["validation_freq"], run.every_iterations, iterations.stop]
+    periods = [run.every_iterations, iterations.stop]
+    if watched and getattr(agent, "steps_per_execution", None) is None:
+        periods.append(1)  # callbacks get the weights of their iteration
     # If the model was not finite from the start, a report could not say why.
     reports = None if non_finite_weight(agent.model) else run.folder
     for iteration in iterations:
         if agent.model.stop_training and not (compiled and compiled.pending):
             break
-        collector.until = min((iteration // each + 1) * each for each in periods if each)
-        if watched and getattr(agent, "steps_per_execution", None) is None:
-            collector.until = iteration + 1  # callbacks get the weights of their iteration
+        before = logs.get("env_steps", agent.env_steps)
+        if compiled:
+            collector.until = min(_stops(iteration, before, compiled, validation, budgets, periods))
         if watched:
             callback_list.on_epoch_begin(iteration)
             callback_list.on_train_batch_begin(0)
@@ -144,8 +169,10 @@ def _loop(
             logs = compiled.next_logs(collector) if compiled else agent.iterate(collector, policy)
             logs |= agent.episode_logs(collector)
         advice.look(logs, collector.take_finished())
-        last = iteration + 1 == iterations.stop
-        logs |= validate(iteration, last)
+        now = logs["env_steps"]
+        last = iteration + 1 == iterations.stop or any(each.is_reached(now) for each in budgets)
+        if validation and (last or validation.is_due(iteration, before, now)):
+            logs |= validation.measure(iteration)
         if watched:
             callback_list.params["head"] = agent.head_options()
             callback_list.on_train_batch_end(0, logs)
@@ -161,16 +188,44 @@ def _loop(
     return logs
 
 
+def _stops(
+    iteration: int,
+    before: float,
+    compiled: Any,
+    validation: Validation | None,
+    budgets: Sequence[Any],
+    periods: Sequence[int | None],
+) -> Iterator[int]:
+    """Yield iterations at which a compiled call must end: then, the model is measured or saved."""
+    freq, steps = (validation.freq, validation.env_steps) if validation else (None, None)
+    for each in (freq, *periods):
+        if each:
+            yield (iteration // each + 1) * each
+    ends = [each.env_steps - compiled.num_steps for each in budgets]
+    if steps:
+        ends.append((before // steps + 1) * steps)
+    for end in ends:
+        yield iteration + int(end - before) // compiled.num_steps
+
+
 def _callback_list(
-    agent: Any, callbacks: Any, iterations: int, verbose: int, envs: VectorEnv
+    agent: Any,
+    callbacks: Any,
+    iterations: int,
+    env_steps: int | None,
+    verbose: int,
+    envs: VectorEnv,
 ) -> Any:
     """Return Keras's list of all callbacks, with a progress bar and a History."""
     from tfpg.callbacks.progress_bar import ProgressBar
+    from tfpg.callbacks.stopping import StopAtSteps
 
     if callbacks is None:
         callbacks = []
     elif not isinstance(callbacks, (list, tuple)):
         callbacks = [callbacks]
+    if env_steps is not None:
+        callbacks = [*callbacks, StopAtSteps(env_steps)]
     for each in callbacks:
         for name, value in vars(each).items():
             if isinstance(value, (gymnasium.Env, VectorEnv)):
@@ -234,30 +289,18 @@ def _placeholders(text: Any) -> set[str]:
     return {re.split(r"[.\[]", name)[0] for _, name, *_ in Formatter().parse(str(text)) if name}
 
 
-def _no_validation(iteration: int, last: bool) -> dict[str, float]:
-    return {}
-
-
 def _validate(
-    agent: Any,
-    envs: VectorEnv,
-    freq: int,
-    episodes: int,
-    seed: int,
-    callback_list: Any,
-    iteration: int,
-    last: bool,
+    agent: Any, envs: VectorEnv, episodes: int, seed: int, callback_list: Any, iteration: int
 ) -> dict[str, float]:
-    """Measure the greedy policy after every ``freq`` iterations, with Keras's hooks around it."""
-    if not last and (iteration + 1) % freq:
-        return {}
+    """Measure the greedy policy, with Keras's hooks around it."""
     callback_list.on_test_begin()
     callback_list.on_test_batch_begin(0)
     result = agent.evaluate(envs, episodes, seed=seed + iteration)
     logs = {name: result[name] for name in ("episode_return", "episode_length")}
     callback_list.on_test_batch_end(0, logs)
     callback_list.on_test_end(logs)
-    return {f"val_{name}": value for name, value in logs.items()}
+    found = {f"val_{name}": value for name, value in logs.items()}
+    return {**found, "val_env_steps": agent.env_steps}
 
 
 @contextmanager

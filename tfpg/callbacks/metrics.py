@@ -29,8 +29,8 @@ class MetricsLogger(keras.callbacks.CSVLogger):
         if self.keys is None:
             # Values that are not logged in every iteration need a column, too.
             later = {"episode_return", "episode_length"}
-            if self.params.get("validation_freq"):
-                later |= {"val_episode_return", "val_episode_length"}
+            if self.params.get("validates"):
+                later |= {"val_episode_return", "val_episode_length", "val_env_steps"}
             self.keys = sorted({*logs, *later}, key=rank)
         try:
             super().on_epoch_end(epoch, logs)

@@ -101,7 +101,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def _to_come(self) -> list[str]:
         """Names that the logs of the first iteration may lack."""
         names = ["episode_return", "episode_length"]
-        return names + [f"val_{name}" for name in names if self.params.get("validation_freq")]
+        return names + [f"val_{name}" for name in names if self.params.get("validates")]
 
     def _rates(self, logs: dict[str, float]) -> dict[str, float]:
         now = time.monotonic()

@@ -72,9 +72,17 @@ class StopAtSteps(keras.callbacks.Callback):
         if self._before is None:
             self._before = float(self.params.get("env_steps", 0))
 
+    def is_reached(self, now: float) -> bool:
+        """Return whether another iteration would exceed the budget.
+
+        Args:
+            now: Environment steps after the current iteration.
+        """
+        return now + max(self._longest, now - (self._before or 0)) > self.env_steps
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = (logs or {})["env_steps"]
+        if self.is_reached(now):
+            self.model.stop_training = True
         self._longest = max(self._longest, now - self._before)
         self._before = now
-        if now + self._longest > self.env_steps:
-            self.model.stop_training = True

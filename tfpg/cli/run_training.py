@@ -22,6 +22,10 @@ from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.schedules import IN_THE_END
 
 
+# Evaluations of the greedy policy during the training.
+VALIDATIONS = 20
+
+
 class Training:
     """Training in a run folder.
 
@@ -118,6 +122,9 @@ class Training:
 
         command = self.command
         best = KeepBest(self.folder / runs.MODEL)
+        every = command.validation_env_steps
+        if every is None:
+            every = max(self.preset.env_steps // VALIDATIONS, 1)
         try:
             with self.environments() as envs:
                 return self.agent.fit(
@@ -126,8 +133,9 @@ class Training:
                     seed=command.seed,
                     verbose="auto" if command.verbose is None else command.verbose,
                     callbacks=self.callbacks(best),
-                    validation_envs=command.env if command.validation_freq else None,
-                    validation_freq=command.validation_freq or 1,
+                    env_steps=None if command.iterations else self.preset.env_steps,
+                    validation_envs=command.env if every else None,
+                    validation_env_steps=every or None,
                     validation_episodes=command.validation_episodes,
                     checkpoints=Checkpoints(
                         self.folder / runs.CHECKPOINTS,
@@ -161,7 +169,7 @@ class Training:
     def callbacks(self, best: Any) -> list[Any]:
         """Return the callbacks, ``best`` among them."""
         from tfpg.callbacks.metrics import MetricsLogger
-        from tfpg.callbacks.stopping import StopAtReturn, StopAtSteps
+        from tfpg.callbacks.stopping import StopAtReturn
         from tfpg.callbacks.videos import RecordVideo, Snapshots
 
         command, folder = self.command, self.folder
@@ -182,8 +190,6 @@ class Training:
             found.append(
                 RecordVideo(folder / runs.VIDEOS, command.env, command.video_at, **options)
             )
-        if not command.iterations:
-            found.append(StopAtSteps(self.preset.env_steps))
         if command.stop_at is not None:
             found.append(StopAtReturn(command.stop_at))
         return found

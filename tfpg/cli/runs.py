@@ -107,6 +107,11 @@ def is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder holds a finished run."""
+    return (folder / CONFIG).is_file() and bool(read_config(folder / CONFIG).get("finished"))
+
+
 def unfinished_command(folder: Path) -> str:
     """Return the command of the unfinished run in a folder.
 

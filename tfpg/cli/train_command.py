@@ -27,6 +27,7 @@ from tfpg.cli.command import (
     setting,
 )
 from tfpg.cli.run_training import Training
+from tfpg.cli.several_seeds import train_seeds
 from tfpg.cli.values import as_text, dashed, each, finite
 from tfpg.core.options import (
     WithOptions,
@@ -131,11 +132,18 @@ class Train(EnvArguments, Model, Workers, Output, Command):
     env: str = argument("Gymnasium id, such as CartPole-v1, or module:id.")
     run: Path | None = setting("Run folder. [default: runs/ALGORITHM-ENV]")
     seed: int | None = setting("Random seed. [default: random]", whole)
+    seeds: int | None = setting(
+        "Train this many models with successive seeds, as many at a time as there are cores. Each "
+        "has its own folder in the run folder. [default: a single model]",
+        count,
+    )
     env_steps: int | None = setting("Train for at most this many environment steps.", count)
     iterations: int | None = setting("Train for this many iterations, instead of env_steps.", count)
     stop_at: float | None = setting("Stop when the mean episode return reaches this value.", finite)
-    validation_freq: int | None = setting(
-        "Iterations between evaluations of the greedy policy. [default: no evaluations]", count
+    validation_env_steps: int | None = setting(
+        "Environment steps between evaluations of the greedy policy. 0: no evaluations. [default: "
+        "a twentieth of the training]",
+        whole,
     )
     validation_episodes: int = setting("Number of episodes in each evaluation.", count, default=10)
     verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
@@ -154,6 +162,9 @@ class Train(EnvArguments, Model, Workers, Output, Command):
         render_modes(self.env)  # raises an error if there is no such environment
         name, _ = split_env_id(self.env)
         folder = self.run or Path("runs") / f"{self.algorithm}-{name.split('/')[-1]}"
+        if self.seeds is not None:
+            train_seeds(folder, self.words, self.seed or 0, self.seeds)
+            return
         resuming = not runs.is_free(folder)
         if resuming:
             try:

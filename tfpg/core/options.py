@@ -18,9 +18,9 @@ import math
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterable
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -116,6 +116,9 @@ class WithOptions:
         ValueError: By the constructor, for a value out of its range.
     """
 
+    # For names of options in other libraries, the name here or what to do instead.
+    hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(eq=False, repr=False)(cls)
@@ -123,7 +126,7 @@ class WithOptions:
 
     def __new__(cls, *args: Any, **options: Any) -> typing.Self:
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        check_names(options, known, f"{cls.__name__} option", TypeError)
+        check_names(options, known, f"{cls.__name__} option", cls.hints, TypeError)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -206,6 +209,7 @@ def check_names(
     given: Iterable[str],
     known: Iterable[str],
     what: str,
+    hints: Mapping[str, str] | None = None,
     error: type[Exception] = ValueError,
 ) -> None:
     """Raise for an unknown name, and suggest the nearest known one.
@@ -214,6 +218,7 @@ def check_names(
         given: The names to check.
         known: The names that exist.
         what: What they are names of, for the message.
+        hints: For names that are common elsewhere, the known name or what to do instead.
         error: The exception to raise.
 
     Raises:
@@ -230,6 +235,9 @@ def check_names(
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"Did you mean {near[0]!r}?" if near else f"Available: {', '.join(known)}."
+            here = (hints or {}).get(name, "")
+            if here in known or " " in here:
+                hint = f"Here it is called {here!r}." if here in known else here
             raise error(f"Unknown {what} {name[:80]!r}. {hint}")
 
 
