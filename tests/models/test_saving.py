@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 from contextlib import contextmanager
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 from marks import slow_but
 
 import tfpg
+from tfpg.errors import UnsafeCheckpointError
 
 ENVS = ["CartPole-v1", "Pendulum-v1"]
 
@@ -121,3 +123,83 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_that_leaves_nothing(tmp_
         with pytest.raises(error, match=str(path)):
             tfpg.save_model(model, path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.keras"]
+
+
+class TestHowAModelActs:
+    """A file of tfpg records how the outputs of a trained model become actions."""
+
+    def far(self, env, count=5):
+        space = tfpg.Policy(tfpg.networks.mlp(env), env).observation_space
+        return np.random.default_rng(0).normal(size=(count, *space.shape)).astype("float32") * 9
+
+    def test_a_squashed_policy_is_squashed_wherever_it_is_loaded(self, tmp_path):
+        model = tfpg.networks.mlp("Pendulum-v1", seed=0)
+        x = self.far("Pendulum-v1")
+        clipped = tfpg.Policy(model, "Pendulum-v1").act(x, deterministic=False, seed=1)
+        agent = tfpg.Reinforce(model, squash=True, episodes_per_update=2, max_steps=5)
+        agent.fit("Pendulum-v1", 1, seed=0, verbose=0)
+        agent.policy_for("Pendulum-v1")
+        expected = agent.policy.act(x, deterministic=False, seed=1)
+        assert np.abs(expected - clipped).max() > 0.1
+        path = agent.save(tmp_path / "model.keras")
+        for loaded in (tfpg.load_model(path), tfpg.Reinforce.load(path).model):
+            policy = tfpg.Policy(loaded, "Pendulum-v1")
+            found = policy.act(x, deterministic=False, seed=1)
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+            result = [
+                tfpg.evaluate(each, "Pendulum-v1", 1, seed=0, max_steps=20)["episode_return"]
+                for each in (loaded, agent, tfpg.Policy(loaded, "Pendulum-v1", squash=True))
+            ]
+            assert result[0] == pytest.approx(result[1])
+            assert result[0] == pytest.approx(result[2])
+
+    def test_an_option_that_is_given_replaces_that_of_the_file(self, tmp_path):
+        model = tfpg.networks.mlp("Pendulum-v1", seed=0)
+        path = tfpg.Reinforce(model, squash=True).save(tmp_path / "model.keras")
+        loaded = tfpg.load_model(path)
+        assert tfpg.Policy(loaded, "Pendulum-v1").head.squash
+        assert not tfpg.Policy(loaded, "Pendulum-v1", squash=False).head.squash
+        assert tfpg.Reinforce(loaded).head_options() == {"squash": True}
+        assert tfpg.Reinforce(loaded, squash=False).head_options() == {"squash": False}
+
+    def test_plain_keras_loads_the_file(self, tmp_path):
+        model = tfpg.networks.mlp("Pendulum-v1", seed=0)
+        path = tfpg.Reinforce(model, squash=True).save(tmp_path / "model.keras")
+        x = self.far("Pendulum-v1")
+        np.testing.assert_array_equal(keras.saving.load_model(path)(x), model(x))
+
+    def test_a_q_network_explores_by_chance_and_not_by_its_values(self, tmp_path):
+        model = tfpg.networks.mlp("CartPole-v1", seed=0)
+        path = tfpg.DQN(model, epsilon=0.25).save(tmp_path / "model.keras")
+        policy = tfpg.Policy(tfpg.load_model(path), "CartPole-v1")
+        assert policy.head.epsilon == 0.25
+        assert "epsilon" not in tfpg.Reinforce(policy.model).head_options()
+
+    def test_the_other_way_around_is_known(self, tmp_path):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+        path = tfpg.Reinforce(model, positive_action=0).save(tmp_path / "model.keras")
+        x = self.far("CartPole-v1")
+        found = tfpg.Policy(tfpg.load_model(path), "CartPole-v1").act(x)
+        np.testing.assert_array_equal(found, 1 - (model(x).numpy()[:, 0] > 0.5))
+
+    def test_a_free_standard_deviation_is_kept(self, tmp_path):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        path = tfpg.Reinforce(model, log_std=-1.5).save(tmp_path / "model.keras")
+        policy = tfpg.Policy(tfpg.load_model(path), "Pendulum-v1")
+        assert policy.head.variables[0].numpy().tolist() == [-1.5]
+
+    @pytest.mark.parametrize("text", ['{"squash": "yes"}', '{"code": 1}', '{"log_std": [[0]]}'])
+    def test_anything_else_is_refused(self, tmp_path, text):
+        model = tfpg.networks.mlp("Pendulum-v1", seed=0)
+        path = tfpg.save_model(model, tmp_path / "model.keras")
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("tfpg_head.json", text)
+        with pytest.raises(UnsafeCheckpointError, match="tfpg_head.json has an unknown entry"):
+            tfpg.load_model(path)
+
+    def test_model_checkpoint_warns_about_what_its_files_lack(self, tmp_path):
+        saver = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
+        options = {"episodes_per_update": 1, "max_steps": 3, "squash": True}
+        agent = tfpg.Reinforce(tfpg.networks.mlp("Pendulum-v1"), **options)
+        with pytest.warns(UserWarning, match="ModelCheckpoint do not record squash=True"):
+            agent.fit("Pendulum-v1", 1, callbacks=[saver], verbose=0)

@@ -30,7 +30,7 @@ from tfpg.core.options import (
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.inspection import check_layers, warn_about_unused_loss
 from tfpg.models.normalization import ObservationStatistics
-from tfpg.models.policy import Policy
+from tfpg.models.policy import Policy, set_head_options
 from tfpg.rollouts.trajectory import Trajectory, played_observations
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ class Agent(WithOptions, abc.ABC):
     def __reduce__(self) -> Any:
         """Support pickling and copying: keep only the options and the models with optimizers."""
         options = {name: getattr(self, name) for name in options_of(type(self))}
-        if "log_std" in options:  # a free one was trained
-            options["log_std"] = self.head_options().get("log_std", options["log_std"])
+        acts = self.head_options()  # a free log_std was trained
+        options |= {x: acts[x] for x in acts if x in options and x != "epsilon"}
         models = {
             name: _model_bytes(value)
             for name, value in options.items()
@@ -308,16 +308,18 @@ class Agent(WithOptions, abc.ABC):
             policy.share_head_variables(self._policies[0])
         self._policies.append(policy)
         self.policy = policy
+        set_head_options(self.model, self.head_options())
         return policy
 
     def save(self, path: str | os.PathLike) -> Path:
         """Save the Keras model and its optimizer's state to a ``.keras`` file.
 
-        A value model is saved separately, with ``agent.value_model.save(path)``. A free log
-        standard deviation is not saved: only sampling needs it.
+        The file also holds how the agent acts with the model's outputs, for `tfpg.load_model`.
+        A value model is saved separately, with ``agent.value_model.save(path)``.
         """
         from tfpg.models.saving import save_model
 
+        set_head_options(self.model, self.head_options())
         return save_model(self.model, path)
 
     @classmethod

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from tfpg.agents.agent import Agent
 from tfpg.agents.minibatches import NOT_FINITE, Batch, make_batch
 from tfpg.core.backend import keras, tf
-from tfpg.core.options import count, flag, fraction, nonnegative, one_of, option, optional
-from tfpg.models.policy import Policy
+from tfpg.core.options import as_json, count, flag, fraction, nonnegative, one_of, option, optional
+from tfpg.models.policy import Policy, head_options_of, set_head_options
 from tfpg.ops.distributions import Distribution
 from tfpg.ops.policy_losses import entropy_loss
 from tfpg.rollouts.trajectory import Trajectory
@@ -62,20 +62,22 @@ class PolicyGradient(Agent):
         help="Whether the model's outputs are logits. By default, logits are assumed unless the "
         "model ends in a sigmoid or softmax.",
     )
-    positive_action: int = option(
-        default=1,
-        check=one_of(0, 1),
-        help="For a model with a single output: the action whose probability it returns.",
+    positive_action: int | None = option(
+        default=None,
+        check=optional(one_of(0, 1)),
+        help="For a model with a single output: the action whose probability it returns. None: as "
+        "the model was trained before, or 1.",
     )
-    squash: bool = option(
-        default=False,
-        check=flag,
-        help="Squash continuous actions into their bounds with a tanh, instead of clipping.",
+    squash: bool | None = option(
+        default=None,
+        check=optional(flag),
+        help="Squash continuous actions into their bounds with a tanh, instead of clipping. None: "
+        "as the model was trained before, or False.",
     )
-    log_std: float | Sequence[float] = option(
-        default=0.0,
+    log_std: float | Sequence[float] | None = option(
+        default=None,
         help="Initial log standard deviation of continuous actions, which is trained. For models "
-        "that output only the means.",
+        "that output only the means. None: that of earlier training, or 0.",
     )
     steps_per_execution: int | None = option(
         default=None,
@@ -98,6 +100,7 @@ class PolicyGradient(Agent):
         self.return_scale: Any = ()  # a `ReturnScale`, if one is used
         if self.value_model is not None:
             self.models.append(self._prepared(self.value_model))
+        set_head_options(self.model, self.head_options())
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         self.forget_weights()
@@ -260,9 +263,12 @@ class PolicyGradient(Agent):
         }
 
     def head_options(self) -> dict[str, Any]:
-        defaults = {"from_logits": None, "positive_action": 1, "squash": False}
-        options = {name: getattr(self, name) for name in defaults}
-        options = {name: x for name, x in options.items() if x != defaults[name]}
+        options = head_options_of(self.model)
+        options.pop("epsilon", None)  # it was a Q-network
+        given = {x: getattr(self, x) for x in ("from_logits", "positive_action", "squash")}
+        options |= {name: value for name, value in given.items() if value is not None}
+        if self.log_std is not None:
+            options["log_std"] = as_json(self.log_std)
         for log_std in self.policy.head.variables if self.policy else ():
             options["log_std"] = log_std.numpy().tolist()
         return options

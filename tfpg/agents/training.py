@@ -27,6 +27,7 @@ from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, check_separate, open_vec
 from tfpg.models.inspection import non_finite_weight
+from tfpg.models.policy import set_head_options
 from tfpg.models.saving import save_model
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.functional_rollout import FunctionalCollector
@@ -103,6 +104,7 @@ def fit(
             agent, policy, collector, range(first, iterations), callback_list, validation, run, stop
         )
         agent.trainable.finalize()
+        set_head_options(agent.model, agent.head_options())
         callback_list.on_train_end(logs)
     return agent.model.history
 
@@ -174,7 +176,7 @@ def _loop(
         if validation and (last or validation.is_due(iteration, before, now)):
             logs |= validation.measure(iteration)
         if watched:
-            callback_list.params["head"] = agent.head_options()
+            set_head_options(agent.model, agent.head_options())
             callback_list.on_train_batch_end(0, logs)
             callback_list.on_epoch_end(iteration, logs)
             agent.forget_weights()
@@ -237,6 +239,13 @@ def _callback_list(
             f"{type(which[0]).__name__} changes only the learning rate of the policy. To change "
             "that of value_model too, use learning rate schedules, or one model with two outputs."
         )
+    savers = [each for each in callbacks if isinstance(each, keras.callbacks.ModelCheckpoint)]
+    acts = {name: x for name, x in agent.head_options().items() if name != "epsilon"}
+    if savers and (lost := [f"{name}={x!r}" for name, x in acts.items()]):
+        warn(
+            f"The files of ModelCheckpoint do not record {', '.join(lost)}, which acting needs. "
+            "Use tfpg.callbacks.KeepBest, or pass it to tfpg.Policy with the loaded model."
+        )
     found = _callback_list_class()(
         [*callbacks, *([] if has_bar else [ProgressBar()])],
         add_history=True,
@@ -245,7 +254,6 @@ def _callback_list(
         steps=1,
         verbose=verbose,
     )
-    found.params["head"] = agent.head_options()
     agent.model.stop_training = False
     agent.model._initial_epoch = None
     return found

@@ -98,7 +98,7 @@ class Diagnostics(keras.callbacks.Callback):
     def _measure(self) -> None:
         self._due = (self._last["episodes"] // self.every + 1) * self.every
         result = evaluate(
-            Policy(self.model, self.env, **(self.params or {}).get("head", {})),
+            Policy(self.model, self.env),
             self.env,
             self.episodes,
             seed=self.seed + len(self.measured),

@@ -162,7 +162,7 @@ class RecordVideo(_AtIterations):
         path = self.path_of(iteration)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            policy = Policy(self.model, self.env, **(self.params or {}).get("head", {}))
+            policy = Policy(self.model, self.env)
             self.recordings[iteration] = record(policy, self.env, path, **self.options)
         except Exception as error:
             reason = one_line(error, 500)

@@ -21,7 +21,6 @@ from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.schedules import IN_THE_END
 
-
 # Evaluations of the greedy policy during the training.
 VALIDATIONS = 20
 
@@ -243,7 +242,7 @@ class Training:
 
         env, out = self.command.env, self.folder / runs.VIDEO
         model = load_model(self.folder / runs.MODEL)
-        policy = tfpg.Policy(model, self.spaces, **self.agent.head_options())
+        policy = tfpg.Policy(model, self.spaces)
         seed, max_steps = self.command.seed, self.agent.max_steps
         video = tfpg.record(policy, env, out, seed=seed, max_steps=max_steps)
         show(f"  {'video':15}{out}  ({video.frames} frames)")

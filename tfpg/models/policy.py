@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
@@ -46,6 +47,30 @@ _BEFORE, _LAST = slice(None, -1), slice(-1, None)
 _PROBES = 16
 
 
+# How models that were trained or loaded act.
+_HEAD_OPTIONS: WeakKeyDictionary[keras.Model, dict[str, Any]] = WeakKeyDictionary()
+
+
+def head_options_of(model: keras.Model) -> dict[str, Any]:
+    """Return the options of the head with which a model was trained, as far as they are known.
+
+    Agents set them, `tfpg.save_model` saves them, and `tfpg.load_model` restores them.
+
+    Example:
+        >>> import tfpg
+        >>> model = tfpg.networks.mlp("Pendulum-v1")
+        >>> agent = tfpg.Reinforce(model, squash=True)
+        >>> head_options_of(model)
+        {'squash': True}
+    """
+    return dict(_HEAD_OPTIONS.get(model, {}))
+
+
+def set_head_options(model: keras.Model, options: Mapping[str, Any]) -> None:
+    """Set the options of the head with which a model acts unless told otherwise."""
+    _HEAD_OPTIONS[model] = dict(options)
+
+
 class Decision(NamedTuple):
     """A policy's decision for ``N`` observations."""
 
@@ -65,11 +90,12 @@ class Policy:
             that makes one; or its ``(observation_space, action_space)``.
         value_model: A Keras model ``inputs [B, ...] -> [B, 1]`` for the values, if ``model`` has no
             second output.
-        from_logits: See `tfpg.models.heads.head_for`.
-        positive_action: See `tfpg.models.heads.head_for`.
-        squash: See `tfpg.models.heads.head_for`.
-        log_std: See `tfpg.models.heads.head_for`.
-        epsilon: See `tfpg.models.heads.head_for`.
+        from_logits: This and the next four are explained in `tfpg.models.heads.head_for`. None: as
+            the model was trained, if that is known (see `head_options_of`), or else the default.
+        positive_action: See ``from_logits``.
+        squash: See ``from_logits``.
+        log_std: See ``from_logits``.
+        epsilon: See ``from_logits``.
         acting: How actions are computed: ``"numpy"`` (a copy of the forward pass),
             ``"tensorflow"`` (a compiled call), or ``"auto"``: NumPy for models it supports, unless
             they are large. All agree up to float32 rounding.
@@ -99,9 +125,9 @@ class Policy:
         *,
         value_model: keras.Model | None = None,
         from_logits: bool | None = None,
-        positive_action: int = 1,
-        squash: bool = False,
-        log_std: float | Sequence[float] = 0.0,
+        positive_action: int | None = None,
+        squash: bool | None = None,
+        log_std: float | Sequence[float] | None = None,
         epsilon: float | None = None,
         acting: str = "auto",
     ):
@@ -123,15 +149,19 @@ class Policy:
         self.has_value = value is not None or value_model is not None
         if value_model is not None:
             self._add_value_model(value_model, value is not None)
+        options = {
+            "from_logits": from_logits,
+            "positive_action": positive_action,
+            "squash": squash,
+            "log_std": log_std,
+            "epsilon": epsilon,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
         self.head = head_for(
             self.action_space,
             model,
             np.asarray(tf.cast(outputs, tf.float32)),
-            from_logits=from_logits,
-            positive_action=positive_action,
-            squash=squash,
-            log_std=log_std,
-            epsilon=epsilon,
+            **{**head_options_of(model), **given},
         )
         is_small = model.count_params() <= _LARGE
         self._mirror = None

@@ -54,7 +54,9 @@ from tfpg.models.allowed_layers import (
 )
 
 METADATA, CONFIG, WEIGHTS = PARTS = ("metadata.json", "config.json", "model.weights.h5")
-_MAX_BYTES = {METADATA: 2**16, CONFIG: 2**23}
+HEAD = "tfpg_head.json"  # which only tfpg writes
+_HEAD_OPTIONS = ("from_logits", "positive_action", "squash", "log_std", "epsilon")
+_MAX_BYTES = {METADATA: 2**16, CONFIG: 2**23, HEAD: 2**20}
 _MAX_INDEX_BYTES = 2**16
 _MAX_DEPTH = 100  # levels of nesting; a model within a model takes four
 _MAX_OBJECTS = 20_000
@@ -72,6 +74,7 @@ class CheckedModel(NamedTuple):
     config: dict[str, Any]
     weight_bytes: int
     built_in: bool  # all classes are Keras's own
+    head: dict[str, Any]  # options of the head with which the model acts
 
 
 def check_model_file(path: str | os.PathLike) -> Path:
@@ -122,6 +125,7 @@ def checked_model(
     metadata = parse_json(parts[METADATA], f"{METADATA} in {file!r}")
     _check_version(metadata, file, allow_version_skew)
     config = parse_json(parts[CONFIG], f"{CONFIG} in {file!r}")
+    head = _checked_head(parts.get(HEAD, b"{}"), file)
     checker = _ConfigChecker(file, is_registered)
     checker.check(config)
     weights, weight_bytes = _copy_weights(parts.pop(WEIGHTS), file)
@@ -136,7 +140,7 @@ def checked_model(
                 "folder with more space."
             ) from error
         del weights
-        yield CheckedModel(Path(folder), config, weight_bytes, checker.built_in)
+        yield CheckedModel(Path(folder), config, weight_bytes, checker.built_in, head)
 
 
 @contextmanager
@@ -191,8 +195,9 @@ def _check_parts(infos: list[zipfile.ZipInfo], size: int, file: str) -> None:
         if any(name.endswith("data.pkl") for name in names):
             found = "a PyTorch model, which is a pickle and can run code"
         raise _corrupt(file, f"it contains {found}")
-    if len(names) > len(PARTS):
-        other = next((repr(name[:200]) for name in names if name not in PARTS), "a part twice")
+    if len(names) > len(PARTS) + (HEAD in names):
+        known = (*PARTS, HEAD)
+        other = next((repr(name[:200]) for name in names if name not in known), "a part twice")
         raise _refusal(
             file, f"it contains {other}, but a model consists only of {', '.join(PARTS)}"
         )
@@ -206,6 +211,16 @@ def _check_parts(infos: list[zipfile.ZipInfo], size: int, file: str) -> None:
             raise _refusal(file, f"{found}, but the limit is {readable_bytes(limit)}")
     if sum(info.file_size for info in infos) > size:
         raise _refusal(file, "its parts overlap")
+
+
+def _checked_head(text: bytes, file: str) -> dict[str, Any]:
+    head = parse_json(text, f"{HEAD} in {file!r}")
+    for name, value in head.items():
+        numbers = value if isinstance(value, list) else [value]
+        simple = len(numbers) <= 10_000 and all(isinstance(x, (bool, int, float)) for x in numbers)
+        if name not in _HEAD_OPTIONS or not simple:
+            raise _refusal(file, f"{HEAD} has an unknown entry {name[:80]!r}")
+    return head
 
 
 def _check_version(metadata: dict[str, Any], file: str, allow_version_skew: bool) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +19,8 @@ from tfpg.core.files import atomic_write, describe_write_error
 from tfpg.core.memory import readable_bytes
 from tfpg.core.messages import one_line
 from tfpg.errors import UnsafeCheckpointError
-from tfpg.models.safe_loading import CheckedModel, checked_model
+from tfpg.models.policy import head_options_of, set_head_options
+from tfpg.models.safe_loading import HEAD, CheckedModel, checked_model
 
 # A layer that several models share is counted once for each of them.
 _MAX_SHARING = 8
@@ -27,7 +30,8 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     """Save a Keras model with the state of its optimizer.
 
     The model is written to a temporary file that then replaces ``path``. An earlier file survives a
-    full disk or a killed process.
+    full disk or a killed process. For a model that an agent has trained, the file also records how
+    its outputs are used (``squash``, for example). Plain Keras ignores that part.
 
     Args:
         model: The Keras model.
@@ -54,6 +58,9 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     with atomic_write(path) as temporary:
         try:
             model.save(temporary)
+            if options := head_options_of(model):
+                with zipfile.ZipFile(temporary, "a") as archive:
+                    archive.writestr(HEAD, json.dumps(options))
         except OSError as error:
             reason = describe_write_error(error, path)
             text = f"{str(path)!r} cannot be written ({reason}): free some space."
@@ -80,7 +87,8 @@ def load_model(
         allow_version_skew: Whether to try to load a file that a newer Keras saved.
 
     Returns:
-        The model, compiled as it was when it was saved, with the state of its optimizer.
+        The model, compiled as it was when it was saved, with the state of its optimizer. It acts as
+        the agent did that trained it, if `save_model` saved it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -106,7 +114,7 @@ def load_model(
             if checked.built_in:  # other classes may make variables of any size
                 _check_weight_size(checked, str(path))
             with quiet_about_new_optimizers():
-                return keras.saving.load_model(
+                model = keras.saving.load_model(
                     checked.folder, custom_objects=custom, safe_mode=True
                 )
         except (MemoryError, UnsafeCheckpointError):
@@ -114,6 +122,8 @@ def load_model(
         except Exception as error:
             reason = one_line(f"{type(error).__name__}: {error}", 300)
             raise ValueError(f"Keras cannot load {str(path)!r}: {reason}") from error
+        set_head_options(model, checked.head)
+        return model
 
 
 @contextmanager
