@@ -33,7 +33,7 @@ def ours(algorithm: str) -> None:
     """Train and evaluate an algorithm of tfpg with its preset."""
     import tfpg
 
-    agent = tfpg.presets.make_agent(algorithm, ENV, tfpg.presets.find(algorithm, ENV), seed=0)
+    agent = tfpg.presets.make(algorithm, ENV, seed=0)
     agent.fit(ENV, 1000, [tfpg.callbacks.StopAtReturn(SOLVED)], seed=0, verbose=0)
     result = tfpg.evaluate(agent, ENV, 100, seed=1)
     assert result["episode_return"] >= SOLVED, result

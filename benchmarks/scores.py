@@ -36,12 +36,12 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
     if env_steps:
         preset = tfpg.presets.with_budget(preset, int(env_steps))
     iterations = max(1, int(tfpg.presets.iterations_of(preset) * fraction))
-    agent = tfpg.presets.make_agent(algorithm, env, preset, seed)
+    agent = tfpg.presets.make(algorithm, env, seed, preset=preset)
     with tempfile.TemporaryDirectory() as folder:
         keep = tfpg.callbacks.KeepBest(Path(folder) / "best.keras")
-        stop = tfpg.callbacks.StopAtSteps(int(preset.env_steps * fraction))
         start = time.perf_counter()
-        agent.fit(env, iterations, [keep, stop], seed=seed, verbose=0)
+        env_steps = int(preset.env_steps * fraction)
+        agent.fit(env, iterations, [keep], seed=seed, verbose=0, env_steps=env_steps)
         seconds = time.perf_counter() - start
         # Evaluate the model from its file, as users do.
         best = tfpg.load_model(keep.path) if keep.path.exists() else agent.model

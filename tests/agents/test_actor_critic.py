@@ -382,7 +382,7 @@ def test_ppo_solves_cartpole_within_a_hundred_thousand_steps(seed):
     from tfpg.agents import presets
 
     preset = presets.find("ppo", "CartPole-v1")
-    agent = presets.make_agent("ppo", "CartPole-v1", preset, seed)
+    agent = presets.make("ppo", "CartPole-v1", seed, preset=preset)
     history = agent.fit("CartPole-v1", presets.iterations_of(preset), seed=seed, verbose=0).history
     assert history["episode_return"][-1] >= 475
     assert history["env_steps"][-1] <= 100_000

@@ -14,7 +14,7 @@ NAMES = list(presets.PRESETS)
 def test_every_preset_makes_an_agent_that_trains(algorithm, env):
     preset = presets.find(algorithm, env)
     options = {"max_steps": 20} if algorithm == "reinforce" else {}
-    agent = presets.make_agent(algorithm, env, preset, seed=0, **options)
+    agent = presets.make(algorithm, env, seed=0, preset=preset, **options)
     assert type(agent).__name__.lower() == algorithm
     history = agent.fit(env, 1, seed=0, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -45,14 +45,14 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
         small = {"episodes_per_update": 2}
     elif algorithm == "dqn":
         small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
-    agent = presets.make_agent(algorithm, env, preset, seed=0, **small)
+    agent = presets.make(algorithm, env, seed=0, preset=preset, **small)
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.slow
 def test_an_annealed_learning_rate_decays_to_zero_over_the_budget():
     preset = presets.find("ppo", "CartPole-v1")
-    agent = presets.make_agent("ppo", "CartPole-v1", preset, iterations=3)
+    agent = presets.make("ppo", "CartPole-v1", preset=preset, iterations=3)
     assert float(agent.model.optimizer.learning_rate) == pytest.approx(preset.learning_rate)
     agent.fit("CartPole-v1", 3, seed=0, verbose=0)
     assert float(agent.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
@@ -61,7 +61,7 @@ def test_an_annealed_learning_rate_decays_to_zero_over_the_budget():
 def test_the_same_seed_makes_the_same_networks():
     preset = presets.find("reinforce", "LunarLander-v3")
     one, same, other = (
-        presets.make_agent("reinforce", "LunarLander-v3", preset, seed) for seed in (0, 0, 1)
+        presets.make("reinforce", "LunarLander-v3", seed, preset=preset) for seed in (0, 0, 1)
     )
     for a, b, c in zip(
         one.value_model.get_weights(),
@@ -76,9 +76,11 @@ def test_the_same_seed_makes_the_same_networks():
 def test_a_compiled_model_keeps_its_optimizer_and_may_get_another_learning_rate():
     model = tfpg.networks.mlp("CartPole-v1")
     preset = presets.find("reinforce", "CartPole-v1")
-    first = presets.make_agent("reinforce", "CartPole-v1", preset, model=model)
+    first = presets.make("reinforce", "CartPole-v1", preset=preset, model=model)
     optimizer = model.optimizer
-    again = presets.make_agent("reinforce", "CartPole-v1", preset, model=model, learning_rate=0.002)
+    again = presets.make(
+        "reinforce", "CartPole-v1", preset=preset, model=model, learning_rate=0.002
+    )
     assert first.model is again.model is model
     assert model.optimizer is optimizer
     assert float(optimizer.learning_rate) == pytest.approx(0.002)
@@ -87,22 +89,22 @@ def test_a_compiled_model_keeps_its_optimizer_and_may_get_another_learning_rate(
 @pytest.mark.slow
 def test_a_model_whose_learning_rate_has_decayed_to_zero_learns_again():
     preset = presets.find("ppo", "CartPole-v1")
-    model = presets.make_agent("ppo", "CartPole-v1", preset, iterations=1).model
-    presets.make_agent("ppo", "CartPole-v1", preset, model=model).fit("CartPole-v1", 1, verbose=0)
+    model = presets.make("ppo", "CartPole-v1", preset=preset, iterations=1).model
+    presets.make("ppo", "CartPole-v1", preset=preset, model=model).fit("CartPole-v1", 1, verbose=0)
     for rate in (None, 0.005):
         model.optimizer.iterations.assign(10**6)
-        agent = presets.make_agent(
-            "ppo", "CartPole-v1", preset._replace(learning_rate=rate or 1e-3), model=model
+        agent = presets.make(
+            "ppo", "CartPole-v1", preset=preset._replace(learning_rate=rate or 1e-3), model=model
         )
         assert float(agent.model.optimizer.learning_rate) == pytest.approx(rate or 1e-3)
 
 
 def test_a_mean_baseline_or_a_model_with_a_value_replaces_the_critic_of_the_preset():
     preset = presets.find("reinforce", "Acrobot-v1")
-    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, baseline="mean")
+    agent = presets.make("reinforce", "Acrobot-v1", preset=preset, baseline="mean")
     assert (agent.baseline, agent.value_model) == ("mean", None)
     two = tfpg.networks.actor_critic("Acrobot-v1")
-    agent = presets.make_agent("reinforce", "Acrobot-v1", preset, model=two)
+    agent = presets.make("reinforce", "Acrobot-v1", preset=preset, model=two)
     assert (agent.baseline, agent.value_model, agent.model) == ("value", None, two)
 
 

@@ -11,6 +11,7 @@ from toys import Countdown, Walk
 
 import tfpg
 from tfpg.agents.warnings import QLearningWarnings, TrainingWarnings
+from tfpg.core.options import options_of
 from tfpg.errors import TrainingWarning
 from tfpg.models.heads import (
     BernoulliHead,
@@ -78,6 +79,39 @@ class TestPolicies:
         assert "episodes so far have the return -500.0: no action looks better" in text
         # A single other return is enough, even if it is long ago.
         assert self.warnings_of(({}, [-400.0]), *[({}, [-500.0] * 4)] * 20) == []
+
+    def test_equal_returns_of_a_trained_model_are_no_warning(self):
+        signs = TrainingWarnings(HEADS["bernoulli"][0], trained=True)
+        look = lambda: [signs.look({"entropy": 0.5}, [500.0] * 4) for _ in range(20)]  # noqa: E731
+        assert training_warnings(look) == []
+
+    def test_only_options_of_the_agent_are_recommended(self):
+        def texts(agent):
+            signs = TrainingWarnings(HEADS["bernoulli"][0], options_of(agent))
+            return training_warnings(
+                lambda: [signs.look({"entropy": 0.5}, [-500.0] * 4) for _ in range(20)]
+            )
+
+        assert "Explore more (entropy_coef), play" in texts(tfpg.PPO)[0]
+        assert "Explore more (explore_steps, epsilon), play" in texts(tfpg.DQN)[0]
+
+    def unexplained(self, returns, explained=0.0, steps=2000, count=60):
+        step = iter(range(0, 10**9, steps))
+        return self.warnings_of(
+            *(
+                ({"explained_variance": explained, "env_steps": next(step)}, returns(i))
+                for i in range(count)
+            )
+        )
+
+    def test_a_value_function_that_explains_nothing_is_a_warning(self):
+        noise = np.random.default_rng(0).normal(100, 30, (60, 5))
+        (text,) = self.unexplained(lambda i: noise[i])
+        assert "explains nothing" in text
+        assert self.unexplained(lambda i: noise[i], explained=0.2) == []
+        assert self.unexplained(lambda i: noise[i], steps=100) == []  # too early
+        assert self.unexplained(lambda i: noise[i] + 10 * i) == []  # it improves
+        assert self.unexplained(lambda i: [500.0] * 4 if i % 9 else [480.0, 500.0]) == []  # solved
 
     def test_a_vanished_gradient_is_a_warning_if_returns_differ(self):
         (text,) = self.warnings_of(*[({"grad_norm": 1e-12}, [1.0, 2.0])] * 20)

@@ -23,6 +23,7 @@ from tfpg.agents.warnings import TrainingWarnings
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.core.backend import check_not_forked, keras
 from tfpg.core.messages import show, warn
+from tfpg.core.options import options_of
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, check_separate, open_vec
@@ -144,7 +145,9 @@ def _loop(
     from tfpg.callbacks.progress_bar import ProgressBar
     from tfpg.callbacks.stopping import StopAtSteps
 
-    advice, logs = TrainingWarnings(policy.head), dict[str, float]()
+    trained = int(agent.model.optimizer.iterations) > 0
+    advice = TrainingWarnings(policy.head, options_of(type(agent)), trained)
+    logs = dict[str, float]()
     # Keras's list of callbacks takes about 0.3 ms per iteration, however little they do.
     own = keras.callbacks.History, ProgressBar, StopAtSteps
     watched = any(type(each) not in own for each in callback_list.callbacks)

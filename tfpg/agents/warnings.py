@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from tfpg.models.heads import Head
 from tfpg.rollouts.trajectory import Trajectory
 
 _PATIENCE = 5  # iterations
+_LEAST_EXPLAINED = 0.05  # variance, for many steps and iterations
+_UNEXPLAINED_STEPS, _UNEXPLAINED_ITERATIONS = 50_000, 40
 # Q-values may exceed the largest return so far by this factor: the policy may still improve.
 _RETURN_FACTOR = 10.0
 _DRIFT = 20  # iterations
@@ -35,10 +37,12 @@ class _Warnings:
 
 
 class TrainingWarnings(_Warnings):
-    """Warns about returns, policies and gradients from which nothing can be learned.
+    """Warns about returns, policies, values and gradients from which nothing can be learned.
 
     Args:
         head: The head of the policy.
+        options: The names of the agent's options. Others are not recommended.
+        trained: Whether the model was trained before. If so, equal returns may be the best ones.
 
     Example:
         >>> import warnings
@@ -54,12 +58,14 @@ class TrainingWarnings(_Warnings):
         1
     """
 
-    def __init__(self, head: Head):
+    def __init__(self, head: Head, options: Collection[str] = (), trained: bool = False):
         super().__init__()
         self._entropy_floor = head.low_entropy
+        self._options = options
         self._first_return: float | None = None
-        self._returns_differ = False
+        self._returns_differ = trained
         self._episodes = 0
+        self._unexplained: list[tuple[float, float, float]] = []  # steps, mean return, spread
 
     def look(self, logs: dict[str, float], episode_returns: Sequence[float]) -> None:
         """Check an iteration.
@@ -74,20 +80,30 @@ class TrainingWarnings(_Warnings):
             self._returns_differ |= value != self._first_return
         self._episodes += len(episode_returns)
         constant = not self._returns_differ and self._episodes >= 10
+        explore = self._known("entropy_coef", "explore_steps", "epsilon")
         self._observe(
             "returns",
             constant and len(episode_returns) > 0,
             f"All {self._episodes} episodes so far have the return {self._first_return}: no action "
-            "looks better than another yet. Explore more (entropy_coef, epsilon, explore_steps), "
-            "play more episodes per update, or shape the reward.",
+            f"looks better than another yet. Explore more{explore}, play more episodes, or shape "
+            "the reward.",
+        )
+        self._observe(
+            "value",
+            self._explains_nothing(logs, episode_returns),
+            "The value function explains nothing: explained_variance has been near 0 for "
+            f"{_UNEXPLAINED_STEPS:,} steps, and the returns do not improve. Normalize the "
+            f"observations (normalize=True), scale the rewards{self._known('reward_scale')}, or "
+            "use a larger network.",
+            patience=1,
         )
         entropy = logs.get("entropy", math.inf)
         self._observe(
             "entropy",
             entropy < self._entropy_floor,
             f"The policy's entropy fell to {entropy:.3g} nats: it hardly explores anymore. If "
-            "episode_return is not high enough yet, use entropy_coef=0.01 or a smaller learning "
-            "rate.",
+            "episode_return is not high enough yet, use a larger entropy_coef, such as 0.01, or a "
+            "smaller learning rate.",
         )
         self._observe(
             "gradient",
@@ -103,6 +119,29 @@ class TrainingWarnings(_Warnings):
             f"{clipped:.0%} of the actions are out of bounds and clipped, so the environment "
             "cannot tell them apart. Use squash=True, a smaller log_std, or "
             "gymnasium.wrappers.RescaleAction.",
+        )
+
+    def _known(self, *names: str) -> str:
+        found = [name for name in names if name in self._options]
+        return f" ({', '.join(found)})" if found else ""
+
+    def _explains_nothing(self, logs: dict[str, float], episode_returns: Sequence[float]) -> bool:
+        """Whether the value function has explained nothing for long, and returns do not improve."""
+        if logs.get("explained_variance", 1.0) >= _LEAST_EXPLAINED:
+            self._unexplained.clear()
+        elif len(episode_returns):
+            mean, spread = float(np.mean(episode_returns)), float(np.ptp(episode_returns))
+            self._unexplained.append((logs["env_steps"], mean, spread))
+        if len(self._unexplained) < _UNEXPLAINED_ITERATIONS:
+            return False
+        steps, means, spreads = np.array(self._unexplained).T
+        early, late = np.array_split(means, 2)
+        # A solved task leaves little to explain: its returns are all alike.
+        vary = max(np.median(spreads), np.ptp(np.quantile(means, [0.25, 0.75])))
+        return bool(
+            steps[-1] - steps[0] >= _UNEXPLAINED_STEPS
+            and vary > 0.1 * abs(np.median(means))
+            and late.mean() <= early.mean() + means.std()
         )
 
 

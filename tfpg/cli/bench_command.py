@@ -25,7 +25,7 @@ class Bench(EnvArguments, WithJson):
 
         preset = presets.find(self.algorithm, self.env)
         options = {} if self.num_envs is None else {"num_envs": self.num_envs}
-        agent = presets.make_agent(self.algorithm, self.env, preset, seed=0, **options)
+        agent = presets.make(self.algorithm, self.env, seed=0, preset=preset, **options)
         timing = measure(agent, self.env, self.seconds)
         if self.json:
             self.print_json({**timing._asdict(), "steps_per_second": timing.steps_per_second})

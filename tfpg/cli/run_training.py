@@ -21,8 +21,7 @@ from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.schedules import IN_THE_END
 
-# Evaluations of the greedy policy during the training.
-VALIDATIONS = 20
+VALIDATIONS = 20  # during the training
 
 
 class Training:
@@ -55,11 +54,11 @@ class Training:
         self.preset = preset_of(command)
         self.iterations = command.iterations or presets.iterations_of(self.preset)
         self.spaces = _spaces(command)
-        self.agent = presets.make_agent(
+        self.agent = presets.make(
             command.algorithm,
             self.spaces,
-            self.preset,
             command.seed,
+            preset=self.preset,
             iterations=self.iterations,
             model=model,
             learning_rate=command.learning_rate,

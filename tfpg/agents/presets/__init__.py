@@ -22,7 +22,7 @@ __all__ = [
     "Score",
     "find",
     "iterations_of",
-    "make_agent",
+    "make",
     "with_budget",
 ]
 
@@ -91,12 +91,12 @@ def iterations_of(preset: Preset) -> int:
     return _UNKNOWN
 
 
-def make_agent(
+def make(
     algorithm: str,
     env: Any,
-    preset: Preset,
     seed: int | None = None,
     *,
+    preset: Preset | None = None,
     iterations: int | None = None,
     model: Any = None,
     learning_rate: float | None = None,
@@ -107,8 +107,9 @@ def make_agent(
     Args:
         algorithm: A name or ``"module:Class"``; see `tfpg.agents.registry.algorithm_class`.
         env: The environment or its spaces; see `tfpg.networks.mlp`.
-        preset: The settings.
         seed: The seed of the networks' initial weights.
+        preset: The settings. None: those of `find` for an environment id, or else the algorithm's
+            default.
         iterations: Iterations over which the learning rate decays. None: the preset's.
         model: A Keras model to train instead of a new one. It keeps its optimizer, unless its
             learning rate is a schedule, which has decayed.
@@ -116,14 +117,16 @@ def make_agent(
         **options: Options of the agent, which replace the preset's.
 
     Example:
-        >>> agent = make_agent("ppo", "CartPole-v1", find("ppo", "CartPole-v1"), seed=0)
-        >>> type(agent).__name__, agent.num_envs
-        ('PPO', 8)
+        >>> agent = make("ppo", "CartPole-v1", seed=0)
+        >>> type(agent).__name__, agent.epochs
+        ('PPO', 20)
+        >>> history = agent.fit("CartPole-v1", env_steps=1000, seed=0, verbose=0)
     """
     from tfpg.agents.optimization import has_schedule
     from tfpg.models import networks
 
     agent_class = algorithm_class(algorithm)
+    preset = preset or find(algorithm, env if isinstance(env, str) else "")
     options = {**preset.options, **options}
     iterations = iterations or iterations_of(preset)
     if model is None:
