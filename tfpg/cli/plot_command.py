@@ -10,6 +10,8 @@ from tfpg.cli.command import Command, argument, click_command, setting
 class RunsCommand(Command):
     """A command about the metrics of runs."""
 
+    section = "Options"
+
     run: tuple[Path, ...] = argument("Run folders, or folders of run folders.")
     metric: str | None = setting(
         "Column of metrics.csv. [default: val_episode_return, or episode_return if a run has no "

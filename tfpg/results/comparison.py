@@ -293,8 +293,8 @@ def _figure(groups: Sequence[Group], result: Comparison, theme: Theme) -> Any:
                     linewidth=9,
                     solid_capstyle="butt",
                 )
-            axis.plot(finals[env, each.group], [y] * each.seeds, "o", color=color, markersize=3.5)
             axis.plot(each.score, y, "|", color=theme.text, markersize=16, markeredgewidth=2)
+            axis.plot(finals[env, each.group], [y] * each.seeds, "o", color=color, markersize=4)
         axis.set_yticks(range(len(rows)), [textwrap.fill(each.group, 30) for each in rows])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(visible=False, axis="y")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -152,13 +153,16 @@ def _with_training(
 
 
 def _add_legend(figure: Any, lines: dict[str, Any], theme: Theme) -> None:
-    """Add a legend above the panels."""
-    widest = max(map(len, lines))
+    """Add a legend above the panels, in additional space."""
+    texts = [textwrap.fill(label, 60) for label in lines]
+    columns = max(1, int(13 * figure.get_figwidth() / (max(map(len, texts)) + 6)))
+    rows = sum(text.count("\n") + 1 for text in texts) / columns
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(rows))
     figure.legend(
         lines.values(),
-        [textwrap.fill(label, 60) for label in lines],
+        texts,
         loc="outside upper left",
-        ncols=max(1, int(13 * figure.get_figwidth() / (widest + 6))),
+        ncols=columns,
         frameon=False,
         fontsize=9,
         labelcolor=theme.text,

@@ -9,7 +9,7 @@ from itertools import cycle
 from typing import Any
 
 from tfpg.core.figures import Theme, new_figure
-from tfpg.results.run_data import TRAINING, VALIDATION, Group, choose_metric
+from tfpg.results.run_data import TRAINING, VALIDATION, Group, without_validation
 
 ENOUGH_SEEDS = 5
 SEEDS_OF_INTERVALS = 3  # at least
@@ -28,7 +28,7 @@ def new_panels(
     envs = list(dict.fromkeys(group.env for group in groups))
     columns = 2 if len(envs) == 4 else min(len(envs), 3)
     rows = math.ceil(len(envs) / columns)
-    size = max(7, 4.2 * columns), height * rows + 0.8
+    size = max(7, 4.2 * columns), height * rows + 0.6
     figure, axes = new_figure(rows, columns, size, theme)
     for axis in axes[len(envs) :]:
         axis.remove()
@@ -68,10 +68,11 @@ def notes(groups: Sequence[Group], metric: str | None) -> list[str]:
     if fewest < ENOUGH_SEEDS:
         what = "differences may be chance" if len(groups) > 1 else "others may differ"
         found.append(f"{count_of(fewest)}: {what}.")
-    if metric is None and choose_metric(groups) == TRAINING:
+    if metric is None and (missing := len(without_validation(groups))):
+        count = sum(len(group.runs) for group in groups)
         found.append(
-            "A run has no validation: these are returns in training, which algorithms measure "
-            "differently."
+            f"No validation in {missing} of {count_of(count, 'run')}: these are returns in "
+            "training, which algorithms measure differently."
         )
     return found
 
@@ -95,11 +96,11 @@ def sentence(parts: Sequence[str]) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def count_of(seeds: int) -> str:
-    """Return a number of seeds in words.
+def count_of(count: int, noun: str = "seed") -> str:
+    """Return a number of things.
 
     Example:
-        >>> count_of(1), count_of(5)
-        ('1 seed', '5 seeds')
+        >>> count_of(1), count_of(5, "run")
+        ('1 seed', '5 runs')
     """
-    return f"{seeds} seed{'s' * (seeds != 1)}"
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tfpg
 from tfpg.agents import ALGORITHMS
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.manager import versions
 from tfpg.core.files import atomic_write, describe_write_error, read_json
 from tfpg.core.options import check_names, options_of
+from tfpg.models.policy import Policy
 
 CONFIG, METRICS = "config.json", "metrics.csv"  # of a run folder
 
@@ -79,7 +79,7 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     try:
         check_names(config, [x.name for x in dataclasses.fields(RunConfig)], "entry")
-        check_names(dict(config["head"]), inspect.signature(tfpg.Policy).parameters, "head option")
+        check_names(dict(config["head"]), inspect.signature(Policy).parameters, "head option")
         if config.get("algorithm", ALGORITHMS[0]) in ALGORITHMS:  # not of a module to import
             agents = map(algorithm_class, ALGORITHMS)
             known = {name: None for agent in agents for name in options_of(agent)}

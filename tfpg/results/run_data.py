@@ -80,7 +80,7 @@ def groups_of(what: Any) -> list[Group]:
         FileNotFoundError: There is no such run, or it has no metrics yet.
         ValueError: A file of a run is broken.
     """
-    if isinstance(what, Mapping):
+    if isinstance(what, Mapping) and what:
         named = [(str(label), run) for label, runs in what.items() for run in _runs_of(runs)]
         keys = dict.fromkeys((label, run.env) for label, run in named)
         return [
@@ -102,12 +102,14 @@ def groups_of(what: Any) -> list[Group]:
 
 def choose_metric(groups: Iterable[Group]) -> str:
     """Return the return of the greedy policy, or that of training if a run has no validation."""
+    return TRAINING if without_validation(groups) else VALIDATION
+
+
+def without_validation(groups: Iterable[Group]) -> list[Run]:
+    """Return the runs in which the greedy policy was not measured."""
+    nothing = np.empty(0), np.empty(0)
     runs = [run for group in groups for run in group.runs]
-    return VALIDATION if all(_has(run, VALIDATION) for run in runs) else TRAINING
-
-
-def _has(run: Run, metric: str) -> bool:
-    return metric in run.curves and bool(run.curves[metric][0].size)
+    return [run for run in runs if not run.curves.get(VALIDATION, nothing)[0].size]
 
 
 def _label(run: Run, settings: list[Mapping[str, Any]]) -> str:
@@ -135,9 +137,9 @@ def _runs_of(what: Any) -> list[Run]:
         return _runs_in(Path(what))
     if hasattr(what, "history"):
         return [_from_history(what)]
-    if isinstance(what, Iterable) and (found := [run for each in what for run in _runs_of(each)]):
-        return found
-    raise ValueError(f"Expected runs: run folders, histories, or a list of them, got {what!r}.")
+    if not isinstance(what, Iterable) or not (what := list(what)):
+        raise ValueError(f"Expected run folders, histories, or a list of them, got {what!r}.")
+    return [run for each in what for run in _runs_of(each)]
 
 
 def _runs_in(folder: Path) -> list[Run]:
@@ -202,7 +204,9 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
         if not text.strip():
             continue
         try:
-            values = [float("nan" if x == "NA" else x) for x in text.strip().split(",")]
+            values = [math.nan if x == "NA" else float(x) for x in text.strip().split(",")]
+            if len(values) != len(names):
+                raise ValueError(f"it has {len(values)} of {len(names)} values")
             row = dict(zip(names, values, strict=True))
             if not math.isfinite(row["env_steps"]):
                 raise ValueError(f"env_steps is {row['env_steps']}")
@@ -244,7 +248,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _from_history(history: Any) -> Run:
     logs = history.history
     if not logs.get("env_steps"):
-        raise ValueError("A history is empty: fit it first.")
+        raise ValueError("The history has no iterations: train with fit first.")
     curves = {}
     for name, values in logs.items():
         steps = logs.get("val_env_steps" if name.startswith("val_") else "env_steps", [])
