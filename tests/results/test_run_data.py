@@ -99,11 +99,12 @@ class TestHistories:
             val_episode_return=[7.0, 9.0],
             val_env_steps=[200, 400],
         )
+        history.set_params({"validation_episodes": 7})
         ((label, env, (run,)),) = groups_of(history)
         assert (label, env) == ("", "")
         assert run.curve("episode_return")[0].tolist() == [200, 300, 400]
         assert run.curve("val_episode_return")[0].tolist() == [200, 400]
-        assert run.score("val_episode_return") == 9
+        assert (run.score("val_episode_return"), run.episodes) == (9, 7)
 
     def test_an_empty_history_is_an_error(self):
         with pytest.raises(ValueError, match="train with fit first"):
