@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tfpg.results.statistics import bootstrap_interval, interquartile_mean
+
 
 def run_seed(name: str, seed: int, fraction: float) -> dict:
     """Train with a fraction of a preset's budget, and return the scores."""
@@ -59,20 +61,6 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
     }
 
 
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Return the mean without the lowest and the highest quarter, each rounded down."""
-    scores = np.sort(scores)
-    cut = len(scores) // 4
-    return float(scores[cut : len(scores) - cut].mean())
-
-
-def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of the interquartile mean."""
-    samples = np.random.default_rng(0).choice(scores, (10_000, len(scores)))
-    low, high = np.quantile([interquartile_mean(each) for each in samples], [0.025, 0.975])
-    return float(low), float(high)
-
-
 def print_table(rows: list[dict], names: list[str]) -> None:
     """Print a row for each preset that has results."""
     print("| preset | seeds | best model, IQM (95%) | worst | last model, IQM | steps | seconds |")
@@ -82,7 +70,7 @@ def print_table(rows: list[dict], names: list[str]) -> None:
         if not own:
             continue
         best, last = (np.array([row[which] for row in own]) for which in ("best", "last"))
-        low, high = bootstrap_interval(best)
+        low, high = bootstrap_interval(interquartile_mean, best)
         print(
             f"| {name} | {len(own)} | {interquartile_mean(best):.1f} ({low:.1f} to {high:.1f}) | "
             f"{best.min():.1f} | {interquartile_mean(last):.1f} | "

@@ -12,24 +12,7 @@ import argparse
 import tempfile
 import time
 
-import numpy as np
-
-
-def interquartile_mean(scores: list[float]) -> float:
-    """Return the mean of the middle half. Scores on its edges count in part."""
-    ordered = np.sort(scores)
-    quarter = len(ordered) / 4
-    edges = np.arange(len(ordered) + 1)
-    weights = np.clip(np.minimum(edges[1:], 3 * quarter) - np.maximum(edges[:-1], quarter), 0, 1)
-    return float(ordered @ weights / weights.sum())
-
-
-def bootstrap_interval(scores: list[float], draws: int = 10_000) -> tuple[float, float]:
-    """Return the 95% interval of the interquartile mean."""
-    rng = np.random.default_rng(0)
-    samples = rng.choice(scores, size=(draws, len(scores)))
-    low, high = np.percentile([interquartile_mean(s) for s in samples], [2.5, 97.5])
-    return float(low), float(high)
+from tfpg.results.statistics import bootstrap_interval, interquartile_mean
 
 
 def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, float]:
@@ -79,7 +62,7 @@ def main() -> None:
         print(f"{seed:6}{best:13.1f}{last:13.1f}{steps:12,}{seconds:10.1f}", flush=True)
     best_scores, last_scores, *_ = zip(*rows, strict=True)
     for name, scores in (("best", best_scores), ("last", last_scores)):
-        low, high = bootstrap_interval(scores)
+        low, high = bootstrap_interval(interquartile_mean, scores)
         print(
             f"{name} models: interquartile mean {interquartile_mean(scores):.1f} "
             f"(95% bootstrap interval {low:.1f} to {high:.1f}), "

@@ -21,6 +21,7 @@ TIERS = [
     ["models"],
     ["rollouts"],
     ["video", "callbacks", "agents"],
+    ["results"],
     ["checks"],
     ["cli"],
     ["__init__", "__main__"],
@@ -107,7 +108,8 @@ def test_a_module_name_occurs_once():
     assert not {name for name, count in counts.items() if count > 1}
 
 
-LIGHT = {"core", "ops", "envs", "checkpoints", "checks", "cli", "errors", "schedules"}
+LIGHT = {"core", "ops", "envs", "checkpoints", "results", "checks", "cli"}
+LIGHT |= {"errors", "schedules"}
 
 
 def modules_after(imports):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tfpg.models import networks
     from tfpg.models.policy import Policy
     from tfpg.models.saving import load_model, save_model
+    from tfpg.results.comparison import compare
+    from tfpg.results.learning_curves import plot
     from tfpg.rollouts.evaluation import evaluate
     from tfpg.video.notebook import show
     from tfpg.video.record import frames, record
@@ -48,10 +50,12 @@ __all__ = [
     "Reinforce",
     "callbacks",
     "check_env",
+    "compare",
     "evaluate",
     "frames",
     "load_model",
     "networks",
+    "plot",
     "presets",
     "record",
     "save_model",
@@ -76,10 +80,12 @@ __getattr__, __dir__ = lazy_names(
         "Reinforce": "tfpg.agents.reinforce:Reinforce",
         "callbacks": "tfpg.callbacks",
         "check_env": "tfpg.checks.env_checks:check_env",
+        "compare": "tfpg.results.comparison:compare",
         "evaluate": "tfpg.rollouts.evaluation:evaluate",
         "frames": "tfpg.video.record:frames",
         "load_model": "tfpg.models.saving:load_model",
         "networks": "tfpg.models.networks",
+        "plot": "tfpg.results.learning_curves:plot",
         "presets": "tfpg.agents.presets",
         "record": "tfpg.video.record:record",
         "save_model": "tfpg.models.saving:save_model",

@@ -100,6 +100,7 @@ def fit(
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
         callback_list.params["env_steps"] = agent.env_steps
+        callback_list.params["validation_episodes"] = validation_episodes
         callback_list.params["updates"] = getattr(agent, "updates", 0)
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validation, run, stop

@@ -1,4 +1,4 @@
-"""Figures of a training run, and a callback that draws how the greedy policy improves."""
+"""A callback that draws how the greedy policy improves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.backend import keras
-from tfpg.core.files import atomic_write, check_writable
-from tfpg.core.messages import alternatives
+from tfpg.core.figures import check_figure, new_figure, save_figure
 from tfpg.core.options import checked, count
 from tfpg.envs import EnvLike, reward_threshold
 from tfpg.models.policy import Policy
 from tfpg.rollouts.evaluation import evaluate
-
-_SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
 
 class Diagnostics(keras.callbacks.Callback):
@@ -110,74 +107,6 @@ class Diagnostics(keras.callbacks.Callback):
         diagnostics(self.measured, self.path, self.solved, title)
 
 
-def learning_curve(
-    history: Mapping[str, Sequence[float]],
-    path: str | os.PathLike,
-    title: str = "",
-) -> Path:
-    """Plot a training run against its environment steps.
-
-    Args:
-        history: ``history.history`` of a fit: lists ``env_steps``, ``episode_return`` and
-            optionally ``entropy``, ``mean_q`` and ``epsilon``. A shorter list is of the last
-            iterations.
-        path: The figure, for example a ``.png`` file.
-        title: Its title.
-
-    Returns:
-        The path of the figure.
-
-    Raises:
-        FileNotFoundError, PermissionError: The folder is missing or not writable.
-        ImportError: Matplotlib is not installed.
-
-    Example:
-        >>> import tempfile
-        >>> history = {"env_steps": [100, 200], "episode_return": [20.0, 35.0]}
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     learning_curve(history, f"{folder}/curve.png").name
-        'curve.png'
-    """
-    panels = [("episode_return", "Episode return")]
-    others = {"entropy": "Entropy (nats)", "mean_q": "Mean Q", "epsilon": "Epsilon"}
-    panels += [(name, label) for name, label in others.items() if name in history]
-    all_steps = np.asarray(history["env_steps"], float)
-    # A wide window would hide a short run.
-    window = len(all_steps) // 20
-    figure, axes = _figure(len(panels))
-    for axis, (name, label) in zip(axes, panels, strict=True):
-        values = np.asarray(history.get(name, []), float)
-        # The first iterations may have no mean return.
-        steps = all_steps[len(all_steps) - len(values) :]
-        if window < 2:
-            axis.plot(steps, values, color="tab:blue", marker=".", linewidth=1.5)
-        else:
-            axis.plot(steps, values, color="tab:blue", alpha=0.35, linewidth=1, label="iteration")
-            smooth = _running_mean(values, window)
-            axis.plot(steps, smooth, color="tab:blue", linewidth=2, label=f"mean of {window}")
-        axis.set_ylabel(label)
-    if window >= 2:
-        axes[0].legend(frameon=False, loc="best")
-    axes[0].set_title(title)
-    axes[-1].set_xlabel("Environment steps")
-    return _written(figure, axes, path)
-
-
-def check_figure(path: str | os.PathLike) -> None:
-    """Raise an error unless a figure can be written to ``path``.
-
-    Raises:
-        ValueError: The suffix is not that of a figure.
-        FileNotFoundError, PermissionError: The folder is missing or not writable.
-
-    Example:
-        >>> check_figure("figure.png")
-    """
-    if Path(path).suffix not in _SUFFIXES:
-        raise ValueError(f"A figure must end in {alternatives(_SUFFIXES)}, got {str(path)!r}.")
-    check_writable(path)
-
-
 def diagnostics(
     measured: Sequence[Mapping[str, Any]],
     path: str | os.PathLike,
@@ -213,7 +142,7 @@ def diagnostics(
     panels = ["returns", "lengths", *(["epsilon"] if "epsilon" in measured[0] else [])]
     labels = {"returns": "Return", "lengths": "Length (steps)", "epsilon": "Epsilon"}
     trained = [each["episodes"] for each in measured]
-    figure, axes = _figure(len(panels))
+    figure, axes = new_figure(len(panels), 1, (7, 2.6 * len(panels)), sharex=True)
     for axis, name in zip(axes, panels, strict=True):
         values = [each[name] for each in measured]
         if name == "epsilon":
@@ -231,36 +160,6 @@ def diagnostics(
         axes[0].legend(frameon=False, loc="best")
     axes[0].set_title(title)
     axes[-1].set_xlabel("Episodes trained")
-    return _written(figure, axes, path)
-
-
-def _figure(panels: int) -> tuple[Any, Any]:
-    """Return a figure of panels on top of each other, and their axes."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Figures need Matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(7, 2.6 * panels), layout="constrained")
-    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _written(figure: Any, axes: Any, path: str | os.PathLike) -> Path:
-    from matplotlib.ticker import MaxNLocator
-
-    axes[-1].xaxis.set_major_locator(MaxNLocator(6))
+    axes[-1].locator_params(axis="x", nbins=6, integer=True)
     axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    path = Path(path)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    return path
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    return save_figure(figure, path)

@@ -1,5 +1,4 @@
-"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``presets``, ``check``,
-``bench``, ``doctor``.
+"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record`` and so on.
 
 Arguments are parsed without TensorFlow, so help and usage errors appear at once.
 """
@@ -22,6 +21,8 @@ _COMMANDS = {
     "resume": "Resume a stopped training run.",
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",
+    "plot": "Draw learning curves of runs.",
+    "compare": "Compare the final scores of runs.",
     "presets": "List the environments with tuned settings.",
     "check": "Find problems in an environment.",
     "bench": "Measure the speed of training.",

@@ -19,6 +19,7 @@ from tfpg.core.backend import import_quietly, keras
 from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
+from tfpg.results.run_config import RunConfig, update_config
 from tfpg.schedules import IN_THE_END
 
 VALIDATIONS = 20  # during the training
@@ -86,19 +87,19 @@ class Training:
             if not (folder / runs.MODEL).exists():  # no mean return was known
                 self.agent.save(folder / runs.MODEL)
             # A free log standard deviation was trained.
-            runs.update_config(folder, head=self.agent.head_options())
+            update_config(folder, head=self.agent.head_options())
             self.report(history.history)
             if command.video:
                 self.record()
-            runs.update_config(folder, finished=True)
+            update_config(folder, finished=True)
 
-    def config(self) -> runs.RunConfig:
+    def config(self) -> RunConfig:
         """Return the entries of ``config.json`` about the training run."""
         command, preset, agent = self.command, self.preset, self.agent
         kind = {"architecture": preset.architecture} if preset.architecture else {}
         network = {**kind, **preset.network}
         measured = (command.algorithm, command.env) in presets.PRESETS
-        return runs.RunConfig(
+        return RunConfig(
             command=command.text,
             algorithm=command.algorithm,
             env=command.env,
@@ -111,6 +112,7 @@ class Training:
             optimizer=keras.optimizers.serialize(agent.model.optimizer),
             options=agent.get_config(),
             head=agent.head_options(),
+            validation_episodes=command.validation_episodes,
         )
 
     def fit(self) -> Any:
@@ -174,7 +176,7 @@ class Training:
 
         def update_command(logs: Any = None) -> None:
             # Not before it is known that the run can be resumed.
-            runs.update_config(folder, command=command.text)
+            update_config(folder, command=command.text)
 
         found = [
             keras.callbacks.LambdaCallback(on_train_begin=update_command),
@@ -211,12 +213,10 @@ class Training:
 
     def report(self, history: Mapping[str, list[float]]) -> None:
         """Draw the learning curve, and print the result and where the files are."""
-        from tfpg.callbacks.diagnostics import learning_curve
-
-        command, folder = self.command, self.folder
-        title = f"{type(self.agent).__name__} on {command.env}, seed {command.seed}"
-        learning_curve(history, folder / runs.CURVE, title)
+        folder = self.folder
         returns, steps = history.get("episode_return", []), f"{self.agent.env_steps:,}"
+        if returns or "val_episode_return" in history:
+            tfpg.plot(folder, folder / runs.CURVE)
         if returns:
             best = max(range(len(returns)), key=lambda i: (returns[i], i))
             iteration = best + 1 + len(history["env_steps"]) - len(returns)
@@ -233,7 +233,8 @@ class Training:
             ("learning curve", runs.CURVE),
             ("config", runs.CONFIG),
         ):
-            show(f"  {name:15}{folder / file}")
+            if (folder / file).exists():
+                show(f"  {name:15}{folder / file}")
 
     def record(self) -> None:
         """Record a video of the best model."""
