@@ -60,17 +60,10 @@ def fit(
     check_not_forked()
     iterations = iterations or ENDLESS
     with ExitStack() as stack:
-        stop = StopRequest()
-        if checkpoints is not None:
-            stop = stack.enter_context(deferred_signals(_FINISHING))
-            if not isinstance(checkpoints, Checkpoints):
-                checkpoints = Checkpoints(checkpoints)
-            stack.enter_context(checkpoints)
-        run = ResumableTraining(checkpoints)
+        run, stop = _open_checkpoints(stack, checkpoints)
         seed = check_seed(run.seed(seed))
-        vector_envs = stack.enter_context(
-            open_vec(envs, agent.num_envs, manual_resets=agent.manual_resets)
-        )
+        opened = open_vec(envs, agent.num_envs, manual_resets=agent.manual_resets)
+        vector_envs = stack.enter_context(opened)
         policy = agent.policy_for(vector_envs)
         agent.prepare(policy)
         run.check(agent, vector_envs, seed)
@@ -81,15 +74,13 @@ def fit(
         if validation_envs is not None:
             others = stack.enter_context(open_vec(validation_envs, validation_episodes))
             check_separate(vector_envs, others, "validation_envs")
-            validate = partial(_validate, agent, others, validation_episodes, seed, callback_list)
-            freq = None if validation_env_steps else validation_freq
-            validation = Validation(validate, freq, validation_env_steps)
+            measure = partial(_validate, agent, others, validation_episodes, seed, callback_list)
+            validation = Validation(measure, validation_freq, validation_env_steps)
         callback_list.params["validates"] = validation is not None
         run.prepare(callback_list.callbacks)
         callback_list.on_train_begin()
         # Keras's BackupAndRestore sets the model's initial epoch.
-        first = getattr(agent.model, "_initial_epoch", None) or initial_iteration
-        first = run.first_iteration(first)
+        first = run.first_iteration(getattr(agent.model, "_initial_epoch", 0) or initial_iteration)
         collector = _collector(agent, vector_envs, seed, first)
         agent.begin(collector, policy)
         if run.restore(agent, collector, callback_list.callbacks):
@@ -99,9 +90,11 @@ def fit(
         else:
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
-        callback_list.params["env_steps"] = agent.env_steps
-        callback_list.params["validation_episodes"] = validation_episodes
-        callback_list.params["updates"] = getattr(agent, "updates", 0)
+        callback_list.params |= {
+            "env_steps": agent.env_steps,
+            "updates": getattr(agent, "updates", 0),
+            "validation_episodes": validation_episodes,
+        }
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validation, run, stop
         )
@@ -109,6 +102,17 @@ def fit(
         set_head_options(agent.model, agent.head_options())
         callback_list.on_train_end(logs)
     return agent.model.history
+
+
+def _open_checkpoints(
+    stack: ExitStack, checkpoints: str | os.PathLike | Checkpoints | None
+) -> tuple[ResumableTraining, StopRequest]:
+    if checkpoints is None:
+        return ResumableTraining(None), StopRequest()
+    stop = stack.enter_context(deferred_signals(_FINISHING))
+    if not isinstance(checkpoints, Checkpoints):
+        checkpoints = Checkpoints(checkpoints)
+    return ResumableTraining(stack.enter_context(checkpoints)), stop
 
 
 def _collector(agent: Any, envs: VectorEnv, seed: int, first: int) -> Collector:
@@ -121,14 +125,13 @@ class Validation(NamedTuple):
     """When and how the greedy policy is evaluated during training."""
 
     measure: Callable[[int], dict[str, float]]  # returns the logs for an iteration
-    freq: int | None  # iterations
-    env_steps: int | None  # environment steps, if not iterations
+    freq: int  # iterations
+    env_steps: int | None  # environment steps, which take precedence
 
     def is_due(self, iteration: int, before: float, now: float) -> bool:
         """Return whether it is due after an iteration, which began and ended at these steps."""
-        if self.freq:
+        if self.env_steps is None:
             return (iteration + 1) % self.freq == 0
-        assert self.env_steps is not None
         return now // self.env_steps > before // self.env_steps
 
 
@@ -203,13 +206,14 @@ def _stops(
     periods: Sequence[int | None],
 ) -> Iterator[int]:
     """Yield iterations at which a compiled call must end: then, the model is measured or saved."""
-    freq, steps = (validation.freq, validation.env_steps) if validation else (None, None)
-    for each in (freq, *periods):
+    ends = [each.env_steps - compiled.num_steps for each in budgets]
+    if validation and (steps := validation.env_steps):
+        ends.append((before // steps + 1) * steps)
+    elif validation:
+        periods = [*periods, validation.freq]
+    for each in periods:
         if each:
             yield (iteration // each + 1) * each
-    ends = [each.env_steps - compiled.num_steps for each in budgets]
-    if steps:
-        ends.append((before // steps + 1) * steps)
     for end in ends:
         yield iteration + int(end - before) // compiled.num_steps
 
