@@ -10,6 +10,7 @@ value function are ``A_t + V(s_t)``. All updates in an iteration run in a single
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -165,7 +166,9 @@ class ActorCritic(PolicyGradient):
             order = minibatch_order(real, data.mask.size, self.epochs, self.minibatches, rng)
         numbers = np.stack(data[2:], dtype=np.float32, casting="unsafe")
         inputs = policy.encode(data.observations)
-        logs, _ = self._learn(inputs, data.actions, numbers, order)
+        seen = self.batches_seen()
+        logs, seen_now = self._learn(inputs, data.actions, numbers, order, seen)
+        self.set_batches_seen(seen_now or seen)
         self.keep_weights(logs)
         self.check_results(logs)
         return logs
@@ -194,17 +197,26 @@ class ActorCritic(PolicyGradient):
         flat = [np.asarray(x) for x in state["return_scale"]]
         self.return_scale = tf.nest.pack_sequence_as(self.return_scale, flat)
 
+    def update_statistics(self, fragments: Sequence[Trajectory], policy: Policy) -> None:
+        """`update` has included them."""
+
     def restart_episodes(self, which: np.ndarray) -> None:
         if self.return_scale:
             returns = np.where(which, 0.0, self.return_scale.returns)
             self.return_scale = self.return_scale._replace(returns=returns)
 
     def _learn_from(
-        self, inputs: Any, actions: tf.Tensor, numbers: tf.Tensor, order: tf.Tensor | None
-    ) -> tuple[dict[str, tf.Tensor], None]:
-        """`make_updates` from the other fields of a `Trajectory` in one tensor ``[5, T, N]``."""
-        logs = self.make_updates(Trajectory(inputs, actions, *tf.unstack(numbers)), order)
-        return {**logs, **self.weights_after()}, None
+        self,
+        inputs: Any,
+        actions: tf.Tensor,
+        numbers: tf.Tensor,
+        order: tf.Tensor | None,
+        batches: Any,
+    ) -> tuple[dict[str, tf.Tensor], Any]:
+        """`learn_in_graph` from the other fields of a `Trajectory` in one tensor ``[5, T, N]``."""
+        data = Trajectory(inputs, actions, *tf.unstack(numbers))
+        logs, batches = self.learn_in_graph(data, order, batches)
+        return {**logs, **self.weights_after()}, batches
 
     def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Make all updates of an iteration, until a gradient or the KL is out of bounds.

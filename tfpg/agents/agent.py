@@ -346,10 +346,19 @@ class Agent(WithOptions, abc.ABC):
             self._trainable = Trainable(policy, *self.models[1:])
             self._statistics = [ObservationStatistics(model) for model in self.models]
             self._compiled_for, self._built_for = models, None
+        for each in self._statistics:
+            each.recount()
         options = self.get_config()
         if self._built_for != options:
             self.build(policy)
             self._built_for = options
+
+    def finish(self) -> None:
+        """End a training: leave the model as it is to be used."""
+        self.trainable.finalize()
+        for each in self._statistics:
+            each.mark()
+        set_head_options(self.model, self.head_options())
 
     @property
     def trainable(self) -> Trainable:
@@ -427,7 +436,7 @@ class Agent(WithOptions, abc.ABC):
         return {
             "env_steps": self.env_steps,
             "variables": variables_state(self.variables()),
-            "statistics": [each.get_state() for each in self._statistics],
+            "statistics": [[np.asarray(x) for x in each.batches] for each in self._statistics],
         }
 
     def check_state(self, state: dict[str, Any]) -> None:
@@ -450,7 +459,8 @@ class Agent(WithOptions, abc.ABC):
 
         assign_variables(self.variables(), state["variables"])
         for each, saved in zip(self._statistics, state["statistics"], strict=True):
-            each.set_state(saved)
+            each.batches = [np.asarray(x) for x in saved]
+            each.mark()
         self.env_steps = state["env_steps"]
 
     def variables(self) -> dict[str, Sequence[Any]]:

@@ -75,10 +75,11 @@ class CompiledIterations:
             agent.trainable.follow_learning_rate()
             count = max(1, min(self.most, collector.until - collector.fragment))
             numbers = np.array(collector.fragment, np.int64), np.array(count, np.int32)
-            state = collector.position, agent.running_statistics()
+            scale = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), agent.return_scale)
+            state = collector.position, scale, agent.batches_seen()
             results, state = self._call(state, collector.seed_tensor, *numbers)
-            collector.position, statistics = state
-            agent.keep_statistics(statistics)
+            collector.position, agent.return_scale, batches = state
+            agent.set_batches_seen(batches)
             rows = results["logs"][: int(results["made"])]
             self._waiting.extend(self._layout.unpacked_row(row) for row in rows)
         logs = self._waiting.popleft()
@@ -92,11 +93,11 @@ class CompiledIterations:
         return {"env_steps": agent.env_steps, **logs}
 
     def _iterate(
-        self, state: tuple[Position, Any], seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any]]:
+        self, state: tuple[Position, Any, Any], seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any, Any]]:
         """Make ``count`` iterations from number ``first``; stop where a result is not finite."""
 
-        def iterate(k: Any, _: Any, state: tuple[Position, Any], rows: tf.TensorArray) -> Any:
+        def iterate(k: Any, _: Any, state: tuple[Position, Any, Any], rows: tf.TensorArray) -> Any:
             number = first + tf.cast(k, tf.int64)
             logs, state = self._play_and_learn(*state, seed, number)
             fine = logs["returns_finite"] & tf.reduce_all(logs["finite"])
@@ -112,8 +113,8 @@ class CompiledIterations:
         return {"made": made, "logs": rows.stack()}, state
 
     def _play_and_learn(
-        self, position: Position, statistics: Any, seed: tf.Tensor, number: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any]]:
+        self, position: Position, scale: Any, batches: Any, seed: tf.Tensor, number: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any, Any]]:
         """Make one iteration: a rollout or whole episodes, and the updates."""
         agent, episodes = self._agent, self._agent.plays_episodes
         if episodes:
@@ -132,14 +133,15 @@ class CompiledIterations:
         if not episodes and agent.minibatches > 1:
             steps = math.prod(data.mask.shape)
             order = shuffled(steps, agent.epochs, agent.minibatches, seed, number)
-        logs, statistics = agent.learn_in_graph(data, order, statistics)
+        scaled, scale = agent.scaled(data, scale)
+        logs, batches = agent.learn_in_graph(scaled, order, batches)
         finished = {
             "ended": position.over if episodes else data.terminated | data.truncated,
             "returns": position.returns if episodes else played.returns,
             "lengths": position.lengths if episodes else played.lengths,
             "steps": tf.reduce_sum(data.mask),
         }
-        return {**logs, **finished}, (position, statistics)
+        return {**logs, **finished}, (position, scale, batches)
 
 
 def _limit_of(agent: Any, envs: FunctionalCollector | FunctionalVectorEnv) -> int | None:

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from tfpg.agents.agent import Agent
 from tfpg.agents.minibatches import NOT_FINITE, Batch, make_batch
+from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import as_json, count, flag, fraction, nonnegative, one_of, option, optional
 from tfpg.models.policy import Policy, head_options_of, set_head_options
@@ -125,32 +126,35 @@ class PolicyGradient(Agent):
         """Whether iterations in functional environments can be compiled."""
         return isinstance(self.trained_policy.observation_space, spaces.Box)
 
-    def running_statistics(self) -> Any:
-        """Return the running statistics of returns and observations, as tensors."""
-        batches = [each.batches() for each in self._statistics]
-        state = self.return_scale, batches
-        return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), state)
+    def batches_seen(self) -> list[list[tf.Tensor]]:
+        """Return how many batches each layer with running statistics has seen, as tensors."""
+        return [[tf.cast(x, tf.float32) for x in each.batches] for each in self._statistics]
+
+    def set_batches_seen(self, batches: Sequence[Sequence[tf.Tensor]]) -> None:
+        """Set what `learn_in_graph` has returned."""
+        for statistics, each in zip(self._statistics, batches, strict=True):
+            statistics.batches = list(each)
 
     def learn_in_graph(
-        self, data: Trajectory, order: tf.Tensor | None, statistics: Any
-    ) -> tuple[dict[str, tf.Tensor], Any]:
-        """Make all updates of an iteration and update the running statistics, as tensors.
+        self, data: Trajectory, order: tf.Tensor | None, batches: list[list[tf.Tensor]]
+    ) -> tuple[dict[str, tf.Tensor], list[list[tf.Tensor]]]:
+        """Make all updates of an iteration, then update the running statistics, as tensors.
 
         Args:
             data: A rollout.
             order: The steps of each update; see `ActorCritic.make_updates`.
-            statistics: The running statistics.
+            batches: See `batches_seen`.
 
         Returns:
-            The metrics to log, and the running statistics.
+            The metrics to log, and the new ``batches``.
         """
-        scale, batches = statistics
-        scaled, scale = self.scaled(data, scale)
-        logs = self.make_updates(scaled, order)
-        inputs = tf.reshape(data.observations[:-1], [-1, *data.observations.shape[2:]])
+        logs = self.make_updates(data, order)
+        rows = map_arrays(lambda x: tf.reshape(x[:-1], [-1, *x.shape[2:]]), data.observations)
         counts = tf.reshape(data.mask, [-1])
         found = zip(self._statistics, batches, strict=True)
-        return logs, (scale, [each.update_in_graph(inputs, counts, seen) for each, seen in found])
+        return logs, [
+            each.updated(seen, rows, tf.convert_to_tensor, counts) for each, seen in found
+        ]
 
     def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Make all updates of an iteration, as tensors, and return the metrics to log."""
@@ -159,12 +163,6 @@ class PolicyGradient(Agent):
     def scaled(self, data: Trajectory, scale: Any) -> tuple[Trajectory, Any]:
         """Return a rollout with scaled rewards, and the running scale of the returns."""
         return data, scale
-
-    def keep_statistics(self, state: Any) -> None:
-        """Continue with running statistics that `learn_in_graph` has returned."""
-        self.return_scale, batches = state
-        for statistics, each in zip(self._statistics, batches, strict=True):
-            statistics.set_batches(each)
 
     def finite_flags(self, data: Trajectory, batch: Batch) -> dict[str, tf.Tensor]:
         """Return whether all rewards and returns are finite, as tensors for `check_results`."""

@@ -98,8 +98,7 @@ def fit(
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validation, run, stop
         )
-        agent.trainable.finalize()
-        set_head_options(agent.model, agent.head_options())
+        agent.finish()
         callback_list.on_train_end(logs)
     return agent.model.history
 

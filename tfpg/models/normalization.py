@@ -13,11 +13,12 @@ over all batches at first, and over about the last hundred later.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import keras
 from tfpg.models.inspection import all_layers, has_graph
 from tfpg.ops import numeric as xp
 
@@ -97,62 +98,69 @@ class ObservationStatistics:
                 f"The layer {nested[0]!r} is inside a nested model, where its statistics cannot be "
                 "updated. Build one model instead, or train the nested model on its own."
             )
-        self._moments = [_moments_of(layer) for layer in self.layers]
+        self.batches: list[Any] = []
+        self._marked: list[np.ndarray] | None = None
+        self.recount()
         if self.layers:
             self._layer_inputs = keras.Model(model.input, [layer.input for layer in self.layers])
 
     def update(self, inputs: Any) -> None:
         """Include a batch of model inputs ``[B, ...]``, and assign the layers' weights."""
-        if not self.layers:
-            return
-        batches = keras.tree.flatten(self._layer_inputs(inputs))
-        for i, (layer, batch) in enumerate(zip(self.layers, batches, strict=True)):
-            # If other code has assigned the layer's weights, continue from those.
-            if not _match(self._moments[i], layer):
-                self._moments[i] = _moments_of(layer)
-            rows = np.reshape(batch, (-1, batch.shape[-1])).astype(np.float64)
-            self._moments[i] = self._moments[i].updated(rows)
-            _assign(layer, self._moments[i])
+        self.recount()
+        self.batches = self.updated(self.batches, inputs, lambda x: np.asarray(x, np.float64))
+        self.mark()
 
-    def batches(self) -> list[np.ndarray]:
-        """Return how many batches each layer has seen, for `update_in_graph`."""
-        known = zip(self._moments, self.layers, strict=True)
-        return [(x if _match(x, layer) else _moments_of(layer)).batches for x, layer in known]
+    def mark(self) -> None:
+        """Remember the layers' weights, to see whether other code assigns them."""
+        self._marked = self._weights()
 
-    def update_in_graph(self, inputs: Any, counts: tf.Tensor, batches: list[Any]) -> list[Any]:
-        """Include a batch of model inputs ``[B, ...]``, in a compiled function.
+    def recount(self) -> None:
+        """If other code has assigned the layers' weights, continue from those as from many."""
+        weights = self._weights()
+        if self._marked is None or not all(map(np.array_equal, weights, self._marked)):
+            pairs = zip(weights[::2], weights[1::2], strict=True)
+            initial = (not mean.any() and (variance == 1).all() for mean, variance in pairs)
+            self.batches = [np.asarray(0.0 if each else _MEMORY, np.float32) for each in initial]
+
+    def _weights(self) -> list[np.ndarray]:
+        return [
+            weight.value.numpy()
+            for layer in self.layers
+            for weight in (layer.moving_mean, layer.moving_variance)
+        ]
+
+    def updated(
+        self,
+        batches: Sequence[Any],
+        inputs: Any,
+        convert: Callable[[Any], Any],
+        counts: Any = None,
+    ) -> list[Any]:
+        """Include a batch of model inputs ``[B, ...]``, also in a compiled function.
 
         Args:
-            inputs: Model inputs, as tensors.
-            counts: ``[B]``, 1 for the inputs that count and 0 for the others.
             batches: How many batches each layer has seen.
+            inputs: Model inputs.
+            convert: Makes arrays or tensors of the layers' weights and inputs.
+            counts: ``[B]``, 1 for inputs that count and 0 for others. None: all count.
 
         Returns:
-            How many each layer has seen now, for `set_batches`.
+            How many batches each layer has seen now.
         """
         after: list[Any] = []
         found = keras.tree.flatten(self._layer_inputs(inputs)) if self.layers else []
         for layer, batch, seen in zip(self.layers, found, batches, strict=True):
-            rows = tf.reshape(batch, [-1, batch.shape[-1]])
-            repeated = tf.repeat(counts, math.prod(batch.shape[1:-1]))
-            before = Moments(layer.moving_mean.value, layer.moving_variance.value, seen)
+            mean, variance = layer.moving_mean, layer.moving_variance
+            before = Moments(convert(mean.value), convert(variance.value), convert(seen))
+            rows = xp.reshape(convert(batch), (-1, batch.shape[-1]))
+            repeated = None
+            if counts is not None:
+                repeated = xp.repeat(counts, math.prod(batch.shape[1:-1]))  # for each pixel
             moments = before.updated(rows, repeated)
-            _assign(layer, moments)
+            mean.assign(moments.mean)
+            variance.assign(moments.variance)
             after.append(moments.batches)
         return after
-
-    def set_batches(self, batches: list[Any]) -> None:
-        """Continue from the layers' weights, which `update_in_graph` has assigned."""
-        for i, (layer, seen) in enumerate(zip(self.layers, batches, strict=True)):
-            self._moments[i] = _moments_of(layer)._replace(batches=np.asarray(seen, np.float64))
-
-    def get_state(self) -> list[Any]:
-        """Return the state for `set_state`."""
-        return [list(moments) for moments in self._moments]
-
-    def set_state(self, state: list[Any]) -> None:
-        """Continue from a state. The model's weights are restored elsewhere."""
-        self._moments = [Moments(*(np.asarray(x, np.float64) for x in each)) for each in state]
 
 
 def statistics_layer(name: str) -> keras.layers.Layer:
@@ -164,25 +172,6 @@ def statistics_layer(name: str) -> keras.layers.Layer:
     """
     return keras.layers.BatchNormalization(
         center=False, scale=False, trainable=False, epsilon=1e-8, name=name + _SUFFIX
-    )
-
-
-def _moments_of(layer: keras.layers.Layer) -> Moments:
-    mean, variance = (x.value.numpy() for x in (layer.moving_mean, layer.moving_variance))
-    fresh = not mean.any() and (variance == 1).all()
-    batches = 0 if fresh else _MEMORY
-    return Moments(*(np.asarray(x, np.float64) for x in (mean, variance, batches)))
-
-
-def _assign(layer: keras.layers.Layer, moments: Moments) -> None:
-    layer.moving_mean.assign(moments.mean)
-    layer.moving_variance.assign(moments.variance)
-
-
-def _match(moments: Moments, layer: keras.layers.Layer) -> bool:
-    mean, variance = layer.moving_mean.value.numpy(), layer.moving_variance.value.numpy()
-    return np.array_equal(mean, moments.mean.astype(mean.dtype)) and np.array_equal(
-        variance, moments.variance.astype(variance.dtype)
     )
 
 

@@ -85,6 +85,10 @@ def shifted(x: Array, steps: int) -> Array:
     return joined(x[steps:], zeros_like(x[:steps]))
 
 
+def repeat(x: Array, times: int) -> Array:
+    return np.repeat(x, times) if is_array(x) else tf.repeat(x, times)
+
+
 def joined(x: Array, y: Array) -> Array:
     """The rows of both, one after another."""
     return np.concatenate([x, y]) if is_array(x) else tf.concat([x, y], axis=0)
