@@ -15,7 +15,7 @@ from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
 from tfpg.cli.reporting import message
 from tfpg.core import signals
-from tfpg.core.backend import import_quietly, keras
+from tfpg.core.backend import start_tensorflow, keras
 from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
@@ -41,7 +41,7 @@ class Training:
             self.source = runs.find_model(given, command.env)
             head = dict(self.source.head)
             head.pop("epsilon", None)  # of playing; training has a schedule
-        import_quietly()
+        start_tensorflow()
         from tfpg.models.saving import load_model
 
         model = None
