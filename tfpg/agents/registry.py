@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from tfpg.core.backend import start_tensorflow, search_current_folder
+from tfpg.core.backend import search_current_folder, start_tensorflow
 from tfpg.core.options import check_names
 
 if TYPE_CHECKING:

@@ -69,6 +69,7 @@ def fit(
         agent.prepare(policy)
         run.check(agent, vector_envs, seed)
         callback_list = _callback_list(agent, callbacks, iterations, verbose, vector_envs)
+        stack.callback(_close_bars, callback_list.callbacks)
         validate: Callable[[int, bool], dict[str, float]] = _no_validation
         if validation_envs is not None:
             others = stack.enter_context(open_vec(validation_envs, validation_episodes))
@@ -86,18 +87,33 @@ def fit(
         agent.begin(collector, policy)
         if run.restore(agent, collector, callback_list.callbacks):
             if verbose and first < iterations:
-                show(f"Resuming after iteration {first} of {iterations}.")
+                show(f"Resuming after iteration {first}, at {agent.env_steps:,} environment steps.")
         else:
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
-        callback_list.params["env_steps"] = agent.env_steps
-        callback_list.params["updates"] = getattr(agent, "updates", 0)
+        callback_list.params |= _counts(agent, iterations - first, vector_envs.num_envs)
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validate, run, stop
         )
         agent.trainable.finalize()
         callback_list.on_train_end(logs)
     return agent.model.history
+
+
+def _counts(agent: Any, iterations: int, num_envs: int) -> dict[str, int | None]:
+    """What callbacks get to know about the steps and updates before the first iteration."""
+    steps, more = agent.env_steps, agent.most_env_steps(iterations, num_envs)
+    planned = None if more is None else steps + more
+    updates = getattr(agent, "updates", 0)
+    return {"env_steps": steps, "updates": updates, "planned_env_steps": planned}
+
+
+def _close_bars(callbacks: Sequence[Any]) -> None:
+    from tfpg.callbacks.progress_bar import ProgressBar
+
+    for each in callbacks:
+        if isinstance(each, ProgressBar):
+            each.close()
 
 
 def _collector(agent: Any, envs: VectorEnv, seed: int, first: int) -> Collector:
@@ -175,7 +191,8 @@ def _callback_list(
         for name, value in vars(each).items():
             if isinstance(value, (gymnasium.Env, VectorEnv)):
                 check_separate(envs, value, f"{type(each).__name__}.{name}")
-    has_bar = any(isinstance(each, keras.callbacks.ProgbarLogger) for each in callbacks)
+    bars = keras.callbacks.ProgbarLogger, ProgressBar
+    has_bar = any(isinstance(each, bars) for each in callbacks)
     rates = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
     if agent.models[1:] and (which := [each for each in callbacks if isinstance(each, rates)]):
         warn(

@@ -39,7 +39,7 @@ def require_tensorflow() -> None:
     if wanted != "tensorflow":
         raise ImportError(f"tfpg runs on TensorFlow, and {source} is {wanted!r}. {remedy}")
     try:
-        with _quiet_start():
+        with quiet_start():
             import keras
             import tensorflow  # noqa: F401
     except ModuleNotFoundError as error:
@@ -56,13 +56,20 @@ def require_tensorflow() -> None:
 
 
 @contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Hide what TensorFlow prints when it starts, unless TF_CPP_MIN_LOG_LEVEL says what to show."""
+def quiet_start() -> Iterator[None]:
+    """Hide what TensorFlow prints if it is imported during the block.
+
+    ``TF_CPP_MIN_LOG_LEVEL=0``, 1 or 2 shows it. Warnings and errors after the start are shown.
+
+    Example:
+        >>> with quiet_start():
+        ...     import tensorflow
+    """
     if "tensorflow" in sys.modules or os.environ.get(_LOG_LEVEL, "3") != "3":
         yield
         return
     is_set = _LOG_LEVEL in os.environ
-    os.environ.setdefault(_LOG_LEVEL, "1")  # read once: warnings and errors after the start
+    os.environ.setdefault(_LOG_LEVEL, "1")  # TensorFlow reads it once
     try:
         with hidden_messages(_START_UP):
             yield
@@ -71,7 +78,7 @@ def _quiet_start() -> Iterator[None]:
             pywrap_tfe.TF_ListPhysicalDevices()  # the first search for devices prints, too
     finally:
         if not is_set:
-            del os.environ[_LOG_LEVEL]
+            os.environ.pop(_LOG_LEVEL, None)
 
 
 def start_tensorflow() -> None:
