@@ -360,12 +360,15 @@ class TestBudget:
         assert re.match(r"94% ━+╸?─+ 90/95 return ", self.lines(tty)[1])
 
     def test_a_resumed_run_starts_where_it_was(self, terminal, tmp_path):
-        for iterations in (2, 4):
-            agent = small_agent(tfpg.A2C, num_envs=2, num_steps=50, max_steps=50)
-            tty = terminal(100)
-            agent.fit("CartPole-v1", iterations, seed=0, checkpoints=tmp_path)
+        options = {"seed": 0, "checkpoints": tmp_path}
+        small = {"num_envs": 2, "num_steps": 150, "max_steps": 50}
+        history = small_agent(tfpg.A2C, **small).fit("CartPole-v1", 2, verbose=0, **options).history
+        tty = terminal(100)
+        small_agent(tfpg.A2C, **small).fit("CartPole-v1", 4, **options)
         first, last = self.lines(tty)
-        assert re.match(r"50% ━+╸─+ 200/400 ", first)
+        returns = history["episode_return"]
+        shown = f"return {returns[-1]:.1f} best {max(returns):.1f}"
+        assert re.match(rf"50% ━+╸─+ 600/1.2k {shown} ", first)
         assert last.startswith("100% ")
 
 

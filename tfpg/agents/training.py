@@ -91,7 +91,7 @@ def fit(
         else:
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
-        callback_list.params |= _counts(agent, iterations - first, vector_envs.num_envs)
+        _set_start(callback_list, agent, iterations - first, vector_envs.num_envs)
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validate, run, stop
         )
@@ -100,12 +100,23 @@ def fit(
     return agent.model.history
 
 
-def _counts(agent: Any, iterations: int, num_envs: int) -> dict[str, int | None]:
-    """What callbacks get to know about the steps and updates before the first iteration."""
-    steps, more = agent.env_steps, agent.most_env_steps(iterations, num_envs)
-    planned = None if more is None else steps + more
-    updates = getattr(agent, "updates", 0)
-    return {"env_steps": steps, "updates": updates, "planned_env_steps": planned}
+def _set_start(callback_list: Any, agent: Any, iterations: int, num_envs: int) -> None:
+    """Add to the parameters of callbacks where the run is, and how many steps it is going to make.
+
+    Args:
+        callback_list: The callbacks, restored if the run resumes.
+        agent: The agent.
+        iterations: Number of iterations to make.
+        num_envs: Number of environments.
+    """
+    steps = agent.most_env_steps(iterations, num_envs)
+    histories = (x for x in callback_list.callbacks if isinstance(x, keras.callbacks.History))
+    callback_list.params |= {
+        "env_steps": agent.env_steps,
+        "planned_env_steps": None if steps is None else agent.env_steps + steps,
+        "updates": getattr(agent, "updates", 0),
+        "history": next(histories).history,
+    }
 
 
 def _close_bars(callbacks: Sequence[Any]) -> None:

@@ -81,6 +81,10 @@ class ProgressBar(keras.callbacks.Callback):
         self._first = self._iteration = epoch
         self._logs = {"env_steps": steps}
         self._returns, self._validations = Curve(), Curve()
+        past = self.params.get("history", {})  # of a run that resumes
+        returns = past.get("episode_return", [])
+        for pair in zip(past.get("env_steps", [])[-len(returns) :], returns, strict=False):
+            self._returns.add(*pair)
         self._mark: tuple[float, float, float] | None = None
         self._samples: deque[tuple[float, float]] = deque()
         self._display = _display(self.params, epoch)
