@@ -71,9 +71,11 @@ class ProgressBar(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Show the last iteration and end the display, also after an error."""
-        if self._display is not None:
-            self._show(done=True)
-        self._display = None
+        try:
+            if self._display is not None:
+                self._show(done=True)
+        finally:
+            self._display = None
 
     def _begin(self, epoch: int) -> None:
         steps = self.params.get("env_steps", 0)
