@@ -457,13 +457,6 @@ class TestOutput:
             )
             assert steps == pytest.approx(4 * updates, rel=0.2)  # 64 steps and 16 updates
 
-    def test_the_bar_has_room_for_returns_that_come_later(self, capsys):
-        agent = tfpg.DQN(q_network(2), **SMALL)
-        agent.fit(lambda: Countdown(length=30), 6, seed=0, verbose=1)
-        states = [line for line in capsys.readouterr().out.split("\r") if "/6" in line]
-        assert "return: " not in states[0]
-        assert " return: 30" in states[-1]
-
     def test_a_large_replay_and_a_long_warm_up_are_announced(self, capsys):
         options = {"capacity": 10_000_000, "learning_starts": 10_000}
         agent = tfpg.DQN(q_network(1), **{**SMALL, **options})

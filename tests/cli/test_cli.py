@@ -138,7 +138,7 @@ class TestTrain:
             "import signal, sys\nfrom tfpg.cli.main import main\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main())"
         )
-        args = ["train", "ppo", "CartPole-v1", "--env-steps", "1e7", "--no-video"]
+        args = ["train", "ppo", "CartPole-v1", "--env-steps", "1e7", "--no-video", "--verbose", "2"]
         process = subprocess.Popen(
             [sys.executable, "-c", start, *args, "--run", str(tmp_path / "run")],
             stdout=subprocess.PIPE,

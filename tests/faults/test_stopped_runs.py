@@ -186,7 +186,7 @@ class TestSignals:
             first, last = (
                 (FINISHING, "tfpg: interrupted.\n") if number == signal.SIGINT else ("", "")
             )
-            text = f"\nStopped after iteration {done} of 200. To resume: tfpg resume run\n"
+            text = f"\nStopped after iteration {done}. To resume: tfpg resume run\n"
             assert err == first + text + last
             assert rows(tmp_path) == done < 200
         resumed = resume(tmp_path) if command == "resume" else ended(train(tmp_path))

@@ -115,6 +115,9 @@ class ActorCritic(PolicyGradient):
     def first_numbers(self, iteration: int) -> tuple[int, int]:
         return iteration * self.num_envs * self.num_steps, iteration
 
+    def most_env_steps(self, iterations: int, num_envs: int) -> int | None:
+        return iterations * num_envs * self.num_steps
+
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
         if self._scaled_for != (self.reward_scale, self.gamma):

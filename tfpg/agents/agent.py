@@ -190,8 +190,9 @@ class Agent(WithOptions, abc.ABC):
             seed: The random seed of the run. The same seed, initial weights and machine give the
                 same trained weights. None: a random one.
             initial_iteration: The first iteration, to continue an earlier run.
-            verbose: 0 for silence, 1 for a progress bar, 2 for a line per iteration, ``"auto"``
-                for 1 in a terminal or notebook and 2 elsewhere.
+            verbose: 0 for silence, 2 for a line per iteration, 1 or ``"auto"`` for a progress bar
+                in a terminal or notebook and a line every two seconds elsewhere. See
+                `tfpg.callbacks.ProgressBar`.
             validation_envs: Environments in which the greedy policy is evaluated during training.
                 None: no validation.
             validation_freq: Number of iterations between validations. There is one after the last
@@ -388,6 +389,10 @@ class Agent(WithOptions, abc.ABC):
         Random numbers are derived from them, and must not repeat those of earlier iterations.
         """
         return 0, 0
+
+    def most_env_steps(self, iterations: int, num_envs: int) -> int | None:
+        """Return how many environment steps iterations take at most. None: it is not known."""
+        return None
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         """Get ready for the episodes of a collector, before anything is played or restored."""

@@ -157,6 +157,9 @@ class OffPolicy(Agent):
     def first_numbers(self, iteration: int) -> tuple[int, int]:
         return iteration * self.steps_per_iteration, iteration * self.steps_per_iteration
 
+    def most_env_steps(self, iterations: int, num_envs: int) -> int | None:
+        return iterations * self._blocks * self.learn_period
+
     def begin(self, collector: Collector, policy: Policy) -> None:
         envs = collector.envs
         if self.learn_period % envs.num_envs:
@@ -202,7 +205,7 @@ class OffPolicy(Agent):
         overlap = self.overlap and policy.acting == "numpy"
         with ThreadPoolExecutor(1) as other_thread:
             learning: Future | None = None
-            for _ in range(max(1, round(self.steps_per_iteration / self.learn_period))):
+            for _ in range(self._blocks):
                 epsilon = self.explore()
                 data = self.collect(collector, acting)
                 self.env_steps = before + collector.steps
@@ -258,6 +261,11 @@ class OffPolicy(Agent):
 
     def restart_episodes(self, which: np.ndarray) -> None:
         self._replay.cut(which)
+
+    @property
+    def _blocks(self) -> int:
+        """How many times an iteration steps ``learn_period`` times and learns."""
+        return max(1, round(self.steps_per_iteration / self.learn_period))
 
     @property
     def _replay(self) -> ReplayBuffer:

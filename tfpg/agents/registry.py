@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from tfpg.core.backend import import_quietly, search_current_folder
+from tfpg.core.backend import search_current_folder, start_tensorflow
 from tfpg.core.options import check_names
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def algorithm_class(name: str) -> type[Agent]:
     if ":" in name:
         search_current_folder()
     if module not in sys.modules and name not in _CLASSES and find_spec(module):
-        import_quietly()  # because the module imports TensorFlow
+        start_tensorflow()  # because the module imports TensorFlow
     found = getattr(importlib.import_module(module), attribute, None)
     if not (isinstance(found, type) and issubclass(found, Agent)):
         raise ValueError(f"{path!r} is not an agent: it must be a subclass of tfpg.Agent.")

@@ -317,7 +317,10 @@ def restore_callbacks(callbacks: Sequence[Any], states: Sequence[dict[str, Any]]
 
 def _saved(callbacks: Sequence[Any]) -> list[Any]:
     """Return all callbacks except the progress bar, which depends on the terminal."""
-    return [x for x in callbacks if not isinstance(x, keras.callbacks.ProgbarLogger)]
+    from tfpg.callbacks.progress_bar import ProgressBar
+
+    bars = keras.callbacks.ProgbarLogger, ProgressBar
+    return [x for x in callbacks if not isinstance(x, bars)]
 
 
 def _state(callback: Any) -> Any:

@@ -70,6 +70,7 @@ def fit(
         callback_list = _callback_list(
             agent, callbacks, iterations, env_steps, verbose, vector_envs
         )
+        stack.callback(_close_bars, callback_list.callbacks)
         validation = None
         if validation_envs is not None:
             others = stack.enter_context(open_vec(validation_envs, validation_episodes))
@@ -85,16 +86,12 @@ def fit(
         agent.begin(collector, policy)
         if run.restore(agent, collector, callback_list.callbacks):
             if verbose and first < iterations:
-                total = "" if iterations == ENDLESS else f" of {iterations}"
-                show(f"Resuming after iteration {first}{total}.")
+                show(f"Resuming after iteration {first}, at {agent.env_steps:,} environment steps.")
         else:
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
-        callback_list.params |= {
-            "env_steps": agent.env_steps,
-            "updates": getattr(agent, "updates", 0),
-            "validation_episodes": validation_episodes,
-        }
+        _set_start(callback_list, agent, iterations - first, vector_envs.num_envs)
+        callback_list.params["validation_episodes"] = validation_episodes
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validation, run, stop
         )
@@ -112,6 +109,33 @@ def _open_checkpoints(
     if not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
     return ResumableTraining(stack.enter_context(checkpoints)), stop
+
+
+def _set_start(callback_list: Any, agent: Any, iterations: int, num_envs: int) -> None:
+    """Add to the parameters of callbacks where the run is, and how many steps it is going to make.
+
+    Args:
+        callback_list: The callbacks, restored if the run resumes.
+        agent: The agent.
+        iterations: Number of iterations to make.
+        num_envs: Number of environments.
+    """
+    steps = agent.most_env_steps(iterations, num_envs)
+    histories = (x for x in callback_list.callbacks if isinstance(x, keras.callbacks.History))
+    callback_list.params |= {
+        "env_steps": agent.env_steps,
+        "planned_env_steps": None if steps is None else agent.env_steps + steps,
+        "updates": getattr(agent, "updates", 0),
+        "history": next(histories).history,
+    }
+
+
+def _close_bars(callbacks: Sequence[Any]) -> None:
+    from tfpg.callbacks.progress_bar import ProgressBar
+
+    for each in callbacks:
+        if isinstance(each, ProgressBar):
+            each.close()
 
 
 def _collector(agent: Any, envs: VectorEnv, seed: int, first: int) -> Collector:
@@ -239,7 +263,8 @@ def _callback_list(
         for name, value in vars(each).items():
             if isinstance(value, (gymnasium.Env, VectorEnv)):
                 check_separate(envs, value, f"{type(each).__name__}.{name}")
-    has_bar = any(isinstance(each, keras.callbacks.ProgbarLogger) for each in callbacks)
+    bars = keras.callbacks.ProgbarLogger, ProgressBar
+    has_bar = any(isinstance(each, bars) for each in callbacks)
     rates = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
     if agent.models[1:] and (which := [each for each in callbacks if isinstance(each, rates)]):
         warn(

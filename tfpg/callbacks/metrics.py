@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfpg.callbacks.progress_bar import rank
+from tfpg.callbacks.progress import rank
 from tfpg.core.backend import keras
 from tfpg.core.files import describe_write_error
 

@@ -67,6 +67,9 @@ class StopAtSteps(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._before = None
         self._longest = 0.0
+        # For the progress bar.
+        others = self.params.get("max_env_steps", math.inf)
+        self.params["max_env_steps"] = min(self.env_steps, others)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._before is None:

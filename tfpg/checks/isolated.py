@@ -80,8 +80,6 @@ def check_isolated(
 def serve(path: str) -> None:
     """Check the environment of the command line, and write the report to a file."""
     threading.Thread(target=end_with_parent, daemon=True).start()
-    # If frames are drawn by OpenGL, TensorFlow is imported too: keep it quiet.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = json.loads(sys.argv[1])
     if sys.__stderr__ is not None:
         faulthandler.enable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfpg.cli.command import WithJson, click_command, setting
 from tfpg.cli.playing import Playing
-from tfpg.core.backend import import_quietly
+from tfpg.core.backend import start_tensorflow
 from tfpg.core.messages import number
 from tfpg.core.options import count
 
@@ -16,7 +16,7 @@ class Evaluate(Playing, WithJson):
 
     def execute(self) -> None:
         source = self.source(self.run_or_model, self.env)
-        import_quietly()
+        start_tensorflow()
         from tfpg.rollouts.evaluation import evaluate, open_envs
 
         with open_envs(source.env, self.episodes) as envs:

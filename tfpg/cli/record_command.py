@@ -9,7 +9,7 @@ from tfpg.cli import runs
 from tfpg.cli.command import argument, click_command, setting
 from tfpg.cli.playing import Playing
 from tfpg.cli.values import each
-from tfpg.core.backend import import_quietly
+from tfpg.core.backend import start_tensorflow
 from tfpg.core.files import check_writable
 from tfpg.core.messages import number
 from tfpg.core.options import WithOptions, count, one_of, positive, whole
@@ -80,7 +80,7 @@ class Record(Style, Playing):
             found = runs.snapshots(self.run_or_model)
             models = {title: source._replace(model=path) for title, path in found.items()}
             grid = grid or False
-        import_quietly()
+        start_tensorflow()
         from tfpg.video.record import record
 
         spaces = spaces_of(source.env)

@@ -20,7 +20,7 @@ class Resume(Command):
     """
 
     run: Path = argument("Run folder.")
-    verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
+    verbose: int = setting(VERBOSE, one_of(0, 1, 2), default=1)
     allow_version_skew: bool = setting(
         "Resume from a checkpoint that a newer version of tfpg or Keras wrote.", default=False
     )

@@ -15,7 +15,7 @@ from tfpg.checkpoints.store import Store
 from tfpg.cli import runs
 from tfpg.cli.reporting import message
 from tfpg.core import signals
-from tfpg.core.backend import import_quietly, keras
+from tfpg.core.backend import keras, start_tensorflow
 from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
@@ -44,7 +44,7 @@ class Training:
             self.source = runs.find_model(given, command.env)
             head = dict(self.source.head)
             head.pop("epsilon", None)  # of playing; training has a schedule
-        import_quietly()
+        start_tensorflow()
         from tfpg.models.saving import load_model
 
         model = None
@@ -131,7 +131,7 @@ class Training:
                     envs,
                     iterations=self.iterations,
                     seed=command.seed,
-                    verbose="auto" if command.verbose is None else command.verbose,
+                    verbose=command.verbose,
                     callbacks=self.callbacks(best),
                     env_steps=None if command.iterations else self.preset.env_steps,
                     validation_envs=command.env if every else None,
@@ -204,7 +204,7 @@ class Training:
         if not self.has_checkpoint():
             return
         if isinstance(error, (KeyboardInterrupt, signals.Terminated)):
-            text = f"Stopped after iteration {done} of {self.iterations}. To resume:"
+            text = f"Stopped after iteration {done}. To resume:"
         elif done and isinstance(error, Exception):
             text = "The last checkpoint is saved. To resume from it:"
         else:

@@ -43,7 +43,8 @@ from tfpg.core.options import (
 from tfpg.envs import has_own_vectorization, render_modes, split_env_id
 
 VERBOSE = (
-    "0: silent. 1: progress bar. 2: one line per iteration. [default: 1 in a terminal, else 2]"
+    "0: silent. 1: a progress bar in a terminal, else a line every two seconds. 2: a line per "
+    "iteration."
 )
 # Options that may change when a run is resumed, because the result is the same.
 _FREE = (
@@ -146,7 +147,7 @@ class Train(EnvArguments, Model, Workers, Output, Command):
         whole,
     )
     validation_episodes: int = setting("Number of episodes in each evaluation.", count, default=10)
-    verbose: int | None = setting(VERBOSE, one_of(0, 1, 2))
+    verbose: int = setting(VERBOSE, one_of(0, 1, 2), default=1)
     allow_version_skew: bool = setting(
         "Load models and checkpoints that a newer version of tfpg or Keras wrote.", default=False
     )

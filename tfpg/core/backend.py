@@ -11,15 +11,15 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfpg.core.messages import quiet_stderr
+from tfpg.core.messages import hidden_messages
 
 
 def require_tensorflow() -> None:
@@ -39,8 +39,9 @@ def require_tensorflow() -> None:
     if wanted != "tensorflow":
         raise ImportError(f"tfpg runs on TensorFlow, and {source} is {wanted!r}. {remedy}")
     try:
-        import keras
-        import tensorflow  # noqa: F401
+        with quiet_start():
+            import keras
+            import tensorflow  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(
             f"tfpg needs TensorFlow and Keras, and {error.name!r} is not installed: "
@@ -54,18 +55,46 @@ def require_tensorflow() -> None:
     warnings.filterwarnings("ignore", "When providing `inputs` as a dict, all keys in the dict")
 
 
-def import_quietly() -> None:
-    """Import TensorFlow without showing its start-up messages, unless it fails to start.
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Hide what TensorFlow prints if it is imported during the block.
+
+    ``TF_CPP_MIN_LOG_LEVEL=0``, 1 or 2 shows it. Warnings and errors after the start are shown.
+
+    Example:
+        >>> with quiet_start():
+        ...     import tensorflow
+    """
+    if "tensorflow" in sys.modules or os.environ.get(_LOG_LEVEL, "3") != "3":
+        yield
+        return
+    is_set = _LOG_LEVEL in os.environ
+    os.environ.setdefault(_LOG_LEVEL, "1")  # TensorFlow reads it once
+    try:
+        with hidden_messages(_START_UP):
+            yield
+            from tensorflow.python import pywrap_tfe
+
+            pywrap_tfe.TF_ListPhysicalDevices()  # the first search for devices prints, too
+    finally:
+        if not is_set:
+            os.environ.pop(_LOG_LEVEL, None)
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow for a command.
 
     GPU memory is allocated as it is needed, because another process may use the same GPU.
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    with quiet_stderr():
-        require_tensorflow()
-        tf.zeros(())  # the first tensor looks for devices, which prints more messages
+    require_tensorflow()
 
 
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_START_UP = (
+    r"^(?:WARNING: All log messages before absl::InitializeLog\(\)|[IWE]\d{4} [\d:.]+ +\d+ "
+    r"|To enable the following instructions: |Skipping registering GPU devices).*\n?"
+)
 _ALIGNMENT = 64  # bytes, of TensorFlow's own tensors
 
 _forked = False  # from a process in which TensorFlow was running

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_quiet = threading.Lock()
+_hiding = threading.Lock()
+_NOTHING = re.compile(rb"(?!)")
+
+# What MuJoCo prints for each of Gymnasium's models that was written for an older MuJoCo.
+MUJOCO_DEPRECATIONS = r"^WARNING: .* is deprecated and will be removed in a future release.*\n\n?"
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
@@ -60,47 +65,53 @@ def alternatives(words: Iterable[object]) -> str:
 
 
 @contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Hide what libraries print to the process's standard error, unless an error occurs.
+def hidden_messages(pattern: str) -> Iterator[None]:
+    """Hide messages that native code prints to standard error, such as a library's at its start.
 
-    Their messages about an `ImportError` are hidden, too: the error itself says more.
+    All else that the process writes to its standard error during the block appears after it. If the
+    block raises an error, everything appears.
+
+    Args:
+        pattern: Regular expression of whole messages. ``^`` matches the start of each line.
 
     Example:
-        >>> with quiet_stderr():
-        ...     _ = os.write(2, b"A message of a library.")
+        >>> with hidden_messages("^I .*\\n"):
+        ...     _ = os.write(2, b"I am an unimportant message.\\n")
     """
-    if not _quiet.acquire(blocking=False):  # another thread hides it already
+    if not _hiding.acquire(blocking=False):  # another thread hides its messages
         yield
         return
     try:
-        with _hidden_stderr():
+        with _held_stderr(re.compile(pattern.encode(), re.MULTILINE)):
             yield
     finally:
-        _quiet.release()
+        _hiding.release()
 
 
 @contextmanager
-def _hidden_stderr() -> Iterator[None]:
-    terminal = None
-    with suppress(OSError, ValueError, AttributeError):  # standard error is closed
-        sys.stderr.flush()
-        terminal = os.dup(2)
-    if terminal is None:
-        yield
-        return
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
+def _held_stderr(hidden: re.Pattern[bytes]) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            sys.stderr.flush()
+            held = stack.enter_context(tempfile.TemporaryFile())
+            stderr = os.dup(2)
+        except (OSError, ValueError, AttributeError):  # it is closed, or the disk is full
+            stack.close()
+            yield
+            return
+        os.dup2(held.fileno(), 2)
         try:
             yield
-        except (ImportError, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            messages.seek(0)
-            os.write(terminal, messages.read())
+        except Exception:
+            hidden = _NOTHING
             raise
         finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            with suppress(OSError, ValueError, AttributeError):
+                sys.stderr.flush()
+            os.dup2(stderr, 2)
+            held.seek(0)
+            with suppress(OSError), open(stderr, "wb") as file:
+                file.write(hidden.sub(b"", held.read()))
 
 
 def describe_exit(exitcode: int | None) -> str:

@@ -10,7 +10,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -21,7 +21,13 @@ from gymnasium.experimental.functional import FuncEnv
 from gymnasium.vector import VectorEnv
 
 from tfpg.core.backend import search_current_folder
-from tfpg.core.messages import alternatives, one_line, warn
+from tfpg.core.messages import (
+    MUJOCO_DEPRECATIONS,
+    alternatives,
+    hidden_messages,
+    one_line,
+    warn,
+)
 from tfpg.envs.contracts import usable_space, warn_about_left_out
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
@@ -59,7 +65,9 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
     function: Callable[..., gymnasium.Env] = gymnasium.make
     if is_atari(env_id):
         from tfpg.envs.atari import make_game as function
-    with _gymnasium_errors(env_id):
+    with _gymnasium_errors(env_id), ExitStack() as stack:
+        if "mujoco" in str(gymnasium.spec(env_id).entry_point):
+            stack.enter_context(hidden_messages(MUJOCO_DEPRECATIONS))
         return function(env_id, **{**own, **kwargs})
 
 

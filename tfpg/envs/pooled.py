@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tfpg.core.messages import quiet_stderr
+from tfpg.core.messages import MUJOCO_DEPRECATIONS, hidden_messages
 
 _OF_POOLS = ("num_threads", "thread_affinity_offset")
 
@@ -76,7 +76,7 @@ class PooledEnvs(VectorEnv):
     def _start(self, seeds: Sequence[int]) -> None:
         """Make the pool, which gets its seeds then."""
         self._pool = None
-        with quiet_stderr():  # every environment of a pool repeats MuJoCo's warnings
+        with hidden_messages(MUJOCO_DEPRECATIONS):
             self._pool = self._make(env_seed=[int(seed) % 2**31 for seed in seeds])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from tfpg.core.backend import quiet_start
 from tfpg.core.messages import one_line
 from tfpg.core.signals import blocked
 
@@ -116,7 +117,8 @@ def preload_mesa() -> None:
     Mesa and TensorFlow each contain an LLVM, of different versions. Without this, the one that is
     loaded second uses functions of the first, and the process ends with a segmentation fault.
     """
-    import tensorflow  # noqa: F401
+    with quiet_start():
+        import tensorflow  # noqa: F401
 
     folder = os.environ.get("LIBGL_DRIVERS_PATH")
     patterns = [f"{folder}/swrast_dri.so"] if folder else _MESA_DRIVERS
