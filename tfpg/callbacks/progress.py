@@ -178,7 +178,7 @@ def plain(progress: Progress, rates: Mapping[str, float]) -> str:
     if progress.done or progress.fraction == 1:
         when = f" in {clock(progress.elapsed)}"
     logs = sorted({**progress.logs, **rates}.items(), key=lambda item: rank(item[0]))
-    values = "".join(f" - {name}: {number(x)}" for name, x in logs)
+    values = "".join(f" - {name}: {number(x)}" for name, x in logs if name != "val_env_steps")
     return f"{count} ({_percent(progress)}%{when}){values}"
 
 
