@@ -55,10 +55,12 @@ def agent_of(name: str):
     import tfpg
 
     env_id, num_envs, num_steps, epochs, minibatches, steps = SETTINGS[name]
-    model = tfpg.networks.actor_critic(env_id, hidden=(64, 64), seed=0)
-    agent = getattr(tfpg, name[:3].upper())(
-        model, num_envs=num_envs, num_steps=num_steps, epochs=epochs, minibatches=minibatches
-    )
+    model = tfpg.networks.actor_critic(env_id, hidden=(64, 64), normalize=False, seed=0)
+    sizes = {"num_envs": num_envs, "num_steps": num_steps}
+    options = {"epochs": epochs, "minibatches": minibatches, "reward_scale": 1.0}
+    if name.startswith("a2c"):
+        options |= {"gae_lambda": 1.0, "standardize": None}
+    agent = getattr(tfpg, name[:3].upper())(model, entropy_coef=0.0, **sizes, **options)
     agent.fit(env_id, 3, seed=0, verbose=0)  # compiles
     return agent, steps // (num_envs * num_steps)
 

@@ -1,6 +1,7 @@
 """Measure the agents with their default options, on twelve tasks.
 
-Each agent is made as in `tfpg.PPO(tfpg.networks.actor_critic(env))`, without any other option. The
+Each agent is made as in `tfpg.PPO(tfpg.networks.actor_critic(env))`, without any other option, with
+the network that suits it. The
 score is the greedy mean return of 100 new episodes with the last model, as a percentage: 0 is
 random play, and 100 is the reference of the task. DQN plays only the tasks with discrete actions.
 
@@ -100,7 +101,12 @@ TASKS = {
     "InvertedPendulum-v5": Task("InvertedPendulum-v5", 300_000, 5, 1000, discrete=False),
     "HalfCheetah-v5": Task("HalfCheetah-v5", 500_000, -270, 1500, discrete=False),
 }
-AGENTS = {"reinforce": "Reinforce", "a2c": "A2C", "ppo": "PPO", "dqn": "DQN"}
+AGENTS = {  # and their networks
+    "reinforce": ("Reinforce", "mlp"),
+    "a2c": ("A2C", "actor_critic"),
+    "ppo": ("PPO", "actor_critic"),
+    "dqn": ("DQN", "dueling"),
+}
 
 
 def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> dict:
@@ -111,10 +117,9 @@ def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> d
     import tfpg
 
     task = TASKS[name]
-    with_value = issubclass(getattr(tfpg, AGENTS[algorithm]), tfpg.ActorCritic)
-    network = tfpg.networks.actor_critic if with_value else tfpg.networks.mlp
-    model = network(task.env, seed=seed, **changes["network"])
-    agent = getattr(tfpg, AGENTS[algorithm])(model, **changes["options"])
+    agent_class, network = AGENTS[algorithm]
+    model = getattr(tfpg.networks, network)(task.env, seed=seed, **changes["network"])
+    agent = getattr(tfpg, agent_class)(model, **changes["options"])
     if changes["optimizer"]:
         config = {**model.optimizer.get_config(), **changes["optimizer"]}
         model.compile(optimizer=keras.optimizers.Adam.from_config(config))

@@ -78,9 +78,10 @@ def agent_of(num_envs: int, num_steps: int, learning_rate: float = 2.5e-4):
     from tfpg.envs import functional
 
     env = functional.CartPole()
-    model = tfpg.networks.actor_critic(env, hidden=(64, 64), seed=0)
+    model = tfpg.networks.actor_critic(env, hidden=(64, 64), normalize=False, seed=0)
     model.compile(keras.optimizers.Adam(learning_rate, epsilon=1e-5, global_clipnorm=0.5))
-    agent = tfpg.PPO(model, num_envs=num_envs, num_steps=num_steps, entropy_coef=0.01)
+    sizes = {"num_envs": num_envs, "num_steps": num_steps, "epochs": 4, "minibatches": 4}
+    agent = tfpg.PPO(model, entropy_coef=0.01, reward_scale=1.0, **sizes)
     return agent, env
 
 

@@ -35,8 +35,9 @@ def ppo(num_envs: int, small: bool) -> float:
     from tfpg.envs import functional
 
     env = functional.CartPole()
-    model = tfpg.networks.actor_critic(env, hidden=(64, 64), seed=0)
-    agent = tfpg.PPO(model, num_envs=num_envs, num_steps=32)
+    model = tfpg.networks.actor_critic(env, hidden=(64, 64), normalize=False, seed=0)
+    updates = {"epochs": 4, "minibatches": 4, "reward_scale": 1.0}
+    agent = tfpg.PPO(model, num_envs=num_envs, num_steps=32, **updates)
     agent.fit(env, 1, seed=0, verbose=0)  # compiles
     iterations = 2 if small else max(20, 2_000_000 // (32 * num_envs))
     before, start = agent.env_steps, time.perf_counter()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 CARTPOLE = "CartPole-v1"
+UPDATES = {"epochs": 4, "minibatches": 4, "reward_scale": 1.0}
 
 
 def speed_of(agent: Any, env: Any, seconds: float) -> float:
@@ -36,8 +37,8 @@ def with_environments(num_envs: int, seconds: float) -> dict[str, float]:
 
     found = {}
     for name, env in (("steps/s", CARTPOLE), ("steps/s, functional", "functional/CartPole")):
-        model = tfpg.networks.actor_critic(env, hidden=(64, 64), seed=0)
-        agent = tfpg.PPO(model, num_envs=num_envs, num_steps=32)
+        model = tfpg.networks.actor_critic(env, hidden=(64, 64), normalize=False, seed=0)
+        agent = tfpg.PPO(model, num_envs=num_envs, num_steps=32, **UPDATES)
         found[name] = speed_of(agent, env, seconds)
     return found
 
@@ -68,8 +69,8 @@ def with_width(units: int, seconds: float) -> dict[str, float]:
     """PPO with 8 environments, 128 steps, 4 epochs of 4 minibatches, and two layers."""
     import tfpg
 
-    model = tfpg.networks.actor_critic(CARTPOLE, hidden=(units, units), seed=0)
-    agent = tfpg.PPO(model, num_envs=8, num_steps=128)
+    model = tfpg.networks.actor_critic(CARTPOLE, hidden=(units, units), normalize=False, seed=0)
+    agent = tfpg.PPO(model, num_envs=8, num_steps=128, **UPDATES)
     return {"parameters": model.count_params(), "steps/s": speed_of(agent, CARTPOLE, seconds)}
 
 

@@ -120,7 +120,9 @@ def test_the_updates_are_those_of_the_host_loop_on_the_same_rollout(algorithm, o
     compiled.jit_compile = False  # random numbers differ in XLA
     history = fit(compiled, 1)
     assert compiled.compiled_iterations is not None
-    logs = host.update(first_rollout(host, 3)[0])
+    data, _ = first_rollout(host, 3)
+    logs = host.update(data)
+    host.update_statistics([data], host.policy)
     for name, value in logs.items():
         assert history[name][0] == pytest.approx(value, rel=1e-3, abs=1e-5)
     for model, other in zip(compiled.models, host.models, strict=True):

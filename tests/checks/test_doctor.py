@@ -32,7 +32,7 @@ UNKNOWN_DEVICE = "CUDA_VISIBLE_DEVICES is '7': nvidia-smi -L lists the GPUs"
         ),
         (
             GPU | {"cuda": None},
-            "this TensorFlow was built without CUDA: pip install 'tfpg[gpu]'",
+            "this TensorFlow was built without CUDA: pip install 'tensorflow[and-cuda]'",
         ),
         (
             GPU | {"driver": False, "missing": ["libcudnn.so.9"]},
@@ -47,7 +47,7 @@ UNKNOWN_DEVICE = "CUDA_VISIBLE_DEVICES is '7': nvidia-smi -L lists the GPUs"
         (
             GPU | {"missing": ["libcublas.so.12", "libcudnn.so.9"], "visible_devices": "0"},
             "TensorFlow was built for CUDA 12.5.1 and does not find libcublas.so.12, "
-            "libcudnn.so.9: pip install 'tfpg[gpu]'",
+            "libcudnn.so.9: pip install 'tensorflow[and-cuda]'",
         ),
         (
             GPU | {"driver_error": 100, "missing": ["libcudnn.so.9"]},
@@ -103,8 +103,8 @@ def test_the_table_is_aligned():
 def test_missing_packages_come_with_the_command_that_installs_them():
     text = table(FACTS | {"versions": {"keras": None}, "optional": dict.fromkeys(OPTIONAL)})
     assert "keras        not installed: pip install 'keras" in text
-    for extra in ("atari", "box2d", "mujoco", "tensorboard"):
-        assert f"not installed: pip install 'tfpg[{extra}]'" in text
+    for package in ("ale-py", "'gymnasium[box2d]'", "'gymnasium[mujoco]'", "tensorboard"):
+        assert f"not installed: pip install {package}" in text
 
 
 def test_the_table_shows_gpus_and_how_their_memory_is_allocated():

@@ -239,4 +239,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(missing, c
     code = f"import sys; sys.modules[{missing!r}] = None; from tfpg.envs.make import *; {call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"ImportError: {message}: pip install 'tfpg[atari]'"
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"ImportError: {message}: pip install ale-py opencv-python-headless"
+    )

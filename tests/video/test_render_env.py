@@ -281,7 +281,9 @@ class TestOffScreen:
 class TestOpenGL:
     @pytest.fixture
     def mujoco(self):
-        pytest.importorskip("mujoco", reason="mujoco is not installed: pip install 'tfpg[mujoco]'")
+        pytest.importorskip(
+            "mujoco", reason="mujoco is not installed: pip install 'gymnasium[mujoco]'"
+        )
         if gl_library() is None:
             pytest.skip("there is neither EGL nor OSMesa")
 

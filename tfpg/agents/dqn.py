@@ -86,7 +86,7 @@ class DQN(OffPolicy):
         "online network after every update.",
     )
     epsilon: float | Callable[[float], float] = option(
-        default=linear(1.0, 0.05, 10_000),
+        default=linear(1.0, 0.05, 20_000),
         check=probability_schedule,
         help="Probability of a random action: a number or a schedule (see `tfpg.schedules`).",
     )
@@ -117,7 +117,7 @@ class DQN(OffPolicy):
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
         """Return Adam with gradients clipped at a norm of 10."""
-        return keras.optimizers.Adam(1e-3, global_clipnorm=10.0)
+        return keras.optimizers.Adam(5e-4, global_clipnorm=10.0)
 
     def build(self, policy: Policy) -> None:
         if policy.has_value:

@@ -66,13 +66,13 @@ class OffPolicy(Agent):
     )
     batch_size: int = option(default=64, check=count, help="Transitions per update.")
     learn_period: int = option(
-        default=64,
+        default=32,
         check=count,
         help="Environment steps between blocks of updates, over all environments: a multiple of "
         "num_envs. Reset-only steps count, too.",
     )
     updates_per_learn: int = option(
-        default=32, check=count, help="Updates made after every learn_period steps."
+        default=16, check=count, help="Updates made after every learn_period steps."
     )
     learning_starts: int = option(
         default=1000, check=count, help="Environment steps of random play before the first update."

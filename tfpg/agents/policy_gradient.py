@@ -150,7 +150,8 @@ class PolicyGradient(Agent):
         """
         logs = self.make_updates(data, order)
         rows = map_arrays(lambda x: tf.reshape(x[:-1], [-1, *x.shape[2:]]), data.observations)
-        counts = tf.reshape(data.mask, [-1])
+        # Nothing counts if nothing was learned.
+        counts = tf.reshape(tf.where(logs["returns_finite"], data.mask, 0.0), [-1])
         found = zip(self._statistics, batches, strict=True)
         return logs, [
             each.updated(seen, rows, tf.convert_to_tensor, counts) for each, seen in found

@@ -19,7 +19,7 @@ import numpy as np
 from tfpg.agents.actor_critic import ActorCritic
 from tfpg.agents.minibatches import Batch
 from tfpg.core.backend import keras, tf
-from tfpg.core.options import count, fraction, one_of, option, optional, positive
+from tfpg.core.options import count, option, optional, positive
 from tfpg.ops.policy_losses import clipped_surrogate_loss
 from tfpg.ops.value_losses import clipped_value_loss, value_loss
 
@@ -46,21 +46,9 @@ class PPO(ActorCritic):
     num_steps: int = option(
         default=128, check=count, help="Steps of each environment per iteration."
     )
-    epochs: int = option(default=4, check=count, help="Passes over the steps of an iteration.")
+    epochs: int = option(default=10, check=count, help="Passes over the steps of an iteration.")
     minibatches: int = option(
-        default=4, check=count, help="Minibatches per pass, with one update each."
-    )
-    gae_lambda: float = option(
-        default=0.95,
-        check=fraction,
-        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
-        "follow; 0 uses one reward and the next value estimate.",
-    )
-    standardize: str | None = option(
-        default="batch",
-        check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
-        "value function's targets are never standardized.",
+        default=8, check=count, help="Minibatches per pass, with one update each."
     )
     clip_ratio: float = option(
         default=0.2,
@@ -87,7 +75,7 @@ class PPO(ActorCritic):
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
         """Return Adam with gradients clipped at a norm of 0.5."""
-        return keras.optimizers.Adam(3e-4, epsilon=1e-5, global_clipnorm=0.5)
+        return keras.optimizers.Adam(1e-3, epsilon=1e-5, global_clipnorm=0.5)
 
     def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
         distribution, value = self.distribution_and_value(batch.inputs)

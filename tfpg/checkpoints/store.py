@@ -169,7 +169,7 @@ class Store:
         if header.get("format") != FORMAT:
             raise VersionSkewError(
                 f"{str(path)!r} has format {header.get('format')}, but this tfpg reads {FORMAT}: "
-                "resume with the version that wrote it, or pip install -U tfpg."
+                "resume with the version that wrote it, or update tfpg."
             )
         log: list[_LogFile] = []
         span = header["log"] or {"first": 0, "last": -1, "sha256": ""}

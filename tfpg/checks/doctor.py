@@ -32,7 +32,12 @@ from tfpg.video.writer import SUFFIXES
 
 REQUIRED = ("tensorflow", "keras", "gymnasium", "numpy")
 # Optional packages and the extras that install them.
-OPTIONAL = {"ale-py": "atari", "box2d": "box2d", "mujoco": "mujoco", "tensorboard": "tensorboard"}
+OPTIONAL = {  # and what to install
+    "ale-py": "ale-py opencv-python-headless",
+    "box2d": "'gymnasium[box2d]'",
+    "mujoco": "'gymnasium[mujoco]' packaging",
+    "tensorboard": "tensorboard",
+}
 TIMEOUT = 180.0  # seconds that TensorFlow has to answer
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -103,7 +108,7 @@ def why_no_gpu(gpu: dict[str, Any]) -> str:
     if visible is not None and _hides_all(visible):
         return f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides all GPUs: unset it"
     if cuda is None:
-        return "this TensorFlow was built without CUDA: pip install 'tfpg[gpu]'"
+        return "this TensorFlow was built without CUDA: pip install 'tensorflow[and-cuda]'"
     if not gpu.get("driver"):
         return (
             "there is a GPU, but its driver's library libcuda.so.1 cannot be loaded: install the "
@@ -121,7 +126,7 @@ def why_no_gpu(gpu: dict[str, Any]) -> str:
     if missing := gpu.get("missing"):
         return (
             f"TensorFlow was built for CUDA {cuda} and does not find {', '.join(missing)}: "
-            "pip install 'tfpg[gpu]'"
+            "pip install 'tensorflow[and-cuda]'"
         )
     if visible is not None:
         return unknown
@@ -145,8 +150,7 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def _install(name: str) -> str:
-    package = f"tfpg[{OPTIONAL[name]}]" if name in OPTIONAL else requirement(name)
-    return f"not installed: pip install '{package}'"
+    return f"not installed: pip install {OPTIONAL.get(name) or repr(requirement(name))}"
 
 
 def _device_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,7 @@ NOOP_MAX = 30
 STACK = 4
 
 _FRAMES_PER_SECOND = 60
+_INSTALL = "pip install ale-py opencv-python-headless"
 
 
 def register() -> None:
@@ -55,7 +56,7 @@ def register() -> None:
     try:
         import ale_py
     except ImportError as error:
-        raise ImportError("Atari games need ale-py: pip install 'tfpg[atari]'") from error
+        raise ImportError(f"Atari games need ale-py: {_INSTALL}") from error
     # Otherwise it prints a welcome message.
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
@@ -95,7 +96,7 @@ def make_game(
     try:
         import cv2  # noqa: F401
     except ImportError as error:
-        raise ImportError("A single Atari game needs OpenCV: pip install 'tfpg[atari]'") from error
+        raise ImportError(f"A single Atari game needs OpenCV: {_INSTALL}") from error
     # ALE's own limit would count the no-ops, unlike that of its vector environment.
     protocol = {"repeat_action_probability": 0.0, "max_num_frames_per_episode": None}
     env = gymnasium.make(env_id, frameskip=1, **{**protocol, **kwargs})

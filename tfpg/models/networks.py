@@ -192,7 +192,7 @@ def actor_critic(
     activation: str = "tanh",
     *,
     shared: bool = False,
-    normalize: bool = False,
+    normalize: bool = True,
     log_std: float = 0.0,
     seed: int | None = None,
     name: str | None = None,
@@ -231,7 +231,7 @@ def actor_critic(
 
 def dueling(
     env: EnvLike | Spaces,
-    hidden: Sequence[int] = (64, 64),
+    hidden: Sequence[int] = (128, 128),
     activation: str = "relu",
     *,
     normalize: bool = False,

@@ -12,6 +12,7 @@ from typing import Any
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
+from tfpg.core.options import options_of
 from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
 
 __all__ = [
@@ -26,6 +27,11 @@ __all__ = [
     "with_budget",
 ]
 
+# Options that determine how many iterations and updates a budget holds.
+_SIZES = (
+    *("num_envs", "num_steps", "epochs", "minibatches", "episodes_per_update"),
+    *("batch_size", "learn_period", "updates_per_learn", "learning_starts", "steps_per_iteration"),
+)
 # The iterations of a run whose length is not known in advance: its environment steps end it.
 _UNKNOWN = 100_000
 
@@ -47,14 +53,16 @@ def find(algorithm: str, env_id: str) -> Preset:
         100000
     """
     task = split_env_id(env_id)[0].removeprefix("functional/").removeprefix("envpool/")
-    for (name, env), preset in PRESETS.items():
+    agent_class = algorithm_class(algorithm)
+    own = getattr(agent_class, "default_preset", Preset(100_000, 1e-3))
+    preset: Preset = DEFAULTS.get(algorithm, own)
+    if is_atari(env_id):
+        preset = ATARI.get(algorithm, preset)
+    for (name, env), each in PRESETS.items():
         if name == algorithm and same_env(env, task):
-            return preset
-    if is_atari(env_id) and algorithm in ATARI:
-        return ATARI[algorithm]
-    if algorithm in DEFAULTS:
-        return DEFAULTS[algorithm]
-    return getattr(algorithm_class(algorithm), "default_preset", Preset(100_000, 1e-3, {}))
+            preset = each
+    sizes = {name: each.default for name, each in options_of(agent_class).items() if name in _SIZES}
+    return preset._replace(options={**sizes, **preset.options})
 
 
 def with_budget(preset: Preset, env_steps: int) -> Preset:
@@ -69,7 +77,7 @@ def with_budget(preset: Preset, env_steps: int) -> Preset:
     """
     options = dict(preset.options)
     if "steps_per_iteration" in options:
-        period, num_envs = options["learn_period"], options.get("num_envs", 8)
+        period, num_envs = options["learn_period"], options["num_envs"]
         warm_up = max(min(env_steps // 2, env_steps - period), num_envs)
         options["learning_starts"] = min(options["learning_starts"], warm_up // num_envs * num_envs)
         rounds = max((env_steps - options["learning_starts"]) // period, 1)
@@ -87,7 +95,7 @@ def iterations_of(preset: Preset) -> int:
         left = preset.env_steps - options["learning_starts"]
         return max(1, left // options["steps_per_iteration"])
     if "num_steps" in options:
-        return max(1, preset.env_steps // (options.get("num_envs", 8) * options["num_steps"]))
+        return max(1, preset.env_steps // (options["num_envs"] * options["num_steps"]))
     return _UNKNOWN
 
 

@@ -24,7 +24,7 @@ class Preset(NamedTuple):
 
     env_steps: int  # the budget
     learning_rate: float  # of Adam
-    options: Mapping[str, Any]  # of the agent
+    options: Mapping[str, Any] = {}  # of the agent
     network: Mapping[str, Any] = {}  # arguments of the architecture
     architecture: str | None = None  # a function of tfpg.networks; None: mlp or actor_critic
     critic: Mapping[str, Any] | None = None  # arguments of tfpg.networks.critic for a value_model
@@ -78,7 +78,15 @@ PRESETS: dict[tuple[str, str], Preset] = {
         learning_rate=3e-3,
         adam=_ADAM,
         anneal=True,
-        options={"num_envs": 8, "num_steps": 16, "gae_lambda": 0.95, "standardize": "batch"},
+        network={"normalize": False},
+        options={
+            "reward_scale": 1.0,
+            "entropy_coef": 0.0,
+            "num_envs": 8,
+            "num_steps": 16,
+            "gae_lambda": 0.95,
+            "standardize": "batch",
+        },
         score=Score(500.0, 492.0, 500.0),
     ),
     ("ppo", "CartPole-v1"): Preset(
@@ -86,7 +94,10 @@ PRESETS: dict[tuple[str, str], Preset] = {
         learning_rate=1e-3,
         adam=_ADAM,
         anneal=True,
+        network={"normalize": False},
         options={
+            "reward_scale": 1.0,
+            "entropy_coef": 0.0,
             "num_envs": 8,
             "num_steps": 32,
             "epochs": 20,
@@ -103,6 +114,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
         anneal=True,
         network={"normalize": True},
         options={
+            "reward_scale": 1.0,
+            "entropy_coef": 0.0,
             "num_envs": 16,
             "num_steps": 256,
             "epochs": 10,
@@ -117,6 +130,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         learning_rate=1e-3,
         adam=_ADAM,
         anneal=True,
+        network={"normalize": False},
         options={
             "num_envs": 16,
             "num_steps": 256,
@@ -134,7 +148,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
         learning_rate=1e-3,
         adam=_ADAM,
         anneal=True,
+        network={"normalize": False},
         options={
+            "entropy_coef": 0.0,
             "num_envs": 16,
             "num_steps": 128,
             "epochs": 10,
@@ -151,6 +167,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         adam=_ADAM,
         network={"normalize": True, "log_std": 1.0},
         options={
+            "entropy_coef": 0.0,
             "num_envs": 8,
             "num_steps": 256,
             "epochs": 10,
@@ -246,48 +263,12 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
 }
 
-# For environments without a measured preset.
+# For environments without a measured preset: the defaults of the agents and their optimizers.
 DEFAULTS: dict[str, Preset] = {
-    "reinforce": Preset(
-        env_steps=1_000_000, learning_rate=0.01, options={"episodes_per_update": 32}
-    ),
-    "a2c": Preset(
-        env_steps=1_000_000,
-        learning_rate=1e-3,
-        adam=_ADAM,
-        network={"normalize": True},
-        options={
-            "num_envs": 8,
-            "num_steps": 16,
-            "gae_lambda": 0.95,
-            "standardize": "batch",
-            "reward_scale": "auto",
-        },
-    ),
-    "ppo": Preset(
-        env_steps=1_000_000,
-        learning_rate=3e-4,
-        adam=_ADAM,
-        anneal=True,
-        network={"normalize": True},
-        options={"num_steps": 256, "epochs": 10, "minibatches": 32, "reward_scale": "auto"},
-    ),
-    "dqn": Preset(
-        env_steps=200_000,
-        learning_rate=5e-4,
-        adam=_Q_ADAM,
-        network={"hidden": (128, 128)},
-        architecture="dueling",
-        options={
-            "batch_size": 64,
-            "learn_period": 32,
-            "updates_per_learn": 16,
-            "target_update_period": 128,
-            "epsilon": linear(1.0, 0.05, 20_000),
-            "learning_starts": 1000,
-            "steps_per_iteration": 1024,
-        },
-    ),
+    "reinforce": Preset(env_steps=1_000_000, learning_rate=0.01),
+    "a2c": Preset(env_steps=1_000_000, learning_rate=1e-3, adam=_ADAM),
+    "ppo": Preset(env_steps=1_000_000, learning_rate=1e-3, adam=_ADAM),
+    "dqn": Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling"),
 }
 
 
