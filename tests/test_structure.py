@@ -21,7 +21,7 @@ TIERS = [
     ["models"],
     ["rollouts"],
     ["video", "callbacks", "agents"],
-    ["checks"],
+    ["checks", "sharing"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -34,7 +34,7 @@ SIDEWAYS = {
 }
 # Importing these takes seconds or needs a system package: only inside the function that does.
 LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "Xlib"}
-LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython"}
+LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython", "onnx", "onnxruntime", "tf2onnx"}
 
 
 def module_name(path):
@@ -107,7 +107,8 @@ def test_a_module_name_occurs_once():
     assert not {name for name, count in counts.items() if count > 1}
 
 
-LIGHT = {"core", "ops", "envs", "checkpoints", "checks", "cli", "errors", "schedules"}
+LIGHT = {"core", "ops", "envs", "checkpoints", "checks", "cli", "sharing"}
+LIGHT |= {"errors", "schedules"}
 
 
 def modules_after(imports):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tfpg.models.policy import Policy
     from tfpg.models.saving import load_model, save_model
     from tfpg.rollouts.evaluation import evaluate
+    from tfpg.sharing.export import export
     from tfpg.video.notebook import show
     from tfpg.video.record import frames, record
 
@@ -49,6 +50,7 @@ __all__ = [
     "callbacks",
     "check_env",
     "evaluate",
+    "export",
     "frames",
     "load_model",
     "networks",
@@ -77,6 +79,7 @@ __getattr__, __dir__ = lazy_names(
         "callbacks": "tfpg.callbacks",
         "check_env": "tfpg.checks.env_checks:check_env",
         "evaluate": "tfpg.rollouts.evaluation:evaluate",
+        "export": "tfpg.sharing.export:export",
         "frames": "tfpg.video.record:frames",
         "load_model": "tfpg.models.saving:load_model",
         "networks": "tfpg.models.networks",

@@ -1,5 +1,5 @@
-"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``check``, ``bench``,
-``doctor``.
+"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``export``, ``check``,
+``bench``, ``doctor``.
 
 Arguments are parsed without TensorFlow, so help and usage errors appear at once.
 """
@@ -22,6 +22,7 @@ _COMMANDS = {
     "resume": "Resume a stopped training run.",
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",
+    "export": "Write a file that acts without tfpg.",
     "check": "Find problems in an environment.",
     "bench": "Measure the speed of training.",
     "verify-resume": "Kill a run, resume it, and compare the results.",

@@ -12,7 +12,6 @@ from typing import Any
 import tfpg
 from tfpg.agents import presets
 from tfpg.checkpoints.store import Store
-from tfpg.cli import runs
 from tfpg.cli.reporting import message
 from tfpg.core import signals
 from tfpg.core.backend import import_quietly, keras
@@ -20,6 +19,7 @@ from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.schedules import IN_THE_END
+from tfpg.sharing import runs
 
 
 class Training:

@@ -12,7 +12,6 @@ import click
 
 from tfpg.agents import presets
 from tfpg.agents.registry import algorithm_class, algorithm_names
-from tfpg.cli import runs
 from tfpg.cli.command import (
     ClickCommand,
     Command,
@@ -40,6 +39,7 @@ from tfpg.core.options import (
     whole,
 )
 from tfpg.envs import has_own_vectorization, render_modes, split_env_id
+from tfpg.sharing import runs
 
 VERBOSE = (
     "0: silent. 1: progress bar. 2: one line per iteration. [default: 1 in a terminal, else 2]"

@@ -75,7 +75,8 @@ def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None
     if isinstance(space, spaces.Discrete):
         return _one_hot(_from_zero(observations, space.start), int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
-        columns = _with_shape(_from_zero(observations, space.start), len(space.shape), (space.nvec.size,))
+        codes = _from_zero(observations, space.start)
+        columns = _with_shape(codes, len(space.shape), (space.nvec.size,))
         parts = [_one_hot(columns[..., d], int(n)) for d, n in enumerate(space.nvec.ravel())]
         return xp.concatenate(parts)
     return xp.cast(_numbers(observations), np.float32)

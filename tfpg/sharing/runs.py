@@ -22,7 +22,13 @@ import tfpg
 from tfpg.agents import ALGORITHMS
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.manager import versions
-from tfpg.core.files import atomic_write, describe_write_error, locked_folder, read_json
+from tfpg.core.files import (
+    atomic_write,
+    describe_write_error,
+    is_empty_folder,
+    locked_folder,
+    read_json,
+)
 from tfpg.core.options import check_names, options_of
 from tfpg.envs import join_env_id, same_env
 from tfpg.models.safe_loading import check_model_file
@@ -104,7 +110,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def is_free(folder: Path) -> bool:
     """Return whether a folder can become a new run: it does not exist, or it is empty."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    return not folder.exists() or is_empty_folder(folder)
 
 
 def unfinished_command(folder: Path) -> str:
