@@ -1,5 +1,6 @@
 """Exported policies act like the originals, in the runtimes that people play them with."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -412,3 +413,14 @@ def test_python_exports_a_run_like_the_command(folder, tmp_path):
     model = tfpg.load_model(folder / "run/model.keras")
     actions = played(exported.path, {"observation": x})
     np.testing.assert_array_equal(actions, np.argmax(model(x), axis=-1))
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_plays_without_tensorflow(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/sharing.md").read_text()
+    train, play = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    train = re.sub(r"iterations=\d+", "iterations=2", train)
+    for code in (train, play + LIGHT):
+        done = run(sys.executable, "-c", code, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 8

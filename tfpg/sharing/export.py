@@ -218,7 +218,7 @@ def _compare(
         if getattr(policy.head, "squash", False):
             space = cast(spaces.Box, policy.action_space)
             scale = np.maximum(scale, space.high - space.low)
-        agree = difference <= tolerance * scale
+        agree = difference <= max(tolerance, np.finfo(expected.dtype).eps) * scale
     else:
         agree = difference == 0
         rows = np.flatnonzero(~agree.reshape(len(agree), -1).all(axis=1))
