@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tfpg
 from tfpg.agents import ALGORITHMS
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.manager import versions
@@ -31,6 +30,7 @@ from tfpg.core.files import (
 )
 from tfpg.core.options import check_names, options_of
 from tfpg.envs import join_env_id, same_env
+from tfpg.models.policy import Policy
 from tfpg.models.safe_loading import check_model_file
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
@@ -97,7 +97,7 @@ def read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     try:
         check_names(config, [x.name for x in dataclasses.fields(RunConfig)], "entry")
-        check_names(dict(config["head"]), inspect.signature(tfpg.Policy).parameters, "head option")
+        check_names(dict(config["head"]), inspect.signature(Policy).parameters, "head option")
         if config.get("algorithm", ALGORITHMS[0]) in ALGORITHMS:  # not of a module to import
             agents = map(algorithm_class, ALGORITHMS)
             known = {name: None for agent in agents for name in options_of(agent)}
