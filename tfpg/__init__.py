@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tfpg.models.saving import load_model, save_model
     from tfpg.rollouts.evaluation import evaluate
     from tfpg.sharing.export import export
+    from tfpg.sharing.loading import load_agent
     from tfpg.video.notebook import show
     from tfpg.video.record import frames, record
 
@@ -52,6 +53,7 @@ __all__ = [
     "evaluate",
     "export",
     "frames",
+    "load_agent",
     "load_model",
     "networks",
     "presets",
@@ -81,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "evaluate": "tfpg.rollouts.evaluation:evaluate",
         "export": "tfpg.sharing.export:export",
         "frames": "tfpg.video.record:frames",
+        "load_agent": "tfpg.sharing.loading:load_agent",
         "load_model": "tfpg.models.saving:load_model",
         "networks": "tfpg.models.networks",
         "presets": "tfpg.agents.presets",

@@ -43,8 +43,9 @@ class Export(SavedModel):
         out = self.out
         if out is None:
             assert format is not None
-            stem = "policy" if self.run_or_model.is_dir() else source.model.stem
-            out = source.model.with_name(stem + (SUFFIXES[format] or "_saved_model"))
+            given = self.run_or_model
+            place = given / "policy" if given.is_dir() else given.with_suffix("")
+            out = place.with_name(place.name + (SUFFIXES[format] or "_saved_model"))
         import_quietly()
         from tfpg.sharing.export import export
 

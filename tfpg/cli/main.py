@@ -1,5 +1,5 @@
-"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``export``, ``check``,
-``bench``, ``doctor``.
+"""The command line: ``tfpg train``, ``resume``, ``evaluate``, ``record``, ``export``, ``pack``,
+``check``, ``bench``, ``doctor``.
 
 Arguments are parsed without TensorFlow, so help and usage errors appear at once.
 """
@@ -23,6 +23,7 @@ _COMMANDS = {
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",
     "export": "Write a file that acts without tfpg.",
+    "pack": "Pack a run to share it.",
     "check": "Find problems in an environment.",
     "bench": "Measure the speed of training.",
     "verify-resume": "Kill a run, resume it, and compare the results.",

@@ -17,7 +17,7 @@ class SavedModel(EnvArguments, Command):
 
     section = "Model options"
 
-    run_or_model: Path = argument("Run folder or .keras file.")
+    run_or_model: Path = argument("Run folder, pack, or .keras file.")
     env: str | None = setting("Gymnasium id. [default: the run's]")  # type: ignore[assignment]
     epsilon: float | None = setting(
         "Probability of a random action, for a Q-network that samples actions.",
@@ -38,7 +38,7 @@ class SavedModel(EnvArguments, Command):
         """Return a saved model and how to play it.
 
         Args:
-            given: Run folder or .keras file.
+            given: Run folder, pack, or .keras file.
             env: Environment id. None: that of the run.
         """
         names = ("positive_action", "squash", "epsilon")

@@ -18,7 +18,6 @@ from tfpg.core.backend import import_quietly, keras
 from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
-from tfpg.schedules import IN_THE_END
 from tfpg.sharing import runs
 
 
@@ -255,12 +254,8 @@ def preset_of(command: Any) -> presets.Preset:
         network["dueling"] = command.dueling
     if architecture == "nature_cnn":
         network = nature_cnn_network(network)
-    if command.model and "learning_starts" in options:
-        # The model has already explored: continue with the last epsilon, after one batch.
-        if "epsilon" not in command.agent_options and callable(options.get("epsilon")):
-            options["epsilon"] = options["epsilon"](IN_THE_END)
-        if "learning_starts" not in command.agent_options:
-            options["learning_starts"] = options["batch_size"]
+    if command.model:
+        options = {**presets.continued(options), **command.agent_options}
     preset = preset._replace(options=options, network=network, architecture=architecture)
     if command.env_steps:
         preset = presets.with_budget(preset, command.env_steps)

@@ -128,17 +128,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike, marker: str) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike, marker: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder, and rename it to ``path`` if the block succeeds.
 
     If the block raises, the temporary folder is removed and ``path`` is unchanged.
 
     Args:
         path: Path of the folder to write. Its parent must exist.
-        marker: The name of a file in every folder of this kind. Other folders are not replaced.
+        marker: The name of a file in folders that may be replaced. None: none may, unless empty.
 
     Raises:
-        FileExistsError: There is a file, or a folder of another kind.
+        FileExistsError: There is a file, or a folder that may not be replaced.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as parent:
@@ -150,7 +150,8 @@ def atomic_folder(path: str | os.PathLike, marker: str) -> Iterator[Path]:
     path = Path(path)
     if not path.is_dir():
         check_writable(path)
-    if path.exists() and not (path / marker).is_file() and not is_empty_folder(path):
+    replaceable = is_empty_folder(path) or (marker is not None and (path / marker).is_file())
+    if path.exists() and not replaceable:
         raise FileExistsError(f"{str(path)!r} holds something else: choose another path.")
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
     try:

@@ -29,9 +29,10 @@ from tfpg.core.files import (
     read_json,
 )
 from tfpg.core.options import check_names, options_of
-from tfpg.envs import join_env_id, same_env
+from tfpg.envs import join_env_id, same_env, split_env_id
 from tfpg.models.policy import Policy
 from tfpg.models.safe_loading import check_model_file
+from tfpg.sharing.unpacking import unpacked
 
 CONFIG, METRICS, MODEL, LAST = "config.json", "metrics.csv", "model.keras", "last.keras"
 CHECKPOINTS, START = "checkpoints", "start.keras"
@@ -201,7 +202,9 @@ class Source(NamedTuple):
     env: str
     head: dict[str, Any]
     max_steps: int | None
-    trained_in: str | None = None
+    trained_in: str | None
+    config: dict[str, Any]
+    pack: Path | None = None  # the zip file that the model was unpacked from
 
 
 def find_model(
@@ -210,10 +213,10 @@ def find_model(
     head: Mapping[str, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Return the model that a run folder or a ``.keras`` file names, and how to play it.
+    """Return the model that a run, a pack or a ``.keras`` file names, and how to play it.
 
     Args:
-        given: A run folder, or a ``.keras`` file in one or anywhere else.
+        given: A run folder, a pack, or a ``.keras`` file in one or anywhere else.
         env: Environment id. None: the run's.
         head: Options of the policy, which take precedence over the run's.
         env_kwargs: Keyword arguments of the environment, which take precedence over the run's.
@@ -225,10 +228,14 @@ def find_model(
     given = Path(given)
     if not given.exists():
         raise FileNotFoundError(
-            f"No run or model at {str(given)!r}: pass a run folder or a .keras file."
+            f"No run or model at {str(given)!r}: pass a run folder, a pack, or a .keras file."
         )
+    pack = given if given.suffix == ".zip" else None
+    given = given if pack is None else unpacked(pack)
     config = _config_of(given)
     trained_in, max_steps = config.get("env"), config.get("max_steps")
+    if env is None and trained_in and "command" not in config:
+        _check_no_module(trained_in, pack or given)
     env = env or trained_in
     if env is None:
         raise ValueError(f"The environment of {str(given)!r} is not known: add --env ID.")
@@ -236,7 +243,17 @@ def find_model(
     if not (trained_in and same_env(env, trained_in)):
         max_steps = None  # it belongs to the environment, the head to the model
     model = check_model_file(given / MODEL if given.is_dir() else given)
-    return Source(model, env, {**config.get("head", {}), **(head or {})}, max_steps, trained_in)
+    head = {**config.get("head", {}), **(head or {})}
+    return Source(model, env, head, max_steps, trained_in, config, pack)
+
+
+def _check_no_module(env: str, pack: Path) -> None:
+    """Raise if making the environment of somebody's pack would import a module."""
+    if ":" in split_env_id(env)[0]:
+        raise ValueError(
+            f"{str(pack)!r} is for {env!r}, and making that imports a module. If you trust the "
+            "module, pass the environment with --env or env=."
+        )
 
 
 def _config_of(given: Path) -> dict[str, Any]:
@@ -244,8 +261,8 @@ def _config_of(given: Path) -> dict[str, Any]:
     if given.is_dir():
         if not (given / CONFIG).is_file():
             raise FileNotFoundError(
-                f"{str(given)!r} is not a run: it has no {CONFIG}. Pass a run folder or a .keras "
-                "file."
+                f"{str(given)!r} is not a run: it has no {CONFIG}. Pass a run folder, a pack, or a "
+                ".keras file."
             )
         return read_config(given / CONFIG)
     if (given.parent / CONFIG).is_file():

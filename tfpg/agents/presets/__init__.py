@@ -7,12 +7,14 @@ the best training return within the budget. ``python benchmarks/scores.py`` prin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
 from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
+from tfpg.schedules import IN_THE_END
 
 __all__ = [
     "ATARI",
@@ -20,6 +22,7 @@ __all__ = [
     "PRESETS",
     "Preset",
     "Score",
+    "continued",
     "find",
     "iterations_of",
     "make_agent",
@@ -55,6 +58,24 @@ def find(algorithm: str, env_id: str) -> Preset:
     if algorithm in DEFAULTS:
         return DEFAULTS[algorithm]
     return getattr(algorithm_class(algorithm), "default_preset", Preset(100_000, 1e-3, {}))
+
+
+def continued(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with which a trained model is trained further.
+
+    A DQN has already explored: it continues with the last epsilon, after one batch.
+
+    Example:
+        >>> options = continued(find("dqn", "CartPole-v1").options)
+        >>> options["epsilon"], options["learning_starts"] == options["batch_size"]
+        (0.01, True)
+    """
+    options = dict(options)
+    if "learning_starts" in options:
+        options["learning_starts"] = options["batch_size"]
+        if callable(options.get("epsilon")):
+            options["epsilon"] = options["epsilon"](IN_THE_END)
+    return options
 
 
 def with_budget(preset: Preset, env_steps: int) -> Preset:
