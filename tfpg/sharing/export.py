@@ -120,16 +120,17 @@ def export(
     format = _format_of(path, format)
     require_packages(format)
     policy, env = _policy_in(policy, env)
-    folder = format == "saved_model"
-    with atomic_folder(path, "saved_model.pb") if folder else atomic_write(path) as temporary:
+    writing = (
+        atomic_folder(path, "saved_model.pb") if format == "saved_model" else atomic_write(path)
+    )
+    with _full_precision(), writing as temporary:
         program = trace(policy, sampled)
-        rng = np.random.default_rng(seed)
-        noise = policy.head.noise(rng, steps) if sampled else None
-        with _full_precision():
-            observations = _observations(policy, env, steps, seed, sampled)
-            decision = policy.actor()(observations, noise)
+        noise = policy.head.noise(np.random.default_rng(seed), steps) if sampled else None
+        observations = _observations(policy, env, steps, seed, sampled)
+        decision = policy.actor()(observations, noise)
         inputs = {
-            k: observations if v is None else observations[v] for k, v in program.keys.items()
+            name: observations if key is None else observations[key]
+            for name, key in program.keys.items()
         }
         inputs.update({NOISE: noise} if sampled else {})
         actions = write_and_play(program, temporary, format, inputs)
@@ -169,7 +170,7 @@ def _policy_in(policy: Any, env: EnvLike | None) -> tuple[Policy, EnvLike | None
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute without TF32, with which GPUs multiply, and the runtimes do not."""
+    """Compute without TF32, with which TensorFlow multiplies on GPUs, and the runtimes do not."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:

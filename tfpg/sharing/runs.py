@@ -230,7 +230,7 @@ def find_model(
         raise FileNotFoundError(
             f"No run or model at {str(given)!r}: pass a run folder, a pack, or a .keras file."
         )
-    pack = given if given.suffix == ".zip" else None
+    pack = given if given.suffix == ".zip" and not given.is_dir() else None
     given = given if pack is None else unpacked(pack)
     config = _config_of(given)
     trained_in, max_steps = config.get("env"), config.get("max_steps")

@@ -66,9 +66,9 @@ def continued(options: Mapping[str, Any]) -> dict[str, Any]:
     A DQN has already explored: it continues with the last epsilon, after one batch.
 
     Example:
-        >>> options = continued(find("dqn", "CartPole-v1").options)
-        >>> options["epsilon"], options["learning_starts"] == options["batch_size"]
-        (0.01, True)
+        >>> from tfpg.schedules import linear
+        >>> continued({"epsilon": linear(1, 0.1, 100), "learning_starts": 999, "batch_size": 64})
+        {'epsilon': 0.1, 'learning_starts': 64, 'batch_size': 64}
     """
     options = dict(options)
     if "learning_starts" in options:
