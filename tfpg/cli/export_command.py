@@ -8,7 +8,6 @@ from tfpg.cli.command import click_command, setting
 from tfpg.cli.playing import SavedModel
 from tfpg.core.backend import import_quietly
 from tfpg.core.memory import readable_bytes
-from tfpg.core.messages import number
 from tfpg.core.options import count, one_of, positive, whole
 from tfpg.envs import spaces_of
 from tfpg.sharing.programs import SUFFIXES
@@ -59,7 +58,7 @@ class Export(SavedModel):
             seed=self.seed,
             tolerance=self.tolerance,
         )
-        within = f", within {number(exported.difference)}" if exported.difference else ""
+        within = f", within {exported.difference:.0e}" if exported.difference else ""
         print(
             f"{exported.path}  ({readable_bytes(exported.bytes)}; equal actions for "
             f"{exported.steps:,} observations{within})"
