@@ -22,7 +22,7 @@ TIERS = [
     ["rollouts"],
     ["video", "callbacks", "agents"],
     ["results"],
-    ["checks"],
+    ["checks", "sharing"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -35,7 +35,7 @@ SIDEWAYS = {
 }
 # Importing these takes seconds or needs a system package: only inside the function that does.
 LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "Xlib"}
-LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython"}
+LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython", "onnx", "onnxruntime", "tf2onnx"}
 
 
 def module_name(path):
@@ -108,7 +108,7 @@ def test_a_module_name_occurs_once():
     assert not {name for name, count in counts.items() if count > 1}
 
 
-LIGHT = {"core", "ops", "envs", "checkpoints", "results", "checks", "cli"}
+LIGHT = {"core", "ops", "envs", "checkpoints", "results", "checks", "cli", "sharing"}
 LIGHT |= {"errors", "schedules"}
 
 

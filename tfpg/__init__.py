@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tfpg.results.comparison import compare
     from tfpg.results.learning_curves import plot
     from tfpg.rollouts.evaluation import evaluate
+    from tfpg.sharing.export import export
+    from tfpg.sharing.loading import load_agent
     from tfpg.video.notebook import show
     from tfpg.video.record import frames, record
 
@@ -52,7 +54,9 @@ __all__ = [
     "check_env",
     "compare",
     "evaluate",
+    "export",
     "frames",
+    "load_agent",
     "load_model",
     "networks",
     "plot",
@@ -82,7 +86,9 @@ __getattr__, __dir__ = lazy_names(
         "check_env": "tfpg.checks.env_checks:check_env",
         "compare": "tfpg.results.comparison:compare",
         "evaluate": "tfpg.rollouts.evaluation:evaluate",
+        "export": "tfpg.sharing.export:export",
         "frames": "tfpg.video.record:frames",
+        "load_agent": "tfpg.sharing.loading:load_agent",
         "load_model": "tfpg.models.saving:load_model",
         "networks": "tfpg.models.networks",
         "plot": "tfpg.results.learning_curves:plot",

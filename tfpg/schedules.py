@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -83,6 +84,20 @@ def exponential(start: float, end: float, rate: float) -> Schedule:
     if not 0 <= rate < math.inf:
         raise ValueError(f"rate must be a finite number of at least 0, got {rate!r}.")
     return Schedule(partial(_exponential, start, end, rate), f"exponential({start}, {end}, {rate})")
+
+
+def from_text(value: Any) -> Any:
+    """Return the schedule that a text is the ``repr`` of, and anything else as it is.
+
+    Example:
+        >>> from_text("linear(1.0, 0.5, 1000)")(500), from_text("auto"), from_text(0.1)
+        (0.75, 'auto', 0.1)
+    """
+    call = re.fullmatch(r"(linear|exponential)\(([^,]+), ([^,]+), ([^,]+)\)", str(value))
+    if call is None:
+        return value
+    name, *numbers = call.groups()
+    return {"linear": linear, "exponential": exponential}[name](*map(float, numbers))
 
 
 def probability_schedule(value: Any) -> Callable[[float], float]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
+from kinds import BOX, HEADS, X, model_of
 from stub_env import OBSERVATIONS, stub_env
 
 import tfpg
@@ -22,36 +23,6 @@ from tfpg.models.heads import (
 from tfpg.models.policy import Policy
 
 layers = keras.layers
-BOX = spaces.Box(np.array([-1, 0, -5], "float32"), np.array([1, 2, 5], "float32"))
-X = np.random.default_rng(0).normal(0, 3, (64, 3)).astype("float32")
-
-INTEGERS = spaces.Box(-2, 2, (2,), np.int64)
-SMALL = spaces.Box(-0.1, 0.1, (2, 1), np.float64)
-CHOICES = spaces.MultiDiscrete([3, 2, 4], start=[5, -1, 0])
-
-# Action space, outputs, last activation, options, and the shape of an action as it is learned.
-# The head is that of the first word of the name.
-CASES = {
-    "bernoulli": (spaces.Discrete(2), 1, None, {}, ()),
-    "bernoulli sigmoid": (spaces.Discrete(2, start=-1), 1, "sigmoid", {}, ()),
-    "bernoulli 0": (spaces.Discrete(2), 1, "sigmoid", {"positive_action": 0}, ()),
-    "categorical": (spaces.Discrete(4), 4, "linear", {}, ()),
-    "categorical softmax": (spaces.Discrete(4, start=-2), 4, "softmax", {}, ()),
-    "categorical int32": (spaces.Discrete(2, dtype=np.int32), 2, None, {}, ()),
-    "q-values": (spaces.Discrete(4, start=-2), 4, None, {"epsilon": 0.3}, ()),
-    "choices": (CHOICES, 9, None, {}, (3,)),
-    "choices 2d": (spaces.MultiDiscrete([[3, 2], [2, 2]]), 9, None, {}, (4,)),
-    "bits": (spaces.MultiBinary(3), 3, None, {}, (3,)),
-    "bits sigmoid": (spaces.MultiBinary(3), 3, "sigmoid", {}, (3,)),
-    "bits 2d": (spaces.MultiBinary([2, 3]), 6, None, {}, (6,)),
-    "gaussian": (BOX, 6, None, {}, (3,)),
-    "gaussian own log_std": (BOX, 3, None, {"log_std": -0.5}, (3,)),
-    "gaussian 2d": (spaces.Box(-1, 1, (2, 2), np.float64), 8, None, {}, (4,)),
-    "gaussian integers": (INTEGERS, 4, None, {}, (2,)),
-    "gaussian squashed": (BOX, 6, None, {"squash": True}, (3,)),
-    "gaussian squashed own log_std": (BOX, 3, None, {"squash": True}, (3,)),
-    "gaussian squashed 2d": (SMALL, 4, None, {"squash": True}, (2,)),
-}
 KINDS = {
     "bernoulli": BernoulliHead,
     "categorical": CategoricalHead,
@@ -60,17 +31,12 @@ KINDS = {
     "bits": MultiBinaryHead,
     "gaussian": GaussianHead,
 }
-cases = pytest.mark.parametrize("name", CASES)
-
-
-def model_of(outputs, activation=None):
-    stack = [keras.Input((3,)), layers.Dense(8, "tanh"), layers.Dense(outputs, activation)]
-    return keras.Sequential(stack)
+cases = pytest.mark.parametrize("name", HEADS)
 
 
 @functools.cache
 def policy_for(name, acting="numpy"):
-    space, outputs, activation, options, _ = CASES[name]
+    space, outputs, activation, options, _ = HEADS[name]
     keras.utils.set_random_seed(1)
     return Policy(model_of(outputs, activation), stub_env(space), acting=acting, **options)
 
@@ -85,7 +51,7 @@ def noise_for(policy):
 
 @cases
 def test_the_head_follows_from_the_space_and_the_outputs(name):
-    *_, activation, _, action_shape = CASES[name]
+    *_, activation, _, action_shape = HEADS[name]
     head = policy_for(name).head
     assert type(head) is KINDS[name.split()[0]]
     assert head.from_logits is (activation not in ("sigmoid", "softmax"))
@@ -95,7 +61,7 @@ def test_the_head_follows_from_the_space_and_the_outputs(name):
 
 @cases
 def test_played_actions_belong_to_the_action_space(name):
-    policy, space = policy_for(name), CASES[name][0]
+    policy, space = policy_for(name), HEADS[name][0]
     for deterministic in (True, False):
         for action in policy.act(X, deterministic=deterministic, seed=3):
             assert space.contains(action), (action, action.dtype)
@@ -106,7 +72,7 @@ def test_numpy_and_tensorflow_choose_the_same_actions(name):
     policies = [policy_for(name, acting) for acting in ("numpy", "tensorflow")]
     for noise in (None, noise_for(policies[0])):
         decisions = [policy.actor()(X, noise) for policy in policies]
-        assert decisions[0].actions.shape == (64, *CASES[name][-1])
+        assert decisions[0].actions.shape == (64, *HEADS[name][-1])
         for actions in zip(*[(d.actions, d.env_actions) for d in decisions], strict=True):
             np.testing.assert_allclose(*actions, atol=1e-5)
 
@@ -123,7 +89,7 @@ def test_acting_and_learning_agree_on_the_log_probability(name):
 
 @cases
 def test_networks_have_the_outputs_that_a_head_reads(name):
-    space = CASES[name][0]
+    space = HEADS[name][0]
     model = tfpg.networks.mlp((OBSERVATIONS, space), hidden=(8,), seed=0)
     assert Policy(model, stub_env(space)).acting == "numpy"
     model = tfpg.networks.actor_critic((OBSERVATIONS, space), hidden=(8,), seed=0)
@@ -155,7 +121,7 @@ def test_a_wrong_number_of_outputs_says_what_would_fit(space, outputs, message):
 def test_q_values_need_discrete_actions_and_policies_do_not():
     assert supports(spaces.Discrete(2), q_values=True)
     assert not supports(BOX, q_values=True)
-    assert [supports(CASES[name][0]) for name in CASES] == [True] * len(CASES)
+    assert [supports(HEADS[name][0]) for name in HEADS] == [True] * len(HEADS)
     assert not supports(spaces.Text(3))
 
 

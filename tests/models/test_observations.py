@@ -4,43 +4,17 @@ import gymnasium
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from gymnasium import spaces
+from kinds import CAMERA, MIXED, SPACES, sample
 from stub_env import stub_env
 
 import tfpg
+from tfpg.core.arrays import map_arrays
 from tfpg.models.observations import encode, input_dtype, input_shape
 from tfpg.models.policy import Policy
 
 layers = keras.layers
-CAMERA = spaces.Box(0, 255, (6, 5, 3), np.uint8)
-MIXED = spaces.Dict(
-    {
-        "speed": spaces.Box(-9, 9, (2,), np.float64),
-        "room": spaces.Discrete(4, start=1),
-        "keys": spaces.MultiBinary(3),
-        "dials": spaces.MultiDiscrete([2, 3]),
-        "camera": CAMERA,
-    }
-)
-SPACES = {
-    "box": spaces.Box(-1, 1, (3,), np.float32),
-    "box-2d": spaces.Box(-1, 1, (3, 2), np.float64),
-    "integers": spaces.Box(-5, 5, (2,), np.int32),
-    "camera": CAMERA,
-    "discrete": spaces.Discrete(5, start=-2),
-    "multi-discrete": spaces.MultiDiscrete([3, 2], start=[1, 0]),
-    "multi-discrete-2d": spaces.MultiDiscrete([[3, 2], [2, 2]]),
-    "multi-binary": spaces.MultiBinary([2, 3]),
-    "dict": MIXED,
-}
-
-
-def sample(space, count, seed=0):
-    space.seed(seed)
-    rows = [space.sample() for _ in range(count)]
-    if isinstance(space, spaces.Dict):
-        return {key: np.stack([row[key] for row in rows]) for key in space}
-    return np.stack(rows)
 
 
 class TestEncode:
@@ -67,6 +41,17 @@ class TestEncode:
         with pytest.raises(ValueError, match=f"expected integers from 0 to 2, but got {value}"):
             encode(spaces.Discrete(3), np.array([value]))
 
+    @pytest.mark.parametrize("name", SPACES)
+    def test_tensors_are_encoded_like_arrays(self, name):
+        space, x = SPACES[name], sample(SPACES[name], 7)
+        encoded = encode(space, map_arrays(tf.constant, x))
+        expected = encode(space, x)
+        for got, wanted in zip(
+            keras.tree.flatten(encoded), keras.tree.flatten(expected), strict=True
+        ):
+            assert got.dtype == wanted.dtype
+            np.testing.assert_array_equal(got, wanted)
+
     @pytest.mark.parametrize("name", [name for name in SPACES if name != "dict"])
     def test_the_shape_is_the_input_shape(self, name):
         space = SPACES[name]
@@ -90,7 +75,10 @@ def test_networks_act_on_every_kind_alike_in_numpy_and_tensorflow(name, normaliz
 
 class TestDict:
     def env(self):
-        return stub_env(spaces.Discrete(2), spaces.Dict({"a": SPACES["box"], "b": SPACES["box"]}))
+        return stub_env(
+            spaces.Discrete(2),
+            spaces.Dict({"a": SPACES["box"], "b": SPACES["box"]}),
+        )
 
     def model(self, names=("a", "b"), shape=(3,), as_dict=False):
         inputs = {name: keras.Input(shape, name=name) for name in names}

@@ -28,12 +28,15 @@ class Evaluate(Playing, WithJson):
                 deterministic=not self.stochastic,
                 max_steps=self.max_steps or source.max_steps,
             )
+        model = source.pack or source.model
         if self.json:
-            self.print_json({"model": str(source.model), "env": source.env, **result})
+            self.print_json(
+                {"model": str(source.pack or source.model), "env": source.env, **result}
+            )
             return
         kind, returns = "sampled" if self.stochastic else "greedy", result["episode_returns"]
         print(
-            f"{source.model} in {source.env}, {self.episodes} {kind} episodes, "
+            f"{model} in {source.env}, {self.episodes} {kind} episodes, "
             f"seed {result['seed']}:\n"
             f"  return  {number(result['episode_return'])}"
             f" +- {number(result['episode_return_std'])}"

@@ -6,26 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import tfpg
-from tfpg.cli import runs
 from tfpg.cli.command import Command, EnvArguments, argument, setting
 from tfpg.core.options import count, fraction, one_of, whole
 from tfpg.envs import render_modes, spaces_of
+from tfpg.sharing import runs
 
 
-class Playing(EnvArguments, Command):
-    """A command that plays a saved model."""
+class SavedModel(EnvArguments, Command):
+    """A command for a saved model."""
 
-    section = "Model and episode options"
+    section = "Model options"
 
-    run_or_model: Path = argument("Run folder or .keras file.")
+    run_or_model: Path = argument("Run folder, pack, or .keras file.")
     env: str | None = setting("Gymnasium id. [default: the run's]")  # type: ignore[assignment]
-    seed: int | None = setting("Seed of the episodes. [default: random]", whole)
-    max_steps: int | None = setting(
-        "Cut off episodes after this many steps. [default: as in training]", count
-    )
-    stochastic: bool = setting("Sample actions instead of taking the best ones.", default=False)
     epsilon: float | None = setting(
-        "Probability of a random action, for a Q-network with --stochastic.",
+        "Probability of a random action, for a Q-network that samples actions.",
         fraction,
     )
     positive_action: int | None = setting(
@@ -43,7 +38,7 @@ class Playing(EnvArguments, Command):
         """Return a saved model and how to play it.
 
         Args:
-            given: Run folder or .keras file.
+            given: Run folder, pack, or .keras file.
             env: Environment id. None: that of the run.
         """
         names = ("positive_action", "squash", "epsilon")
@@ -67,3 +62,15 @@ class Playing(EnvArguments, Command):
                 f"{error} It was trained in {source.trained_in} ({there}), not in {source.env} "
                 f"({here})."
             ) from error
+
+
+class Playing(SavedModel):
+    """A command that plays episodes with a saved model."""
+
+    section = "Episode options"
+
+    seed: int | None = setting("Seed of the episodes. [default: random]", whole)
+    max_steps: int | None = setting(
+        "Cut off episodes after this many steps. [default: as in training]", count
+    )
+    stochastic: bool = setting("Sample actions instead of taking the best ones.", default=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfpg.cli import runs
 from tfpg.cli.command import argument, click_command, setting
 from tfpg.cli.playing import Playing
 from tfpg.cli.values import each
@@ -14,6 +13,7 @@ from tfpg.core.files import check_writable
 from tfpg.core.messages import number
 from tfpg.core.options import WithOptions, count, one_of, positive, whole
 from tfpg.envs import same_env, spaces_of
+from tfpg.sharing import runs
 from tfpg.video import OVERLAYS
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfpg.cli import runs
 from tfpg.cli.command import Command, argument, click_command, setting
 from tfpg.cli.run_training import Training
 from tfpg.cli.train_command import VERBOSE, parse
 from tfpg.core.options import one_of
 from tfpg.envs import render_modes
+from tfpg.sharing import runs
 
 
 class Resume(Command):

@@ -12,7 +12,6 @@ from typing import Any
 import tfpg
 from tfpg.agents import presets
 from tfpg.checkpoints.store import Store
-from tfpg.cli import runs
 from tfpg.cli.reporting import message
 from tfpg.core import signals
 from tfpg.core.backend import keras, start_tensorflow
@@ -20,7 +19,7 @@ from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
 from tfpg.results.run_config import RunConfig, update_config
-from tfpg.schedules import IN_THE_END
+from tfpg.sharing import runs
 
 VALIDATIONS = 20  # during the training
 
@@ -260,12 +259,8 @@ def preset_of(command: Any) -> presets.Preset:
         network["dueling"] = command.dueling
     if architecture == "nature_cnn":
         network = nature_cnn_network(network)
-    if command.model and "learning_starts" in options:
-        # The model has already explored: continue with the last epsilon, after one batch.
-        if "epsilon" not in command.agent_options and callable(options.get("epsilon")):
-            options["epsilon"] = options["epsilon"](IN_THE_END)
-        if "learning_starts" not in command.agent_options:
-            options["learning_starts"] = options["batch_size"]
+    if command.model:
+        options = {**presets.continued(options), **command.agent_options}
     preset = preset._replace(options=options, network=network, architecture=architecture)
     if command.env_steps:
         preset = presets.with_budget(preset, command.env_steps)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tfpg.cli import runs
 from tfpg.core.messages import show
+from tfpg.sharing import runs
 
 
 def train_seeds(folder: Path, words: Sequence[str], first: int, count: int) -> None:

@@ -12,7 +12,6 @@ import click
 
 from tfpg.agents import presets
 from tfpg.agents.registry import algorithm_class, algorithm_names
-from tfpg.cli import runs
 from tfpg.cli.command import (
     ClickCommand,
     Command,
@@ -41,6 +40,7 @@ from tfpg.core.options import (
     whole,
 )
 from tfpg.envs import has_own_vectorization, render_modes, split_env_id
+from tfpg.sharing import runs
 
 VERBOSE = (
     "0: silent. 1: a progress bar in a terminal, else a line every two seconds. 2: a line per "

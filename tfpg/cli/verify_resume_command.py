@@ -12,11 +12,11 @@ from pathlib import Path
 from tfpg.agents.digests import digests
 from tfpg.agents.registry import algorithm_class
 from tfpg.checkpoints.store import Store
-from tfpg.cli import runs
 from tfpg.cli.command import EnvArguments, WithJson, argument, click_command, setting
 from tfpg.core.messages import describe_exit
 from tfpg.core.options import count, whole
 from tfpg.envs import render_modes
+from tfpg.sharing import runs
 
 
 class VerifyResume(EnvArguments, WithJson):

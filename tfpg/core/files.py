@@ -127,6 +127,49 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike, marker: str | None = None) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to ``path`` if the block succeeds.
+
+    If the block raises, the temporary folder is removed and ``path`` is unchanged.
+
+    Args:
+        path: Path of the folder to write. Its parent must exist.
+        marker: The name of a file in folders that may be replaced. None: none may, unless empty.
+
+    Raises:
+        FileExistsError: There is a file, or a folder that may not be replaced.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with atomic_folder(f"{parent}/notes", "note.txt") as temporary:
+        ...         _ = (temporary / "note.txt").write_text("whole")
+        ...     [str(each.relative_to(parent)) for each in sorted(Path(parent).rglob("*"))]
+        ['notes', 'notes/note.txt']
+    """
+    path = Path(path)
+    if not path.is_dir():
+        check_writable(path)
+    replaceable = is_empty_folder(path) or (marker is not None and (path / marker).is_file())
+    if path.exists() and not replaceable:
+        raise FileExistsError(f"{str(path)!r} holds something else: choose another path.")
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+    try:
+        new = holder / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(holder / "old")
+        new.rename(path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Return whether a path is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
+
+
 def check_writable(path: str | os.PathLike) -> None:
     """Raise an error unless a file can be written at ``path``, by writing one next to it.
 

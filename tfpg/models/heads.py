@@ -144,7 +144,8 @@ class DiscreteHead(Head):
         self.space = space
         self.from_logits = from_logits
         self.outputs = max(self.sizes(space))
-        self._start = space.start if np.any(getattr(space, "start", 0)) else None
+        start = np.asarray(getattr(space, "start", 0), np.int64)
+        self._start = start if start.any() else None
 
     @property
     def low_entropy(self) -> float:  # type: ignore[override]
@@ -153,7 +154,7 @@ class DiscreteHead(Head):
 
     def env_actions(self, actions: Any) -> Any:
         if self.space.shape:
-            actions = xp.reshape(actions, (actions.shape[0], *self.space.shape))
+            actions = xp.reshape(actions, (-1, *self.space.shape))
         if self._start is not None:
             actions = actions + self._start
         return xp.cast(actions, self.space.dtype)
@@ -298,6 +299,7 @@ class GaussianHead(Head):
         self.dims = int(np.prod(space.shape))
         self.action_shape = self.noise_shape = (self.dims,)
         self.low, self.high = space.low.ravel(), space.high.ravel()
+        self._inside = _rounded_inward(self.low, self.high)
         if outputs == self.dims:
             start = np.broadcast_to(np.asarray(log_std, np.float32), (self.dims,))
             self.variables = (keras.Variable(start.copy(), name="log_std"),)
@@ -327,11 +329,10 @@ class GaussianHead(Head):
     def env_actions(self, actions: Any) -> Any:
         if self.squash:
             actions = SquashedGaussian(actions, actions, self.low, self.high).squash(actions)
+        actions = xp.clip(actions, *self._inside)
         if np.issubdtype(self.space.dtype, np.integer):
-            actions = xp.rint(xp.clip(actions, self.low, self.high))
-        # Converting to another precision can overstep a bound, so this clips last.
-        actions = xp.reshape(actions, (actions.shape[0], *self.space.shape))
-        return xp.clip(xp.cast(actions, self.space.dtype), self.space.low, self.space.high)
+            actions = xp.rint(actions)
+        return xp.cast(xp.reshape(actions, (-1, *self.space.shape)), self.space.dtype)
 
     def clipped(self, actions: Any) -> Any:
         if self.squash or not (np.isfinite(self.low).any() or np.isfinite(self.high).any()):
@@ -494,6 +495,17 @@ def _outputs_logits(
             f"probabilities of {head.space} actions. End the model in {instead}no activation."
         )
     return from_logits
+
+
+def _rounded_inward(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds in float32, which actions do not overstep when they get another dtype."""
+    with np.errstate(over="ignore"):
+        lowest, highest = low.astype(np.float32), high.astype(np.float32)
+    infinity = np.float32(np.inf)
+    return (
+        np.where(lowest < low, np.nextafter(lowest, infinity), lowest),
+        np.where(highest > high, np.nextafter(highest, -infinity), highest),
+    )
 
 
 def _logits(outputs: Any, from_logits: bool) -> Any:

@@ -28,6 +28,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.envs.contracts import NUMERIC
+from tfpg.ops import numeric as xp
 
 
 class Codes(spaces.Box):
@@ -47,36 +48,38 @@ class Codes(spaces.Box):
 
 
 def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None = None) -> Any:
-    """Return the model inputs for a batch of observations.
+    """Return the model inputs for a batch of observations, as arrays or tensors.
 
     Args:
         space: The space of one observation.
-        observations: ``[..., *shape]``, or a dict of such arrays for a `Dict`.
+        observations: Array or tensor ``[..., *shape]``, or a dict of such for a `Dict`.
         keys: The keys of a `Dict` to encode. None: all.
 
     Returns:
-        ``[..., *input_shape(space)]``, or a dict of such arrays for a `Dict`.
+        ``[..., *input_shape(space)]``, or a dict of such for a `Dict`.
+
+    Raises:
+        ValueError: An array holds integers outside the space. (A tensor becomes zeros there.)
 
     Example:
         >>> encode(spaces.Discrete(3, start=1), np.array([1, 3])).tolist()
         [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    if isinstance(space, spaces.Dict):
+        return {key: encode(space[key], observations[key]) for key in keys or space}
     if isinstance(space, Codes):
-        codes = np.asarray(observations) - space.start
-        return codes.reshape(*codes.shape[: codes.ndim - space.axes], *space.shape).astype(np.int32)
+        codes = _from_zero(observations, space.start)
+        return xp.cast(_with_shape(codes, space.axes, space.shape), np.int32)
     if isinstance(space, spaces.Box):
         return observations
     if isinstance(space, spaces.Discrete):
-        return _one_hot(np.asarray(observations) - space.start, int(space.n))
+        return _one_hot(_from_zero(observations, space.start), int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
-        columns = np.asarray(observations) - space.start
-        columns = columns.reshape(*columns.shape[: columns.ndim - len(space.shape)], -1)
+        codes = _from_zero(observations, space.start)
+        columns = _with_shape(codes, len(space.shape), (space.nvec.size,))
         parts = [_one_hot(columns[..., d], int(n)) for d, n in enumerate(space.nvec.ravel())]
-        return np.concatenate(parts, axis=-1)
-    if isinstance(space, spaces.MultiBinary):
-        return np.asarray(observations, np.float32)
-    parts = map_space(lambda part: part, space, keys)
-    return {key: encode(part, observations[key]) for key, part in parts.items()}
+        return xp.concatenate(parts)
+    return xp.cast(_numbers(observations), np.float32)
 
 
 def map_space(
@@ -146,7 +149,25 @@ gymnasium.wrappers.FlattenObservation.
             )
 
 
-def _one_hot(index: np.ndarray, count: int) -> np.ndarray:
+def _numbers(x: Any) -> Any:
+    return x if hasattr(x, "shape") else np.asarray(x)
+
+
+def _from_zero(x: Any, start: Any) -> Any:
+    """Integers, which a space counts from its start, counted from zero."""
+    x, start = _numbers(x), np.asarray(start, np.int64)
+    return x - start if xp.is_array(x) else xp.as_integer(x) - start
+
+
+def _with_shape(x: Any, axes: int, shape: tuple[int, ...]) -> Any:
+    """``x`` with another shape in place of its last axes. The first may be of unknown size."""
+    batch = [-1 if n is None else n for n in x.shape[: len(x.shape) - axes]]
+    return xp.reshape(x, (*batch, *shape))
+
+
+def _one_hot(index: Any, count: int) -> Any:
+    if not xp.is_array(index):
+        return xp.one_hot(index, count)
     if index.size and not 0 <= index.min() <= index.max() < count:
         raise ValueError(
             f"An observation is outside its space: expected integers from 0 to {count - 1}, but "

@@ -186,6 +186,15 @@ class Policy:
             frozen._mirror = self._mirror._replace(snapshot=lambda *_: forward)
         return frozen
 
+    def without_value(self) -> Policy:
+        """Return this policy without its value model, whose observations it does not need."""
+        if self.value_model is None:
+            return self
+        other = copy.copy(self)
+        other.value_model, other.has_value, other._encoded_keys = None, False, self._keys
+        other._compiled = other._compiled_value = None
+        return other
+
     def share_head_variables(self, other: Policy) -> None:
         """Use the head's weights of another policy of the same model, if they fit."""
         if [v.shape for v in self.head.variables] == [v.shape for v in other.head.variables]:

@@ -106,6 +106,10 @@ def stack(xs: list) -> Array:
     return np.stack(xs, axis=-1) if is_array(xs[0]) else tf.stack(xs, axis=-1)
 
 
+def concatenate(xs: list) -> Array:
+    return np.concatenate(xs, axis=-1) if is_array(xs[0]) else tf.concat(xs, axis=-1)
+
+
 def where(condition: Array, x: Array, y: Array) -> Array:
     return np.where(condition, x, y) if is_array(x) else tf.where(condition, x, y)
 

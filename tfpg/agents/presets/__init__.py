@@ -7,6 +7,7 @@ the best training return within the budget. ``python benchmarks/scores.py`` prin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
@@ -14,6 +15,7 @@ from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
 from tfpg.core.options import options_of
 from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
+from tfpg.schedules import IN_THE_END
 
 __all__ = [
     "ATARI",
@@ -21,6 +23,7 @@ __all__ = [
     "PRESETS",
     "Preset",
     "Score",
+    "continued",
     "find",
     "iterations_of",
     "make",
@@ -63,6 +66,24 @@ def find(algorithm: str, env_id: str) -> Preset:
             preset = each
     sizes = {name: each.default for name, each in options_of(agent_class).items() if name in _SIZES}
     return preset._replace(options={**sizes, **preset.options})
+
+
+def continued(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with which a trained model is trained further.
+
+    A DQN has already explored: it continues with the last epsilon, after one batch.
+
+    Example:
+        >>> from tfpg.schedules import linear
+        >>> continued({"epsilon": linear(1, 0.1, 100), "learning_starts": 999, "batch_size": 64})
+        {'epsilon': 0.1, 'learning_starts': 64, 'batch_size': 64}
+    """
+    options = dict(options)
+    if "learning_starts" in options:
+        options["learning_starts"] = options["batch_size"]
+        if callable(options.get("epsilon")):
+            options["epsilon"] = options["epsilon"](IN_THE_END)
+    return options
 
 
 def with_budget(preset: Preset, env_steps: int) -> Preset:

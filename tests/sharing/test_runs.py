@@ -13,9 +13,9 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 import tfpg
-from tfpg.cli import runs
 from tfpg.cli.main import main
 from tfpg.core.files import locked_folder
+from tfpg.sharing import runs
 
 
 @pytest.fixture

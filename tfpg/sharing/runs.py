@@ -15,11 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfpg.core.files import locked_folder
-from tfpg.envs import join_env_id, same_env
+from tfpg.core.files import is_empty_folder, locked_folder
+from tfpg.envs import join_env_id, same_env, split_env_id
 from tfpg.models.safe_loading import check_model_file
 from tfpg.results.run_config import CONFIG, METRICS, read_config
 from tfpg.results.run_data import has_rows
+from tfpg.sharing.unpacking import unpacked
 
 MODEL, LAST = "model.keras", "last.keras"
 CHECKPOINTS, START = "checkpoints", "start.keras"
@@ -29,7 +30,7 @@ VIDEOS, SNAPSHOTS = "videos/iteration-{iteration}.mp4", "snapshots/iteration-{it
 
 def is_free(folder: Path) -> bool:
     """Return whether a folder can become a new run: it does not exist, or it is empty."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    return not folder.exists() or is_empty_folder(folder)
 
 
 def is_finished(folder: Path) -> bool:
@@ -121,7 +122,9 @@ class Source(NamedTuple):
     env: str
     head: dict[str, Any]
     max_steps: int | None
-    trained_in: str | None = None
+    trained_in: str | None
+    config: dict[str, Any]
+    pack: Path | None = None  # the zip file that the model was unpacked from
 
 
 def find_model(
@@ -130,10 +133,10 @@ def find_model(
     head: Mapping[str, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Return the model that a run folder or a ``.keras`` file names, and how to play it.
+    """Return the model that a run, a pack or a ``.keras`` file names, and how to play it.
 
     Args:
-        given: A run folder, or a ``.keras`` file in one or anywhere else.
+        given: A run folder, a pack, or a ``.keras`` file in one or anywhere else.
         env: Environment id. None: the run's.
         head: Options of the policy, which take precedence over the run's.
         env_kwargs: Keyword arguments of the environment, which take precedence over the run's.
@@ -145,10 +148,14 @@ def find_model(
     given = Path(given)
     if not given.exists():
         raise FileNotFoundError(
-            f"No run or model at {str(given)!r}: pass a run folder or a .keras file."
+            f"No run or model at {str(given)!r}: pass a run folder, a pack, or a .keras file."
         )
+    pack = given if given.suffix == ".zip" and not given.is_dir() else None
+    given = given if pack is None else unpacked(pack)
     config = _config_of(given)
     trained_in, max_steps = config.get("env"), config.get("max_steps")
+    if env is None and trained_in and "command" not in config:
+        _check_no_module(trained_in, pack or given)
     env = env or trained_in
     if env is None:
         raise ValueError(f"The environment of {str(given)!r} is not known: add --env ID.")
@@ -156,7 +163,17 @@ def find_model(
     if not (trained_in and same_env(env, trained_in)):
         max_steps = None  # it belongs to the environment, the head to the model
     model = check_model_file(given / MODEL if given.is_dir() else given)
-    return Source(model, env, {**config.get("head", {}), **(head or {})}, max_steps, trained_in)
+    head = {**config.get("head", {}), **(head or {})}
+    return Source(model, env, head, max_steps, trained_in, config, pack)
+
+
+def _check_no_module(env: str, pack: Path) -> None:
+    """Raise if making the environment of somebody's pack would import a module."""
+    if ":" in split_env_id(env)[0]:
+        raise ValueError(
+            f"{str(pack)!r} is for {env!r}, and making that imports a module. If you trust the "
+            "module, pass the environment with --env or env=."
+        )
 
 
 def _config_of(given: Path) -> dict[str, Any]:
@@ -164,8 +181,8 @@ def _config_of(given: Path) -> dict[str, Any]:
     if given.is_dir():
         if not (given / CONFIG).is_file():
             raise FileNotFoundError(
-                f"{str(given)!r} is not a run: it has no {CONFIG}. Pass a run folder or a .keras "
-                "file."
+                f"{str(given)!r} is not a run: it has no {CONFIG}. Pass a run folder, a pack, or a "
+                ".keras file."
             )
         return read_config(given / CONFIG)
     if (given.parent / CONFIG).is_file():

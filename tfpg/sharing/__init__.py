@@ -1,0 +1,1 @@
+"""Sharing what was trained: run folders, exported policies, and packs."""
