@@ -281,9 +281,7 @@ class TestOffScreen:
 class TestOpenGL:
     @pytest.fixture
     def mujoco(self):
-        pytest.importorskip(
-            "mujoco", reason="mujoco is not installed: pip install 'gymnasium[mujoco]'"
-        )
+        pytest.importorskip("mujoco", reason="needs MuJoCo: pip install 'gymnasium[mujoco]'")
         if gl_library() is None:
             pytest.skip("there is neither EGL nor OSMesa")
 
