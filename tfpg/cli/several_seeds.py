@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tfpg.core.messages import show
+from tfpg.results.comparison import compare
 from tfpg.sharing import runs
 
 
@@ -19,7 +20,7 @@ def train_seeds(folder: Path, words: Sequence[str], first: int, count: int) -> N
     """Train with successive seeds, in run folders ``seed-0``, ``seed-1`` and so on.
 
     Finished runs are skipped, and stopped ones are resumed. What a run prints is in a file next to
-    its folder.
+    its folder. At the end, the scores are printed.
 
     Args:
         folder: The folder of the run folders.
@@ -66,6 +67,8 @@ def train_seeds(folder: Path, words: Sequence[str], first: int, count: int) -> N
                     if process.poll() is None:
                         process.terminate()  # it saves a checkpoint
             raise
+    if any(done):
+        show(f"\n{compare(folder)}")
     if not all(done):
         raise RuntimeError(f"{done.count(False)} of {count} runs failed.")
 
