@@ -24,7 +24,13 @@ SMALL = {  # options of a DQN
     "steps_per_iteration": 64,
     "jit_compile": False,
 }
-ROLLOUT = {"num_envs": 4, "num_steps": 8, "jit_compile": False}  # options of an A2C or a PPO
+ROLLOUT = {  # options of an A2C or a PPO
+    "num_envs": 4,
+    "num_steps": 8,
+    "entropy_coef": 0.0,
+    "reward_scale": 1.0,
+    "jit_compile": False,
+}
 EPISODES = {"episodes_per_update": 4, "max_steps": 30}  # options of a REINFORCE
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
@@ -53,7 +59,7 @@ def options_for(algorithm):
 def small_model(algorithm, env="CartPole-v1", **options):
     options = {"hidden": (8,), "seed": 0, **options}
     if algorithm in (tfpg.A2C, tfpg.PPO):
-        return tfpg.networks.actor_critic(env, **options)
+        return tfpg.networks.actor_critic(env, **{"normalize": False, **options})
     return tfpg.networks.mlp(env, **{"activation": "tanh", **options})
 
 

@@ -64,7 +64,7 @@ class TestEquivalence:
                 return observation, reward, any(over), False, info
 
         env = lambda: Terminates(HEADS["categorical"][0], lengths=(8,))  # noqa: E731
-        a2c, _ = train(tfpg.A2C, env, iterations=1, standardize="batch")
+        a2c, _ = train(tfpg.A2C, env, iterations=1, gae_lambda=1.0)
         model = keras.models.clone_model(a2c.model)
         model.set_weights(a2c.model.get_weights())
         model.compile(keras.optimizers.SGD(0.1))
@@ -82,7 +82,8 @@ class TestReturns:
         x = keras.Input((1,))
         value = keras.layers.Dense(1, kernel_initializer="ones")  # V(x) = x
         model = keras.Model(x, [keras.layers.Dense(2)(x), value(x)])
-        return prepared(tfpg.A2C(model, gamma=0.5, **{**ROLLOUT, **options}), ObservedAction)
+        options = {**ROLLOUT, "gamma": 0.5, "gae_lambda": 1.0, "standardize": None, **options}
+        return prepared(tfpg.A2C(model, **options), ObservedAction)
 
     def rollout(self, terminated, truncated, mask=(1, 1, 1)):
         """Observations 1, 2, 4 and 8, with rewards of 10, 20 and 30 between them."""
@@ -123,7 +124,8 @@ class TestReturns:
 
     def test_reward_scale_multiplies_the_rewards_that_are_learned_from(self):
         agent = self.agent(reward_scale=0.1)
-        batch = agent.to_batch(agent.scaled(self.rollout([0, 0, 1], [0, 0, 0])))
+        data, _ = agent.scaled(self.rollout([0, 0, 1], [0, 0, 0]), ())
+        batch = agent.to_batch(data)
         np.testing.assert_allclose(batch.returns, [2.75, 3.5, 3.0])
 
     def test_logs_show_the_rewards_as_they_are(self, eager):
@@ -150,8 +152,8 @@ def test_the_running_reward_scale_lasts_until_gamma_or_the_option_changes(eager)
 
 class TestPPO:
     def test_updates_end_when_the_policy_has_moved_far(self):
-        far, far_logs = train(tfpg.PPO, epochs=20, target_kl=1e-5, iterations=2)
-        _, near_logs = train(tfpg.PPO, epochs=20, target_kl=1e3, iterations=2)
+        far, far_logs = train(tfpg.PPO, epochs=20, minibatches=4, target_kl=1e-5, iterations=2)
+        _, near_logs = train(tfpg.PPO, epochs=20, minibatches=4, target_kl=1e3, iterations=2)
         assert near_logs["updates_applied"] == [80, 80]
         assert max(far_logs["updates_applied"]) < 20
         # The update that was too far is not applied.
