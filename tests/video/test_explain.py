@@ -321,3 +321,19 @@ class TestValue:
 def test_entropy_is_in_nats(space, outputs, options, nats):
     policy = policy_of(space, outputs, **options)
     assert entropy(policy, policy.actor()(X)) == pytest.approx(nats, abs=1e-4)
+
+
+def test_values_are_drawn_in_units_of_the_rewards():
+    model = tfpg.networks.actor_critic("CartPole-v1", hidden=(8,), normalize=False, seed=0)
+    x = np.ones((1, 4), np.float32)
+    raw = float(model(x)[1][0, 0])
+    agent = tfpg.A2C(model, reward_scale=0.25)
+    policy = agent.policy_for("CartPole-v1")
+    assert value_function(policy)(x, policy.actor()(x)) == pytest.approx(4 * raw)
+    automatic = tfpg.A2C(model, num_envs=2)
+    automatic.fit("CartPole-v1", 2, seed=0, verbose=0)
+    policy = tfpg.Policy(model, "CartPole-v1")  # as a video of the model is made
+    raw = float(model(x)[1][0, 0])
+    std = automatic.return_scale.moments.variance**0.5
+    assert std > 2
+    assert value_function(policy)(x, policy.actor()(x)) == pytest.approx(std * raw, rel=1e-5)

@@ -200,6 +200,14 @@ class ActorCritic(PolicyGradient):
             return data._replace(rewards=data.rewards * float(self.reward_scale)), scale
         return data, scale
 
+    def head_options(self) -> dict[str, Any]:
+        options = super().head_options()
+        if self.return_scale:
+            options["value_scale"] = float(self.return_scale.divisor)
+        elif self.reward_scale not in ("auto", 1.0):
+            options["value_scale"] = 1.0 / float(self.reward_scale)
+        return options
+
     def get_state(self) -> dict[str, Any]:
         flat = [np.asarray(x) for x in tf.nest.flatten(self.return_scale)]
         return {**super().get_state(), "return_scale": flat}
@@ -317,6 +325,12 @@ class ReturnScale(NamedTuple):
         """Return the scale before the first step."""
         return cls(Moments.initial(), np.zeros(num_envs))
 
+    @property
+    def divisor(self) -> Any:
+        """What rewards are divided by. Returns that are all the same have no scale."""
+        std = xp.sqrt(self.moments.variance)
+        return xp.where(std > 1e-6 * abs(self.moments.mean), std, xp.ones_like(std))
+
     def scaled(self, data: Trajectory, gamma: float) -> tuple[ReturnScale, Any]:
         """Return the scale with a rollout, arrays or tensors, and its scaled rewards ``[T, N]``."""
         ended = data.terminated | data.truncated
@@ -324,10 +338,8 @@ class ReturnScale(NamedTuple):
             data.rewards, gamma, self.returns, ended=ended, mask=data.mask
         )
         moments = self.moments.updated(*(xp.reshape(x, (-1,)) for x in (sums, data.mask)))
-        std = xp.sqrt(moments.variance)
-        # Returns that are all the same have no scale.
-        differ = std > 1e-6 * abs(moments.mean)
-        return ReturnScale(moments, after), data.rewards / xp.where(differ, std, xp.ones_like(std))
+        scale = ReturnScale(moments, after)
+        return scale, data.rewards / scale.divisor
 
 
 if TYPE_CHECKING:

@@ -272,7 +272,8 @@ def _callback_list(
             "that of value_model too, use learning rate schedules, or one model with two outputs."
         )
     savers = [each for each in callbacks if isinstance(each, keras.callbacks.ModelCheckpoint)]
-    acts = {name: x for name, x in agent.head_options().items() if name != "epsilon"}
+    unimportant = "epsilon", "value_scale"
+    acts = {name: x for name, x in agent.head_options().items() if name not in unimportant}
     if savers and (lost := [f"{name}={x!r}" for name, x in acts.items()]):
         warn(
             f"The files of ModelCheckpoint do not record {', '.join(lost)}, which acting needs. "

@@ -96,12 +96,15 @@ class Policy:
         squash: See ``from_logits``.
         log_std: See ``from_logits``.
         epsilon: See ``from_logits``.
+        value_scale: What to multiply the values by for them to be in units of the rewards, because
+            the value function was trained on scaled rewards. None: as for ``from_logits``, or 1.
         acting: How actions are computed: ``"numpy"`` (a copy of the forward pass),
             ``"tensorflow"`` (a compiled call), or ``"auto"``: NumPy for models it supports, unless
             they are large. All agree up to float32 rounding.
 
     Attributes:
         head: The `tfpg.models.heads.Head` that reads the model's outputs.
+        value_scale: See ``value_scale`` above.
         acting: ``"numpy"`` or ``"tensorflow"``.
         has_value: Whether there are values, from the model or the value model.
 
@@ -129,6 +132,7 @@ class Policy:
         squash: bool | None = None,
         log_std: float | Sequence[float] | None = None,
         epsilon: float | None = None,
+        value_scale: float | None = None,
         acting: str = "auto",
     ):
         if not isinstance(model, keras.Model):
@@ -157,11 +161,14 @@ class Policy:
             "epsilon": epsilon,
         }
         given = {name: value for name, value in options.items() if value is not None}
+        known = head_options_of(model)
+        known_scale = known.pop("value_scale", 1.0)
+        self.value_scale = known_scale if value_scale is None else value_scale
         self.head = head_for(
             self.action_space,
             model,
             np.asarray(tf.cast(outputs, tf.float32)),
-            **{**head_options_of(model), **given},
+            **{**known, **given},
         )
         is_small = model.count_params() <= _LARGE
         self._mirror = None

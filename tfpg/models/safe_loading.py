@@ -55,7 +55,9 @@ from tfpg.models.allowed_layers import (
 
 METADATA, CONFIG, WEIGHTS = PARTS = ("metadata.json", "config.json", "model.weights.h5")
 HEAD = "tfpg_head.json"  # which only tfpg writes
-_HEAD_OPTIONS = ("from_logits", "positive_action", "squash", "log_std", "epsilon")
+_HEAD_OPTIONS = (
+    *("from_logits", "positive_action", "squash", "log_std", "epsilon", "value_scale"),
+)
 _MAX_BYTES = {METADATA: 2**16, CONFIG: 2**23, HEAD: 2**20}
 _MAX_INDEX_BYTES = 2**16
 _MAX_DEPTH = 100  # levels of nesting; a model within a model takes four

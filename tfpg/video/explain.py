@@ -183,7 +183,8 @@ def _within_bounds(space: Any, values: np.ndarray, unbounded: RunningRange) -> n
 def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
     """Return a function of an observation ``[1, ...]`` and the decision on it: its value.
 
-    The value is the model's second output, or the largest Q-value. None for models without either.
+    The value is the model's second output, in units of the rewards, or the largest Q-value. None
+    for models without either.
 
     Example:
         >>> import tfpg
@@ -200,7 +201,8 @@ def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
         def value(inputs: Any) -> tf.Tensor:
             return policy.value(inputs)
 
-        return lambda observation, _: float(value(policy.encode(observation))[0])
+        scale = policy.value_scale
+        return lambda observation, _: scale * float(value(policy.encode(observation))[0])
     if isinstance(policy.head, EpsilonGreedyHead):
         return lambda _, decision: float(decision.outputs[0].max())
     return None
