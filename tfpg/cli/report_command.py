@@ -22,8 +22,8 @@ class Report(Command):
     run: Path = argument("Run folder, or a folder of run folders.")
     out: Path | None = setting("HTML file. [default: report.html in the folder]")
     episodes: int | None = setting(
-        "Number of new episodes that the best model plays for its score. [default: none; the score "
-        "is that of the evaluations in training]",
+        "Number of new episodes that model.keras plays for its score. [default: none; the scores "
+        "are those of the evaluations in training]",
         count,
     )
     seed: int | None = setting("Seed of these episodes. [default: random]", whole)

@@ -1,8 +1,7 @@
 """HTML pages in one file that need no network: text, tables, videos and interactive charts.
 
 Everything that comes from a file is escaped. In addition, a page forbids its browser to load
-anything,
-and to execute any script but its own two, which it names by their hashes.
+anything, and to execute any script but its own two, which it names by their hashes.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ button {{ font: inherit; font-size: 14px }}
 video {{ max-width: 100%; max-height: 480px; border-radius: 6px }}
 figure {{ margin: 0; min-width: 0 }}
 .large .chart {{ height: 360px }}
-.chart {{ height: 170px }}
+.chart {{ height: 170px; overflow: hidden }}
 .charts {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 20px }}
 """
 
@@ -86,18 +85,23 @@ function draw() {
   const theme = themes[+dark.matches];
   const axis = {gridcolor: "#8883", linecolor: "#8888", zeroline: false, fixedrange: false};
   document.querySelectorAll(".chart").forEach((element, i) => {
-    const traces = charts[i].map(trace => ({...trace, line: {...trace.line,
-      color: trace.meta < 0 ? theme.muted : theme.lines[trace.meta % theme.lines.length]}}));
+    const many = charts[i].length > 12;
+    const traces = charts[i].map(trace => {
+      const color = trace.meta < 0 ? theme.muted : theme.lines[trace.meta % theme.lines.length];
+      const step = many ? "%{x:,d}: " : "";
+      return {...trace, line: {...trace.line, color}, marker: {color},
+        hovertemplate: step + "%{y:.4g}  %{fullData.name}<extra></extra>",
+        hoverlabel: {bordercolor: color}};
+    });
     const large = element.parentElement.classList.contains("large");
     Plotly.react(element, traces, {
       paper_bgcolor: "transparent", plot_bgcolor: "transparent",
       font: {family: "system-ui, sans-serif", size: large ? 13 : 11, color: theme.text},
-      hoverlabel: {bgcolor: theme.background, bordercolor: theme.muted,
-        font: {color: theme.text}, namelength: -1},
-      hovermode: traces.length > 12 ? "closest" : "x", hoverdistance: 50,
+      hoverlabel: {bgcolor: theme.background, font: {color: theme.text}},
+      hovermode: many ? "closest" : "x", hoverdistance: 50,
       xaxis: {...axis, hoverformat: ",d", rangemode: "tozero", nticks: large ? 8 : 4,
         title: large ? {text: "Environment steps"} : undefined},
-      yaxis: {...axis, hoverformat: ".4g", nticks: large ? 8 : 4, automargin: true},
+      yaxis: {...axis, nticks: large ? 8 : 4, automargin: true},
       showlegend: large && traces.some(trace => trace.showlegend !== false),
       legend: {orientation: "h", x: 0, y: 1, yanchor: "bottom"},
       margin: large ? {l: 48, r: 8, t: 8, b: 44} : {l: 36, r: 4, t: 6, b: 22},
@@ -245,8 +249,8 @@ def line(
         "y": y,
         "name": escape(name, quote=False),  # Plotly reads it as HTML
         "mode": "lines" if len(y) > 1 else "markers",
-        "line": {"width": 1 if thin else 2},
-        "opacity": 0.6 if thin else 1,
+        "line": {"width": 1.2 if thin else 2},
+        "opacity": 0.7 if thin else 1,
         "showlegend": legend,
         "meta": color,
     }

@@ -47,8 +47,8 @@ def report(
     Args:
         run: A run folder, or a folder of run folders.
         path: The file to write. None: ``report.html`` in the folder.
-        episodes: The number of new episodes that the best model of a single run plays for its
-            score. None: the page only has the scores that were measured in training.
+        episodes: The number of new episodes that ``model.keras`` of a single run plays for
+            its score. None: the page only has the scores that were measured in training.
         seed: The seed of these episodes. None: a random seed.
 
     Returns:
@@ -107,6 +107,7 @@ def _page_of_run(folder: Path, run: Run, episodes: int | None, seed: int | None)
         page.heading("Run it again")
         page.code(str(config["command"]))
     page.heading("Metrics")
+    page.note("Against environment steps.")
     page.small_charts(_small_charts([Group(run.algorithm, run.env, [run])], {main, TRAINING}))
     page.heading("Network")
     _add_network(page, folder)
@@ -118,24 +119,26 @@ def _page_of_run(folder: Path, run: Run, episodes: int | None, seed: int | None)
 
 
 def _page_of_runs(folder: Path, groups: Sequence[Group]) -> HtmlPage:
-    page = HtmlPage(
-        ", ".join(dict.fromkeys(f"{_title(g.runs[0].algorithm)} on {g.env}" for g in groups))
-    )
-    page.note(
-        f"{count_of(sum(len(group.runs) for group in groups), 'run')} of {folder.resolve().name}"
-    )
+    algorithms: dict[str, dict[str, None]] = {}  # by environment, in order
+    for group in groups:
+        algorithms.setdefault(group.env, {})[_title(group.runs[0].algorithm)] = None
+    page = HtmlPage("; ".join(f"{', '.join(names)} on {env}" for env, names in algorithms.items()))
+    count = count_of(sum(len(group.runs) for group in groups), "run")
+    page.note(f"{count} in {folder.resolve().name}")
     page.heading("Comparison")
     result = compare(folder)
     for title, names, rows in result.tables():
         page.table(rows, names, title)
     for text in (LEGEND, *result.notes):
         page.note(text)
-    for env in dict.fromkeys(group.env for group in groups):
+    for env in algorithms:
         own = [group for group in groups if group.env == env]
         page.heading(f"{METRIC_LABELS[result.metric]} in {env}")
         page.chart(_lines(own, result.metric, means=True))
-        page.note("Thick lines: interquartile mean of the seeds. Thin lines: single seeds.")
+        if any(len(group.runs) > 1 for group in own):
+            page.note("Thick lines: interquartile mean of the seeds. Thin lines: single seeds.")
         page.heading(f"Metrics in {env}")
+        page.note("Against environment steps.")
         page.small_charts(_small_charts(own, {result.metric}))
     configs = (read_config(path) for path in sorted(folder.rglob(CONFIG)))
     if commands := [str(config["command"]) for config in configs if "command" in config]:
@@ -165,7 +168,7 @@ def _measured(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _evaluated(folder: Path, episodes: int | None, seed: int | None) -> Iterator[tuple[str, str]]:
-    """The score of the best model in new episodes."""
+    """The score of the saved model in new episodes."""
     if episodes is None:
         return
     from tfpg.models.policy import Policy
@@ -177,7 +180,7 @@ def _evaluated(folder: Path, episodes: int | None, seed: int | None) -> Iterator
         policy = Policy(load_model(source.model), envs, **source.head)
         result = evaluate(policy, envs, episodes, seed=seed, max_steps=source.max_steps)
     score, how = score_of(result)
-    yield "best model, in new episodes", f"{score}, {how}"
+    yield f"return of {MODEL}, played again", f"{score}, {how}"
 
 
 def _lines(groups: Sequence[Group], metric: str, means: bool = False) -> list[dict[str, Any]]:
@@ -215,7 +218,7 @@ def _add_video(page: HtmlPage, video: Path) -> None:
 
 
 def _add_network(page: HtmlPage, folder: Path) -> None:
-    """Add a table of the layers of the best model."""
+    """Add a table of the layers of the saved model."""
     from tfpg.models.saving import load_model
 
     try:
