@@ -125,6 +125,10 @@ class TestPageOfARun:
         assert cells[start : start + 3] == ["gamma", "0.9", str(tfpg.PPO.gamma)]
         assert "clip_ratio" not in cells
 
+    def test_a_schedule_that_is_the_default_is_not_listed(self, tmp_path):
+        folder = make_run(tmp_path / "run", [1], algorithm="dqn", epsilon=str(tfpg.DQN.epsilon))
+        assert "epsilon" not in page_of(folder).texts("th")
+
     def test_the_command_can_be_copied(self, run):
         config = json.loads((run / "config.json").read_text())
         command = "tfpg train ppo 'CartPole-v1?a=1' --gamma 0.9 && echo <done>"

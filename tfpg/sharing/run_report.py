@@ -111,7 +111,8 @@ def _page_of_run(folder: Path, run: Run, episodes: int | None, seed: int | None)
     page.small_charts(_small_charts([Group(run.algorithm, run.env, [run])], {main, TRAINING}))
     page.heading("Network")
     _add_network(page, folder)
-    page.heading("Options that differ from the defaults")
+    page.heading("Options")
+    page.note("The optimizer, the network, and the options that differ from the defaults.")
     page.table(_changed_options(config, run), ("option", "value", "default"))
     page.heading("Versions")
     page.table(_mapping(config.get("versions")).items())
@@ -180,7 +181,7 @@ def _evaluated(folder: Path, episodes: int | None, seed: int | None) -> Iterator
         policy = Policy(load_model(source.model), envs, **source.head)
         result = evaluate(policy, envs, episodes, seed=seed, max_steps=source.max_steps)
     score, how = score_of(result)
-    yield f"return of {MODEL}, played again", f"{score}, {how}"
+    yield f"return of {MODEL}", f"{score}, {how}"
 
 
 def _lines(groups: Sequence[Group], metric: str, means: bool = False) -> list[dict[str, Any]]:
@@ -223,14 +224,14 @@ def _add_network(page: HtmlPage, folder: Path) -> None:
 
     try:
         model = load_model(folder / MODEL)
+        rows = [
+            (each.name, type(each).__name__, _shape(each), f"{each.count_params():,}")
+            for each in model.layers
+        ]
+        total = "total", "", "", f"{model.count_params():,}"
     except (ValueError, OSError) as error:
         page.note(f"The model cannot be read: {one_line(error)}.")
         return
-    rows = [
-        (each.name, type(each).__name__, _shape(each), f"{each.count_params():,}")
-        for each in model.layers
-    ]
-    total = "total", "", "", f"{model.count_params():,}"
     page.table([*rows, total], ("layer", "class", "output", "parameters"))
 
 
@@ -249,17 +250,15 @@ def _shape(layer: Any) -> str:
 
 
 def _changed_options(config: Mapping[str, Any], run: Run) -> Iterator[tuple[str, str, str]]:
-    """The name, the value and the default of options. All options of algorithms of other modules,
-    which are not imported.
+    """The name, the value and the default of options.
+
+    The algorithm of another module is not imported, so all its options are listed.
     """
     if preset := config.get("preset"):
         yield "preset", str(preset), ""
     optimizer = _mapping(config.get("optimizer")).get("class_name", "")
-    yield (
-        "optimizer",
-        f"{optimizer}, learning_rate={run.settings['learning_rate']}".lstrip(", "),
-        "",
-    )
+    rate = f"learning_rate={run.settings['learning_rate']}"
+    yield "optimizer", ", ".join(filter(None, [str(optimizer), rate])), ""
     for part in ("network", "critic", "head"):
         for name, value in _mapping(config.get(part)).items():
             yield f"{part}: {name}", _text(value), ""
@@ -272,7 +271,9 @@ def _changed_options(config: Mapping[str, Any], run: Run) -> Iterator[tuple[str,
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """An option as ``config.json`` has it. Schedules are strings there."""
+    text = json.dumps(value, default=str)
+    return json.loads(text) if text.startswith('"') else text
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
