@@ -35,7 +35,7 @@ SIDEWAYS = {
 }
 # Importing these takes seconds or needs a system package: only inside the function that does.
 LATE = {"matplotlib", "imageio", "av", "PIL", "pyvirtualdisplay", "pygame", "Xlib"}
-LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython", "onnx", "onnxruntime", "tf2onnx"}
+LATE |= {"ale_py", "cv2", "ray", "mujoco", "IPython", "onnx", "onnxruntime", "tf2onnx", "plotly"}
 
 
 def module_name(path):

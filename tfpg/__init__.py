@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tfpg.rollouts.evaluation import evaluate
     from tfpg.sharing.export import export
     from tfpg.sharing.loading import load_agent
+    from tfpg.sharing.run_report import report
     from tfpg.video.notebook import show
     from tfpg.video.record import frames, record
 
@@ -62,6 +63,7 @@ __all__ = [
     "plot",
     "presets",
     "record",
+    "report",
     "save_model",
     "schedules",
     "show",
@@ -94,6 +96,7 @@ __getattr__, __dir__ = lazy_names(
         "plot": "tfpg.results.learning_curves:plot",
         "presets": "tfpg.agents.presets",
         "record": "tfpg.video.record:record",
+        "report": "tfpg.sharing.run_report:report",
         "save_model": "tfpg.models.saving:save_model",
         "schedules": "tfpg.schedules",
         "show": "tfpg.video.notebook:show",

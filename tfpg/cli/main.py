@@ -23,6 +23,7 @@ _COMMANDS = {
     "record": "Record a video of a saved model.",
     "plot": "Draw learning curves of runs.",
     "compare": "Compare the final scores of runs.",
+    "report": "Write an HTML page about runs.",
     "export": "Write a file that acts without tfpg.",
     "pack": "Pack a run to share it.",
     "presets": "List the environments with tuned settings.",

@@ -33,7 +33,7 @@ from tfpg.results.statistics import (
 )
 
 _WIDTH = 80
-_LEGEND = "IQM: interquartile mean of the seeds. Intervals are bootstrapped."
+LEGEND = "IQM: interquartile mean of the seeds. Intervals are bootstrapped."
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Comparison:
 
     def __str__(self) -> str:
         texts = [f"{table.title}\n{_as_text(table)}" for table in self.tables()]
-        notes = (textwrap.fill(note, _WIDTH) for note in (_LEGEND, *self.notes))
+        notes = (textwrap.fill(note, _WIDTH) for note in (LEGEND, *self.notes))
         return "\n\n".join([*texts, "\n".join(notes)])
 
     __repr__ = __str__
@@ -149,7 +149,7 @@ class Comparison:
                 cells = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
                 found.append(f"<tr>{cells}</tr>")
             found.append("</table>")
-        return "\n".join([*found, *(f"<p>{escape(note)}</p>" for note in (_LEGEND, *self.notes))])
+        return "\n".join([*found, *(f"<p>{escape(note)}</p>" for note in (LEGEND, *self.notes))])
 
 
 def _percent(x: float) -> str:

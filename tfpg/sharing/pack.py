@@ -105,6 +105,25 @@ def _writing(out: Path) -> Iterator[Path]:
                 archive.write(part, part.name)
 
 
+def score_of(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the mean return of an evaluation with its 95% interval, and how it was measured.
+
+    Args:
+        result: The result of `tfpg.evaluate`.
+
+    Example:
+        >>> score_of({"episode_returns": [1.0, 3.0], "episode_return": 2.0, "seed": 7})
+        ('2 +- 1.96', 'the mean of 2 greedy episodes (seed 7) and its 95% interval')
+    """
+    returns = result["episode_returns"]
+    deviation = np.std(returns, ddof=1) if len(returns) > 1 else 0.0
+    interval = number(1.96 * float(deviation) / math.sqrt(len(returns)))
+    return (
+        f"{number(result['episode_return'])} +- {interval}",
+        f"the mean of {len(returns)} greedy episodes (seed {result['seed']}) and its 95% interval",
+    )
+
+
 def card(
     out: Path,
     config: Mapping[str, Any],
@@ -130,13 +149,11 @@ def card(
         >>> text.splitlines()[6]
         '| return | **2 +- 1.96**, the mean of 2 greedy episodes (seed 7) and its 95% interval |'
     """
-    returns, env, algorithm = result["episode_returns"], config["env"], config["algorithm"]
-    deviation = np.std(returns, ddof=1) if len(returns) > 1 else 0.0
-    interval = number(1.96 * float(deviation) / math.sqrt(len(returns)))
+    env, algorithm = config["env"], config["algorithm"]
+    score, how = score_of(result)
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
     rows = {
-        "return": f"**{number(result['episode_return'])} +- {interval}**, the mean of "
-        f"{len(returns)} greedy episodes (seed {result['seed']}) and its 95% interval",
+        "return": f"**{score}**, {how}",
         "environment": f"`{env}`",
         "observations": f"`{one_line(spaces[0])}`",
         "actions": f"`{one_line(spaces[1])}`",
