@@ -71,6 +71,7 @@ def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
 
 def test_the_files_that_documents_link_to_exist():
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/RESULTS.md"]
+    documents.append(ROOT / "docs/quickstart.ipynb")
     for document in documents:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"", document.read_text()):
             target = link[0] or link[1]
