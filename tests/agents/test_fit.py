@@ -478,7 +478,7 @@ class TestOptions:
         assert config["gamma"] == 0.99
         assert "model" not in config
         if algorithm is tfpg.DQN:
-            assert config.pop("epsilon") == "linear(1.0, 0.05, 10000)"
+            assert config.pop("epsilon") == "linear(1.0, 0.05, 20000)"
             assert (config["priority_beta"], config["capacity"]) == (0.4, 2000)
         again = algorithm(small_model(algorithm), **config).get_config()
         assert {name: again[name] for name in config} == config
