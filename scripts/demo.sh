@@ -11,4 +11,4 @@ tfpg record runs/demo videos/cartpole.mp4 --seed 7 &
 tfpg record runs/demo videos/cartpole.gif --seed 7
 wait $!
 echo "Done in $(($(date +%s) - started)) s, installation not counted."
-echo "To use tfpg in this shell: source .venv/bin/activate, then: tfpg train ppo LunarLander-v3"
+echo "To use tfpg in this shell: source .venv/bin/activate, then: tfpg train ppo CartPole-v1"
