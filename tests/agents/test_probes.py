@@ -26,17 +26,22 @@ def reinforce_with_value(env, **options):
     return reinforce(env, value_model=critic, value_updates=10, **options)
 
 
+# Values are compared in units of the rewards.
+PLAIN = {"reward_scale": 1.0, "entropy_coef": 0.0, "jit_compile": False}
+
+
 def a2c(env):
-    model = tfpg.networks.actor_critic(env, hidden=(16,), seed=0)
+    model = tfpg.networks.actor_critic(env, hidden=(16,), normalize=False, seed=0)
     model.compile(keras.optimizers.Adam(0.01))
-    return tfpg.A2C(model, gamma=GAMMA, num_envs=8, num_steps=8, jit_compile=False), 500
+    options = {"num_envs": 8, "num_steps": 8, **PLAIN}
+    return tfpg.A2C(model, gamma=GAMMA, gae_lambda=1.0, standardize=None, **options), 500
 
 
 def ppo(env):
-    model = tfpg.networks.actor_critic(env, hidden=(16,), seed=0)
+    model = tfpg.networks.actor_critic(env, hidden=(16,), normalize=False, seed=0)
     model.compile(keras.optimizers.Adam(0.01))
-    options = {"num_envs": 8, "num_steps": 16, "minibatches": 2}
-    return tfpg.PPO(model, gamma=GAMMA, jit_compile=False, **options), 80
+    options = {"num_envs": 8, "num_steps": 16, "epochs": 4, "minibatches": 2, **PLAIN}
+    return tfpg.PPO(model, gamma=GAMMA, **options), 80
 
 
 def dqn(env, model=None, **options):

@@ -87,9 +87,11 @@ class TestTrain:
         found = {p.name for p in (folder / "runs/small").iterdir()}
         assert found == {*names, "checkpoints"}
 
-    def test_the_output_begins_with_a_line_for_each_iteration(self, folder):
+    def test_the_output_shows_the_first_and_the_last_iteration(self, folder):
         lines = (folder / "train.out").read_text().splitlines()
-        assert [line.split(" ")[0] for line in lines[:3]] == ["1/3", "2/3", "3/3"]
+        shown = [line.split(" ")[0] for line in lines if line[1:3] == "/3"]
+        assert shown[0] == "1/3"
+        assert shown[-1] == "3/3"
 
     def test_metrics_have_a_row_for_each_iteration(self, folder):
         rows = rows_of(folder / "runs/small")

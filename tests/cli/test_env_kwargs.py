@@ -133,5 +133,6 @@ def test_commands_make_no_more_environments_than_they_use():
         assert main(command) == 0
         made.append((MADE[None], MADE["rgb_array"]))
         MADE.clear()
-    assert made == [(8, 2), (3, 0), (8, 0), (1, 1)]
+    validation = 10
+    assert made == [(8 + validation, 2), (3, 0), (8, 0), (1, 1)]
     assert tfpg.load_model("r/model.keras").input_shape == (None, 2)

@@ -194,4 +194,12 @@ def test_unknown_names_are_refused_with_the_nearest_or_all_known_ones():
     with pytest.raises(ValueError, match="Unknown option 'gama'. Did you mean 'gamma'"):
         check_names(["gama"], ["gamma", "tau"], "option")
     with pytest.raises(KeyError, match="Available: gamma, tau."):
-        check_names(["xyz"], ["gamma", "tau"], "option", KeyError)
+        check_names(["xyz"], ["gamma", "tau"], "option", error=KeyError)
+    hints = {"discount": "gamma", "lr": "The model has the optimizer.", "beta": "alpha"}
+    for name, hint in (
+        ("discount", "Here it is called 'gamma'."),
+        ("lr", "The model has the optimizer."),
+        ("beta", "Available: gamma, tau."),
+    ):
+        with pytest.raises(ValueError, match=f"Unknown option '{name}'. {hint}"):
+            check_names([name], ["gamma", "tau"], "option", hints)
