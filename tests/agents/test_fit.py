@@ -143,8 +143,8 @@ class TestKerasModels:
         for i, (a, b, c) in enumerate(zip(start, middle, end, strict=True)):
             assert np.array_equal(a, b) == (i < 2)
             assert np.array_equal(b, c) == (i in (2, 3))
-        updates = 32 if algorithm in (tfpg.PPO, tfpg.DQN) else 2
-        assert int(model.optimizer.iterations) == updates
+        updates = {tfpg.PPO: 160, tfpg.DQN: 32}
+        assert int(model.optimizer.iterations) == updates.get(algorithm, 2)
 
     def test_an_uncompiled_model_gets_the_default_optimizer(self):
         model = small_model(tfpg.Reinforce)

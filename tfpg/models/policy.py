@@ -47,6 +47,7 @@ _BEFORE, _LAST = slice(None, -1), slice(-1, None)
 _PROBES = 16
 
 
+_HEAD_NAMES = "from_logits", "positive_action", "squash", "log_std", "epsilon"
 # How models that were trained or loaded act.
 _HEAD_OPTIONS: WeakKeyDictionary[keras.Model, dict[str, Any]] = WeakKeyDictionary()
 
@@ -153,14 +154,9 @@ class Policy:
         self.has_value = value is not None or value_model is not None
         if value_model is not None:
             self._add_value_model(value_model, value is not None)
-        options = {
-            "from_logits": from_logits,
-            "positive_action": positive_action,
-            "squash": squash,
-            "log_std": log_std,
-            "epsilon": epsilon,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
+        options = from_logits, positive_action, squash, log_std, epsilon
+        named = zip(_HEAD_NAMES, options, strict=True)
+        given = {name: value for name, value in named if value is not None}
         known = head_options_of(model)
         known_scale = known.pop("value_scale", 1.0)
         self.value_scale = known_scale if value_scale is None else value_scale
