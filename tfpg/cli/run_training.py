@@ -41,8 +41,7 @@ class Training:
             copy = folder / runs.START
             given = copy if resuming and copy.exists() else command.model
             self.source = runs.find_model(given, command.env)
-            head = dict(self.source.head)
-            head.pop("epsilon", None)  # of playing; training has a schedule
+            head = presets.continued_head(self.source.head)
         start_tensorflow()
         from tfpg.models.saving import load_model
 

@@ -57,7 +57,7 @@ def load_agent(
             f"{str(path)!r} was trained by {name!r}, which is a class of a module. If you trust "
             f"the module, pass algorithm={name!r}."
         )
-    head = {key: value for key, value in source.head.items() if key != "epsilon"}
+    head = presets.continued_head(source.head)
     trained = {key: schedules.from_text(value) for key, value in config["options"].items()}
     preset = presets.find(name, source.env)._replace(
         options={**presets.continued(trained), **head, **options}, critic=config.get("critic")

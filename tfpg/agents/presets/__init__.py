@@ -68,6 +68,17 @@ def find(algorithm: str, env_id: str) -> Preset:
     return preset._replace(options={**sizes, **preset.options})
 
 
+def continued_head(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a trained model's head with which another training continues.
+
+    Example:
+        >>> continued_head({"squash": True, "value_scale": 3.5})
+        {'squash': True}
+    """
+    # Training has a schedule of epsilon, and finds the scale of the values itself.
+    return {name: x for name, x in head.items() if name not in ("epsilon", "value_scale")}
+
+
 def continued(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with which a trained model is trained further.
 
