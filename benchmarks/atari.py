@@ -21,6 +21,8 @@ from tfpg.rollouts.collector import Collector
 # As in the DQN paper: one update of 32 transitions every four steps.
 OPTIONS = {
     "batch_size": 32,
+    "n_step": 1,
+    "target_update_period": 128,
     "learn_period": 32,
     "updates_per_learn": 8,
     "steps_per_iteration": 256,

@@ -36,6 +36,7 @@ def train(double: bool, seed: int, updates: int) -> np.ndarray:
         double=double,
         loss="mse",
         capacity=256,  # about five rewards per state and action, so estimates stay noisy
+        n_step=1,
         batch_size=32,
         learn_period=64,
         updates_per_learn=64,

@@ -130,7 +130,11 @@ def measure(device, row: Row, replay, env: gymnasium.Env, seconds: float) -> dic
         # "auto" would take XLA for convolutions on the CPU of a machine that has a GPU.
         jit = False if row.images and device.device_type == "CPU" else "auto"
         agent = tfpg.DQN(
-            model, batch_size=row.batch_size, updates_per_learn=row.updates, jit_compile=jit
+            model,
+            batch_size=row.batch_size,
+            updates_per_learn=row.updates,
+            target_update_period=128,
+            jit_compile=jit,
         )
         agent.prepare(agent.policy_for(env))
         start = time.perf_counter()

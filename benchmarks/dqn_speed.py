@@ -108,6 +108,7 @@ def trained_agent(name: str):
         model,
         gamma=0.99,
         double=False,
+        n_step=1,
         batch_size=setting["batch"],
         capacity=100_000,
         learn_period=period,

@@ -56,7 +56,8 @@ def tfpg_updates(device: str | None, small: bool) -> float:
     replay = make_replay(env, 2000 if small else CAPACITY, rng, device)
     model = tfpg.networks.nature_cnn(env, seed=0)
     model.compile(keras.optimizers.Adam(1e-5))
-    agent = tfpg.DQN(model, double=False, batch_size=BATCH, updates_per_learn=PER_CALL)
+    options = {"batch_size": BATCH, "updates_per_learn": PER_CALL, "target_update_period": 128}
+    agent = tfpg.DQN(model, double=False, **options)
     agent.prepare(agent.policy_for(env))
 
     def learn() -> None:

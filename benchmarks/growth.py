@@ -49,6 +49,7 @@ def with_batch(batch_size: int, seconds: float) -> dict[str, float]:
 
     model = tfpg.networks.mlp(CARTPOLE, hidden=(64, 64), activation="relu", seed=0)
     options = {"learn_period": 64, "updates_per_learn": 64, "learning_starts": 5000}
+    options |= {"n_step": 1, "target_update_period": 128}
     agent = tfpg.DQN(model, batch_size=batch_size, **options)
     speed = speed_of(agent, CARTPOLE, seconds)
     return {"updates/s": speed, "transitions/s": speed * batch_size}

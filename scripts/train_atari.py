@@ -25,8 +25,10 @@ model.compile(optimizer=keras.optimizers.Adam(1e-4, epsilon=1.5e-4, global_clipn
 agent = tfpg.DQN(
     model,
     capacity=args.capacity,
+    n_step=1,
     batch_size=32,
-    learn_period=128,  # then 32 updates, one per 4 steps
+    learn_period=128,
+    updates_per_learn=32,  # one per 4 steps
     target_update_period=2000,
     epsilon=tfpg.schedules.linear(1.0, 0.01, args.env_steps // 10),
     learning_starts=args.learning_starts,

@@ -27,7 +27,8 @@ agent = tfpg.DQN(
     double=True,
     n_step=10,
     batch_size=128,
-    updates_per_learn=32,  # every 64 environment steps
+    learn_period=64,
+    updates_per_learn=32,
     tau=0.01,
     epsilon=tfpg.schedules.linear(1.0, 0.02, 8000),
 )

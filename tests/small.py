@@ -16,6 +16,7 @@ ALGORITHMS = [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN]
 SMALL = {  # options of a DQN
     "num_envs": 4,
     "batch_size": 8,
+    "n_step": 1,
     "capacity": 2000,
     "learn_period": 16,
     "updates_per_learn": 4,

@@ -66,6 +66,7 @@ def test_the_three_lines_of_the_readme_run(tmp_path):
 @pytest.mark.parametrize("document", PAGES)
 def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
     blocks = [re.sub(r"iterations=\d+", "iterations=2", x) for x in python_blocks(document)]
+    blocks = [re.sub(r"\benv_steps=[\d_]+", "env_steps=4000", x) for x in blocks]
     run(f"for block in {blocks!r}:\n    exec(block, {{}})", tmp_path)
 
 

@@ -49,6 +49,9 @@ def dqn(env, model=None, **options):
     model.compile(keras.optimizers.Adam(0.01))
     settings = {
         "gamma": GAMMA,
+        "batch_size": 64,
+        "n_step": 1,
+        "target_update_period": 128,
         "learning_starts": 100,
         "learn_period": 64,
         "updates_per_learn": 32,

@@ -42,6 +42,7 @@ from tfpg.schedules import IN_THE_END, linear, probability_schedule
 if TYPE_CHECKING:
     from tfpg.rollouts.collector import Collector
 
+_TAU = 0.01
 _LOGS = ("loss", "mean_q", "td_error", "grad_norm")
 
 
@@ -74,16 +75,17 @@ class DQN(OffPolicy):
         check=flag,
         help="Double Q-learning: choose the next action with the online network.",
     )
-    target_update_period: int = option(
-        default=128,
-        check=count,
-        help="Updates between copies of the online network into the target network.",
+    target_update_period: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Updates between copies of the online network into the target network. None: tau is "
+        "used instead.",
     )
     tau: float | None = option(
         default=None,
         check=optional(positive_fraction),
         help="Instead of copying, move the target network this fraction of the way toward the "
-        "online network after every update.",
+        "online network after every update. None: 0.01, unless target_update_period is given.",
     )
     epsilon: float | Callable[[float], float] = option(
         default=linear(1.0, 0.05, 20_000),
@@ -194,7 +196,7 @@ class DQN(OffPolicy):
             indices=(),  # type: ignore[arg-type]
         )
         data = tf.nest.map_structure(batches, data)
-        before = np.array(self.updates % self.target_update_period, np.int32)
+        before = np.array(self.updates % (self.target_update_period or 1), np.int32)
         logs, _ = self._update_block(data, before)
         errors, finite = logs.pop("errors"), logs.pop("finite")
         if self.trainable.check(finite, logs["loss"]):
@@ -251,6 +253,9 @@ class DQN(OffPolicy):
         variables, assigned = self.trainable.variables, self._assigned()
         saved = [tf.identity(v) for v in assigned]
         updates, size = batches.rewards.shape
+        period, tau = self.target_update_period, self.tau
+        if period is None and tau is None:
+            tau = _TAU
 
         def update(index: Any, sums: Any, errors: Any, finite: Any) -> Any:
             batch = tf.nest.map_structure(lambda x: x[index], batches)
@@ -259,7 +264,7 @@ class DQN(OffPolicy):
             squares = tf.stack([sum_of_squares(g) for g in gradients])
             logs["grad_norm"] = tf.cast(tf.sqrt(tf.reduce_sum(squares)), tf.float32)
             self.trainable.apply(gradients)
-            self._target.follow(before + index + 1, self.target_update_period, self.tau)
+            self._target.follow(before + index + 1, period or 1, tau)
             sums = {name: x + logs[name] for name, x in sums.items()}
             # The Huber loss has a finite gradient where the loss is infinite.
             finite &= tf.math.is_finite(squares) & tf.math.is_finite(logs["loss"])

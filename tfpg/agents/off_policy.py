@@ -44,7 +44,7 @@ class OffPolicy(Agent):
     Subclasses define `build`, `explore` and `learn_from`.
     """
 
-    n_step: int = option(default=1, check=count, help="Number of rewards per transition.")
+    n_step: int = option(default=3, check=count, help="Number of rewards per transition.")
     prioritized: bool = option(
         default=False,
         check=flag,
@@ -64,7 +64,7 @@ class OffPolicy(Agent):
     capacity: int = option(
         default=100_000, check=count, help="Capacity of the replay buffer, in steps."
     )
-    batch_size: int = option(default=64, check=count, help="Transitions per update.")
+    batch_size: int = option(default=128, check=count, help="Transitions per update.")
     learn_period: int = option(
         default=32,
         check=count,

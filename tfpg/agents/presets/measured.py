@@ -282,6 +282,7 @@ ATARI: dict[str, Preset] = {
         options={
             "capacity": 1_000_000,
             "batch_size": 32,
+            "n_step": 1,
             "learn_period": 32,
             "updates_per_learn": 8,
             "target_update_period": 2000,
