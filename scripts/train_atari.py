@@ -27,16 +27,14 @@ agent = tfpg.DQN(
     capacity=args.capacity,
     n_step=1,
     batch_size=32,
-    learn_period=128,
-    updates_per_learn=32,  # one per 4 steps
+    updates_per_learn=8,  # every 32 steps
     target_update_period=2000,
     epsilon=tfpg.schedules.linear(1.0, 0.01, args.env_steps // 10),
     learning_starts=args.learning_starts,
     reward_clip=1.0,
     end_on_life_loss=True,
 )
-agent.fit(args.env, max(1, args.env_steps // 1024), seed=args.seed)
+agent.fit(args.env, env_steps=args.env_steps, seed=args.seed)
 result = tfpg.evaluate(model, args.env, episodes=5, seed=7, max_steps=args.max_steps)
 print(f"{agent.save(args.out / 'model.keras')}: {result['episode_return']:.1f} over 5 episodes")
-video = args.out / "video.mp4"
-print(tfpg.record(model, args.env, video, seed=7, max_steps=args.max_steps).path)
+print(tfpg.record(model, args.env, args.out / "video.mp4", seed=7, max_steps=args.max_steps).path)
