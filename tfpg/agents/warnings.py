@@ -16,6 +16,7 @@ from tfpg.rollouts.trajectory import Trajectory
 _PATIENCE = 5  # iterations
 _LEAST_EXPLAINED = 0.05  # variance, for many steps and iterations
 _UNEXPLAINED_STEPS, _UNEXPLAINED_ITERATIONS = 50_000, 40
+_MOST_KEPT = 1000
 # Q-values may exceed the largest return so far by this factor: the policy may still improve.
 _RETURN_FACTOR = 10.0
 _DRIFT = 20  # iterations
@@ -66,6 +67,7 @@ class TrainingWarnings(_Warnings):
         self._returns_differ = trained
         self._episodes = 0
         self._unexplained: list[tuple[float, float, float]] = []  # steps, mean return, spread
+        self._look_at = 0.0  # how many of them
 
     def look(self, logs: dict[str, float], episode_returns: Sequence[float]) -> None:
         """Check an iteration.
@@ -129,11 +131,18 @@ class TrainingWarnings(_Warnings):
         """Whether the value function has explained nothing for long, and returns do not improve."""
         if logs.get("explained_variance", 1.0) >= _LEAST_EXPLAINED:
             self._unexplained.clear()
+            self._look_at = 0.0
         elif len(episode_returns):
-            mean, spread = float(np.mean(episode_returns)), float(np.ptp(episode_returns))
+            mean = sum(episode_returns) / len(episode_returns)
+            spread = max(episode_returns) - min(episode_returns)
             self._unexplained.append((logs["env_steps"], mean, spread))
-        if len(self._unexplained) < _UNEXPLAINED_ITERATIONS:
+        count = len(self._unexplained)
+        if count < max(self._look_at, _UNEXPLAINED_ITERATIONS):
             return False
+        if count > _MOST_KEPT:
+            del self._unexplained[1::2]
+            count //= 2
+        self._look_at = 1.25 * count  # looking at all of them takes time
         steps, means, spreads = np.array(self._unexplained).T
         early, late = np.array_split(means, 2)
         # A solved task leaves little to explain: its returns are all alike.
