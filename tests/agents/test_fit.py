@@ -381,6 +381,15 @@ class TestArguments:
                 getattr(small_agent(tfpg.Reinforce), name)
         assert not hasattr(small_agent(tfpg.Reinforce), "other")
 
+    def test_the_error_of_a_property_is_not_hidden(self):
+        class Broken(tfpg.Reinforce):
+            @property
+            def gain(self):
+                return self.missing
+
+        with pytest.raises(AttributeError, match="'missing'"):
+            _ = Broken(small_model(tfpg.Reinforce)).gain
+
     @pytest.mark.parametrize("iterations", [0, -1, 2.5])
     def test_iterations_are_checked(self, iterations):
         with pytest.raises(ValueError, match="iterations must be an integer of at least 1"):

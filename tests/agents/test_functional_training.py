@@ -312,6 +312,8 @@ def test_nothing_is_learned_from_rewards_that_are_not_finite(algorithm):
     with pytest.raises(FloatingPointError, match="because the rewards are not"):
         agent.fit(Broken(), 1, seed=0, verbose=0)
     np.testing.assert_array_equal(flat_weights(agent.model), before)
+    fit(agent, 1)  # the next training has finite statistics
+    assert all(np.isfinite(x).all() for x in tf.nest.flatten(agent.return_scale))
 
 
 def test_checkpoints_are_written_between_calls_when_they_are_due(tmp_path):

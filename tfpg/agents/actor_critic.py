@@ -133,7 +133,7 @@ class ActorCritic(PolicyGradient):
             self._scaled_for, self.return_scale = (self.reward_scale, self.gamma), ()
         if self.reward_scale == "auto":
             new = ReturnScale.initial(collector.envs.num_envs)
-            if self.return_scale:
+            if self.return_scale and np.isfinite(self.return_scale.moments.variance):
                 new = new._replace(moments=self.return_scale.moments)
             self.return_scale = new
 

@@ -262,8 +262,9 @@ class Agent(WithOptions, abc.ABC):
         )
 
     def __getattr__(self, name: str) -> Any:
-        hint = " To train it, call fit(env, env_steps=...)." if name in ("learn", "train") else ""
-        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}.{hint}")
+        if name in ("learn", "train"):
+            raise AttributeError(f"To train a {type(self).__name__}, call fit(env, env_steps=...).")
+        return self.__getattribute__(name)  # raises the original error, also that of a property
 
     def evaluate(
         self,

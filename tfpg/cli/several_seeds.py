@@ -1,4 +1,4 @@
-"""``tfpg train --seeds``: several runs of a command, each in a process of its own."""
+"""``tfpg train --seeds``: several runs of a command, each in a separate process."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def head_options_of(model: keras.Model) -> dict[str, Any]:
 
 
 def set_head_options(model: keras.Model, options: Mapping[str, Any]) -> None:
-    """Set the options of the head with which a model acts unless told otherwise."""
+    """Set the default options of the head with which a model acts."""
     _HEAD_OPTIONS[model] = dict(options)
 
 

@@ -11,7 +11,7 @@ format             written to                 played by
 A program maps a batch of observations, as the environment returns them, to actions, as the
 environment takes them. It contains the encoding of the observations, the model with its running
 statistics, the choice of the action, and the bounds and dtype of the action space. The size of the
-batch is free. Each key of a `Dict` is an input of its own; other observations are the input
+batch is free. Each key of a `Dict` is a separate input; other observations are the input
 ``observation``. The output is ``action``.
 
 A program takes the most probable actions, or samples them from another input, ``noise``. The caller

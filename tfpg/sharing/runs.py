@@ -168,7 +168,7 @@ def find_model(
 
 
 def _check_no_module(env: str, pack: Path) -> None:
-    """Raise if making the environment of somebody's pack would import a module."""
+    """Raise if making a pack's environment would import a module."""
     if ":" in split_env_id(env)[0]:
         raise ValueError(
             f"{str(pack)!r} is for {env!r}, and making that imports a module. If you trust the "
