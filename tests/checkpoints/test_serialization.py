@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -103,6 +104,22 @@ class TestRoundTrip:
         assert peak - joined < 100_000
         found["x"][0] = 1.0  # a view of the data, which can be written to
 
+    def test_images_are_compressed(self):
+        frames = np.zeros((100, 84, 84), np.uint8)
+        frames[:, 10:20, 30] = np.arange(100)[:, None]
+        noise = np.random.default_rng(0).integers(0, 256, 100_000).astype(np.uint8)
+        data = bytearray().join(pack({"frames": frames, "noise": noise}))
+        assert len(data) < noise.nbytes + frames.nbytes // 50
+        found = unpack(data)
+        assert same({"frames": frames, "noise": noise}, found)
+        found["frames"][0] = 1  # can be written to
+
+    @pytest.mark.parametrize(("size", "cut"), [(999, 0), (1001, 0), (1000, 1), (1000, 5)])
+    def test_a_compressed_array_of_another_size_is_refused(self, size, cut):
+        data = zlib.compress(bytes(1000))[: -cut or None]
+        with pytest.raises(ValueError, match="1,?[0-9]+ numbers is incomplete|999 numbers is inc"):
+            unpack(crafted({"__array__": ["|u1", [size], 0, len(data)]}, data))
+
 
 class TestRefusedStates:
     @pytest.mark.parametrize(
@@ -154,13 +171,19 @@ class TestRefusedRecords:
             (["<f8", [1], -8], "an array of '<f8' at -8"),
             (["<f8", [1], 1.5], "an array of '<f8' at 1.5"),
             (["<f8", [1], None], "an array of '<f8' at None"),
-            (["<f8", [9], 0], "9 numbers is larger than the record"),
-            (["<f8", [8], 1], "8 numbers is larger than the record"),
+            (["<f8", [9], 0, 72], "9 numbers is larger than the record"),
+            (["<f8", [8], 1, 64], "8 numbers is larger than the record"),
+            (["<f8", [8], 0, 65], "8 numbers is larger than the record"),
+            (["<f8", [8], 0, -8], "8 numbers is larger than the record"),
+            (["<f8", [8], 0, None], "NoneType"),
+            (["<f8", [8], 0, 63], "while decompressing"),
+            (["|u1", [100], 0, 20], "while decompressing"),
+            (["|u1", [10**12], 0, 64], "is larger than the record"),
             (["<f8", [1], 10**30], "1 numbers is larger than the record"),
             (["<f8", [10**30], 0], "is larger than the record"),
             (["<f8", [2**40, 2**40], 0], "is larger than the record"),
-            (["<f8", [0, 10**30], 0], "Maximum allowed dimension"),
-            (["<f8", [0] * 70, 0], "maximum"),
+            (["<f8", [0, 10**30], 0, 0], "Maximum allowed dimension"),
+            (["<f8", [0] * 70, 0, 0], "maximum"),
             (["<f8", [-1], 0], "of shape"),
             (["<f8", [-1, -8], 0], "of shape"),
             (["<f8", [2.0], 0], "of shape"),
@@ -174,6 +197,8 @@ class TestRefusedRecords:
         ],
     )
     def test_descriptions_of_impossible_arrays(self, array, message):
+        if isinstance(array, list) and len(array) == 3:
+            array = [*array, 8]
         with pytest.raises(ValueError, match=f"^Not a complete record: .*{re.escape(message)}"):
             unpack(crafted({"x": {"__array__": array}}, bytes(64)))
 
@@ -255,7 +280,7 @@ class TestBrokenBytes:
     )
 
     @given(st.sampled_from(["<f8", "|b1", ">u2", "O", "<M8[s]"]) | json_values, json_values,
-           json_values)  # fmt: skip
+           json_values, json_values)  # fmt: skip
     @settings(max_examples=150, deadline=None)
-    def test_random_descriptions_of_arrays(self, dtype, shape, offset):
-        attempt(crafted([{"__array__": [dtype, shape, offset]}], bytes(64)))
+    def test_random_descriptions_of_arrays(self, dtype, shape, offset, stored):
+        attempt(crafted([{"__array__": [dtype, shape, offset, stored]}], bytes(64)))

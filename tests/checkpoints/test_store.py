@@ -146,7 +146,7 @@ class TestSaving:
     def test_the_header_is_a_readable_first_line(self, tmp_path):
         saved(tmp_path)
         header = json.loads((tmp_path / "step-30.ckpt").read_bytes().splitlines()[0])
-        assert (header["format"], header["step"], header["iteration"]) == (3, 30, 3)
+        assert (header["format"], header["step"], header["iteration"]) == (4, 30, 3)
         assert len(header["sha256"]) == 64
 
 
@@ -282,9 +282,9 @@ class TestFallingBack:
 
     def test_checkpoints_of_another_format_are_refused(self, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
-            patched.setattr("tfpg.checkpoints.store.FORMAT", 4)
+            patched.setattr("tfpg.checkpoints.store.FORMAT", 5)
             saved(tmp_path)
-        with pytest.raises(VersionSkewError, match="has format 4, but this tfpg reads 3"):
+        with pytest.raises(VersionSkewError, match="has format 5, but this tfpg reads 4"):
             Store(tmp_path).load()
 
 

@@ -124,10 +124,14 @@ class TestContactSheet:
             np.diff(shades), (count - 1) / 5 / max(1, len(shades) - 1), atol=3.5
         )
 
-    def test_large_frames_are_reduced(self, tmp_path):
-        path = write(tmp_path / "a.png", [np.zeros((500, 800, 3), np.uint8)])
+    @pytest.mark.parametrize(
+        ("width", "height", "expected"),
+        [(800, 500, (400, 250)), (1600, 500, (800, 250)), (2400, 500, (1600, 333))],
+    )
+    def test_large_frames_are_reduced_wide_ones_less(self, tmp_path, width, height, expected):
+        path = write(tmp_path / "a.png", [np.zeros((height, width, 3), np.uint8)])
         with Image.open(path) as image:
-            assert image.size == (400, 250)
+            assert image.size == expected
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """State as bytes: nested dicts and lists of plain values and arrays, and nothing executable.
 
 A record is the sizes of its two parts (8 bytes each, little-endian), JSON, and the bytes of the
-arrays. In the JSON an array is ``{"__array__": [dtype, shape, offset]}``. Only numbers and booleans
-can be arrays. Reading checks every size against the bytes that exist before it allocates anything.
+arrays. In the JSON an array is ``{"__array__": [dtype, shape, offset, size]}``. Large arrays of
+bytes, such as images, are compressed: their size is smaller than their shape. Only numbers and
+booleans can be arrays. Reading checks every size against the bytes that exist before it allocates
+anything.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +22,8 @@ _SIZES = struct.Struct("<QQ")
 _ARRAY = "__array__"
 _ALIGNMENT = 64
 _MAX_DEPTH = 32
+_COMPRESSED = 2**16  # bytes of the smallest array that is compressed
+_EXPANSION = 1032  # the most that zlib can compress
 _DTYPE = re.compile(r"[<>|][biuf]\d{1,2}")
 
 
@@ -61,10 +66,13 @@ def pack(state: Any) -> list[Any]:
             )
         if isinstance(x, np.generic):
             return float(x) if x.dtype.kind == "f" else x.item()
-        padding = -x.nbytes % _ALIGNMENT
-        arrays.extend([np.ascontiguousarray(x).reshape(-1).view(np.uint8).data, bytes(padding)])
-        size += x.nbytes + padding
-        return {_ARRAY: [x.dtype.str, x.shape, size - x.nbytes - padding]}
+        data: Any = np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
+        if x.dtype == np.uint8 and len(data) >= _COMPRESSED:
+            data = min(zlib.compress(data, 1), data, key=len)
+        padding, offset = -len(data) % _ALIGNMENT, size
+        arrays.extend([data, bytes(padding)])
+        size += len(data) + padding
+        return {_ARRAY: [x.dtype.str, x.shape, offset, len(data)]}
 
     text = json.dumps(encode(state, "", 0)).encode()
     text += b" " * (-(_SIZES.size + len(text)) % _ALIGNMENT)
@@ -86,7 +94,10 @@ def unpack(data: Any) -> Any:
         if first + size != len(view):
             raise ValueError(f"expected {first + size:,} bytes, found {len(view):,}")
         return _decode(json.loads(bytes(view[_SIZES.size : first])), view[first:], 0)
-    except (struct.error, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (
+        *(struct.error, zlib.error, ValueError, TypeError),
+        *(KeyError, RecursionError, OverflowError),
+    ) as error:
         raise ValueError(f"Not a complete record: {error}") from None
 
 
@@ -99,14 +110,20 @@ def _decode(x: Any, arrays: memoryview, depth: int) -> Any:
         return x
     if _ARRAY not in x:
         return {key: _decode(value, arrays, depth + 1) for key, value in x.items()}
-    name, shape, offset = x[_ARRAY]
+    name, shape, offset, stored = x[_ARRAY]
     # NumPy's own dtype strings are a language that includes objects.
     if not _DTYPE.fullmatch(str(name)) or not isinstance(offset, int) or offset < 0:
         raise ValueError(f"it holds an array of {str(name)[:20]!r} at {str(offset)[:20]}")
     dtype, count = np.dtype(name), _count(shape)
-    if offset + count * dtype.itemsize > len(arrays):
+    data, size = arrays[offset : offset + stored], count * dtype.itemsize
+    if len(data) != stored or not stored <= size <= stored * _EXPANSION:
         raise ValueError(f"an array of {count:,} numbers is larger than the record")
-    return np.frombuffer(arrays, dtype, count, offset).reshape(shape)
+    if stored < size:
+        stream = zlib.decompressobj()
+        data = bytearray(stream.decompress(data, size + 1))
+        if not stream.eof or len(data) != size:
+            raise ValueError(f"an array of {count:,} numbers is incomplete")
+    return np.frombuffer(data, dtype, count).reshape(shape)
 
 
 def _count(shape: Sequence[int]) -> int:

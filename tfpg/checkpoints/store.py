@@ -26,7 +26,7 @@ from tfpg.core.memory import check_memory
 from tfpg.core.messages import warn
 from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError, VersionSkewError
 
-FORMAT = 3
+FORMAT = 4
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
 _LONGEST_HEADER = 4_000_000  # bytes

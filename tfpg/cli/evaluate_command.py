@@ -30,9 +30,7 @@ class Evaluate(Playing, WithJson):
             )
         model = source.pack or source.model
         if self.json:
-            self.print_json(
-                {"model": str(source.pack or source.model), "env": source.env, **result}
-            )
+            self.print_json({"model": str(model), "env": source.env, **result})
             return
         kind, returns = "sampled" if self.stochastic else "greedy", result["episode_returns"]
         print(

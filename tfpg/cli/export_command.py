@@ -44,6 +44,7 @@ class Export(SavedModel):
             assert format is not None
             given = self.run_or_model
             place = given / "policy" if given.is_dir() else given.with_suffix("")
+            place = place if given.exists() else Path(given.name)  # of the zoo
             out = place.with_name(place.name + (SUFFIXES[format] or "_saved_model"))
         start_tensorflow()
         from tfpg.sharing.export import export

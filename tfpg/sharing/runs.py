@@ -25,6 +25,7 @@ from tfpg.sharing.unpacking import unpacked
 MODEL, LAST = "model.keras", "last.keras"
 CHECKPOINTS, START = "checkpoints", "start.keras"
 CURVE, VIDEO = "learning_curve.png", "video.mp4"
+_ZOO = Path(__file__).parents[1] / "zoo"
 VIDEOS, SNAPSHOTS = "videos/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
 
 
@@ -124,7 +125,7 @@ class Source(NamedTuple):
     max_steps: int | None
     trained_in: str | None
     config: dict[str, Any]
-    pack: Path | None = None  # the zip file that the model was unpacked from
+    pack: Path | None = None  # the zip file that the model was unpacked from, or its name
 
 
 def find_model(
@@ -136,7 +137,8 @@ def find_model(
     """Return the model that a run, a pack or a ``.keras`` file names, and how to play it.
 
     Args:
-        given: A run folder, a pack, or a ``.keras`` file in one or anywhere else.
+        given: A run folder, a pack, or a ``.keras`` file in one or anywhere else, or
+            ``"zoo:ALGORITHM/ENVIRONMENT"``, one of the packs that come with tfpg.
         env: Environment id. None: the run's.
         head: Options of the policy, which take precedence over the run's.
         env_kwargs: Keyword arguments of the environment, which take precedence over the run's.
@@ -145,13 +147,13 @@ def find_model(
         FileNotFoundError: There is no such run or model.
         ValueError: A file is broken, or the environment is not known.
     """
-    given = Path(given)
+    name, given = Path(given), _of_zoo(given) or Path(given)
     if not given.exists():
         raise FileNotFoundError(
             f"No run or model at {str(given)!r}: pass a run folder, a pack, or a .keras file."
         )
-    pack = given if given.suffix == ".zip" and not given.is_dir() else None
-    given = given if pack is None else unpacked(pack)
+    pack = name if given.suffix == ".zip" and not given.is_dir() else None
+    given = given if pack is None else unpacked(given)
     config = _config_of(given)
     trained_in, max_steps = config.get("env"), config.get("max_steps")
     if env is None and trained_in and "command" not in config:
@@ -165,6 +167,29 @@ def find_model(
     model = check_model_file(given / MODEL if given.is_dir() else given)
     head = {**config.get("head", {}), **(head or {})}
     return Source(model, env, head, max_steps, trained_in, config, pack)
+
+
+def _of_zoo(given: str | os.PathLike) -> Path | None:
+    """Return the pack in the zoo that a name means, or None if it is not such a name."""
+    scheme, _, name = str(given).partition(":")
+    if scheme != "zoo":
+        return None
+    if name not in zoo():
+        raise FileNotFoundError(
+            f"No {str(given)!r} in the zoo. It has {', '.join(f'zoo:{each}' for each in zoo())}."
+        )
+    return _ZOO / f"{name}.zip"
+
+
+def zoo() -> list[str]:
+    """Return the names of the trained models that come with tfpg.
+
+    Example:
+        >>> "ppo/LunarLander-v3" in zoo()
+        True
+    """
+    paths = sorted(_ZOO.glob("*/*.zip"))
+    return [path.relative_to(_ZOO).with_suffix("").as_posix() for path in paths]
 
 
 def _check_no_module(env: str, pack: Path) -> None:

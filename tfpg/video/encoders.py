@@ -24,8 +24,7 @@ _PALETTE_PIXELS = 2**23
 _CUBE_SIDE = 5
 
 _SHEET_FRAMES = 12
-_SHEET_COLUMNS = 4
-_SHEET_FRAME_WIDTH = 400  # pixels, at most
+_SHEET_WIDTH = 1600  # pixels, at most
 
 
 class Mp4:
@@ -137,7 +136,10 @@ class Gif(Mp4):
 
 
 class ContactSheet:
-    """One image of twelve frames, evenly spaced from the first to the last."""
+    """One image of twelve frames, evenly spaced from the first to the last.
+
+    It has four columns, or fewer of wide frames, such as those of several episodes side by side.
+    """
 
     codec = "png"
     max_fps = math.inf
@@ -148,10 +150,12 @@ class ContactSheet:
         self._last: Any = None
 
     def write(self, frame: np.ndarray) -> None:
-        self._last = rescale(frame, min(1.0, _SHEET_FRAME_WIDTH / frame.shape[1]))
+        height, width = frame.shape[:2]
+        self._columns = min(max(round(6 * height / width), 1), 4)
+        self._last = rescale(frame, min(1.0, _SHEET_WIDTH / self._columns / width))
         if self._count % self._spacing == 0:
             self._kept.append(self._last)
-        if len(self._kept) == 8 * _SHEET_FRAMES:
+        if len(self._kept) == 2 * self._columns * _SHEET_FRAMES:
             self._kept, self._spacing = self._kept[::2], 2 * self._spacing
         self._count += 1
 
@@ -160,7 +164,7 @@ class ContactSheet:
 
         chosen = [self._kept[i] for i in evenly_spaced(len(self._kept), _SHEET_FRAMES)]
         chosen[-1] = self._last
-        Image.fromarray(tile(chosen, min(len(chosen), _SHEET_COLUMNS))).save(self._path)
+        Image.fromarray(tile(chosen, min(len(chosen), self._columns))).save(self._path)
 
     def abort(self) -> None:
         pass
