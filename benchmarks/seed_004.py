@@ -31,7 +31,9 @@ def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, floa
         ]
     )
     model.compile(optimizer=keras.optimizers.Adam(0.01))
-    agent = tfpg.Reinforce(model, gamma=0.95, episodes_per_update=10, max_steps=200)
+    agent = tfpg.Reinforce(
+        model, gamma=0.95, episodes_per_update=10, entropy_coef=0.0, max_steps=200
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/best.keras"
         save_best = keras.callbacks.ModelCheckpoint(

@@ -48,7 +48,12 @@ def of_tfpg(name: str) -> float:
     def agent():
         model = textbook.make_model(0)
         model.compile(optimizer=keras.optimizers.Adam(0.01))
-        options = {"gamma": 0.95, "episodes_per_update": EPISODES[name], "max_steps": 200}
+        options = {
+            "gamma": 0.95,
+            "episodes_per_update": EPISODES[name],
+            "entropy_coef": 0.0,
+            "max_steps": 200,
+        }
         return tfpg.Reinforce(model, **options)
 
     agent().fit(ENV, 1, seed=0, verbose=0)  # starts TensorFlow

@@ -74,7 +74,12 @@ def of_tfpg(name: str) -> float:
 
     model = tfpg.networks.mlp(ENV, hidden=(20, 10), activation="elu", seed=0)
     model.compile(keras.optimizers.Adam(0.01))
-    options = {"gamma": 0.95, "episodes_per_update": SETTINGS[name], "max_steps": 200}
+    options = {
+        "gamma": 0.95,
+        "episodes_per_update": SETTINGS[name],
+        "entropy_coef": 0.0,
+        "max_steps": 200,
+    }
     agent = tfpg.Reinforce(model, **options)
     agent.fit(ENV, WARM_UP, seed=0, verbose=0)
     before, start = agent.env_steps, time.perf_counter()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from tfpg.agents.actor_critic import ActorCritic
 from tfpg.agents.minibatches import Batch
 from tfpg.core.backend import keras, tf
+from tfpg.core.options import one_of, option
 from tfpg.ops.policy_losses import policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
 
@@ -36,6 +37,13 @@ class A2C(ActorCritic):
         >>> history.history["env_steps"][-1] <= 3 * 4 * 16
         True
     """
+
+    standardize: str | None = option(
+        default=None,
+        check=one_of("batch", None),
+        help="Standardize the advantages (z-score) over the 'batch'. None: no standardization."
+        " With few steps in an iteration, it would amplify noise once the policy is good.",
+    )
 
     needs_log_probs = False
 

@@ -24,7 +24,7 @@ from tfpg.agents.minibatches import (
 from tfpg.agents.optimization import CompiledUpdate, apply_where
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
-from tfpg.core.options import count, fraction, nonnegative, one_of, option, positive
+from tfpg.core.options import count, fraction, one_of, option, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.normalization import Moments
 from tfpg.models.policy import Policy
@@ -69,15 +69,6 @@ class ActorCritic(PolicyGradient):
         check=fraction,
         help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
         "follow; 0 uses one reward and the next value estimate.",
-    )
-    standardize: str | None = option(
-        default="batch",
-        check=one_of("batch", None),
-        help="Standardize the advantages (z-score) over the 'batch'. None: no standardization. The "
-        "value function's targets are never standardized.",
-    )
-    entropy_coef: float = option(
-        default=0.01, check=nonnegative, help="Weight of the entropy bonus."
     )
     reward_scale: float | str = option(
         default="auto",

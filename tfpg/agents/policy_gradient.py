@@ -52,7 +52,7 @@ class PolicyGradient(Agent):
         "value function's targets are never standardized.",
     )
     entropy_coef: float = option(
-        default=0.0, check=nonnegative, help="Weight of the entropy bonus."
+        default=0.01, check=nonnegative, help="Weight of the entropy bonus."
     )
     value_coef: float = option(
         default=0.5, check=nonnegative, help="Weight of the value function's squared error."

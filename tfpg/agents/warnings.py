@@ -104,8 +104,8 @@ class TrainingWarnings(_Warnings):
             "entropy",
             entropy < self._entropy_floor,
             f"The policy's entropy fell to {entropy:.3g} nats: it hardly explores anymore. If "
-            "episode_return is not high enough yet, use a larger entropy_coef, such as 0.01, or a "
-            "smaller learning rate.",
+            "episode_return is not high enough yet, use a larger entropy_coef or a smaller "
+            "learning rate.",
         )
         self._observe(
             "gradient",

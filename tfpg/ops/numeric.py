@@ -82,16 +82,11 @@ def sqrt(x: Array) -> Array:
 
 def shifted(x: Array, steps: int) -> Array:
     """Row ``t`` holds row ``t + steps`` of ``x``, or zeros where there is none."""
-    return joined(x[steps:], zeros_like(x[:steps]))
+    return concatenate([x[steps:], zeros_like(x[:steps])], axis=0)
 
 
 def repeat(x: Array, times: int) -> Array:
     return np.repeat(x, times) if is_array(x) else tf.repeat(x, times)
-
-
-def joined(x: Array, y: Array) -> Array:
-    """The rows of both, one after another."""
-    return np.concatenate([x, y]) if is_array(x) else tf.concat([x, y], axis=0)
 
 
 def any(x: Array) -> Array:
@@ -106,8 +101,8 @@ def stack(xs: list) -> Array:
     return np.stack(xs, axis=-1) if is_array(xs[0]) else tf.stack(xs, axis=-1)
 
 
-def concatenate(xs: list) -> Array:
-    return np.concatenate(xs, axis=-1) if is_array(xs[0]) else tf.concat(xs, axis=-1)
+def concatenate(xs: list, axis: int = -1) -> Array:
+    return np.concatenate(xs, axis) if is_array(xs[0]) else tf.concat(xs, axis)
 
 
 def where(condition: Array, x: Array, y: Array) -> Array:

@@ -158,8 +158,8 @@ def running_returns(
     slopes = slopes * (1 - xp.shifted(over[::-1], 1)[::-1])
     # The last row comes first, as in returns, and those before the first step are a row, too.
     sums = _solved(
-        xp.joined(rewards[::-1], before[None]),
-        xp.joined(slopes[::-1], xp.zeros_like(before)[None]),
+        xp.concatenate([rewards[::-1], before[None]], axis=0),
+        xp.concatenate([slopes[::-1], xp.zeros_like(before)[None]], axis=0),
     )[::-1][1:]
     return sums, sums[-1] * (1 - over[-1])
 

@@ -40,7 +40,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         env_steps=200_000,
         learning_rate=0.01,
         network={"hidden": (64, 64)},
-        options={"episodes_per_update": 16},
+        options={"episodes_per_update": 16, "entropy_coef": 0.0},
         score=Score(500.0, 500.0, 500.0),
     ),
     ("reinforce", "Acrobot-v1"): Preset(
@@ -66,6 +66,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         critic_learning_rate=0.005,
         options={
             "episodes_per_update": 16,
+            "entropy_coef": 0.0,
             "gae_lambda": 0.97,
             "value_updates": 40,
             "gamma": 0.995,
