@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import sys
 import textwrap
 import typing
@@ -123,6 +124,9 @@ class WithOptions:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(eq=False, repr=False)(cls)
         cls.__doc__ = _documented(cls)
+        # Without it, help() and editors would show that of __new__.
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     def __new__(cls, *args: Any, **options: Any) -> typing.Self:
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -254,8 +258,8 @@ def _documented(cls: type) -> str:
         entry = f"{each.name}: {each.help}{default}"
         lines += textwrap.wrap(entry, 92, initial_indent="    ", subsequent_indent=" " * 8)
     args = "\n".join(["Args:", *lines])
-    summary, marker, rest = text.partition("\n\nSource:")
-    return f"{summary}\n\n{args}{marker}{rest}"
+    summary, *sections = re.split(r"\n\n(?=[A-Z]\w+:\n)", text)
+    return "\n\n".join([summary, args, *sections])
 
 
 def fraction(value: Any) -> float:
