@@ -35,6 +35,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"tfpg {version}"
 html_copy_source = False
 html_math_renderer = "mathml"

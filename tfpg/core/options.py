@@ -1,11 +1,11 @@
 """Options of an agent, each declared once: name, type, default, check and documentation.
 
-A class declares its options as annotated fields,
+A class declares its options as annotated fields::
 
     class PPO(ActorCritic):
         clip_ratio: float = option(default=0.2, check=positive, help="...")
 
-and everything else derives from them: the constructor and its docstring, the command line, a run's
+Everything else derives from them: the constructor and its docstring, the command line, a run's
 ``config.json``, the settings of presets, and the comparison when a run resumes.
 """
 

@@ -1,13 +1,11 @@
 r"""Policy gradients taken one step at a time: their sum, and how noisy it is.
 
 A policy gradient is a weighted sum of the gradients ``g_t`` of ``log pi(a_t | s_t)``. With one
-gradient tape per step, several such sums can be kept at once, here with the weights
-
-    A_t, the advantage,     1,     V_t, the value,
-
-for every episode and over all episodes. Linear combinations of the three sums give the gradient
-with or without a z-score and with or without a baseline. The episodes of a batch are independent
-samples of the gradient, so the inner products of their sums show how noisy each of these is.
+gradient tape per step, several such sums can be kept at once, here for every episode and over all
+episodes, with three weights: ``A_t``, the advantage; 1; and ``V_t``, the value. Linear combinations
+of the three sums give the gradient with or without a z-score and with or without a baseline. The
+episodes of a batch are independent samples of the gradient, so the inner products of their sums
+show how noisy each of these is.
 
 Gradients are flat vectors ``[P]``.
 
