@@ -405,7 +405,7 @@ class Agent(WithOptions, abc.ABC):
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         """Collect and update once, and return the metrics to log.
 
-        `tfpg.agents.off_policy.OffPolicy` overrides this. `fit` adds the metrics of every algorithm.
+        `tfpg.agents.off_policy.OffPolicy` overrides this. `fit` adds the metrics of all algorithms.
         """
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)
