@@ -37,6 +37,8 @@ autodoc_typehints_description_target = "documented"
 html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = f"tfpg {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_math_renderer = "mathml"
 
