@@ -30,6 +30,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!tfpg\.).*")]
 napoleon_custom_sections = ["Source"]
 napoleon_use_ivar = True
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -61,16 +62,13 @@ class MarkdownHelp(click.HelpFormatter):
             self.write(f"`{name}`\n: ")
             self.write_text(text)
 
-    def write_paragraph(self):
-        self.write("\n")
-
 
 class CommandLine(SphinxDirective):
     """All commands of ``tfpg``, with what their ``--help`` says."""
 
     def run(self):
-        help = MarkdownHelp()
-        self.write(help, tfpg_command, click.Context(tfpg_command, info_name="tfpg"))
+        help, settings = MarkdownHelp(), tfpg_command.context_settings
+        self.write(help, tfpg_command, click.Context(tfpg_command, info_name="tfpg", **settings))
         return self.parse_text_to_nodes(help.getvalue(), allow_section_headings=True)
 
     def write(self, help, command, ctx):
@@ -86,6 +84,13 @@ def write_math(writer, node):
     raise nodes.SkipNode
 
 
+def link_pages(app, name, source):
+    """Let links to the files above docs/ lead to the pages that include them."""
+    files = r"\]\((?:\.\./)+((?:CHANGELOG|CONTRIBUTING|SECURITY)\.md)"
+    source[0] = re.sub(files, r"](/\1", source[0])
+
+
 def setup(app):
+    app.connect("source-read", link_pages)
     app.add_directive("command-line", CommandLine)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))

@@ -35,13 +35,13 @@ Check = Callable[[Any], Any]
 class Option(NamedTuple):
     """The declaration of one option of a class."""
 
-    name: str
-    type: Any
-    default: Any
-    check: Check | None
-    help: str
-    group: str  # the name of the class that declares it
-    in_config: bool
+    name: str  #: the field's name
+    type: Any  #: its annotation
+    default: Any  #: ``dataclasses.MISSING`` if the option is required
+    check: Check | None  #: brings a value into its final form
+    help: str  #: one or two sentences
+    group: str  #: the name of the class that declares it
+    in_config: bool  #: whether ``config.json`` has it
 
     def checked(self, value: Any) -> Any:
         """Return the value in its final form.

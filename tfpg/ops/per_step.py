@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 class GradientSums(NamedTuple):
     """Weighted sums of the gradients of many steps, with ``W`` weights for each step."""
 
-    episode: tf.Tensor  # [W, P]  over the steps of the current episode
-    total: tf.Tensor  # [W, P]  over the steps of finished episodes
-    products: tf.Tensor  # [W, W]  float64, inner products of an episode's sums, over episodes
-    rest: tf.Tensor  # [P]  sum of the gradients that are not weighted
-    episodes: tf.Tensor  # []  float64, finished episodes
+    episode: tf.Tensor  #: [W, P]  over the steps of the current episode
+    total: tf.Tensor  #: [W, P]  over the steps of finished episodes
+    products: tf.Tensor  #: [W, W]  float64, inner products of an episode's sums, over episodes
+    rest: tf.Tensor  #: [P]  sum of the gradients that are not weighted
+    episodes: tf.Tensor  #: []  float64, finished episodes
 
 
 class Noise(NamedTuple):
     """The noise of the gradient of a batch of episodes."""
 
-    snr: tf.Tensor  # []  squared norm of the mean over the squared standard error
-    variance: tf.Tensor  # []  total variance of an episode's contribution
+    snr: tf.Tensor  #: []  squared norm of the mean over the squared standard error
+    variance: tf.Tensor  #: []  total variance of an episode's contribution
 
 
 def accumulate(
