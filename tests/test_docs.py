@@ -3,14 +3,18 @@
 import doctest
 import importlib
 import re
+import shlex
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 from marks import slow_but
 
 import tfpg
+from tfpg.cli.command import Command
+from tfpg.cli.main import tfpg_command
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -22,6 +26,10 @@ PAGES = [
     path.relative_to(ROOT).as_posix()
     for path in sorted((ROOT / "docs").rglob("*.md"))
     if "```python" in path.read_text() and path.name != "extending.md"  # see test_extending.py
+]
+DOCUMENTS = [
+    path.relative_to(ROOT).as_posix()
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 ]
 TRAINING = {f"tfpg.{name}" for name in ["agents.a2c", "agents.dqn", "agents.ppo", "callbacks"]}
 
@@ -42,10 +50,23 @@ def test_every_public_name_exists_and_has_a_docstring():
         _ = tfpg.Reinfroce
 
 
+def blocks_of(document, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
 def python_blocks(document):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    blocks = blocks_of(document, "python")
     assert blocks
     return blocks
+
+
+def commands_of(document):
+    """The words of each command in the shell blocks of a document."""
+    for block in blocks_of(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("&&"):
+                if words := shlex.split(command, comments=True):
+                    yield words
 
 
 def run(code, folder):
@@ -70,10 +91,43 @@ def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
     run(f"for block in {blocks!r}:\n    exec(block, {{}})", tmp_path)
 
 
+@pytest.mark.parametrize("document", [x for x in DOCUMENTS if blocks_of(x, "bash")])
+def test_the_shell_commands_of_a_document_are_valid(document, tmp_path, monkeypatch):
+    (tmp_path / "cross_entropy.py").write_text(blocks_of("docs/extending.md", "python")[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cross_entropy", raising=False)
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for program, *args in commands_of(document):
+        if program == "tfpg":  # parsed, but not executed
+            assert isinstance(tfpg_command.main(args, standalone_mode=False), Command)
+        elif program == "pip":
+            extras = re.findall(r"[\w]+", args[-1]) if "[" in args[-1] else []
+            assert set(extras) <= set(setup["options.extras_require"])
+        elif program == "python" or program.startswith("./"):
+            assert (ROOT / (args[0] if program == "python" else program)).is_file()
+        else:
+            assert program in ("export", "pre-commit", "sphinx-build"), program
+
+
+@pytest.mark.slow
+def test_the_shell_commands_of_the_readme_run_with_one_seed_and_iteration(tmp_path):
+    commands = [args for program, *args in commands_of("README.md") if program == "tfpg"]
+    assert [args[0] for args in commands] == ["train", "train", "compare", "record"]
+    for args in commands:
+        if args[0] == "train":
+            args[args.index("--seeds") + 1] = "1"
+            args += ["--iterations=1", "--validation-episodes=1", "--no-video"]
+        done = subprocess.run(
+            [sys.executable, "-m", "tfpg", *args], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, (args, done.stderr[-2000:])
+    assert {x.name for x in tmp_path.iterdir()} == {"runs", "scores.png", "cartpole.mp4"}
+
+
 def test_the_files_that_documents_link_to_exist():
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/RESULTS.md"]
-    documents.append(ROOT / "docs/quickstart.ipynb")
-    for document in documents:
+    for document in [ROOT / x for x in (*DOCUMENTS, "docs/quickstart.ipynb")]:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"", document.read_text()):
             target = link[0] or link[1]
             if not target.startswith(("http", "mailto")):

@@ -120,12 +120,17 @@ class TestReflection:
         assert type_of(Derived, "steps") == int | None
         assert type_of(Derived, "gamma") is float
 
-    def test_the_docstring_lists_every_option_before_the_source(self):
+    def test_the_docstring_lists_every_option_after_the_summary(self):
         text = inspect.getdoc(Base)
         assert text.startswith("A learner.\n\nArgs:\n    model: The model.\n    gamma: Discount")
         assert "gamma: Discount factor, in [0, 1]. Default: 0.99." in text
         assert text.endswith("Source:\n    Somewhere, 1999.")
         assert "gamma: Another discount factor. Default: 0.5." in Derived.__doc__
+
+    def test_the_signature_shows_every_option_and_its_default(self):
+        assert str(inspect.signature(Derived)) == (
+            "(model: object, *, gamma: float = 0.5, steps: 'int | None' = None, epochs: int = 4)"
+        )
 
     def test_every_option_of_every_agent_has_help_a_type_and_a_valid_default(self):
         from tfpg.agents.registry import algorithm_class

@@ -210,12 +210,13 @@ class Agent(WithOptions, abc.ABC):
             **unknown: Anything else raises an error.
 
         Returns:
-            A Keras `History`: ``history.history["episode_return"]`` and so on, a number for
-            every iteration. ``episode_return`` and ``episode_length`` are means over the episodes
-            that ended in the iteration, plus earlier ones if fewer than the agent's ``window``
-            ended. They are missing until a tenth of the window is filled. ``env_steps`` counts the
-            environment steps so far. ``val_episode_return`` and ``val_episode_length`` have one
-            number per validation, and ``val_env_steps`` the environment steps before it.
+            A Keras `History` with a number for every iteration in
+            ``history.history["episode_return"]`` and so on. ``episode_return`` and
+            ``episode_length`` are means over the episodes that ended in the iteration, plus
+            earlier ones if fewer than the agent's ``window`` ended. They are missing until a
+            tenth of the window is filled. ``env_steps`` counts the environment steps so far.
+            ``val_episode_return`` and ``val_episode_length`` have one number per validation, and
+            ``val_env_steps`` the environment steps before it.
 
         Raises:
             TypeError: An argument is unknown, or both ``iterations`` and ``env_steps`` are missing.
@@ -404,7 +405,7 @@ class Agent(WithOptions, abc.ABC):
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         """Collect and update once, and return the metrics to log.
 
-        `OffPolicy` overrides this. `tfpg.agents.training` adds the metrics of every algorithm.
+        `tfpg.agents.off_policy.OffPolicy` overrides this. `fit` adds the metrics of all algorithms.
         """
         before = self.env_steps - collector.steps
         data = self.collect(collector, policy)

@@ -26,12 +26,12 @@ class Batch(NamedTuple):
         5
     """
 
-    inputs: Any  # [B, ...]  model inputs, or a dict of them
-    actions: Any  # [B, ...]
-    advantages: Any  # [B] float32  weights of the log-probabilities
-    returns: Any  # [B] float32  targets of the values
-    values: Any  # [B] float32  under the model that acted, 0 without a value
-    log_probs: Any  # [B] float32  under the policy that acted
+    inputs: Any  #: [B, ...]  model inputs, or a dict of them
+    actions: Any  #: [B, ...]
+    advantages: Any  #: [B] float32  weights of the log-probabilities
+    returns: Any  #: [B] float32  targets of the values
+    values: Any  #: [B] float32  under the model that acted, 0 without a value
+    log_probs: Any  #: [B] float32  under the policy that acted
 
 
 def make_batch(

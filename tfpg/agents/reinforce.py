@@ -61,7 +61,7 @@ class Reinforce(PolicyGradient):
         3
     """
 
-    num_envs: Any = option(
+    num_envs: int | None = option(  # type: ignore[assignment]
         default=None,
         check=optional(count),
         help="Number of environments to step in parallel. None: as many as episodes_per_update.",

@@ -1,11 +1,11 @@
 """Options of an agent, each declared once: name, type, default, check and documentation.
 
-A class declares its options as annotated fields,
+A class declares its options as annotated fields::
 
     class PPO(ActorCritic):
         clip_ratio: float = option(default=0.2, check=positive, help="...")
 
-and everything else derives from them: the constructor and its docstring, the command line, a run's
+Everything else derives from them: the constructor and its docstring, the command line, a run's
 ``config.json``, the settings of presets, and the comparison when a run resumes.
 """
 
@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import sys
 import textwrap
 import typing
@@ -34,13 +35,13 @@ Check = Callable[[Any], Any]
 class Option(NamedTuple):
     """The declaration of one option of a class."""
 
-    name: str
-    type: Any
-    default: Any
-    check: Check | None
-    help: str
-    group: str  # the name of the class that declares it
-    in_config: bool
+    name: str  #: the field's name
+    type: Any  #: its annotation
+    default: Any  #: ``dataclasses.MISSING`` if the option is required
+    check: Check | None  #: brings a value into its final form
+    help: str  #: one or two sentences
+    group: str  #: the name of the class that declares it
+    in_config: bool  #: whether ``config.json`` has it
 
     def checked(self, value: Any) -> Any:
         """Return the value in its final form.
@@ -123,6 +124,9 @@ class WithOptions:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(eq=False, repr=False)(cls)
         cls.__doc__ = _documented(cls)
+        # Without it, help() and editors would show that of __new__.
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     def __new__(cls, *args: Any, **options: Any) -> typing.Self:
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -254,8 +258,8 @@ def _documented(cls: type) -> str:
         entry = f"{each.name}: {each.help}{default}"
         lines += textwrap.wrap(entry, 92, initial_indent="    ", subsequent_indent=" " * 8)
     args = "\n".join(["Args:", *lines])
-    summary, marker, rest = text.partition("\n\nSource:")
-    return f"{summary}\n\n{args}{marker}{rest}"
+    summary, *sections = re.split(r"\n\n(?=[A-Z]\w+:\n)", text)
+    return "\n\n".join([summary, args, *sections])
 
 
 def fraction(value: Any) -> float:

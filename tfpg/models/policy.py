@@ -75,9 +75,9 @@ def set_head_options(model: keras.Model, options: Mapping[str, Any]) -> None:
 class Decision(NamedTuple):
     """A policy's decision for ``N`` observations."""
 
-    actions: np.ndarray  # [N, ...]  as they are learned
-    env_actions: np.ndarray  # [N, ...]  as the environment expects them
-    outputs: np.ndarray  # [N, K]  of the model; in NumPy, before a final sigmoid or softmax
+    actions: np.ndarray  #: [N, ...]  as they are learned
+    env_actions: np.ndarray  #: [N, ...]  as the environment expects them
+    outputs: np.ndarray  #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax
 
 
 class Policy:

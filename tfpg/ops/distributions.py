@@ -301,7 +301,7 @@ class DiagonalGaussian:
 class SquashedGaussian(DiagonalGaussian):
     """Bounded actions of D dimensions: normals through a tanh, scaled to the bounds.
 
-    The action is ``a = low + (high - low) (tanh(u) + 1) / 2`` with ``u`` normal. Its density is
+    The action is ``a = low + (high - low) (tanh(u) + 1) / 2`` with ``u`` normal. Its density is::
 
         log p(a) = log N(u) - sum(log((high - low) / 2) + log(1 - tanh(u)^2)).
 

@@ -1,13 +1,11 @@
 r"""Policy gradients taken one step at a time: their sum, and how noisy it is.
 
 A policy gradient is a weighted sum of the gradients ``g_t`` of ``log pi(a_t | s_t)``. With one
-gradient tape per step, several such sums can be kept at once, here with the weights
-
-    A_t, the advantage,     1,     V_t, the value,
-
-for every episode and over all episodes. Linear combinations of the three sums give the gradient
-with or without a z-score and with or without a baseline. The episodes of a batch are independent
-samples of the gradient, so the inner products of their sums show how noisy each of these is.
+gradient tape per step, several such sums can be kept at once, here for every episode and over all
+episodes, with three weights: ``A_t``, the advantage; 1; and ``V_t``, the value. Linear combinations
+of the three sums give the gradient with or without a z-score and with or without a baseline. The
+episodes of a batch are independent samples of the gradient, so the inner products of their sums
+show how noisy each of these is.
 
 Gradients are flat vectors ``[P]``.
 
@@ -33,18 +31,18 @@ if TYPE_CHECKING:
 class GradientSums(NamedTuple):
     """Weighted sums of the gradients of many steps, with ``W`` weights for each step."""
 
-    episode: tf.Tensor  # [W, P]  over the steps of the current episode
-    total: tf.Tensor  # [W, P]  over the steps of finished episodes
-    products: tf.Tensor  # [W, W]  float64, inner products of an episode's sums, over episodes
-    rest: tf.Tensor  # [P]  sum of the gradients that are not weighted
-    episodes: tf.Tensor  # []  float64, finished episodes
+    episode: tf.Tensor  #: [W, P]  over the steps of the current episode
+    total: tf.Tensor  #: [W, P]  over the steps of finished episodes
+    products: tf.Tensor  #: [W, W]  float64, inner products of an episode's sums, over episodes
+    rest: tf.Tensor  #: [P]  sum of the gradients that are not weighted
+    episodes: tf.Tensor  #: []  float64, finished episodes
 
 
 class Noise(NamedTuple):
     """The noise of the gradient of a batch of episodes."""
 
-    snr: tf.Tensor  # []  squared norm of the mean over the squared standard error
-    variance: tf.Tensor  # []  total variance of an episode's contribution
+    snr: tf.Tensor  #: []  squared norm of the mean over the squared standard error
+    variance: tf.Tensor  #: []  total variance of an episode's contribution
 
 
 def accumulate(

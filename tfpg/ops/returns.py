@@ -1,6 +1,6 @@
 """Returns of steps and their standardization. Masked steps never count.
 
-One recursion computes them all:
+One recursion computes them all::
 
     G_t = r_t + gamma (1 - terminated_t) ((1 - lambda_t) V_{t+1} + lambda_t G_{t+1})
 

@@ -43,8 +43,10 @@ class Score:
     Attributes:
         env_steps: Mean number of environment steps of the runs.
         score: Interquartile mean over the seeds.
-        low, high: Its 95% bootstrap interval. None if there are fewer than three seeds.
-        worst, best: The lowest and the highest score of a seed.
+        low: Lower end of its 95% bootstrap interval. None if there are fewer than three seeds.
+        high: Upper end.
+        worst: The lowest score of a seed.
+        best: The highest score of a seed.
     """
 
     env: str
@@ -63,7 +65,9 @@ class Improvement:
     """The probability that a run of one group scores higher than a run of the other.
 
     Attributes:
-        low, high: Its 95% bootstrap interval. None if a group has fewer than three seeds.
+        probability: How often a run of the group beats one of the other. A tie counts half.
+        low: Lower end of its 95% bootstrap interval. None if a group has fewer than three seeds.
+        high: Upper end.
     """
 
     env: str
@@ -203,7 +207,8 @@ def compare(
             is missing.
         ValueError: A file of a run is broken, or a run has no such metric.
 
-    Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+    Source:
+        Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
         NeurIPS 2021.
 
     Example:

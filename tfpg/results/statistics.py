@@ -15,8 +15,8 @@ import numpy as np
 def interquartile_mean(values: Any) -> np.ndarray:
     """Return the mean without the lowest and the highest quarter.
 
-    A quarter of N values is rounded down to whole values, as in `scipy.stats.trim_mean(values,
-    0.25)`. It is therefore the mean of all values if there are fewer than four.
+    A quarter of N values is rounded down to whole values, as in ``trim_mean(values, 0.25)`` of
+    SciPy. It is therefore the mean of all values if there are fewer than four.
 
     Args:
         values: ``[..., N]``, finite.

@@ -44,7 +44,7 @@ def evaluate(
         max_steps: Length at which an episode is truncated. None: the environment's own limit.
 
     Returns:
-        A dict: ``episode_return`` and ``episode_length`` (means), ``episode_return_std``
+        A dict with ``episode_return`` and ``episode_length`` (means), ``episode_return_std``
         (population), ``episodes``, ``seed``, and the lists ``episode_returns`` and
         ``episode_lengths``, in the order of the episodes.
 

@@ -45,13 +45,13 @@ class Trajectory(NamedTuple):
         5
     """
 
-    observations: Any  # [T+1, N, ...]  row t+1 follows the action of row t
-    actions: np.ndarray  # [T, N, ...]  as sampled, before they are fitted to the action space
-    rewards: np.ndarray  # [T, N]  float64, 0 where masked
-    terminated: np.ndarray  # [T, N]  bool
-    truncated: np.ndarray  # [T, N]  bool
-    mask: np.ndarray  # [T, N]  float64, 1 = a real step, 0 = padding or between two episodes
-    log_probs: np.ndarray  # [T, N]  under the policy that acted
+    observations: Any  #: [T+1, N, ...]  row t+1 follows the action of row t
+    actions: np.ndarray  #: [T, N, ...]  as sampled, before they are fitted to the action space
+    rewards: np.ndarray  #: [T, N]  float64, 0 where masked
+    terminated: np.ndarray  #: [T, N]  bool
+    truncated: np.ndarray  #: [T, N]  bool
+    mask: np.ndarray  #: [T, N]  float64, 1 = a real step, 0 = padding or between two episodes
+    log_probs: np.ndarray  #: [T, N]  under the policy that acted
 
 
 def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:

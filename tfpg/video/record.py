@@ -100,7 +100,7 @@ def record(
         rank: Play all episodes first, and record the best, the median and the worst of each policy.
 
     Returns:
-        A `Recording`: ``path`` (the first), ``frames`` (their number), ``episode_returns`` and
+        A `Recording` with ``path`` (the first), ``frames`` (their number), ``episode_returns`` and
         ``episode_lengths`` (as far as they were recorded), and ``paths``.
 
     Raises:

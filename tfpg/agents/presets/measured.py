@@ -14,25 +14,25 @@ _Q_ADAM = {"global_clipnorm": 10.0}
 class Score(NamedTuple):
     """The measured score of a preset."""
 
-    mean: float  # interquartile mean
-    low: float  # of the 95% bootstrap interval
-    high: float
+    mean: float  #: the interquartile mean
+    low: float  #: lower end of its 95% bootstrap interval
+    high: float  #: upper end
 
 
 class Preset(NamedTuple):
     """The settings of an algorithm for an environment."""
 
-    env_steps: int  # the budget
-    learning_rate: float  # of Adam
-    options: Mapping[str, Any] = {}  # of the agent
-    network: Mapping[str, Any] = {}  # arguments of the architecture
-    architecture: str | None = None  # a function of tfpg.networks; None: mlp or actor_critic
-    critic: Mapping[str, Any] | None = None  # arguments of tfpg.networks.critic for a value_model
-    critic_learning_rate: float | None = None
-    adam: Mapping[str, Any] = {}  # other arguments of Adam
-    anneal: bool = False  # decay the learning rate to 0 over the budget, linearly
-    episodes: int | None = None  # a budget of episodes instead, for REINFORCE
-    score: Score | None = None
+    env_steps: int  #: the budget
+    learning_rate: float  #: of Adam
+    options: Mapping[str, Any] = {}  #: of the agent
+    network: Mapping[str, Any] = {}  #: arguments of the architecture
+    architecture: str | None = None  #: a name in tfpg.networks. None for mlp or actor_critic
+    critic: Mapping[str, Any] | None = None  #: arguments of tfpg.networks.critic for a value_model
+    critic_learning_rate: float | None = None  #: of Adam, for the critic
+    adam: Mapping[str, Any] = {}  #: other arguments of Adam
+    anneal: bool = False  #: decay the learning rate to 0 over the budget, linearly
+    episodes: int | None = None  #: a budget of episodes instead, for REINFORCE
+    score: Score | None = None  #: what ten seeds reached
 
 
 PRESETS: dict[tuple[str, str], Preset] = {

@@ -1,4 +1,4 @@
-"""Environments as functions of tensors, which are compiled together with the training.
+"""Environments as functions of tensors, which are compiled together with the training::
 
     agent.fit(tfpg.envs.functional.CartPole(), iterations=100)
 
