@@ -78,8 +78,8 @@ def test_it_has_every_value_of_the_metrics_at_its_environment_steps(tmp_path):
     steps = history.history["env_steps"]
     assert [step for step, _ in found["loss"]] == steps
     events = accumulator.EventAccumulator(str(tmp_path / "validation")).Reload()
-    assert events.Tags()["tensors"] == ["episode_return", "episode_length"]
-    assert [each.step for each in events.Tensors("episode_return")] == [steps[2], steps[5]]
+    assert set(events.Tags()["scalars"]) == {"episode_return", "episode_length"}
+    assert [each.step for each in events.Scalars("episode_return")] == [steps[2], steps[5]]
 
 
 def test_histograms_of_keras_are_at_environment_steps_too(tmp_path):
@@ -142,8 +142,6 @@ def test_a_run_that_resumes_has_every_step_once(tmp_path):
     whole, parts = (events_of(folder / "log/train") for folder in folders)
     steps = [step for step, _ in whole["loss"]]
     assert [step for step, _ in whole["video"]] == [0, *steps[2::3]]
-    for found in (whole, parts):
-        found.pop("keras")  # the graph, with names of layers that differ
     assert repr(parts) == repr(whole)
 
 

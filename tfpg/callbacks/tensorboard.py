@@ -52,7 +52,8 @@ class TensorBoard(keras.callbacks.TensorBoard):
         video: RecordVideo | None = None,
         **options: Any,
     ):
-        super().__init__(log_dir, **options)
+        # TensorBoard cannot draw the graph that Keras 3 writes.
+        super().__init__(log_dir, **{"write_graph": False, **options})
         self.video = video
 
     def get_state(self) -> dict[str, Any]:
