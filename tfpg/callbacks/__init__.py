@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tfpg.callbacks.metrics import MetricsLogger
     from tfpg.callbacks.progress_bar import ProgressBar
     from tfpg.callbacks.stopping import StopAtReturn, StopAtSteps
+    from tfpg.callbacks.tensorboard import TensorBoard
     from tfpg.callbacks.videos import RecordVideo, Snapshots
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Snapshots",
     "StopAtReturn",
     "StopAtSteps",
+    "TensorBoard",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -36,5 +38,6 @@ __getattr__, __dir__ = lazy_names(
         "Snapshots": "tfpg.callbacks.videos:Snapshots",
         "StopAtReturn": "tfpg.callbacks.stopping:StopAtReturn",
         "StopAtSteps": "tfpg.callbacks.stopping:StopAtSteps",
+        "TensorBoard": "tfpg.callbacks.tensorboard:TensorBoard",
     },
 )

@@ -80,6 +80,7 @@ class Training:
                     f"There is no checkpoint in {str(folder / runs.CHECKPOINTS)!r}: training "
                     "starts from scratch."
                 )
+                shutil.rmtree(folder / runs.TENSORBOARD, ignore_errors=True)
             history = self.fit()
             self.agent.save(folder / runs.LAST)
             if not (folder / runs.MODEL).exists():  # no mean return was known
@@ -168,6 +169,7 @@ class Training:
         """Return the callbacks, ``best`` among them."""
         from tfpg.callbacks.metrics import MetricsLogger
         from tfpg.callbacks.stopping import StopAtReturn
+        from tfpg.callbacks.tensorboard import TensorBoard
         from tfpg.callbacks.videos import RecordVideo, Snapshots
 
         command, folder = self.command, self.folder
@@ -183,11 +185,13 @@ class Training:
         ]
         if command.snapshots:
             found.append(Snapshots(folder / runs.SNAPSHOTS, command.snapshots))
+        video = None
         if command.video_at:
             options = {"seed": command.seed, "max_steps": self.agent.max_steps}
-            found.append(
-                RecordVideo(folder / runs.VIDEOS, command.env, command.video_at, **options)
-            )
+            video = RecordVideo(folder / runs.VIDEOS, command.env, command.video_at, **options)
+            found.append(video)
+        if command.tensorboard:
+            found.append(TensorBoard(folder / runs.TENSORBOARD, video))
         if command.stop_at is not None:
             found.append(StopAtReturn(command.stop_at))
         return found

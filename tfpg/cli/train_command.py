@@ -116,6 +116,9 @@ class Output(WithOptions):
     snapshots: tuple[int, ...] | None = setting(
         "Save the model after each of these iterations, for tfpg record --snapshots.", each(whole)
     )
+    tensorboard: bool = setting(
+        "Write a log for TensorBoard, with the videos of --video-at.", default=False
+    )
     checkpoint_every: float = setting(
         "Seconds between checkpoints. 0: save one after each iteration.", nonnegative, default=10.0
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from tfpg.sharing.unpacking import unpacked
 
 MODEL, LAST = "model.keras", "last.keras"
 CHECKPOINTS, START = "checkpoints", "start.keras"
+TENSORBOARD = "tensorboard"
 CURVE, VIDEO = "learning_curve.png", "video.mp4"
 _ZOO = Path(__file__).parents[1] / "zoo"
 VIDEOS, SNAPSHOTS = "videos/iteration-{iteration}.mp4", "snapshots/iteration-{iteration}.keras"
@@ -92,6 +94,7 @@ def new_run(folder: Path) -> Iterator[None]:
 
 def _remove(folder: Path, made: list[Path]) -> None:
     """Remove what a run wrote, and the folders that were made for it unless they hold more."""
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     with suppress(OSError):
         for name in (CONFIG, METRICS, START, MODEL, LAST, CURVE, VIDEO):
             (folder / name).unlink(missing_ok=True)

@@ -153,7 +153,7 @@ def make(
         iterations: Iterations over which the learning rate decays. None: the preset's.
         model: A Keras model to train instead of a new one. It keeps its optimizer, unless its
             learning rate is a schedule, which has decayed.
-        learning_rate: The learning rate of a compiled ``model``. None: its own.
+        learning_rate: The learning rate. None: that of a compiled ``model``, or else the preset's.
         **options: Options of the agent, which replace the preset's.
 
     Example:
@@ -168,6 +168,7 @@ def make(
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
     options = {**preset.options, **options}
+    preset = preset._replace(options=options, learning_rate=learning_rate or preset.learning_rate)
     iterations = iterations or iterations_of(preset)
     if model is None:
         env = spaces_of(env)
