@@ -45,7 +45,7 @@ def require_tensorflow() -> None:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"tfpg needs TensorFlow and Keras, and {error.name!r} is not installed: "
-            "pip install 'tensorflow>=2.21,<2.22' 'keras>=3.15.1'"
+            "pip install 'tensorflow>=2.19,<2.22' 'keras>=3.10'"
         ) from error
     if keras.config.backend() != "tensorflow":  # it was imported earlier
         raise ImportError(
