@@ -69,7 +69,7 @@ tfpg.record(loaded, window, "window.mp4", seed=1, max_steps=20)
 
 
 def run(*command, cwd=None):
-    """Run a command, and return its standard output. Neither the clone nor a venv is on its path."""
+    """Run a command without the paths of this environment, and return its standard output."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "DISPLAY")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run(

@@ -101,15 +101,12 @@ def test_python_trains_resumes_saves_evaluates_and_records(python):
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_resumes_evaluates_records_and_checks(python):
+def test_the_command_line_trains_evaluates_records_and_checks(python):
     def tfpg(*arguments):
         return python("-m", "tfpg", *arguments)
 
     tfpg("train", "dqn", "CartPole-v1", "--run", "run", "--env-steps", "2000", "--no-video")
     tfpg("evaluate", "run", "--episodes", "2")
     tfpg("record", "run", "cartpole.gif", "--max-steps", "8")
-    assert json.loads(tfpg("verify-resume", "ppo", "CartPole-v1", "--iterations", "4", "--json"))[
-        "same"
-    ]
     assert json.loads(tfpg("check", "CartPole-v1", "--json"))["ok"]
     assert json.loads(tfpg("doctor", "--json"))["works"]
