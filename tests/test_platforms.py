@@ -95,6 +95,25 @@ def test_modules_can_be_imported(python):
     python("-c", IMPORT)
 
 
+WORKERS = """
+from tfpg.envs import open_vec
+try:
+    with open_vec("CartPole-v1", num_envs=2, workers=2) as envs:
+        print(envs.reset(seed=[1, 2])[0].shape)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_workers_run_except_on_windows(python, request):
+    done = {
+        "macos": "(2, 4)",
+        "windows": "Worker processes do not run on Windows: leave out workers.",
+    }
+    assert python("-c", WORKERS).strip() == done[request.node.callspec.id]
+
+
 @pytest.mark.slow
 def test_python_trains_resumes_saves_evaluates_and_records(python):
     assert python("-c", USE) == "2\n"
