@@ -24,7 +24,7 @@ from typing import Any
 
 import tfpg
 from tfpg.core.backend import require_tensorflow
-from tfpg.core.memory import available_memory, readable_bytes
+from tfpg.core.memory import available_cores, available_memory, readable_bytes
 from tfpg.core.messages import one_line
 from tfpg.video.display import INSTALL_GL, INSTALL_XVFB, gl_library
 from tfpg.video.encoders import writable_suffixes
@@ -70,7 +70,7 @@ def probe() -> dict[str, Any]:
         # What can be imported takes precedence over metadata, for example of tensorflow-cpu.
         "versions": {**own, **_versions(REQUIRED), **found.get("versions", {})},
         "optional": _versions(OPTIONAL),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        "cores": available_cores(),
         "memory": available_memory(),
         "gpu": gpu,
         "dtype_policy": found.get("dtype_policy"),
@@ -184,6 +184,8 @@ def _video_rows(
         missing = ", ".join(suffix for suffix in SUFFIXES if suffix not in suffixes)
         hint = f"; not {missing}: pip install --force-reinstall --only-binary av av"
         yield "videos", ", ".join(suffixes) + hint * bool(missing)
+    if sys.platform != "linux":
+        return
     yield "windows", "recorded with Xvfb" if xvfb else f"not recorded: {INSTALL_XVFB}"
     if gl is not None:
         yield "MuJoCo", f"rendered off-screen with {gl}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from tfpg.checks.env_checks import run_checks
@@ -18,7 +16,7 @@ from tfpg.checks.report import Report, Row
 from tfpg.core.messages import describe_exit
 from tfpg.core.seeding import check_seed
 from tfpg.envs.contracts import PROBLEM
-from tfpg.envs.worker_process import end_with_parent
+from tfpg.envs.worker_process import end_group, end_with_parent
 
 # Seconds for a process that is out of time to end by itself.
 _PATIENCE = 10.0
@@ -46,8 +44,10 @@ def check_isolated(
     """
     seed = check_seed(seed)
     options = {"env": env_id, "steps": steps, "seed": seed, "seconds": seconds}
-    with tempfile.NamedTemporaryFile() as answer:
-        serve = f"from tfpg.checks.isolated import serve; serve({answer.name!r})"
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "report.json")
+        answer.touch()
+        serve = f"from tfpg.checks.isolated import serve; serve({str(answer)!r})"
         process = subprocess.Popen(
             [
                 *(sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"),
@@ -59,14 +59,10 @@ def check_isolated(
         )
         assert process.stdin is not None
         try:
-            # Without reaping it, so that its group id cannot be reused before the group is killed.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            code = end_group(process)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and what the environment started
-            code = process.wait()
             process.stdin.close()
-        report = answer.read()
+        report = answer.read_bytes()
     if report:
         return Report.from_dict(json.loads(report))
     detail = (
@@ -85,5 +81,5 @@ def serve(path: str) -> None:
         faulthandler.enable()
         # For native code that never returns and does not let signal handlers run.
         faulthandler.dump_traceback_later(options["seconds"] + _PATIENCE, exit=True)
-    report = run_checks(**options, interrupt=True)
+    report = run_checks(**options, interrupt=hasattr(signal, "setitimer"))
     Path(path).write_text(json.dumps(report.as_dict()))

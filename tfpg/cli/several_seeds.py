@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tfpg.core.memory import available_cores
 from tfpg.core.messages import show
 from tfpg.results.comparison import compare
 from tfpg.sharing import runs
@@ -56,8 +56,7 @@ def train_seeds(folder: Path, words: Sequence[str], first: int, count: int) -> N
         show(f"{path}: {state} after {time.monotonic() - start:.0f} s")
         return code == 0
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(min(count, cores or 1)) as pool:
+    with ThreadPoolExecutor(min(count, available_cores())) as pool:
         try:
             done = list(pool.map(run, range(first, first + count)))
         except BaseException:

@@ -45,7 +45,7 @@ def require_tensorflow() -> None:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"tfpg needs TensorFlow and Keras, and {error.name!r} is not installed: "
-            "pip install 'tensorflow>=2.21,<2.22' 'keras>=3.15.1'"
+            "pip install 'tensorflow>=2.19,<2.22' 'keras>=3.10'"
         ) from error
     if keras.config.backend() != "tensorflow":  # it was imported earlier
         raise ImportError(
@@ -53,6 +53,9 @@ def require_tensorflow() -> None:
         )
     # Keys of observations may hold characters that names of inputs may not.
     warnings.filterwarnings("ignore", "When providing `inputs` as a dict, all keys in the dict")
+    # Keras 3.10 warns about every model with one input that was loaded.
+    message = r"The structure of `inputs` .*\s+Expected: \['[^']*'\]\s+Received: inputs=Tensor\("
+    warnings.filterwarnings("ignore", message)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError
 def locked_folder(folder: Path, seconds: float = 3.0) -> Iterator[None]:
     """Make a folder, and lock it for this process until the end of the block.
 
-    A lock ends with its process, and is not inherited by processes that this one starts.
+    A lock ends with its process, and is not inherited by processes that this one starts. There
+    are no locks on Windows.
 
     Args:
         folder: The folder.
@@ -38,6 +39,10 @@ def locked_folder(folder: Path, seconds: float = 3.0) -> Iterator[None]:
         BlockingIOError: Another process has locked it.
         OSError: The folder cannot be made.
     """
+    if fcntl is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+        return
     deadline = time.monotonic() + seconds
     while (handle := _try_lock(folder)) is None:
         if time.monotonic() > deadline:
@@ -74,13 +79,12 @@ def _try_lock(folder: Path) -> int | None:
     except FileNotFoundError:  # it was removed a moment ago
         return None
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise
-            except OSError:  # a file system without locks
-                pass
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            pass
         if os.path.samestat(os.fstat(handle), os.stat(folder)):
             return handle
     except (BlockingIOError, FileNotFoundError):  # or it was removed by the process that had it

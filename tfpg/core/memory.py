@@ -1,4 +1,4 @@
-"""Available memory, to refuse large allocations before they are made.
+"""Available cores, and available memory, to refuse large allocations before they are made.
 
 Linux grants more memory than it has, and later kills the process that uses it, without a message.
 """
@@ -6,11 +6,22 @@ Linux grants more memory than it has, and later kills the process that uses it, 
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use.
+
+    Example:
+        >>> available_cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def available_memory(root: str | os.PathLike = "/") -> int:
@@ -115,9 +126,11 @@ def _control_groups(root: Path) -> Iterator[int]:
 
 
 def _address_space(root: Path) -> Iterator[int]:
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        with suppress(OSError, KeyError):
+    with suppress(ImportError, OSError, KeyError):  # Windows has no limits, and macOS no /proc
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
             yield limit - _table(root / "proc/self/status")["VmSize"] * 1024
 
 

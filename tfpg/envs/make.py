@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -425,6 +426,8 @@ def _check_options(
         raise ValueError(f"on_env_error must be {choices}, but it is {on_env_error!r}.")
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise ValueError(f"workers must be an integer of at least 1, but it is {workers!r}.")
+    if workers is not None and not hasattr(os, "killpg"):
+        raise ValueError("Worker processes do not run on Windows: leave out workers.")
     if timeout is not None and (workers is None or not timeout > 0):
         raise ValueError(
             "timeout must be a number of seconds above 0, and needs workers, but it is "

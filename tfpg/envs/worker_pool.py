@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +17,7 @@ from gymnasium.vector.utils import iterate
 
 from tfpg.envs.contracts import usable_space
 from tfpg.envs.supervised import Failures, zero_observation
-from tfpg.envs.worker_process import Call, command_line, serialize
+from tfpg.envs.worker_process import Call, command_line, end_group, serialize
 from tfpg.errors import EnvError, EnvWorkerDied
 
 # Seconds in which a process must start and make its environments, even if `timeout` is shorter.
@@ -296,16 +294,7 @@ class _Worker:
     def end(self, seconds: float) -> int:
         """Wait for the process to end, kill it and all it has started, and return its exit code."""
         if self.process.returncode is None:
-            deadline = time.monotonic() + seconds
-            # Without reaping it, so that its group id cannot be reused before the group is killed.
-            ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
-            with suppress(ChildProcessError, ProcessLookupError):
-                while not os.waitid(os.P_PID, self.process.pid, ended):
-                    if time.monotonic() >= deadline:
-                        break
-                    time.sleep(0.002)
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            end_group(self.process, seconds)
             self.connection.close()
             assert self.process.stdin is not None
             self.process.stdin.close()

@@ -6,10 +6,13 @@ process, and not started by `multiprocessing`, which would run the user's script
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -85,7 +88,42 @@ def end_with_parent() -> None:
     """Kill this process group when standard input ends, which is when the parent process has."""
     while os.read(0, 1):
         pass
-    os.killpg(0, signal.SIGKILL)
+    if hasattr(os, "killpg"):  # not on Windows
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def end_group(process: subprocess.Popen, seconds: float | None = None) -> int:
+    """Wait for a process to end, kill it and all it has started, and return its exit code.
+
+    Args:
+        process: A process that leads its group. On Windows, only the process itself is killed.
+        seconds: How long to wait. None: until it ends.
+    """
+    try:
+        _wait(process, seconds)
+    finally:
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):  # macOS: all of them have ended
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        code = process.wait()
+    return code
+
+
+def _wait(process: subprocess.Popen, seconds: float | None) -> None:
+    if not hasattr(os, "waitid"):  # on Windows, and on macOS before Python 3.13
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return
+    # Without reaping it, so that its group id cannot be reused before the group is killed.
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    with suppress(ChildProcessError):
+        while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.002)
 
 
 def _make_envs(

@@ -6,6 +6,7 @@ import ctypes
 import glob
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +16,7 @@ from tfpg.core.backend import quiet_start
 from tfpg.core.messages import one_line
 from tfpg.core.signals import blocked
 
-INSTALL_XVFB = "apt-get install xvfb"
+INSTALL_XVFB = "apt-get install xvfb" if sys.platform == "linux" else "use Linux"
 INSTALL_GL = "apt-get install libegl1 libgl1-mesa-dri"
 
 # MuJoCo's names for off-screen OpenGL, and the library of each.
