@@ -64,11 +64,13 @@ class TestEquivalence:
                 return observation, reward, any(over), False, info
 
         env = lambda: Terminates(HEADS["categorical"][0], lengths=(8,))  # noqa: E731
-        a2c, _ = train(tfpg.A2C, env, iterations=1, gae_lambda=1.0)
+        a2c, _ = train(tfpg.A2C, env, iterations=1, gae_lambda=1.0, standardize="batch")
         model = keras.models.clone_model(a2c.model)
         model.set_weights(a2c.model.get_weights())
         model.compile(keras.optimizers.SGD(0.1))
-        reinforce = prepared(tfpg.Reinforce(model, gamma=0.9, baseline="value"), env)
+        reinforce = prepared(
+            tfpg.Reinforce(model, gamma=0.9, baseline="value", entropy_coef=a2c.entropy_coef), env
+        )
         data = collected(a2c, env)  # four episodes of eight steps
         logs = a2c.update(data), reinforce.update(data)
         np.testing.assert_allclose(flat_weights(a2c.model), flat_weights(model), atol=1e-6)
