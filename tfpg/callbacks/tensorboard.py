@@ -25,7 +25,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
     The names are those of the logs. As in Keras, those that begin with ``val_`` are logged without
     it in a second run, ``validation``, so that both curves are in one chart. An iteration is logged
-    in one call, which takes a twentieth of the time that Keras needs.
+    in one call, in less than a tenth of the time that Keras needs.
 
     A run that resumes from a checkpoint continues the log: events that were written after the
     checkpoint are removed.
