@@ -115,7 +115,8 @@ def _decode(x: Any, arrays: memoryview, depth: int) -> Any:
     if not _DTYPE.fullmatch(str(name)) or not isinstance(offset, int) or offset < 0:
         raise ValueError(f"it holds an array of {str(name)[:20]!r} at {str(offset)[:20]}")
     dtype, count = np.dtype(name), _count(shape)
-    data, size = arrays[offset : offset + stored], count * dtype.itemsize
+    data: Any = arrays[offset : offset + stored]
+    size = count * dtype.itemsize
     if len(data) != stored or not stored <= size <= stored * _EXPANSION:
         raise ValueError(f"an array of {count:,} numbers is larger than the record")
     if stored < size:
