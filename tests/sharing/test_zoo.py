@@ -25,11 +25,11 @@ def test_there_is_a_model_for_each_preset_and_together_they_are_small():
 def test_the_score_is_that_of_new_episodes(name):
     expected = SCORES[name]
     agent = tfpg.load_agent(f"zoo:{name}")
-    result = agent.evaluate(name.split("/")[1], 100, seed=expected["seed"] + 1)
+    result = agent.evaluate(name.split("/")[1], 100, seed=1)
     error = np.hypot(result["episode_return_std"], expected["std"]) / 10  # of the difference
     assert abs(result["episode_return"] - expected["return"]) <= max(4 * error, 0.5)
-    score = tfpg.presets.find(*name.split("/")).score
-    assert expected["return"] > score.low - 0.2 * abs(score.low)
+    low = tfpg.presets.find(*name.split("/")).score.low
+    assert expected["return"] + expected["std"] / 5 >= low
 
 
 @pytest.mark.slow
