@@ -9,11 +9,14 @@ interval of the preset's score. The mean returns over 100 new episodes are in tf
 and a test checks them.
 """
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 from tfpg.agents.presets import PRESETS, find
@@ -21,6 +24,11 @@ from tfpg.sharing.pack import pack
 
 ZOO = Path(__file__).parents[1] / "tfpg/zoo"
 SCORES = ZOO / "scores.json"
+# Options of layers that the lowest supported version of Keras does not know, with their defaults.
+UNKNOWN = (
+    *('"quantization_config": null', '"optional": false', '"renorm": false'),
+    *('"renorm_clipping": null', '"renorm_momentum": 0.99'),
+)
 EPISODES, SEED = 100, 10_000  # that measure the return
 
 
@@ -41,9 +49,36 @@ def make(name: str, seed: int = 0) -> None:
         print(f"{name}: {mean:.1f} with seed {seed} is not enough.")
         make(name, seed + 1)
         return
+    make_compatible(out)
     scores = json.loads(SCORES.read_text()) if SCORES.exists() else {}
     scores[name] = {"return": round(mean, 3), "std": round(std, 3), "training_seed": seed}
     SCORES.write_text(json.dumps(dict(sorted(scores.items())), indent=1) + "\n")
+
+
+def make_compatible(pack: Path) -> None:
+    """Rewrite the model of a pack, so that the lowest supported version of Keras loads it, too."""
+    members = read_zip(pack.read_bytes())
+    parts = read_zip(members["model.keras"])
+    config = parts["config.json"]
+    for option in UNKNOWN:
+        config = config.replace(f", {option}".encode(), b"")
+    parts["config.json"] = re.sub(rb'(?<="config": \{)"name": "(clip|mean)", ', b"", config)
+    parts["metadata.json"] = re.sub(rb'"3\.\d+\.\d+"', b'"3.10.0"', parts["metadata.json"])
+    members["model.keras"] = write_zip(parts)
+    pack.write_bytes(write_zip(members))
+
+
+def read_zip(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(parts: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return file.getvalue()
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ train ppo CartPole-v1 --iterations 1 --run runs/ppo --seed 1 --no-video
 train dqn CartPole-v1 --env-steps 1500 --run runs/dqn --seed 1 --no-video
 evaluate runs/ppo --episodes 3 --seed 1
 record runs/dqn dqn.gif --seed 1 --max-steps 20
+evaluate zoo:ppo/Acrobot-v1 --episodes 3 --seed 1
+evaluate zoo:dqn/CartPole-v1 --episodes 3 --seed 1
 """
 
 PROGRAM = """

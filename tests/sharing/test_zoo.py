@@ -47,7 +47,7 @@ def test_commands_take_a_name_and_write_nothing_next_to_the_models(tmp_path, mon
 
 
 def test_an_unknown_name_is_an_error_with_those_that_exist(capsys):
-    assert main(["evaluate", "zoo:ppo/CartPole"]) == 2
+    assert main(["evaluate", "zoo:ppo/CartPole"]) == 1
     error = capsys.readouterr().err
     assert "No 'zoo:ppo/CartPole' in the zoo" in error
     assert "zoo:ppo/CartPole-v1" in error
