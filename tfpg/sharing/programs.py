@@ -184,7 +184,7 @@ def write_and_play(
         except Exception as error:  # raised below, so that what was hidden stays hidden
             problem = error
     missing = re.findall(
-        r'No Op registered for (\w+)|error: loc\(callsite\(fused\["(\w+):', str(problem)
+        r'No Op registered for (\w+)|error: loc\((?:callsite\()+fused\["(\w+):', str(problem)
     )
     names = ", ".join(sorted({one or other for one, other in missing}))
     reason = f"there is no equivalent of {names}" if names else one_line(problem)
