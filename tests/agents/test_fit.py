@@ -365,9 +365,9 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("name", "hint"),
         [
-            ("epochs", "Here it is called 'iterations'"),
-            ("total_timesteps", "Here it is called 'env_steps'"),
-            ("callback", "Here it is called 'callbacks'"),
+            ("epochs", "In tfpg, it is called 'iterations'"),
+            ("total_timesteps", "In tfpg, it is called 'env_steps'"),
+            ("callback", "In tfpg, it is called 'callbacks'"),
             ("verbos", "Did you mean 'verbose'"),
         ],
     )
@@ -436,7 +436,7 @@ class TestOptions:
             (tfpg.Reinforce, {"value_coef": -1.0}, "value_coef must be a number of at least 0"),
             (tfpg.Reinforce, {"gamme": 0.9}, "Unknown Reinforce option 'gamme'. Did .* 'gamma'"),
             (tfpg.PPO, {"learning_rate": 1e-3}, "The model has the optimizer: model.compile"),
-            (tfpg.PPO, {"n_steps": 64}, "option 'n_steps'. Here it is called 'num_steps'"),
+            (tfpg.PPO, {"n_steps": 64}, "option 'n_steps'. In tfpg, it is called 'num_steps'"),
             (tfpg.DQN, {"n_steps": 64}, "option 'n_steps'. Did you mean 'n_step'"),
             (tfpg.A2C, {"gae_lambda": 1.5}, "gae_lambda must be a number from 0 to 1"),
             (tfpg.A2C, {"num_steps": 0}, "num_steps must be an integer of at least 1"),

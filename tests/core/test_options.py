@@ -202,7 +202,7 @@ def test_unknown_names_are_refused_with_the_nearest_or_all_known_ones():
         check_names(["xyz"], ["gamma", "tau"], "option", error=KeyError)
     hints = {"discount": "gamma", "lr": "The model has the optimizer.", "beta": "alpha"}
     for name, hint in (
-        ("discount", "Here it is called 'gamma'."),
+        ("discount", "In tfpg, it is called 'gamma'."),
         ("lr", "The model has the optimizer."),
         ("beta", "Available: gamma, tau."),
     ):

@@ -64,7 +64,9 @@ def test_fewer_than_five_seeds_are_few(tmp_path, seeds, few):
         make_run(tmp_path / f"{seed}", [seed], seed)
     comparison = tfpg.compare(tmp_path)
     assert comparison.few_seeds == few
-    assert comparison.notes == (("4 seeds: others may differ.",) if few else ())
+    assert comparison.notes == (
+        ("4 seeds: other seeds may give different results.",) if few else ()
+    )
 
 
 def test_long_labels_have_a_line_of_their_own(tmp_path):

@@ -66,7 +66,7 @@ class Reinforce(PolicyGradient):
         check=optional(count),
         help="Number of environments to step in parallel. None: as many as episodes_per_update.",
     )
-    episodes_per_update: int = option(default=16, check=count, help="Episodes per update.")
+    episodes_per_update: int = option(default=32, check=count, help="Episodes per update.")
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", "episode", None),

@@ -37,8 +37,8 @@ class Evaluate(Playing, WithJson):
             f"{model} in {source.env}, {self.episodes} {kind} episodes, "
             f"seed {result['seed']}:\n"
             f"  return  {number(result['episode_return'])}"
-            f" +- {number(result['episode_return_std'])}"
-            f"  (from {number(min(returns))} to {number(max(returns))})\n"
+            f"  (standard deviation {number(result['episode_return_std'])},"
+            f" from {number(min(returns))} to {number(max(returns))})\n"
             f"  length  {number(result['episode_length'])}"
         )
 

@@ -17,7 +17,7 @@ class SavedModel(EnvArguments, Command):
 
     section = "Model options"
 
-    run_or_model: Path = argument("Run folder, pack, or .keras file.")
+    run_or_model: Path = argument("Run folder, pack, .keras file, or zoo:ALGORITHM/ENV.")
     env: str | None = setting("Gymnasium id. [default: the run's]")  # type: ignore[assignment]
     epsilon: float | None = setting(
         "Probability of a random action, for a Q-network that samples actions.",

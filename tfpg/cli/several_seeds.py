@@ -33,6 +33,7 @@ def train_seeds(folder: Path, words: Sequence[str], first: int, count: int) -> N
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tfpg", "train", *without(words, "--seeds", "--seed", "--run")]
+    show(f"Training seeds {first} to {first + count - 1}. The logs are {folder}/seed-*.log.")
     running: list[subprocess.Popen] = []
     stopped, lock = threading.Event(), threading.Lock()
 

@@ -237,11 +237,11 @@ def check_names(
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, known, 1, 0.65)
             hint = f"Did you mean {near[0]!r}?" if near else f"Available: {', '.join(known)}."
             here = (hints or {}).get(name, "")
             if here in known or " " in here:
-                hint = f"Here it is called {here!r}." if here in known else here
+                hint = f"In tfpg, it is called {here!r}." if here in known else here
             raise error(f"Unknown {what} {name[:80]!r}. {hint}")
 
 

@@ -507,7 +507,9 @@ def _gymnasium_errors(env_id: str) -> Iterator[None]:
     try:
         yield
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise ImportError(f"{env_id} needs a package that is not installed: {error}") from error
+        extra = re.search(r"gymnasium\[[\w-]+\]", str(error))  # Gymnasium's advice
+        fix = f"pip install '{extra[0]}'" if extra else error
+        raise ImportError(f"{env_id} needs a package that is not installed: {fix}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise _unknown_env(env_id) from error
     except gymnasium.error.Error as error:
@@ -521,7 +523,7 @@ def _unknown_env(env_id: str) -> ValueError:
     name = env_id.rpartition(":")[2].lower()
     # Atari games had other names before ALE/.
     game = re.sub(r"(-ram)?(noframeskip|deterministic)?-v\d+$", "-v5", f"ale/{name}")
-    similar = [game] if game in known else difflib.get_close_matches(name, known)
+    similar = [game] if game in known else difflib.get_close_matches(name, known, cutoff=0.7)
     hint = "gymnasium.pprint_registry() lists all ids."
     if similar:
         hint = f"Did you mean {alternatives(known[name] for name in similar)}?"

@@ -136,17 +136,27 @@ def input_keys(model: keras.Model, space: Any) -> list[str] | None:
         return keys
     wanted = map_space(input_shape, space, keys)
     if keys:
-        shape = {key: tuple(x.shape) for key, x in inputs_by_key(model).items()}
-        fits = all(_fits(wanted[key], shape[key][1:]) for key in keys)
-    else:
-        fits = not isinstance(shape, (list, dict)) and _fits(wanted, shape[1:])
-    if not fits:
+        for key, x in inputs_by_key(model).items():
+            if not _fits(wanted[key], tuple(x.shape)[1:]):
+                raise ValueError(_wrong_input(key, tuple(x.shape), space[key], wanted[key]))
+    elif isinstance(shape, (list, dict)) or not _fits(wanted, shape[1:]):
         raise ValueError(
             f"The model takes inputs of shape {one_line(shape)}, but the observations, "
             f"{one_line(space)}, have shape {wanted}. Build it with keras.Input of that shape, or "
             f"use the environment it was trained in.{_first_weights(model)}"
         )
     return keys
+
+
+def _wrong_input(key: str, shape: tuple, space: Any, wanted: tuple) -> str:
+    advice = f"use keras.Input({wanted}, name={key!r})"
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        advice += f', or keras.Input({Codes(space).shape}, dtype="int32", name={key!r}) for the '
+        advice += "number instead of a one-hot vector"
+    return (
+        f"The model's input {key!r} has shape {shape}, but these observations, {one_line(space)}, "
+        f"have shape {wanted}: {advice}."
+    )
 
 
 def _first_weights(model: keras.Model) -> str:

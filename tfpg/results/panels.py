@@ -66,7 +66,11 @@ def notes(groups: Sequence[Group], metric: str | None) -> list[str]:
     found = []
     fewest = min(len(group.runs) for group in groups)
     if fewest < ENOUGH_SEEDS:
-        what = "differences may be chance" if len(groups) > 1 else "others may differ"
+        what = (
+            "differences may be chance"
+            if len(groups) > 1
+            else "other seeds may give different results"
+        )
         found.append(f"{count_of(fewest)}: {what}.")
     if metric is None and (missing := len(without_validation(groups))):
         count = sum(len(group.runs) for group in groups)

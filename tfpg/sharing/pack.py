@@ -68,9 +68,9 @@ def pack(
         ValueError: ``run`` is not a run folder, or it cannot be read.
     """
     run, out = Path(run), Path(out)
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{str(run)!r} is not a run folder, such as tfpg train makes.")
     source = find_model(run)
-    if not run.is_dir():
-        raise ValueError(f"{str(run)!r} is not a run folder.")
     with _writing(out) as folder:
         model = load_model(source.model)
         spaces = spaces_of(source.env)

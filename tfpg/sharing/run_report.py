@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -257,7 +256,7 @@ def _changed_options(config: Mapping[str, Any], run: Run) -> Iterator[tuple[str,
     if preset := config.get("preset"):
         yield "preset", str(preset), ""
     optimizer = _mapping(config.get("optimizer")).get("class_name", "")
-    rate = f"learning_rate={run.settings['learning_rate']}"
+    rate = f"learning_rate={_text(run.settings['learning_rate'])}"
     yield "optimizer", ", ".join(filter(None, [str(optimizer), rate])), ""
     for part in ("network", "critic", "head"):
         for name, value in _mapping(config.get(part)).items():
@@ -271,9 +270,10 @@ def _changed_options(config: Mapping[str, Any], run: Run) -> Iterator[tuple[str,
 
 
 def _text(value: Any) -> str:
-    """An option as ``config.json`` has it. Schedules are strings there."""
-    text = json.dumps(value, default=str)
-    return json.loads(text) if text.startswith('"') else text
+    """An option as Python writes it. Schedules are strings in ``config.json``."""
+    if isinstance(value, float):
+        return f"{value:.6g}"  # Keras saves float32
+    return value if isinstance(value, str) else repr(value)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
