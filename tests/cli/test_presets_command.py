@@ -14,7 +14,8 @@ def run(*args):
 
 def test_every_preset_has_a_row_that_fits_in_a_terminal():
     rows = run().splitlines()
-    assert len(rows) == 1 + len(PRESETS)
+    assert len(rows) == 1 + len(PRESETS) + 1
+    assert "zoo:" in rows[-1]
     assert max(map(len, rows)) <= 80
     assert rows[0].split() == ["algorithm", "environment", "env", "steps", "score"]
     assert "ppo        CartPole-v1                   100,000  500 (500 to 500)" in rows

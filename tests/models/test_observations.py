@@ -116,10 +116,19 @@ class TestDict:
             Policy(self.model(("a", "c")), self.env())
 
     def test_input_shapes_that_do_not_fit_are_refused(self):
-        with pytest.raises(
-            ValueError, match=r"shape {'a': \(None, 4\), .* have shape {'a': \(3,\)"
-        ):
+        message = (
+            r"input 'a' has shape \(None, 4\), .* have shape \(3,\): use keras.Input\(\(3,\), "
+        )
+        with pytest.raises(ValueError, match=message):
             Policy(self.model(shape=(4,)), self.env())
+
+    def test_a_number_in_place_of_a_one_hot_vector_is_refused_with_both_ways_out(self):
+        space = spaces.Dict({"day": spaces.Discrete(30)})
+        day = keras.Input((1,), name="day")
+        model = keras.Model({"day": day}, layers.Dense(2)(day))
+        message = r"keras.Input\(\(30,\), name='day'\), or keras.Input\(\(1,\), dtype=\"int32\""
+        with pytest.raises(ValueError, match=message):
+            Policy(model, (space, spaces.Discrete(2)))
 
     def test_observations_that_do_not_fit_are_refused(self):
         policy = Policy(self.model(), self.env())
