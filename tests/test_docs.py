@@ -117,7 +117,14 @@ def test_the_shell_commands_of_a_document_are_valid(document, tmp_path, monkeypa
 @pytest.mark.slow
 def test_the_shell_commands_of_the_readme_run_with_one_seed_and_iteration(tmp_path):
     commands = [args for program, *args in commands_of("README.md") if program == "tfpg"]
-    assert [args[0] for args in commands] == "record train train plot compare record".split()
+    assert [args[0] for args in commands] == [
+        "record",
+        "train",
+        "train",
+        "plot",
+        "compare",
+        "record",
+    ]
     for args in commands:
         if args[0] == "train":
             args[args.index("--seeds") + 1] = "1"
