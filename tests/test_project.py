@@ -80,7 +80,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built):
         assert "tfpg/py.typed" in names
         license_text = archive.read(f"{metadata}/licenses/LICENSE")
     assert license_text == (ROOT / "LICENSE").read_bytes()
-    assert built[1].stat().st_size < 1_000_000
+    assert built[1].stat().st_size < 2_000_000  # the zoo is most of it
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_the_sdist_has_what_the_tests_need_and_no_videos(built):
     assert in_clone("tests", "scripts", "docs") <= names
     assert {"requirements.txt", "CONTRIBUTING.md", "LICENSE", "setup.cfg"} <= names
     assert not any(name.startswith("videos") for name in names)
-    assert built[0].stat().st_size < 2_000_000
+    assert built[0].stat().st_size < 3_000_000
 
 
 @pytest.mark.slow

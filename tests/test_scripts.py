@@ -108,9 +108,14 @@ def test_a_search_continues_and_its_printed_command_repeats_the_best_trial(tmp_p
     words = [*shlex.split(command)[1:], *map(str, same), "--no-video", "--run", "run"]
     subprocess.run([sys.executable, "-m", "tfpg", *words], cwd=tmp_path, check=True)
     rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
-    returns = [float(x["val_episode_return"]) for x in rows if x["val_env_steps"] != "NA"]
-    found = best.intermediate_values
-    assert [found[number] for number in sorted(found)] == returns[: len(found)]
+    rows = [row for row in rows if row["val_env_steps"] != "NA"]
+    returns = {}
+    for row in rows:
+        number = int(float(row["val_env_steps"])) // 500
+        returns.setdefault(number, float(row["val_episode_return"]))
+    both = best.intermediate_values.keys() & returns  # the trial can be an iteration longer
+    assert 1 in both
+    assert all(best.intermediate_values[number] == returns[number] for number in both)
 
 
 def test_the_textbook_script_does_not_import_tfpg():
