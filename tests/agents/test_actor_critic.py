@@ -215,6 +215,25 @@ class TestBothAlgorithms:
         assert history["episode_return"][-1] == 3.0
         assert np.isfinite(history["loss"]).all()
 
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64])
+    def test_observations_of_any_dtype_are_standardized(self, algorithm, dtype):
+        class Grid(Countdown):
+            def __init__(self):
+                super().__init__()
+                self.observation_space = spaces.Box(0, 200, (2, 3), dtype)
+
+            def reset(self, **options):
+                return np.full((2, 3), 100, dtype), super().reset(**options)[1]
+
+            def step(self, action):
+                return np.full((2, 3), 100, dtype), *super().step(action)[1:]
+
+        model = tfpg.networks.actor_critic(Grid(), seed=0)
+        algorithm(model, num_envs=2, num_steps=4, minibatches=1).fit(Grid, 2, seed=0, verbose=0)
+        layer = model.get_layer("observation_statistics")
+        np.testing.assert_allclose(layer.moving_mean, np.full(6, layer.moving_mean[0]))
+        assert layer.moving_mean[0] > 0.1
+
     def test_stock_callbacks_wait_for_the_first_mean_return(self, algorithm, tmp_path):
         monitor = {"monitor": "episode_return", "mode": "max"}
         best = keras.callbacks.ModelCheckpoint(

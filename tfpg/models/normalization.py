@@ -152,7 +152,8 @@ class ObservationStatistics:
         for layer, batch, seen in zip(self.layers, found, batches, strict=True):
             mean, variance = layer.moving_mean, layer.moving_variance
             before = Moments(convert(mean.value), convert(variance.value), convert(seen))
-            rows = xp.reshape(convert(batch), (-1, batch.shape[-1]))
+            rows = xp.cast(convert(batch), before.mean.dtype)  # a compiled call may have integers
+            rows = xp.reshape(rows, (-1, batch.shape[-1]))
             repeated = None
             if counts is not None:
                 repeated = xp.repeat(counts, math.prod(batch.shape[1:-1]))  # for each pixel
