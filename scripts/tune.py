@@ -66,10 +66,16 @@ def objective(trial):
     """Return the mean return in the second half of the evaluations."""
     options = suggest(trial)
     trial.set_user_attr("options", options)
-    agent = tfpg.presets.make(args.algorithm, args.env, trial.number, preset=preset, **options)
+    rate = {"learning_rate": options.pop("learning_rate")}
+    found = tfpg.presets.find(args.algorithm, args.env)
+    changed = found._replace(options={**found.options, **options})
+    preset = tfpg.presets.with_budget(changed, args.env_steps)
+    # Made as `tfpg train` makes it, so that the command that is printed repeats the trial.
+    agent = tfpg.presets.make(args.algorithm, args.env, trial.number, preset=preset, **rate)
     report = Report(trial)
     agent.fit(
         args.env,
+        iterations=tfpg.presets.iterations_of(preset),
         env_steps=args.env_steps,
         validation_envs=args.env,
         validation_env_steps=every,
@@ -83,7 +89,6 @@ def objective(trial):
 
 
 every = max(1, args.env_steps // args.evaluations)
-preset = tfpg.presets.with_budget(tfpg.presets.find(args.algorithm, args.env), args.env_steps)
 study = optuna.create_study(
     study_name=f"{args.algorithm} {args.env} {args.env_steps}",
     storage=args.storage,

@@ -72,6 +72,17 @@ def commands_of(document):
                     yield words
 
 
+def package_needed(block):
+    """The package that the comment of an import says to install, or None."""
+    found = re.search(r"^import (\w+)  # pip install \1$", block, re.MULTILINE)
+    return found and found[1]
+
+
+def shortened(block):
+    block = re.sub(r"iterations=\d+", "iterations=2", block)
+    return re.sub(r"\benv_steps=[\d_]+", "env_steps=4000", block)
+
+
 def run(code, folder):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
@@ -89,9 +100,19 @@ def test_the_three_lines_of_the_readme_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("document", PAGES)
 def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
-    blocks = [re.sub(r"iterations=\d+", "iterations=2", x) for x in python_blocks(document)]
-    blocks = [re.sub(r"\benv_steps=[\d_]+", "env_steps=4000", x) for x in blocks]
+    blocks = [shortened(x) for x in python_blocks(document) if not package_needed(x)]
     run(f"for block in {blocks!r}:\n    exec(block, {{}})", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "block",
+    [x for document in PAGES for x in blocks_of(document, "python") if package_needed(x)],
+    ids=lambda block: package_needed(block),
+)
+def test_an_example_with_a_package_that_requirements_leave_out_runs(block, tmp_path):
+    pytest.importorskip(package_needed(block))
+    run(shortened(block), tmp_path)
 
 
 @pytest.mark.parametrize("document", [x for x in DOCUMENTS if blocks_of(x, "bash")])

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -105,6 +108,18 @@ def test_unknown_ids_suggest_similar_ones(function):
 def test_unknown_ids(name, words):
     with pytest.raises(ValueError, match=words):
         make(name)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it():
+    code = (
+        "import sys; sys.modules['Box2D'] = None; import tfpg.envs; "
+        "tfpg.envs.make('LunarLander-v3')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: LunarLander-v3 needs a package that is not installed: "
+        "pip install 'gymnasium[box2d]'"
+    )
 
 
 def test_an_id_with_a_missing_module():

@@ -39,9 +39,9 @@ class ProgressBar(keras.callbacks.Callback):
 
     Example:
         >>> import tfpg
-        >>> agent = tfpg.PPO(tfpg.networks.actor_critic("CartPole-v1"), num_steps=16)
+        >>> agent = tfpg.PPO(tfpg.networks.actor_critic("CartPole-v1", seed=0), num_steps=16)
         >>> bar = [ProgressBar()]  # the default
-        >>> _ = agent.fit("CartPole-v1", 2, bar, verbose=2)  # doctest: +ELLIPSIS
+        >>> _ = agent.fit("CartPole-v1", 2, bar, seed=0, verbose=2)  # doctest: +ELLIPSIS
         1/2 (50%) - ...env_steps: 12... - steps/s: ...
         2/2 (100% in 0:...) - ...env_steps: ...
     """

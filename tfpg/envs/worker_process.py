@@ -6,7 +6,6 @@ process, and not started by `multiprocessing`, which would run the user's script
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -118,8 +117,11 @@ def _wait(process: subprocess.Popen, seconds: float | None) -> None:
             process.wait(seconds)
         return
     # Without reaping it, so that its group id cannot be reused before the group is killed.
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
     with suppress(ChildProcessError):
+        if seconds is None:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            return
+        deadline = time.monotonic() + seconds
         while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
             if time.monotonic() >= deadline:
                 break
