@@ -32,7 +32,12 @@ def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, floa
     )
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     agent = tfpg.Reinforce(
-        model, gamma=0.95, episodes_per_update=10, entropy_coef=0.0, max_steps=200
+        model,
+        gamma=0.95,
+        baseline=None,
+        episodes_per_update=10,
+        entropy_coef=0.0,
+        max_steps=200,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/best.keras"

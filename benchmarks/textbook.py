@@ -51,6 +51,7 @@ def of_tfpg(name: str) -> float:
         options = {
             "gamma": 0.95,
             "episodes_per_update": EPISODES[name],
+            "baseline": None,
             "entropy_coef": 0.0,
             "max_steps": 200,
         }

@@ -22,6 +22,36 @@ class TestAdvantages:
         assert make_batch(episodes_of([[5.0]]), 0.9).advantages.tolist() == [0.0]
         assert (make_batch(episodes_of([[3.0, 3.0, 3.0]]), 0.9).advantages == 0).all()
 
+    def test_a_baseline_is_subtracted(self):
+        data = episodes_of([[10, 10], [0, 20], [-50, 99]], [[1, 1], [1, 1], [1, 0]])
+        # The returns are -22, -40, -50 and 26, 20.
+        for baseline, values, advantages in [
+            (None, [0, 0, 0, 0, 0], [-22, -40, -50, 26, 20]),
+            ("mean", [-13.2] * 5, [-8.8, -26.8, -36.8, 39.2, 33.2]),
+            ("step", [2, -10, -50, 2, -10], [-24, -30, 0, 24, 30]),
+        ]:
+            batch = make_batch(data, gamma=0.8, per=None, baseline=baseline)
+            np.testing.assert_allclose(batch.values, values, rtol=1e-6)
+            np.testing.assert_allclose(batch.advantages, advantages, rtol=1e-5)
+
+    def test_z_scores_are_compared_at_the_same_step(self):
+        data = episodes_of([[10, 10], [0, 20], [-50, 99]], [[1, 1], [1, 1], [1, 0]])
+        batch = make_batch(data, gamma=0.8, baseline="step")
+        std = np.std([-22, -40, -50, 26, 20])
+        expected = np.array([-24, -30, 0, 24, 30]) / std
+        np.testing.assert_allclose(batch.advantages, expected, rtol=1e-6)
+
+    def test_a_single_episode_is_not_compared_with_itself(self):
+        data = episodes_of([[1.0], [1.0], [1.0]])
+        alone = make_batch(data, 0.9, baseline="step").advantages
+        np.testing.assert_array_equal(alone, make_batch(data, 0.9).advantages)
+        assert alone.any()
+
+    def test_equal_episodes_differ_in_nothing_but_rounding_and_weigh_nothing(self):
+        rewards = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 7, axis=1)
+        batch = make_batch(episodes_of(rewards), 0.97, baseline="step")
+        assert (batch.advantages == 0).all()
+
     def test_a_truncation_is_an_end_without_values(self):
         data = episodes_of([[1.0], [1.0], [1.0]])
         cut = data._replace(terminated=data.truncated, truncated=data.terminated)

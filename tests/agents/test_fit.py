@@ -431,7 +431,7 @@ class TestOptions:
             (tfpg.Reinforce, {"entropy_coef": float("nan")}, "entropy_coef must be a number of"),
             (tfpg.Reinforce, {"gradient": "exact"}, "must be 'fused' or 'accumulated', got"),
             (tfpg.Reinforce, {"acting": "jax"}, "acting must be 'auto', 'numpy', or"),
-            (tfpg.Reinforce, {"baseline": "median"}, "baseline must be None, 'mean', or"),
+            (tfpg.Reinforce, {"baseline": "median"}, "baseline must be None, 'mean', 'step', or"),
             (tfpg.Reinforce, {"standardize": "step"}, "standardize must be 'batch', 'episode', or"),
             (tfpg.Reinforce, {"value_coef": -1.0}, "value_coef must be a number of at least 0"),
             (tfpg.Reinforce, {"gamme": 0.9}, "Unknown Reinforce option 'gamme'. Did .* 'gamma'"),

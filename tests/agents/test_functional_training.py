@@ -105,6 +105,7 @@ VALUE_MODEL = {"baseline": None, "value_updates": 3}
         (tfpg.Reinforce, {}),
         (tfpg.Reinforce, {"gae_lambda": 0.8, "entropy_coef": 0.1, "standardize": None}),
         (tfpg.Reinforce, {"baseline": "mean", "standardize": "episode"}),
+        (tfpg.Reinforce, {"baseline": "step"}),
         (tfpg.Reinforce, VALUE_MODEL),
     ],
 )

@@ -23,7 +23,7 @@ from tfpg.rollouts.collector import Collector
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 GRADIENTS = ["fused", "accumulated"]
-BASELINES = [None, "mean", "value"]
+BASELINES = [None, "mean", "step", "value"]
 STANDARDIZE = ["batch", "episode", None]
 
 
@@ -43,7 +43,8 @@ def test_three_updates_are_those_of_the_textbook_script(gradient, num_envs):
     model = textbook.make_model(3)
     model.compile(optimizer=keras.optimizers.Adam(0.01))
     options = {"gamma": 0.95, "episodes_per_update": 4, "max_steps": 30, "num_envs": num_envs}
-    agent = tfpg.Reinforce(model, gradient=gradient, entropy_coef=0.0, **options)
+    options |= {"baseline": None, "entropy_coef": 0.0}
+    agent = tfpg.Reinforce(model, gradient=gradient, **options)
     history = agent.fit(lambda: gymnasium.make("CartPole-v1"), 3, seed=7, verbose=0)
     np.testing.assert_allclose(history.history["episode_return"], returns)
     np.testing.assert_allclose(flat_weights(model), flat_weights(by_hand), atol=1e-6)
@@ -273,14 +274,15 @@ class TestNoise:
         logs = agent.update(data)
         assert logs["grad_snr"] == pytest.approx((rows.mean(0) ** 2).sum() / variance, rel=1e-4)
 
-    def test_a_good_baseline_saves_variance(self):
+    @pytest.mark.parametrize("baseline", ["mean", "step"])
+    def test_a_good_baseline_saves_variance(self, baseline):
         class Offset(Walk):
             def step(self, action):
                 observation, reward, *rest = super().step(action)
                 return observation, reward + 100.0, *rest
 
         options = {"standardize": None, "episodes_per_update": 50, "num_envs": 50}
-        agent = agent_for("bernoulli", "accumulated", "mean", **options)
+        agent = agent_for("bernoulli", "accumulated", baseline, **options)
         logs = agent.fit(lambda: Offset(lengths=(1,)), 1, seed=0, verbose=0).history
         assert logs["baseline_saving"][0] > 0.99
 

@@ -599,7 +599,7 @@ OTHERS = {
     ),
     "value": (
         lambda env: reinforce(env, value_model=critic(env)),
-        *("CartPole-v1", {}, "has baseline None, but here it is value"),
+        *("CartPole-v1", {}, "has baseline step, but here it is value"),
     ),
 }
 

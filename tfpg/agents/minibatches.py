@@ -10,7 +10,7 @@ import numpy as np
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import tf
 from tfpg.ops import numeric as xp
-from tfpg.ops.returns import lambda_returns, n_step_returns, standardize
+from tfpg.ops.returns import lambda_returns, minus_mean, n_step_returns, standardize
 from tfpg.rollouts.trajectory import Trajectory, flatten
 
 NOT_FINITE = "The returns are not finite, because the {} are not. Nothing was learned from them."
@@ -42,7 +42,7 @@ def make_batch(
     gae_lambda: float = 1.0,
     n_step: int | None = None,
     per: str | None = "batch",
-    center: bool = False,
+    baseline: str | None = None,
     encode: Callable[[Any], Any] = lambda observations: observations,
 ) -> Batch:
     """Return the steps of a trajectory with their advantages and returns.
@@ -56,7 +56,9 @@ def make_batch(
         n_step: Bootstrap after this many rewards instead of weighting them by ``gae_lambda``.
         per: Standardize the advantages over the ``"batch"`` or each ``"episode"``. None: do not
             standardize.
-        center: Whether to subtract the mean of the advantages.
+        baseline: Without ``values``, what to subtract from the returns: their ``"mean"``, or their
+            mean at the same ``"step"`` of all episodes, after the z-score. None, or the step of
+            a single episode: nothing.
         encode: Maps observations to model inputs.
 
     Returns:
@@ -85,11 +87,20 @@ def make_batch(
     if xp.is_array(returns) and not np.isfinite(returns).all():
         culprits = "rewards" if values is None or np.isfinite(values).all() else "values"
         raise FloatingPointError(NOT_FINITE.format(culprits))
-    baseline = xp.zeros_like(returns) if values is None else xp.like(values[:-1], returns)
-    advantages, real = returns - baseline, xp.like(data.mask, returns)
-    if center:
-        advantages = advantages - xp.total(real * advantages) / xp.total(real)
-    advantages = real * advantages if per is None else standardize(advantages, data.mask, per)
+    real = xp.like(data.mask, returns)
+    compared = baseline == "step" and returns.shape[1] > 1
+    if values is not None:
+        expected = xp.like(values[:-1], returns)
+    elif baseline == "mean" or compared:
+        expected = returns - minus_mean(returns, real, axis=1 if compared else None)
+    else:
+        expected = xp.zeros_like(returns)
+    advantages = real * (returns - expected)
+    if compared and per is not None:
+        # In units of the returns' spread, so that advantages shrink as episodes become alike.
+        advantages = minus_mean(standardize(returns, data.mask, per), real, axis=1)
+    elif per is not None:
+        advantages = standardize(advantages, data.mask, per)
 
     def take(x: Any) -> Any:
         return steps_of(data, x).astype(np.float32) if xp.is_array(x) else steps_of(data, x)
@@ -99,7 +110,7 @@ def make_batch(
         actions=steps_of(data, data.actions),
         advantages=take(advantages),
         returns=take(returns),
-        values=take(baseline),
+        values=take(expected),
         log_probs=take(data.log_probs),
     )
 

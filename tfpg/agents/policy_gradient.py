@@ -88,8 +88,8 @@ class PolicyGradient(Agent):
         "in about 16,000 environment steps.",
     )
 
-    # Whether advantages are centered by the mean of the batch.
-    centered = False
+    # What the returns are compared with, if not with a value function.
+    baseline = None
     # Whether a value function is learned.
     learns_value = True
     # Whether an iteration plays whole episodes, one in each environment, instead of steps.
@@ -247,7 +247,7 @@ class PolicyGradient(Agent):
             gae_lambda=self.gae_lambda,
             n_step=self.n_step,
             per=self.standardize,
-            center=self.centered,
+            baseline=self.baseline,
             encode=encode,
         )
 

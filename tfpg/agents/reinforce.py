@@ -2,15 +2,15 @@ r"""REINFORCE: the policy gradient of batches of episodes, with or without a bas
 
 The agent plays whole episodes. Every step is weighted by its advantage,
 
-    G_t = r_t + gamma G_{t+1},        A_t = G_t - b(s_t),
+    G_t = r_t + gamma G_{t+1},        A_t = G_t - b_t,
 
-by default standardized over all steps of the batch. The loss, averaged over the steps, is
+by default in units of the standard deviation of the batch. The loss, averaged over the steps, is
 
     -A_t log pi(a_t | s_t)  -  entropy_coef H(pi(. | s_t))  +  value_coef (G_t - V(s_t))^2.
 
-The baseline b is zero, the mean of the batch, or a value function V that is trained on the
-returns. Without a value function, a time limit counts as the end of an episode: there is nothing to
-bootstrap from.
+The baseline b is zero, the mean of the batch, the mean at the same time step of its episodes, or a
+value function V that is trained on the returns. Without a value function, a time limit counts as
+the end of an episode: there is nothing to bootstrap from.
 
 Source: Williams, "Simple statistical gradient-following algorithms for connectionist
 reinforcement learning", 1992, https://doi.org/10.1007/BF00992696.
@@ -26,7 +26,7 @@ from tfpg.agents.minibatches import Batch, episode_ends, explained_variance
 from tfpg.agents.optimization import CompiledUpdate, apply_where, are_finite, compiled
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
-from tfpg.core.options import count, one_of, option, optional
+from tfpg.core.options import count, nonnegative, one_of, option, optional
 from tfpg.models.policy import Policy
 from tfpg.ops import per_step
 from tfpg.ops.gradients import gradient_of, mean_gradient, weight_penalty
@@ -73,11 +73,15 @@ class Reinforce(PolicyGradient):
         help="Standardize the advantages (z-score) over the 'batch' or within each 'episode'. "
         "None: no standardization.",
     )
-    baseline: str | None = option(
-        default=None,
-        check=one_of(None, "mean", "value"),
-        help="Baseline that is subtracted from the returns: the 'mean' of the batch, a learned "
-        "'value', or None. Passing value_model in Python implies 'value'.",
+    baseline: str | None = option(  # type: ignore[assignment]
+        default="step",
+        check=one_of(None, "mean", "step", "value"),
+        help="Baseline that is subtracted from the returns: the 'mean' of the batch, the mean at "
+        "the same 'step' of its episodes, a learned 'value', or None. Passing value_model in "
+        "Python implies 'value'.",
+    )
+    entropy_coef: float = option(
+        default=0.03, check=nonnegative, help="Weight of the entropy bonus."
     )
     value_updates: int = option(
         default=1,
@@ -131,10 +135,6 @@ class Reinforce(PolicyGradient):
     def window(self) -> int:  # type: ignore[override]
         """The number of episodes that ``episode_return`` averages over: those of an iteration."""
         return self.episodes_per_update
-
-    @property
-    def centered(self) -> bool:  # type: ignore[override]
-        return self.baseline == "mean"
 
     @property
     def learns_value(self) -> bool:  # type: ignore[override]
@@ -279,15 +279,12 @@ class Reinforce(PolicyGradient):
         and the baseline. All are in the unit of the applied advantages.
         """
         raw = (batch.returns - batch.values).astype(np.float64)
-        mean = raw.mean()
-        if self.centered:
-            raw = raw - mean
         z_scored = self.standardize == "batch"
-        scale = 1.0 / raw.std() if z_scored and batch.advantages.any() else 1.0
+        spread = (batch.returns if self.baseline == "step" else raw).std()
+        scale = 1.0 / spread if z_scored and batch.advantages.any() else 1.0
         weights = [batch.advantages, np.ones_like(raw), scale * batch.values]
         shift = scale * raw.mean() if z_scored else 0.0
-        without_baseline = [1.0, scale * mean, 0.0] if self.centered else [1.0, shift, 1.0]
-        combinations = [[1.0, 0.0, 0.0], [1.0, shift, 0.0], without_baseline]
+        combinations = [[1.0, 0.0, 0.0], [1.0, shift, 0.0], [1.0, shift, 1.0]]
         return np.stack(weights, axis=1).astype(np.float32), np.array(combinations, np.float32)
 
     def _noise(self, sums: per_step.GradientSums, combinations: list) -> dict[str, tf.Tensor]:

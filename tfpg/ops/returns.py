@@ -288,16 +288,31 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
     axis = 0 if per == "episode" else None
     # Masked rows may hold anything, NaN included.
     values = xp.where(real > 0, values, xp.zeros_like(real))
-    count = xp.total(real, axis) + _TINY
-    # Relative to one of them, equal values are exactly 0.
-    relative = real * (values - xp.largest(xp.where(real > 0, values, 0 * real + xp.LOWEST), axis))
-    centered = real * (relative - xp.total(relative, axis) / count)
-    std = xp.sqrt(xp.total(centered * centered, axis) / count)
+    centered = minus_mean(values, real, axis)
+    std = xp.sqrt(xp.total(centered * centered, axis) / (xp.total(real, axis) + _TINY))
     # Equal values leave a rounding error, not an exact zero.
     eps = np.finfo(values.dtype if xp.is_array(values) else np.float32).eps
     is_spread = std > _ROUNDING * eps * xp.largest(abs(values), axis)
     counts = is_spread & (real > 0)
     return xp.where(counts, centered / (std + _TINY), xp.zeros_like(centered))
+
+
+def minus_mean(values: Array, mask: Array, axis: int | None = None) -> Array:
+    """Return the real steps minus their mean over an axis, or over all. Equal values become 0.
+
+    Args:
+        values: Array or tensor, finite.
+        mask: The same shape, 1 for a real step and 0 for padding.
+        axis: The axis to average over, or None.
+
+    Example:
+        >>> minus_mean(np.array([[1.0, 3.0], [0.1, 9.0]]), np.array([[1, 1], [1, 0]]), axis=1)
+        array([[-1.,  1.],
+               [ 0.,  0.]])
+    """
+    # Relative to one of them, equal values are exactly 0.
+    relative = mask * (values - xp.largest(xp.where(mask > 0, values, 0 * mask + xp.LOWEST), axis))
+    return mask * (relative - xp.total(relative, axis) / (xp.total(mask, axis) + _TINY))
 
 
 def _solved(returns: Array, slopes: Array) -> Array:

@@ -179,10 +179,11 @@ def make(
         model = getattr(networks, network)(env, seed=seed, **preset.network)
     has_value = len(getattr(model, "outputs", None) or []) == 2
     critic = preset.critic
-    if options.get("baseline") == "mean" or has_value:
+    has_means = options.get("baseline") in ("mean", "step")
+    if has_means or has_value:
         critic = None  # the policy has a value function, or wants none
         options.pop("value_updates", None)
-    if options.get("baseline") == "mean":
+    if has_means:
         options.pop("gae_lambda", None)
     elif preset.critic is not None and has_value and not agent_class.needs_value:
         options["baseline"] = "value"

@@ -40,7 +40,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         env_steps=200_000,
         learning_rate=0.01,
         network={"hidden": (64, 64)},
-        options={"episodes_per_update": 16, "entropy_coef": 0.0},
+        options={"episodes_per_update": 16, "entropy_coef": 0.0, "baseline": None},
         score=Score(500.0, 500.0, 500.0),
     ),
     ("reinforce", "Acrobot-v1"): Preset(
