@@ -188,6 +188,9 @@ class TestValueModel:
         ]:
             with pytest.raises(ValueError, match=message):
                 tfpg.Reinforce(**options).fit("CartPole-v1", 1)
+        for algorithm in (tfpg.A2C, tfpg.PPO):
+            with pytest.raises(ValueError, match="second output of shape"):
+                algorithm(mlp)
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,8 @@ def test_as_json_turns_schedules_into_text_and_constant_ones_into_numbers():
 
 def test_unknown_names_are_refused_with_the_nearest_or_all_known_ones():
     check_names(["gamma"], ["gamma", "tau"], "option")
+    with pytest.raises(ValueError, match="Unknown algorithm 'sac'. Available: a2c, ppo"):
+        check_names(["sac"], ["a2c", "ppo"], "algorithm")
     with pytest.raises(ValueError, match="Unknown option 'gama'. Did you mean 'gamma'"):
         check_names(["gama"], ["gamma", "tau"], "option")
     with pytest.raises(KeyError, match="Available: gamma, tau."):

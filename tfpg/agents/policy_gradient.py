@@ -13,7 +13,7 @@ from tfpg.agents.minibatches import NOT_FINITE, Batch, make_batch
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import as_json, count, flag, fraction, nonnegative, one_of, option, optional
-from tfpg.models.policy import Policy, head_options_of, set_head_options
+from tfpg.models.policy import NO_VALUE, Policy, head_options_of, set_head_options
 from tfpg.ops.distributions import Distribution
 from tfpg.ops.policy_losses import entropy_loss
 from tfpg.rollouts.trajectory import Trajectory
@@ -101,6 +101,10 @@ class PolicyGradient(Agent):
         self.return_scale: Any = ()  # a `ReturnScale`, if one is used
         if self.value_model is not None:
             self.models.append(self._prepared(self.value_model))
+        elif self.needs_value or self.baseline == "value":
+            outputs = getattr(self.model, "outputs", None)  # None if it is not built yet
+            if outputs is not None and len(outputs) == 1:
+                raise ValueError(NO_VALUE)
         set_head_options(self.model, self.head_options())
 
     def begin(self, collector: Collector, policy: Policy) -> None:

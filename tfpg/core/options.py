@@ -237,7 +237,10 @@ def check_names(
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.65)
+            # People rarely mistype the first letter: "sac" does not mean "a2c".
+            alike = [x for x in known if x[:1] == name[:1]]
+            near = difflib.get_close_matches(name, alike, 1, 0.65)
+            near = near or difflib.get_close_matches(name, known, 1, 0.8)
             hint = f"Did you mean {near[0]!r}?" if near else f"Available: {', '.join(known)}."
             here = (hints or {}).get(name, "")
             if here in known or " " in here:

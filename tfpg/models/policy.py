@@ -47,6 +47,11 @@ _BEFORE, _LAST = slice(None, -1), slice(-1, None)
 _PROBES = 16
 
 
+NO_VALUE = (
+    "The model has no value. Give it a second output of shape (batch, 1), as "
+    "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."
+)
+
 _HEAD_NAMES = "from_logits", "positive_action", "squash", "log_std", "epsilon"
 # How models that were trained or loaded act.
 _HEAD_OPTIONS: WeakKeyDictionary[keras.Model, dict[str, Any]] = WeakKeyDictionary()
@@ -290,10 +295,7 @@ class Policy:
     def require_value(self) -> None:
         """Raise a `ValueError` if there is no value."""
         if not self.has_value:
-            raise ValueError(
-                "The model has no value. Give it a second output of shape (batch, 1), as "
-                "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."
-            )
+            raise ValueError(NO_VALUE)
 
     @property
     def acting_variables(self) -> list[keras.Variable]:

@@ -62,7 +62,7 @@ table {{ border-collapse: collapse; font-size: 15px; font-variant-numeric: tabul
 caption {{ text-align: left; padding: 8px 0 4px }}
 th, td {{
   padding: 5px 24px 5px 0; border-bottom: 1px solid var(--line);
-  text-align: left; vertical-align: top; overflow-wrap: anywhere;
+  text-align: left; vertical-align: top; overflow-wrap: break-word;
 }}
 th {{ font-weight: 600 }}
 pre {{
