@@ -140,21 +140,46 @@ def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> d
 
 
 def print_table(rows: list[dict], algorithms: list[str], tasks: list[str]) -> None:
-    """Print a row for each task: for each algorithm, the returns and the median percentage."""
-    print("| task | " + " | ".join(algorithms) + " |")
-    print("|---|" + "---|" * len(algorithms))
-    medians: dict[str, list[float]] = {algorithm: [] for algorithm in algorithms}
-    for task in tasks:
-        cells = []
+    """Print a row for each task: for each algorithm, the median return, the lowest and highest."""
+    names = {algorithm: AGENTS[algorithm][0] for algorithm in algorithms}
+    columns = ["env steps", "random play", *names.values(), "best preset", "reference"]
+    print("| task | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    percents: dict[str, list[float]] = {algorithm: [] for algorithm in algorithms}
+    for name in tasks:
+        task = TASKS[name]
+        cells = [f"{task.env_steps:,}", f"{task.random:,g}"]
         for algorithm in algorithms:
-            own = [row for row in rows if (row["algorithm"], row["task"]) == (algorithm, task)]
-            returns = ", ".join(f"{row['return']:.3g}" for row in own)
-            percent = float(np.median([row["percent"] for row in own])) if own else np.nan
-            medians[algorithm].append(percent)
-            cells.append(f"{returns} ({percent:.0f}%)" if own else "")
-        print(f"| {task} | " + " | ".join(cells) + " |")
-    means = [f"{np.nanmean(np.clip(x, 0, 100)):.0f}%" for x in medians.values()]
-    print("| mean of the medians, clipped to 0-100% | " + " | ".join(means) + " |")
+            own = [row for row in rows if (row["algorithm"], row["task"]) == (algorithm, name)]
+            returns = sorted(row["return"] for row in own)
+            if own:
+                percents[algorithm].append(float(np.median([row["percent"] for row in own])))
+            ends = f" ({readable(returns[0])} to {readable(returns[-1])})" if len(own) > 1 else ""
+            cells.append(f"{readable(float(np.median(returns)))}{ends}" if own else "")
+        cells += [preset_score(name), f"{task.reference:,g}"]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    for algorithm, values in percents.items():
+        mean = np.clip(values, 0, 100).mean() if values else np.nan
+        print(f"{names[algorithm]}: {mean:.0f}%, the mean of the medians, clipped to 0 to 100%")
+
+
+def preset_score(env: str) -> str:
+    """Return the best score of the presets for an environment, or nothing."""
+    from tfpg.agents.presets import PRESETS
+
+    scores = {
+        AGENTS[algorithm][0]: preset.score.mean
+        for (algorithm, each), preset in PRESETS.items()
+        if each == env and preset.score
+    }
+    best = max(scores, key=lambda name: scores[name], default=None)
+    return "" if best is None else f"{readable(scores[best])} ({best})"
+
+
+def readable(x: float) -> str:
+    """Return a return with three digits, and no exponent."""
+    digits = 3 if x == 0 else max(0, 2 - int(np.floor(np.log10(abs(x)))))
+    return f"{x:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{x:,.0f}"
 
 
 def main() -> None:
