@@ -235,11 +235,19 @@ def compare(
         tuple(scores),
         tuple(improvements),
         any(each.seeds < ENOUGH_SEEDS for each in scores),
-        tuple(notes(groups, metric)),
+        (*notes(groups, metric), *_notes_on_lengths(scores)),
     )
     if path is not None:
         save_figure(_figure(groups, result, DARK if dark else LIGHT), path)
     return result
+
+
+def _notes_on_lengths(scores: list[Score]) -> list[str]:
+    for env in {each.env for each in scores}:
+        steps = [each.env_steps for each in scores if each.env == env]
+        if max(steps) > 1.5 * min(steps):
+            return ["Some runs are much longer than others, which may explain their scores."]
+    return []
 
 
 def _final(group: Group, metric: str) -> np.ndarray:
