@@ -51,14 +51,14 @@ def make_batch(
         data: A trajectory, ``[T, N]``, of arrays or of tensors.
         gamma: Discount factor, in [0, 1].
         values: ``[T+1, N]``, the values of the observations. None: nothing is bootstrapped, and
-            the advantages are the returns.
-        gae_lambda: Weight of later rewards.
+            ``baseline`` is subtracted from the returns instead.
+        gae_lambda: Lambda of generalized advantage estimation, in [0, 1].
         n_step: Bootstrap after this many rewards instead of weighting them by ``gae_lambda``.
         per: Standardize the advantages over the ``"batch"`` or each ``"episode"``. None: do not
             standardize.
         baseline: Without ``values``, what to subtract from the returns: their ``"mean"``, or their
-            mean at the same ``"step"`` of all episodes, after the z-score. None, or the step of
-            a single episode: nothing.
+            mean over the episodes at the same ``"step"``, subtracted after standardizing. None, or
+            ``"step"`` with a single episode: nothing.
         encode: Maps observations to model inputs.
 
     Returns:

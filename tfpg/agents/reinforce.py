@@ -1,15 +1,15 @@
-r"""REINFORCE: the policy gradient of batches of episodes, with or without a baseline.
+r"""REINFORCE: policy gradients from batches of whole episodes, with or without a baseline.
 
 The agent plays whole episodes. Every step is weighted by its advantage,
 
     G_t = r_t + gamma G_{t+1},        A_t = G_t - b_t,
 
-by default in units of the standard deviation of the batch. The loss, averaged over the steps, is
+by default divided by a standard deviation over the batch. The loss, averaged over the steps, is
 
     -A_t log pi(a_t | s_t)  -  entropy_coef H(pi(. | s_t))  +  value_coef (G_t - V(s_t))^2.
 
-The baseline b is zero, the mean of the batch, the mean at the same time step of its episodes, or a
-value function V that is trained on the returns. Without a value function, a time limit counts as
+The baseline b is zero, the mean of the batch, the mean over its episodes at the same time step, or
+a value function V that is trained on the returns. Without a value function, a time limit counts as
 the end of an episode: there is nothing to bootstrap from.
 
 Source: Williams, "Simple statistical gradient-following algorithms for connectionist
@@ -76,9 +76,9 @@ class Reinforce(PolicyGradient):
     baseline: str | None = option(  # type: ignore[assignment]
         default="step",
         check=one_of(None, "mean", "step", "value"),
-        help="Baseline that is subtracted from the returns: the 'mean' of the batch, the mean at "
-        "the same 'step' of its episodes, a learned 'value', or None. Passing value_model in "
-        "Python implies 'value'.",
+        help="Baseline to subtract from the returns: the 'mean' of the batch, the mean over its "
+        "episodes at the same time 'step', a learned 'value' function, or None. Passing "
+        "value_model in Python implies 'value'.",
     )
     entropy_coef: float = option(
         default=0.03, check=nonnegative, help="Weight of the entropy bonus."
@@ -86,7 +86,7 @@ class Reinforce(PolicyGradient):
     value_updates: int = option(
         default=1,
         check=count,
-        help="Gradient steps of the value model per policy update. More than 1 requires a "
+        help="Gradient steps on the value model per policy update. Values above 1 require a "
         "value_model.",
     )
     gradient: str = option(

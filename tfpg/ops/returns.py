@@ -298,7 +298,9 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
 
 
 def minus_mean(values: Array, mask: Array, axis: int | None = None) -> Array:
-    """Return the real steps minus their mean over an axis, or over all. Equal values become 0.
+    """Subtract the mean of the real steps, along an axis or overall.
+
+    Equal values become exactly 0, and so does padding.
 
     Args:
         values: Array or tensor, finite.

@@ -243,10 +243,11 @@ def compare(
 
 
 def _notes_on_lengths(scores: list[Score]) -> list[str]:
-    for env in {each.env for each in scores}:
+    for env in dict.fromkeys(each.env for each in scores):
         steps = [each.env_steps for each in scores if each.env == env]
         if max(steps) > 1.5 * min(steps):
-            return ["Some runs are much longer than others, which may explain their scores."]
+            where = f"In {env}, some" if env else "Some"
+            return [f"{where} runs are much longer than others, which may explain the scores."]
     return []
 
 
