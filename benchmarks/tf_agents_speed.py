@@ -77,6 +77,7 @@ def of_tfpg(name: str) -> float:
     options = {
         "gamma": 0.95,
         "episodes_per_update": SETTINGS[name],
+        "baseline": None,
         "entropy_coef": 0.0,
         "max_steps": 200,
     }

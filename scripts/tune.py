@@ -66,9 +66,10 @@ def objective(trial):
     """Return the mean return in the second half of the evaluations."""
     options = suggest(trial)
     trial.set_user_attr("options", options)
-    rate = {"learning_rate": options.pop("learning_rate")}
+    rate = {"learning_rate": options["learning_rate"]}
     found = tfpg.presets.find(args.algorithm, args.env)
-    changed = found._replace(options={**found.options, **options})
+    others = {name: x for name, x in options.items() if name not in rate}
+    changed = found._replace(options={**found.options, **others})
     preset = tfpg.presets.with_budget(changed, args.env_steps)
     # Made as `tfpg train` makes it, so that the command that is printed repeats the trial.
     agent = tfpg.presets.make(args.algorithm, args.env, trial.number, preset=preset, **rate)

@@ -110,10 +110,16 @@ def test_a_model_whose_learning_rate_has_decayed_to_zero_learns_again():
         assert float(agent.model.optimizer.learning_rate) == pytest.approx(rate or 1e-3)
 
 
-def test_a_mean_baseline_or_a_model_with_a_value_replaces_the_critic_of_the_preset():
+@pytest.mark.parametrize("baseline", [None, "mean", "step"])
+def test_another_baseline_replaces_the_critic_of_the_preset(baseline):
+    agent = presets.make("reinforce", "Acrobot-v1", baseline=baseline)
+    assert (agent.baseline, agent.value_model) == (baseline, None)
+    with pytest.raises(ValueError, match="gae_lambda and n_step require a value function"):
+        presets.make("reinforce", "Acrobot-v1", baseline=baseline, gae_lambda=0.9)
+
+
+def test_a_model_with_a_value_replaces_the_critic_of_the_preset():
     preset = presets.find("reinforce", "Acrobot-v1")
-    agent = presets.make("reinforce", "Acrobot-v1", preset=preset, baseline="mean")
-    assert (agent.baseline, agent.value_model) == ("mean", None)
     two = tfpg.networks.actor_critic("Acrobot-v1")
     agent = presets.make("reinforce", "Acrobot-v1", preset=preset, model=two)
     assert (agent.baseline, agent.value_model, agent.model) == ("value", None, two)

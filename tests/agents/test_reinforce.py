@@ -221,14 +221,15 @@ class TestNothingToLearn:
 
     @pytest.mark.parametrize("standardize", slow_but(STANDARDIZE[:1], STANDARDIZE[:2]))
     @pytest.mark.parametrize("gradient", GRADIENTS)
+    @pytest.mark.parametrize("baseline", [None, "step"])
     def test_equal_returns_change_nothing_but_an_entropy_bonus_does(
-        self, gradient, standardize, eager
+        self, gradient, standardize, baseline, eager
     ):
         for entropy_coef in (0.0, 1.0):
             model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
             model.set_weights([np.zeros((1, 2)), np.array([1.0, -1.0])])
             model.compile(keras.optimizers.SGD(0.5))
-            options = {"gradient": gradient, "standardize": standardize}
+            options = {"gradient": gradient, "standardize": standardize, "baseline": baseline}
             agent = tfpg.Reinforce(model, entropy_coef=entropy_coef, **options)
             logs = [prepared(agent, Bandit).update(episodes_of([[3.0, 3.0]])) for _ in range(5)]
             assert np.isfinite([list(each.values()) for each in logs]).all()
@@ -276,6 +277,38 @@ class TestNoise:
         variance = rows.var(axis=0, ddof=1).sum() / 5
         logs = agent.update(data)
         assert logs["grad_snr"] == pytest.approx((rows.mean(0) ** 2).sum() / variance, rel=1e-4)
+
+    def test_the_saving_of_a_baseline_is_that_of_its_definition(self):
+        env = lambda: Walk(HEADS["categorical"][0], lengths=(1, 3, 2))  # noqa: E731
+        agent = prepared(agent_for("categorical", "accumulated", "step"), env)
+        with open_vec(env) as envs:
+            data = Collector(envs, 3).collect_episodes(agent.policy, 5)
+        batch = agent.to_batch(data)
+        ends = np.cumsum(data.mask.sum(axis=0)).astype(int)[:-1]
+        variances = []
+        for weights in (batch.advantages, batch.returns / batch.returns.std()):
+            rows = []
+            for steps in np.split(np.arange(len(weights)), ends):
+                with tf.GradientTape() as tape:
+                    policy = agent.policy.distribution(batch.inputs[steps])
+                    log_prob = policy.log_prob(batch.actions[steps])
+                    value = tf.reduce_sum(weights[steps].astype(np.float32) * log_prob)
+                variables = agent.model.trainable_variables
+                rows.append(flatten(gradient_of(tape, value, variables)).numpy())
+            variances.append(np.array(rows, float).var(axis=0, ddof=1).sum())
+        logs = agent.update(data)
+        assert logs["baseline_saving"] == pytest.approx(1 - variances[0] / variances[1], rel=1e-4)
+        assert "zscore_saving" not in logs
+
+    def test_comparing_equal_episodes_saves_all_variance(self):
+        class Equal(Walk):
+            def step(self, action):
+                observation, _, *rest = super().step(action)
+                return observation, 1.0, *rest
+
+        agent = agent_for("bernoulli", "accumulated", "step")
+        logs = agent.fit(lambda: Equal(lengths=(2,)), 1, seed=0, verbose=0).history
+        assert logs["baseline_saving"] == [1.0]
 
     @pytest.mark.parametrize("baseline", ["mean", "step"])
     def test_a_good_baseline_saves_variance(self, baseline):

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     actions: Any  #: [B, ...]
     advantages: Any  #: [B] float32  weights of the log-probabilities
     returns: Any  #: [B] float32  targets of the values
-    values: Any  #: [B] float32  under the model that acted, 0 without a value
+    values: Any  #: [B] float32  under the model that acted, or another baseline, or 0
     log_probs: Any  #: [B] float32  under the policy that acted
 
 
@@ -54,8 +54,8 @@ def make_batch(
             ``baseline`` is subtracted from the returns instead.
         gae_lambda: Lambda of generalized advantage estimation, in [0, 1].
         n_step: Bootstrap after this many rewards instead of weighting them by ``gae_lambda``.
-        per: Standardize the advantages over the ``"batch"`` or each ``"episode"``. None: do not
-            standardize.
+        per: Standardize the advantages, or the returns if ``baseline`` is ``"step"``, over the
+            ``"batch"`` or each ``"episode"``. None: do not standardize.
         baseline: Without ``values``, what to subtract from the returns: their ``"mean"``, or their
             mean over the episodes at the same ``"step"``, subtracted after standardizing. None, or
             ``"step"`` with a single episode: nothing.
@@ -88,14 +88,15 @@ def make_batch(
         culprits = "rewards" if values is None or np.isfinite(values).all() else "values"
         raise FloatingPointError(NOT_FINITE.format(culprits))
     real = xp.like(data.mask, returns)
-    compared = baseline == "step" and returns.shape[1] > 1
+    compared = values is None and baseline == "step" and returns.shape[1] > 1
     if values is not None:
         expected = xp.like(values[:-1], returns)
+        advantages = real * (returns - expected)
     elif baseline == "mean" or compared:
-        expected = returns - minus_mean(returns, real, axis=1 if compared else None)
+        advantages = minus_mean(returns, real, axis=1 if compared else None)
+        expected = returns - advantages
     else:
-        expected = xp.zeros_like(returns)
-    advantages = real * (returns - expected)
+        expected, advantages = xp.zeros_like(returns), real * returns
     if compared and per is not None:
         # In units of the returns' spread, so that advantages shrink as episodes become alike.
         advantages = minus_mean(standardize(returns, data.mask, per), real, axis=1)

@@ -70,8 +70,8 @@ class Reinforce(PolicyGradient):
     standardize: str | None = option(
         default="batch",
         check=one_of("batch", "episode", None),
-        help="Standardize the advantages (z-score) over the 'batch' or within each 'episode'. "
-        "None: no standardization.",
+        help="Standardize the advantages (z-score), or the returns if baseline is 'step', over the "
+        "'batch' or within each 'episode'. None: no standardization.",
     )
     baseline: str | None = option(  # type: ignore[assignment]
         default="step",
@@ -283,7 +283,7 @@ class Reinforce(PolicyGradient):
         spread = (batch.returns if self.baseline == "step" else raw).std()
         scale = 1.0 / spread if z_scored and batch.advantages.any() else 1.0
         weights = [batch.advantages, np.ones_like(raw), scale * batch.values]
-        shift = scale * raw.mean() if z_scored else 0.0
+        shift = scale * raw.mean() if z_scored and not self._subtracts_means else 0.0
         combinations = [[1.0, 0.0, 0.0], [1.0, shift, 0.0], [1.0, shift, 1.0]]
         return np.stack(weights, axis=1).astype(np.float32), np.array(combinations, np.float32)
 
@@ -291,13 +291,16 @@ class Reinforce(PolicyGradient):
         """The gradient's signal-to-noise ratio, and the shares of variance that were removed."""
         applied, unshifted, raw = (per_step.noise_of(sums, c) for c in combinations)
         logs = {"grad_snr": applied.snr}
-        if self.standardize == "batch":
-            saved = tf.math.divide_no_nan(applied.variance, unshifted.variance)
-            logs["zscore_saving"] = 1.0 - saved
+        if self.standardize == "batch" and not self._subtracts_means:
+            logs["zscore_saving"] = 1.0 - applied.variance / unshifted.variance
         if self.standardize != "episode" and self.baseline is not None:
-            saved = tf.math.divide_no_nan(unshifted.variance, raw.variance)
-            logs["baseline_saving"] = 1.0 - saved
+            logs["baseline_saving"] = 1.0 - unshifted.variance / raw.variance
         return logs
+
+    @property
+    def _subtracts_means(self) -> bool:
+        """Whether the baseline has subtracted the mean that the z-score would subtract."""
+        return self.baseline in ("mean", "step")
 
     def _applied(
         self, gradients: list[tf.Tensor], logs: dict[str, Any], allowed: Any = True

@@ -167,7 +167,7 @@ def make(
 
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
-    options = {**preset.options, **options}
+    given, options = options, {**preset.options, **options}
     preset = preset._replace(options=options, learning_rate=learning_rate or preset.learning_rate)
     iterations = iterations or iterations_of(preset)
     if model is None:
@@ -178,15 +178,10 @@ def make(
         network = preset.architecture or ("actor_critic" if two_outputs else policy)
         model = getattr(networks, network)(env, seed=seed, **preset.network)
     has_value = len(getattr(model, "outputs", None) or []) == 2
-    critic = preset.critic
-    has_means = options.get("baseline") in ("mean", "step")
-    if has_means or has_value:
-        critic = None  # the policy has a value function, or wants none
-        options.pop("value_updates", None)
-    if has_means:
-        options.pop("gae_lambda", None)
-    elif preset.critic is not None and has_value and not agent_class.needs_value:
-        options["baseline"] = "value"
+    no_value = options.get("baseline", "value") != "value"
+    unused = {"gae_lambda", "value_updates"} if no_value else {"value_updates"} if has_value else ()
+    options = {name: x for name, x in options.items() if name in given or name not in unused}
+    critic = None if unused else preset.critic  # the policy has a value function, or needs none
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or has_schedule(optimizer):
         model.compile(optimizer=_optimizer(preset, preset.learning_rate, iterations))

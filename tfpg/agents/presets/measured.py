@@ -52,6 +52,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         options={
             "episodes_per_update": 32,
             "entropy_coef": 0.01,
+            "baseline": "value",
             "gae_lambda": 0.97,
             "value_updates": 20,
         },
@@ -67,6 +68,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         options={
             "episodes_per_update": 16,
             "entropy_coef": 0.0,
+            "baseline": "value",
             "gae_lambda": 0.97,
             "value_updates": 40,
             "gamma": 0.995,
