@@ -293,9 +293,12 @@ def test_backup_and_restore_continues_after_the_last_iteration(tmp_path):
 
 class TestModels:
     def test_a_model_without_a_value_says_how_to_get_one(self):
-        agent = tfpg.PPO(small_model(tfpg.Reinforce))
-        with pytest.raises(ValueError, match="networks.actor_critic does, or pass value_model="):
-            agent.fit("CartPole-v1", 1)
+        how = "networks.actor_critic does, or pass value_model="
+        with pytest.raises(ValueError, match=how):
+            tfpg.PPO(small_model(tfpg.Reinforce))
+        later = tfpg.PPO(keras.Sequential([keras.layers.Dense(2)]))  # its outputs are not known yet
+        with pytest.raises(ValueError, match=how):
+            later.fit("CartPole-v1", 1)
 
     def test_outputs_in_a_dict_are_found_by_their_names(self, tmp_path):
         x = keras.Input((4,))
