@@ -141,8 +141,7 @@ def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> d
 
 def print_table(rows: list[dict], algorithms: list[str], tasks: list[str]) -> None:
     """Print a row for each task: for each algorithm, the median return, the lowest and highest."""
-    names = {algorithm: AGENTS[algorithm][0] for algorithm in algorithms}
-    columns = ["env steps", "random play", *names.values(), "best preset", "reference"]
+    columns = ["env steps", "random play", *map(str.upper, algorithms), "best preset", "reference"]
     print("| task | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))
     percents: dict[str, list[float]] = {algorithm: [] for algorithm in algorithms}
@@ -160,7 +159,7 @@ def print_table(rows: list[dict], algorithms: list[str], tasks: list[str]) -> No
         print(f"| {name} | " + " | ".join(cells) + " |")
     for algorithm, values in percents.items():
         mean = np.clip(values, 0, 100).mean() if values else np.nan
-        print(f"{names[algorithm]}: {mean:.0f}%, the mean of the medians, clipped to 0 to 100%")
+        print(f"{algorithm.upper()}: {mean:.0f}%, the mean of the medians, clipped to 0 to 100%")
 
 
 def preset_score(env: str) -> str:
@@ -168,7 +167,7 @@ def preset_score(env: str) -> str:
     from tfpg.agents.presets import PRESETS
 
     scores = {
-        AGENTS[algorithm][0]: preset.score.mean
+        algorithm.upper(): preset.score.mean
         for (algorithm, each), preset in PRESETS.items()
         if each == env and preset.score
     }
