@@ -139,24 +139,27 @@ def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> d
     }
 
 
-def print_table(rows: list[dict], algorithms: list[str], tasks: list[str]) -> None:
-    """Print a row for each task: for each algorithm, the median return, the lowest and highest."""
-    columns = ["env steps", "random play", *map(str.upper, algorithms), "best preset", "reference"]
-    print("| task | " + " | ".join(columns) + " |")
-    print("|---|" + "---|" * len(columns))
+def print_tables(rows: list[dict], algorithms: list[str], tasks: list[str]) -> None:
+    """Print the median return of each algorithm in each task, then the lowest and the highest."""
+    names = [algorithm.upper() for algorithm in algorithms]
+    medians = [["task", "random play", *names, "best preset", "reference"]]
+    ranges = [["task", "env steps", *names]]
     percents: dict[str, list[float]] = {algorithm: [] for algorithm in algorithms}
     for name in tasks:
-        task = TASKS[name]
-        cells = [f"{task.env_steps:,}", f"{task.random:,g}"]
+        task, middle, ends = TASKS[name], list[str](), list[str]()
         for algorithm in algorithms:
             own = [row for row in rows if (row["algorithm"], row["task"]) == (algorithm, name)]
-            returns = sorted(row["return"] for row in own)
+            returns = [row["return"] for row in own]
+            middle.append(readable(float(np.median(returns))) if own else "")
+            ends.append(f"{readable(min(returns))} to {readable(max(returns))}" if own else "")
             if own:
                 percents[algorithm].append(float(np.median([row["percent"] for row in own])))
-            ends = f" ({readable(returns[0])} to {readable(returns[-1])})" if len(own) > 1 else ""
-            cells.append(f"{readable(float(np.median(returns)))}{ends}" if own else "")
-        cells += [preset_score(name), f"{task.reference:,g}"]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        random, reference = f"{task.random:,g}", f"{task.reference:,g}"
+        medians.append([name, random, *middle, preset_score(name), reference])
+        ranges.append([name, f"{task.env_steps:,}", *ends])
+    for table in (medians, ranges):
+        table.insert(1, ["---"] * len(table[0]))
+        print("\n".join("| " + " | ".join(cells) + " |" for cells in table) + "\n")
     for algorithm, values in percents.items():
         mean = np.clip(values, 0, 100).mean() if values else np.nan
         print(f"{algorithm.upper()}: {mean:.0f}%, the mean of the medians, clipped to 0 to 100%")
@@ -168,7 +171,7 @@ def preset_score(env: str) -> str:
 
     scores = {
         algorithm.upper(): preset.score.mean
-        for (algorithm, each), preset in PRESETS.items()
+        for (algorithm, each), preset in reversed(PRESETS.items())
         if each == env and preset.score
     }
     best = max(scores, key=lambda name: scores[name], default=None)
@@ -218,7 +221,7 @@ def main() -> None:
             with file.open("a") as out:
                 out.write(json.dumps(row) + "\n")
     rows.sort(key=lambda row: row["seed"])
-    print_table(rows, algorithms, args.tasks)
+    print_tables(rows, algorithms, args.tasks)
 
 
 if __name__ == "__main__":
