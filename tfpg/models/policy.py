@@ -46,7 +46,6 @@ _BEFORE, _LAST = slice(None, -1), slice(-1, None)
 # Random observations with which a model is called once, to see that it fits.
 _PROBES = 16
 
-
 NO_VALUE = (
     "The model has no value. Give it a second output of shape (batch, 1), as "
     "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."

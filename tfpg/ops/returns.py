@@ -300,12 +300,14 @@ def standardize(values: Array, mask: Array | None = None, per: str = "batch") ->
 def minus_mean(values: Array, mask: Array, axis: int | None = None) -> Array:
     """Subtract the mean of the real steps, along an axis or overall.
 
-    Equal values become exactly 0, and so does padding.
-
     Args:
-        values: Array or tensor, finite.
+        values: ``[T, N]`` or of any other shape, an array or a tensor of finite numbers.
         mask: The same shape, 1 for a real step and 0 for padding.
-        axis: The axis to average over, or None.
+        axis: The axis to average over: 0 for each column, 1 for each row. None: over all.
+
+    Returns:
+        The differences, in the shape of ``values``. Where all real values are equal, they are
+        exactly 0, and so is padding.
 
     Example:
         >>> minus_mean(np.array([[1.0, 3.0], [0.1, 9.0]]), np.array([[1, 1], [1, 0]]), axis=1)
