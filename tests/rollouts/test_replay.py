@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpg.core.arrays import map_arrays
+from tfpg.models.actor import Decision
 from tfpg.models.heads import EpsilonGreedyHead
-from tfpg.models.policy import Decision
 from tfpg.ops.distributions import EpsilonGreedy
 from tfpg.rollouts import replay_storage
 from tfpg.rollouts.collector import Collector

@@ -5,7 +5,7 @@ import pytest
 
 from tfpg.core.arrays import map_arrays
 from tfpg.errors import EnvDataError
-from tfpg.models.policy import Decision
+from tfpg.models.actor import Decision
 from tfpg.rollouts.collector import arrange, record
 from tfpg.rollouts.loop import Step
 from tfpg.rollouts.trajectory import concatenate, flatten, played_observations

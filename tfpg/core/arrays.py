@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+# Environments whose noise is drawn from one generator, and rows of one matrix product of acting.
+# In which block an environment is depends only on its index, and so do its actions.
+BLOCK = 8
+
 
 def map_arrays(function: Callable[..., Any], *observations: Any) -> Any:
     """Apply a function to an array, or to each array of a dict.

@@ -274,7 +274,7 @@ def non_finite_weight(model: keras.Model) -> str | None:
     return next(bad, None)
 
 
-def explain_non_finite(model: keras.Model, observations: Any, outputs: np.ndarray) -> str:
+def explain_non_finite(model: keras.Model | None, observations: Any, outputs: np.ndarray) -> str:
     """An error message for outputs ``[N, K]`` with NaN or infinity: where, and why."""
     row = int(np.argmin(np.isfinite(outputs).all(axis=-1)))
 
@@ -282,7 +282,7 @@ def explain_non_finite(model: keras.Model, observations: Any, outputs: np.ndarra
         return np.array2string(np.asarray(x)[row].ravel(), threshold=6, separator=", ")
 
     problem = f"The model's outputs are not finite: {text(outputs)} for observation {row}"
-    weight = non_finite_weight(model)
+    weight = None if model is None else non_finite_weight(model)
     if weight is not None:
         return f"{problem}. Its weight {weight!r} is not finite: load an earlier model."
     return f"{problem}, which is {map_arrays(text, observations)}."

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfpg.core.arrays import BLOCK
 from tfpg.core.backend import keras, read_variable
 from tfpg.models.inspection import has_graph, inputs_by_key, policy_output
 from tfpg.ops.numeric import sigmoid, softplus
@@ -21,12 +23,19 @@ Forward = Callable[[Any], np.ndarray]
 Read = Callable[[Any], np.ndarray]
 ArrayFunction = Callable[..., np.ndarray]
 
-
 _ZERO = np.zeros((), np.float32)  # NumPy takes half as long with it as with a Python number
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, _ZERO)
 
 
 def _elu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, np.expm1(np.minimum(x, _ZERO)))  # expm1(x) >= x, with equality at 0
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -39,13 +48,13 @@ def _activations() -> dict[Any, ArrayFunction | None]:
     known = keras.activations
     return {
         known.linear: None,
-        known.relu: lambda x: np.maximum(x, _ZERO),
+        known.relu: _relu,
         known.elu: _elu,
         known.tanh: np.tanh,
         known.sigmoid: sigmoid,
         known.softmax: _softmax,
         known.softplus: softplus,
-        known.silu: lambda x: x * sigmoid(x),
+        known.silu: _silu,
     }
 
 
@@ -53,16 +62,83 @@ class Mirror(NamedTuple):
     """A model's forward pass in NumPy.
 
     Attributes:
-        snapshot: Takes a function that reads a variable, by default `read_variable`. Returns
-            ``forward(inputs [N, ...]) -> outputs [N, K]`` with these weights. The inputs of a model
-            with several are a dict.
         gives_logits: Whether the outputs leave out the sigmoid or softmax that the model ends in.
         variables: The variables that a snapshot reads.
+        steps: The layers, in order.
+        sources: The ids of the model's inputs, by their names.
     """
 
-    snapshot: Callable[..., Forward]
     gives_logits: bool
     variables: list[Any]
+    steps: list[_Step]
+    sources: dict[str, int]
+
+    def snapshot(self, read: Read = read_variable) -> NumpyForward:
+        """Return the forward pass with the current weights.
+
+        Args:
+            read: Returns the value of a variable.
+        """
+        return NumpyForward(self.steps, self.sources, [read(v) for v in self.variables])
+
+
+class NumpyForward:
+    """A forward pass with fixed weights. It can be pickled, and does not need TensorFlow.
+
+    More than `BLOCK` rows are processed in blocks of so many, with zeros at the end. A row of a
+    matrix product depends on the number of rows, in the last bit. Blocks make it independent of how
+    many environments are played together, here or in another process.
+
+    Args:
+        steps: The layers, in order.
+        sources: The ids of the inputs, by their names.
+        weights: The arrays that the layers refer to.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "tanh")])
+        >>> forward, x = mirror(model).snapshot(), np.random.default_rng(0).normal(size=(20, 4))
+        >>> bool((forward(x)[8:16] == forward(x[8:16])).all())
+        True
+    """
+
+    def __init__(self, steps: list[_Step], sources: dict[str, int], weights: list[np.ndarray]):
+        self._arguments = steps, sources, weights
+        self._layers = [step.make(*(weights[i] for i in step.weights)) for step in steps]
+        before = [next(iter(sources.values())), *(step.output for step in steps)]
+        self._is_chain = len(sources) == 1 and all(
+            step.inputs == [tensor] for step, tensor in zip(steps, before, strict=False)
+        )
+
+    def __reduce__(self) -> Any:
+        return NumpyForward, self._arguments
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Return the outputs ``[N, K]`` for inputs ``[N, ...]``, or a dict of inputs."""
+        steps, sources, _ = self._arguments
+        inputs = [x[name] for name in sources] if isinstance(x, dict) else [x]
+        inputs = [np.asarray(each, np.float32) for each in inputs]
+        count = len(inputs[0])
+        if count > BLOCK:
+            inputs = [_in_blocks(each) for each in inputs]
+        if self._is_chain:
+            (output,) = inputs
+            for layer in self._layers:
+                output = layer(output)
+        else:
+            values = dict(zip(sources.values(), inputs, strict=True))
+            for layer, step in zip(self._layers, steps, strict=True):
+                values[step.output] = layer(*(values[key] for key in step.inputs))
+            output = values[steps[-1].output]
+        return output.reshape(-1, output.shape[-1])[:count] if count > BLOCK else output
+
+
+def _in_blocks(x: np.ndarray) -> np.ndarray:
+    """``[N, ...]`` as ``[N / BLOCK, BLOCK, ...]``."""
+    missing = -len(x) % BLOCK
+    if missing:
+        x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+    return x.reshape(-1, BLOCK, *x.shape[1:])
 
 
 def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
@@ -89,79 +165,58 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
         return None
     sources = {key: id(x) for key, x in inputs_by_key(model).items()}
     target = id(policy_output(model))
-    steps = _steps(model, list(sources.values()), target)
-    if not steps or not _is_complete(steps, set(sources.values())):
+    found = _layers_to(model, list(sources.values()), target)
+    if not found or not _is_complete(found, set(sources.values())):
         return None
-    last = steps[-1].layer
+    last = found[-1].layer
     ends_in = last.activation if type(last) in _with_activation() else None
     gives_logits = logits and ends_in in (keras.activations.sigmoid, keras.activations.softmax)
-
-    def functions(read: Read) -> list[Any]:
-        return [
-            _numpy_function(step.layer, gives_logits and step is steps[-1], read) for step in steps
-        ]
-
     variables: list[Any] = []
-
-    def note(variable: Any) -> np.ndarray:
-        variables.append(variable)
-        return read_variable(variable)
-
-    if None in functions(note):
-        return None
-    name = next(iter(sources))
-    previous = [sources[name], *(step.output for step in steps)]
-    is_chain = len(sources) == 1 and all(
-        step.inputs == [before] for step, before in zip(steps, previous, strict=False)
-    )
-
-    def snapshot(read: Read = read_variable) -> Forward:
-        layers = functions(read)
-
-        def forward_through_chain(x: Any) -> np.ndarray:
-            x = np.asarray(x[name] if isinstance(x, dict) else x, np.float32)
-            for layer in layers:
-                x = layer(x)
-            return x
-
-        def forward_through_graph(x: Any) -> np.ndarray:
-            values = {
-                key: np.asarray(x[name] if isinstance(x, dict) else x, np.float32)
-                for name, key in sources.items()
-            }
-            for layer, step in zip(layers, steps, strict=True):
-                values[step.output] = layer(*(values[key] for key in step.inputs))
-            return values[target]
-
-        return forward_through_chain if is_chain else forward_through_graph
-
-    return Mirror(snapshot, gives_logits, variables)
+    steps = []
+    for each in found:
+        numpy = _numpy_layer(each.layer, gives_logits and each is found[-1])
+        if numpy is None:
+            return None
+        make, used = numpy
+        places = list(range(len(variables), len(variables) + len(used)))
+        steps.append(_Step(make, places, each.inputs, each.output))
+        variables.extend(used)
+    return Mirror(gives_logits, variables, steps, sources)
 
 
 class _Step(NamedTuple):
-    """A layer or operation, and its tensors by their ids."""
+    """A layer or operation in NumPy, and its tensors by their ids."""
+
+    make: Callable[..., ArrayFunction]  # from the weights
+    weights: list[int]
+    inputs: list[int]
+    output: int
+
+
+class _Layer(NamedTuple):
+    """A layer or operation of Keras, and its tensors by their ids."""
 
     layer: Any
     inputs: list[int]
     output: int
 
 
-def _steps(model: keras.Model, sources: list[int], target: int) -> list[_Step]:
-    """The steps that lead to the target, in order."""
+def _layers_to(model: keras.Model, sources: list[int], target: int) -> list[_Layer]:
+    """The layers that lead to the target, in order."""
     if isinstance(model, keras.Sequential):
         # The layers of a loaded Sequential model may still refer to tensors of an earlier build.
         layers = list(_flat_layers(model))
         tensors = [*sources, *range(1, len(layers)), target]
-        return [_Step(x, [tensors[i]], tensors[i + 1]) for i, x in enumerate(layers)]
-    wanted, steps = {target}, []
+        return [_Layer(x, [tensors[i]], tensors[i + 1]) for i, x in enumerate(layers)]
+    wanted, found = {target}, []
     for layer in reversed(model.operations):
         if isinstance(layer, keras.layers.InputLayer) or len(_as_list(layer.output)) != 1:
             continue
-        step = _Step(layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
-        if step.output in wanted:
-            steps.append(step)
-            wanted.update(step.inputs)
-    return steps[::-1]
+        each = _Layer(layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
+        if each.output in wanted:
+            found.append(each)
+            wanted.update(each.inputs)
+    return found[::-1]
 
 
 def _flat_layers(model: keras.Sequential) -> Iterator[keras.layers.Layer]:
@@ -172,12 +227,12 @@ def _flat_layers(model: keras.Sequential) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def _is_complete(steps: list[_Step], known: set[int]) -> bool:
-    """Whether each step's inputs are known. Layers used more than once show only one use."""
-    for step in steps:
-        if not known.issuperset(step.inputs):
+def _is_complete(found: list[_Layer], known: set[int]) -> bool:
+    """Whether each layer's inputs are known. Layers used more than once show only one use."""
+    for each in found:
+        if not known.issuperset(each.inputs):
             return False
-        known.add(step.output)
+        known.add(each.output)
     return True
 
 
@@ -189,54 +244,75 @@ def _with_activation() -> tuple[type, type]:
     return keras.layers.Dense, keras.layers.Activation
 
 
-def _numpy_function(layer: Any, linear: bool, read: Read) -> ArrayFunction | None:
-    """A layer in NumPy with its current weights; None if it is not supported."""
+_NumpyLayer = tuple[Callable[..., ArrayFunction], list[Any]]
+
+
+def _numpy_layer(layer: Any, linear: bool) -> _NumpyLayer | None:
+    """How to make a layer in NumPy, and the variables to make it from; None if not supported."""
     kind, layers = type(layer), keras.layers
     if not isinstance(layer, layers.Layer):
-        return _numpy_operation(layer)
+        function = _numpy_operation(layer)
+        return None if function is None else (_made(function), [])
     if layer.compute_dtype != "float32":
         return None
     if kind in _with_activation():
         if layer.activation not in _activations():
             return None
         activation = None if linear else _activations()[layer.activation]
-        if kind is layers.Dense:
-            return _numpy_dense(layer, activation, read)
-        return activation or _identity
+        if kind is not layers.Dense:
+            return _made(activation or _identity), []
+        if layer.lora_enabled or layer.quantization_mode is not None:
+            return None
+        variables = [layer.kernel, layer.bias] if layer.use_bias else [layer.kernel]
+        return partial(_dense, activation), variables
     if kind is layers.Rescaling and np.ndim(layer.scale) == np.ndim(layer.offset) == 0:
-        scale, offset = np.float32(layer.scale), np.float32(layer.offset)
-        return lambda x: x * scale + offset
+        constants = np.float32(layer.scale), np.float32(layer.offset)
+        return _made(partial(_rescaled, *constants)), []
     if kind is layers.Concatenate and layer.axis == -1:
-        return lambda *xs: np.concatenate(xs, axis=-1)
+        return _made(_concatenated), []
     if kind is layers.BatchNormalization:
-        return _numpy_batch_normalization(layer, read)
+        return _numpy_batch_normalization(layer)
     if kind is layers.Flatten and layer.data_format == "channels_last":
-        return lambda x: x.reshape(len(x), -1)
+        return _made(partial(_flattened, len(layer.input.shape) - 1)), []
     return None
 
 
-def _numpy_dense(layer: Any, activation: ArrayFunction | None, read: Read) -> ArrayFunction | None:
-    if layer.lora_enabled or layer.quantization_mode is not None:
-        return None
-    kernel = read(layer.kernel)
-    bias = read(layer.bias) if layer.use_bias else np.zeros(layer.units, np.float32)
+def _made(function: ArrayFunction) -> Callable[..., ArrayFunction]:
+    """How to make a layer without weights."""
+    return partial(_identity, function)
 
+
+def _dense(
+    activation: ArrayFunction | None, kernel: np.ndarray, bias: np.ndarray | None = None
+) -> ArrayFunction:
     def dense(x: np.ndarray) -> np.ndarray:
-        x = x.dot(kernel)  # half the overhead of @ on small arrays
-        x += bias
+        # `dot` has half the overhead on small arrays, but a different result for blocks.
+        x = x.dot(kernel) if x.ndim == 2 else np.matmul(x, kernel)
+        if bias is not None:
+            x += bias
         return x if activation is None else activation(x)
 
     return dense
 
 
-def _numpy_batch_normalization(layer: Any, read: Read) -> ArrayFunction | None:
+def _numpy_batch_normalization(layer: Any) -> _NumpyLayer | None:
     if layer.trainable or layer.axis not in (-1, len(layer.output.shape) - 1):
         return None
-    scale = 1 / np.sqrt(read(layer.moving_variance) + np.float32(layer.epsilon))
+    named = {"variance": layer.moving_variance, "mean": layer.moving_mean}
     if layer.scale:
-        scale = scale * read(layer.gamma)
-    mean = read(layer.moving_mean)
-    offset = read(layer.beta) if layer.center else np.float32(0)
+        named["gamma"] = layer.gamma
+    if layer.center:
+        named["beta"] = layer.beta
+    make = partial(_batch_normalization, np.float32(layer.epsilon), tuple(named))
+    return make, list(named.values())
+
+
+def _batch_normalization(
+    epsilon: np.float32, names: tuple[str, ...], *weights: np.ndarray
+) -> ArrayFunction:
+    given = dict(zip(names, weights, strict=True))
+    scale = 1 / np.sqrt(given["variance"] + epsilon) * given.get("gamma", np.float32(1))
+    mean, offset = given["mean"], given.get("beta", np.float32(0))
     return lambda x: (x - mean) * scale + offset
 
 
@@ -249,11 +325,27 @@ def _numpy_operation(operation: Any) -> ArrayFunction | None:
     if name in ("Add", "Subtract") and tensors == 2:
         return np.add if name == "Add" else np.subtract
     if name == "Clip" and tensors == 1:
-        return lambda x: np.clip(x, np.float32(operation.x_min), np.float32(operation.x_max))
+        return partial(_clipped, np.float32(operation.x_min), np.float32(operation.x_max))
     if name == "Mean" and operation.axis == [-1]:
-        return lambda x: x.mean(axis=-1, keepdims=operation.keepdims)
+        return partial(np.mean, axis=-1, keepdims=operation.keepdims)
     return None
 
 
-def _identity(x: np.ndarray) -> np.ndarray:
+def _identity(x: Any) -> Any:
     return x
+
+
+def _rescaled(scale: np.float32, offset: np.float32, x: np.ndarray) -> np.ndarray:
+    return x * scale + offset
+
+
+def _clipped(low: np.float32, high: np.float32, x: np.ndarray) -> np.ndarray:
+    return np.clip(x, low, high)
+
+
+def _concatenated(*xs: np.ndarray) -> np.ndarray:
+    return np.concatenate(xs, axis=-1)
+
+
+def _flattened(rank: int, x: np.ndarray) -> np.ndarray:
+    return x.reshape(*x.shape[: x.ndim - rank], -1)

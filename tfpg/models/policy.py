@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import gymnasium
@@ -16,11 +17,11 @@ from tfpg.core.arrays import batch_size, map_arrays
 from tfpg.core.backend import check_not_forked, keras, read_variable, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
+from tfpg.models.actor import Actor
 from tfpg.models.heads import Head, head_for
 from tfpg.models.inspection import (
     check_calls,
     check_layers,
-    explain_non_finite,
     input_keys,
     input_space,
     split_outputs,
@@ -74,14 +75,6 @@ def head_options_of(model: keras.Model) -> dict[str, Any]:
 def set_head_options(model: keras.Model, options: Mapping[str, Any]) -> None:
     """Set the default options of the head with which a model acts."""
     _HEAD_OPTIONS[model] = dict(options)
-
-
-class Decision(NamedTuple):
-    """A policy's decision for ``N`` observations."""
-
-    actions: np.ndarray  #: [N, ...]  as they are learned
-    env_actions: np.ndarray  #: [N, ...]  as the environment expects them
-    outputs: np.ndarray  #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax
 
 
 class Policy:
@@ -182,6 +175,7 @@ class Policy:
                 'float32. Use acting="auto".'
             )
         self.acting = "numpy" if self._mirror else "tensorflow"
+        self._forward: Forward | None = None  # with weights from an earlier time
         self._compiled: tuple[Any, Callable] | None = None
         self._compiled_value: Callable | None = None
 
@@ -189,8 +183,7 @@ class Policy:
         """Return this policy with its current weights, if it acts in NumPy."""
         frozen = copy.copy(self)
         if self._mirror is not None:
-            forward = self._mirror.snapshot()
-            frozen._mirror = self._mirror._replace(snapshot=lambda *_: forward)
+            frozen._forward = self._mirror.snapshot()
         return frozen
 
     def without_value(self) -> Policy:
@@ -301,18 +294,11 @@ class Policy:
         """The variables that a policy reads to act in NumPy; none if it acts in TensorFlow."""
         return [] if self._mirror is None else [*self._mirror.variables, *self.head.variables]
 
-    def actor(
-        self, weights: Sequence[np.ndarray] | None = None
-    ) -> Callable[[Any, np.ndarray | None], Decision]:
+    def actor(self, weights: Sequence[np.ndarray] | None = None) -> Actor:
         """Return a function that acts with the current weights.
 
         Args:
             weights: The values of `acting_variables`, if they are known. None: read them.
-
-        Returns:
-            ``actor(observations [N, ...], noise [N, *noise_shape] or None) -> Decision``. It
-            samples with noise, and takes the mode without. It raises `FloatingPointError` if the
-            model's outputs are not finite.
 
         Example:
             >>> import keras, numpy as np
@@ -322,27 +308,15 @@ class Policy:
             >>> decision.env_actions.shape, decision.outputs.shape
             ((3,), (3, 2))
         """
-        read = read_variable
+        read, forward = read_variable, self._forward
         if weights is not None and self._mirror:
             known = {id(v): x for v, x in zip(self.acting_variables, weights, strict=True)}
             read = lambda variable: known[id(variable)]  # noqa: E731
-        forward = self._mirror.snapshot(read) if self._mirror else self._compiled_forward()
-        must_encode = not isinstance(self.observation_space, spaces.Box)
-        head, encode = self._acting_head(read), self.encode
-
-        def act(observations: Any, noise: np.ndarray | None = None) -> Decision:
-            if noise is not None and head.at_random:
-                outputs = np.zeros((len(noise), head.outputs), np.float32)
-            else:
-                outputs = forward(encode(observations) if must_encode else observations)
-            # The sum of the squares is finite unless an output is not, or it overflows.
-            if not math.isfinite(np.vdot(outputs, outputs)) and not np.isfinite(outputs).all():
-                raise FloatingPointError(explain_non_finite(self.model, observations, outputs))
-            distribution = head.distribution(outputs)
-            actions = distribution.mode() if noise is None else distribution.sample(noise)
-            return Decision(actions, head.env_actions(actions), outputs)
-
-        return act
+        if forward is None:
+            forward = self._mirror.snapshot(read) if self._mirror else self._compiled_forward()
+        is_box = isinstance(self.observation_space, spaces.Box)
+        encoding = None if is_box else partial(encode, self._input_space, keys=self._encoded_keys)
+        return Actor(forward, self._acting_head(read), encoding, self.model)
 
     def act(
         self,

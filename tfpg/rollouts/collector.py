@@ -13,8 +13,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tfpg.core.arrays import any_of, assign, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import fragment_rng, reset_seed, training_rng
+from tfpg.models.actor import Decision
 from tfpg.models.heads import Head
-from tfpg.models.policy import Decision, Policy
+from tfpg.models.policy import Policy
 from tfpg.rollouts.env_state import EnvTracker
 from tfpg.rollouts.finite import check_observations, check_rewards, is_finite
 from tfpg.rollouts.loop import (

@@ -30,7 +30,7 @@ from tfpg.core.arrays import map_arrays
 from tfpg.core.messages import one_line, warn
 from tfpg.envs.contracts import VectorForm
 from tfpg.envs.supervised import SupervisedEnv
-from tfpg.models.policy import Decision
+from tfpg.models.actor import Decision
 
 # Bytes of an observation that are hashed in a step. Of larger ones, other parts in each step.
 _HASHED_BYTES = 4096
