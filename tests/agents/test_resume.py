@@ -826,12 +826,12 @@ class TestEnvironmentsThatCannotBeRestored:
             collector.follow()
             collector.collect_steps(policy, 9)
             state = collector.get_state()
-        assert (state["lengths"] > 0).any()
+        assert (state["player"]["lengths"] > 0).any()
         with open_vec(Noisy, 3, workers=workers) as envs:
             assert not Collector(envs, seed=0).set_state(state).any()
         with open_vec(HigherReward, 3, workers=workers) as envs:
             restarted = Collector(envs, seed=0).set_state(state)
-        np.testing.assert_array_equal(restarted, state["lengths"] > 0)
+        np.testing.assert_array_equal(restarted, state["player"]["lengths"] > 0)
 
     @pytest.mark.filterwarnings("error::UserWarning")
     def test_running_statistics_of_a_wrapper_are_a_warning(self, tmp_path):
@@ -864,7 +864,7 @@ class TestEnvironmentsThatCannotBeRestored:
                 collector.collect_steps(policy, steps)
                 assert not other.set_state(collector.get_state()).any()
                 np.testing.assert_array_equal(
-                    other.progress.observations, collector.progress.observations
+                    other.player.progress.observations, collector.player.progress.observations
                 )
 
     def test_environments_that_reset_themselves(self, tmp_path):
@@ -892,11 +892,11 @@ class TestEnvironmentsThatCannotBeRestored:
             collector.follow()
             collector.collect_steps(policy, 4)
             state = collector.get_state()
-            seen = collector.progress.observations
+            seen = collector.player.progress.observations
             assert other.set_state(state).tolist() == [False, True, False]
-            np.testing.assert_array_equal(other.progress.observations[::2], seen[::2])
-            assert other.progress.observations[1, 0] == 0.0  # a reset
-            assert (other.progress.lengths == [4, 0, 4]).all()
+            np.testing.assert_array_equal(other.player.progress.observations[::2], seen[::2])
+            assert other.player.progress.observations[1, 0] == 0.0  # a reset
+            assert (other.player.progress.lengths == [4, 0, 4]).all()
             one, two = (each.collect_steps(policy, 3) for each in (collector, other))
             for column in (0, 2):
                 np.testing.assert_array_equal(

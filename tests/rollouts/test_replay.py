@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfpg.core.arrays import map_arrays
-from tfpg.models.actor import Decision
 from tfpg.models.heads import EpsilonGreedyHead
+from tfpg.models.policy import Decision
 from tfpg.ops.distributions import EpsilonGreedy
 from tfpg.rollouts import replay_storage
 from tfpg.rollouts.collector import Collector
@@ -81,13 +81,13 @@ class Player:
     head = EpsilonGreedyHead(spaces.Discrete(4))
 
     def actor(self, weights=None):
-        def act(observations, noise):
-            x = observations["a"] if isinstance(observations, dict) else observations
-            t = x[:, 2] if x.ndim == 2 else x[:, 2, 0, -1]
-            actions = (t % 4).astype(np.int64)
-            return Decision(actions, actions, np.zeros((len(actions), 4), np.float32))
+        return self
 
-        return act
+    def __call__(self, observations, noise):
+        x = observations["a"] if isinstance(observations, dict) else observations
+        t = x[:, 2] if x.ndim == 2 else x[:, 2, 0, -1]
+        actions = (t % 4).astype(np.int64)
+        return Decision(actions, actions, np.zeros((len(actions), 4), np.float32))
 
     def distribution_of(self, outputs):
         return EpsilonGreedy(outputs, 1.0)

@@ -5,10 +5,15 @@ import pytest
 
 from tfpg.core.arrays import map_arrays
 from tfpg.errors import EnvDataError
-from tfpg.models.actor import Decision
-from tfpg.rollouts.collector import arrange, record
+from tfpg.models.policy import Decision
 from tfpg.rollouts.loop import Step
-from tfpg.rollouts.trajectory import concatenate, flatten, played_observations
+from tfpg.rollouts.recording import arrange, record
+from tfpg.rollouts.trajectory import (
+    Columns,
+    assembled,
+    flatten,
+    played_observations,
+)
 
 
 class Policy:
@@ -174,7 +179,7 @@ def test_rows_skip_one_after_each_end():
 @pytest.mark.parametrize("named", [False, True])
 def test_trajectories_are_joined_by_their_columns(named):
     one, other = recorded("..T", named=named), recorded("T", named=named)
-    data = concatenate([one, other])
+    data = assembled([Columns(np.array([0]), one), Columns(np.array([1]), other)])
     np.testing.assert_array_equal(data.mask, [[1, 1], [1, 0], [1, 0]])
     first = data.observations["a"] if named else data.observations
     np.testing.assert_array_equal(first, [[0, 0], [1, 1], [2, 1], [3, 1]])

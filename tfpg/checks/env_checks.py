@@ -38,9 +38,9 @@ from tfpg.checks.report import Report
 from tfpg.core.messages import one_line
 from tfpg.core.seeding import check_seed
 from tfpg.envs.contracts import PROBLEM, WARNING, Issue, left_out, usable_space
-from tfpg.models.actor import Decision
 from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
+from tfpg.models.policy import Decision
 from tfpg.rollouts.loop import Progress, play, seeded_reset
 from tfpg.video.display import INSTALL_XVFB
 from tfpg.video.frames import as_frame

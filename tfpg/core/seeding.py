@@ -1,8 +1,12 @@
 """Random generators derived from a run's seed and a counter, so that no state is carried along.
 
-Each episode of a run has its own generator. The episode depends on the seed, its number and the
+Each episode of a run has its own generator. A whole episode depends on the seed, its number and the
 weights, but not on the number of environments that play in parallel. The first integer below 2**31
 that the generator draws is the seed of the environment's reset; the action noise follows.
+
+Where fragments of steps are played, the generator of an episode depends on the environment and how
+many episodes it has begun, and the noise comes from a generator for each fragment and block of
+environments. So it does not matter which environments a process plays in.
 
 Environments that Gymnasium vectorizes itself (``CartPole-v1``) have one generator for all their
 resets. For them, the episodes of a seed depend on the number of environments.
@@ -30,14 +34,19 @@ def check_seed(seed: int | None) -> int:
     return int(seed)
 
 
-def training_rng(seed: int, episode: int) -> np.random.Generator:
-    """Return the generator of a training episode.
+def training_rng(seed: int, episode: int, attempt: int = 0) -> np.random.Generator:
+    """Return the generator of a whole episode of the training.
+
+    Args:
+        seed: The run's seed.
+        episode: The number of the episode.
+        attempt: How many times the episode was replaced by another one.
 
     Example:
         >>> int(training_rng(1, 0).integers(2**31)) == int(training_rng(1, 0).integers(2**31))
         True
     """
-    return np.random.default_rng([seed, episode])
+    return np.random.default_rng([seed, episode, 0, attempt])
 
 
 def evaluation_rng(seed: int, episode: int) -> np.random.Generator:
@@ -50,14 +59,14 @@ def evaluation_rng(seed: int, episode: int) -> np.random.Generator:
     return np.random.default_rng([seed, episode, 1])
 
 
-def fragment_rng(seed: int, fragment: int) -> np.random.Generator:
-    """Return the generator of the action noise of a fragment, for all its environments.
+def fragment_rng(seed: int, fragment: int, block: int = 0) -> np.random.Generator:
+    """Return the generator of the action noise of a fragment, for a block of environments.
 
     Example:
         >>> fragment_rng(1, 0).random() == training_rng(1, 0).random()
         False
     """
-    return np.random.default_rng([seed, fragment, 2])
+    return np.random.default_rng([seed, fragment, 2, block])
 
 
 def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
@@ -68,6 +77,16 @@ def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
         False
     """
     return np.random.default_rng([seed, fragment, 3])
+
+
+def env_rng(seed: int, env: int, episode: int) -> np.random.Generator:
+    """Return the generator of an episode of one environment, if the training plays fragments.
+
+    Example:
+        >>> env_rng(1, 0, 2).random() == env_rng(1, 2, 0).random()
+        False
+    """
+    return np.random.default_rng([seed, episode, 4, env])
 
 
 def reset_seed(rng: np.random.Generator) -> int:

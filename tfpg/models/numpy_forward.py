@@ -327,7 +327,7 @@ def _numpy_operation(operation: Any) -> ArrayFunction | None:
     if name == "Clip" and tensors == 1:
         return partial(_clipped, np.float32(operation.x_min), np.float32(operation.x_max))
     if name == "Mean" and operation.axis == [-1]:
-        return partial(np.mean, axis=-1, keepdims=operation.keepdims)
+        return partial(_mean, operation.keepdims)
     return None
 
 
@@ -341,6 +341,10 @@ def _rescaled(scale: np.float32, offset: np.float32, x: np.ndarray) -> np.ndarra
 
 def _clipped(low: np.float32, high: np.float32, x: np.ndarray) -> np.ndarray:
     return np.clip(x, low, high)
+
+
+def _mean(keepdims: bool, x: np.ndarray) -> np.ndarray:
+    return x.mean(axis=-1, keepdims=keepdims)
 
 
 def _concatenated(*xs: np.ndarray) -> np.ndarray:

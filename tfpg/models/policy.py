@@ -6,22 +6,22 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tfpg.core.arrays import batch_size, map_arrays
+from tfpg.core.arrays import BLOCK, batch_size, map_arrays
 from tfpg.core.backend import check_not_forked, keras, read_variable, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.actor import Actor
 from tfpg.models.heads import Head, head_for
 from tfpg.models.inspection import (
     check_calls,
     check_layers,
+    explain_non_finite,
     input_keys,
     input_space,
     split_outputs,
@@ -75,6 +75,102 @@ def head_options_of(model: keras.Model) -> dict[str, Any]:
 def set_head_options(model: keras.Model, options: Mapping[str, Any]) -> None:
     """Set the default options of the head with which a model acts."""
     _HEAD_OPTIONS[model] = dict(options)
+
+
+class Decision(NamedTuple):
+    """A policy's decision for ``N`` observations."""
+
+    actions: np.ndarray  #: [N, ...]  as they are learned
+    env_actions: np.ndarray  #: [N, ...]  as the environment expects them
+    outputs: np.ndarray  #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax
+
+
+class Actor:
+    """A function ``actor(observations [N, ...], noise [N, *noise_shape] or None) -> Decision``.
+
+    It samples with noise, and takes the mode without. It can be pickled if it acts in NumPy.
+
+    Args:
+        forward: Maps model inputs ``[N, ...]`` to outputs ``[N, K]``.
+        head: Reads the outputs. Its variables are arrays.
+        encode: Maps observations to model inputs. None: they are the same.
+        model: The model, to explain outputs that are not finite. It is not pickled.
+
+    Example:
+        >>> import keras, pickle, tfpg
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> actor = pickle.loads(pickle.dumps(tfpg.Policy(model, "CartPole-v1").actor()))
+        >>> decision = actor(np.zeros((3, 4), "float32"))
+        >>> decision.env_actions.shape, decision.outputs.shape
+        ((3,), (3, 2))
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Any], np.ndarray],
+        head: Head,
+        encode: Callable[[Any], Any] | None = None,
+        model: keras.Model | None = None,
+    ):
+        self.head = head
+        self._forward, self._encode, self._model = forward, encode, model
+
+    def __reduce__(self) -> Any:
+        return Actor, (self._forward, self.head, self._encode)
+
+    def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Decision:
+        """Act.
+
+        Raises:
+            FloatingPointError: The model's outputs are not finite.
+        """
+        head = self.head
+        if noise is not None and head.at_random:
+            outputs = np.zeros((len(noise), head.outputs), np.float32)
+        elif self._encode is None:
+            outputs = self._forward(observations)
+        else:
+            outputs = self._forward(self._encode(observations))
+        # The sum of the squares is finite unless an output is not, or it overflows.
+        if not math.isfinite(np.vdot(outputs, outputs)) and not np.isfinite(outputs).all():
+            raise FloatingPointError(explain_non_finite(self._model, observations, outputs))
+        distribution = head.distribution(outputs)
+        actions = distribution.mode() if noise is None else distribution.sample(noise)
+        return Decision(actions, head.env_actions(actions), outputs)
+
+    def distribution_of(self, outputs: np.ndarray) -> Distribution:
+        """Return the distribution for the outputs ``[..., K]`` of a `Decision`."""
+        return self.head.distribution(outputs)
+
+    def of_part(self, first: int, total: int) -> Actor:
+        """Return the actor of some of the environments that act together.
+
+        It acts, bit for bit, as this actor does for all of them. A matrix product of other rows,
+        or of more or fewer, differs in the last bit.
+
+        Args:
+            first: The index of the first environment of the part.
+            total: The number of all environments.
+        """
+        before = first % BLOCK if total > BLOCK else first
+        forward = self._forward
+
+        def forward_of_part(inputs: Any) -> np.ndarray:
+            count = batch_size(inputs)
+            rows = total if total <= BLOCK else before + count + -(before + count) % BLOCK
+
+            def padded(x: Any) -> np.ndarray:
+                out = np.zeros((rows, *x.shape[1:]), x.dtype)
+                out[before : before + count] = x
+                return out
+
+            if rows != count:
+                inputs = map_arrays(padded, inputs)
+            return forward(inputs)[before : before + count]
+
+        part = copy.copy(self)
+        part._forward = forward_of_part
+        return part
 
 
 class Policy:

@@ -30,7 +30,7 @@ from tfpg.core.arrays import map_arrays
 from tfpg.core.messages import one_line, warn
 from tfpg.envs.contracts import VectorForm
 from tfpg.envs.supervised import SupervisedEnv
-from tfpg.models.actor import Decision
+from tfpg.models.policy import Decision
 
 # Bytes of an observation that are hashed in a step. Of larger ones, other parts in each step.
 _HASHED_BYTES = 4096
@@ -80,6 +80,7 @@ class EnvTracker:
         self._resets = [0] * envs.num_envs  # resets without a seed, since the last one with one
         self._first = [0] * envs.num_envs  # index of the first action of the current episode
         self._actions: list[np.ndarray] = []  # [N, ...] each
+        self._given = 0  # actions that were returned by get_state
         self._seen = [0] * envs.num_envs  # running hash of the current episode's observations
 
     def reset(self, which: Sequence[int], seeds: Sequence[int | None]) -> None:
@@ -89,7 +90,7 @@ class EnvTracker:
             self._seeds[n] = self._seeds[n] if seed is None else seed
             self._first[n], self._seen[n] = len(self._actions), 0
         if min(self._first) == len(self._actions):
-            self._actions, self._first = [], [0] * len(self._first)
+            self._actions, self._first, self._given = [], [0] * len(self._first), 0
 
     def step(self, actions: np.ndarray, observations: Any) -> None:
         """Record that all environments are stepped.
@@ -120,11 +121,12 @@ class EnvTracker:
 
         return acting
 
-    def get_state(self, observations: Any) -> dict[str, Any]:
-        """Return the state for `set_state`.
+    def get_state(self, observations: Any, new: bool = False) -> dict[str, Any]:
+        """Return the state for `set_state`. Its lists have an entry for each environment.
 
         Args:
             observations: The last observations ``[N, ...]``, or a dict of such arrays.
+            new: Return only the actions since the last call, for `with_earlier`.
         """
         if self._cartpole:
             envs: Any = self.envs.unwrapped
@@ -134,12 +136,20 @@ class EnvTracker:
         oldest = min(self._first)
         del self._actions[:oldest]
         self._first = [first - oldest for first in self._first]
+        given = max(self._given - oldest, 0) if new else 0
+        self._given = len(self._actions)
+        rows = np.array(self._actions[given:]) if self._actions[given:] else None
+        actions = [
+            np.zeros(0, np.int8) if rows is None else _small(rows[max(first - given, 0) :, n])
+            for n, first in enumerate(self._first)
+        ]
+        continues = {"continues": [first < given for first in self._first]} if new else {}
         return {
             **self._own_states(observations),
+            **continues,
             "seeds": list(self._seeds),
             "resets": list(self._resets),
-            "first": list(self._first),
-            "actions": _small(np.array(self._actions)) if self._actions else None,
+            "actions": actions,
             "hashes": self._hashes(observations),
             "seen": list(self._seen),
         }
@@ -188,10 +198,8 @@ class EnvTracker:
             envs.unwrapped.np_random.bit_generator.state = state["rng"]
             return np.array(state["observations"]), np.ones(self.envs.num_envs, bool)
         self._seeds, self._resets = list(state["seeds"]), list(state["resets"])
-        self._first = list(state["first"])
-        dtype = self.envs.single_action_space.dtype
-        actions = () if state["actions"] is None else state["actions"]
-        self._actions = [np.asarray(row, dtype) for row in actions]
+        self._actions, self._first = self._aligned(state["actions"])
+        self._given = len(self._actions)
         if self._own is not None and "own" in state:
             self._reset_again(range(len(self._first)))
             for n, (env, own) in enumerate(zip(self._own, state["own"], strict=True)):
@@ -205,6 +213,19 @@ class EnvTracker:
         if returns is not None:
             same &= np.isnan(returns) | (given == returns)
         return observations, same
+
+    def _aligned(self, actions: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
+        """The actions ``[N, ...]`` of each step, up to now, and each environment's first one."""
+        longest = max(map(len, actions))
+        space = self.envs.single_action_space
+        columns = []
+        for each in actions:
+            some = each if len(each) else np.zeros((1, *(space.shape or ())))
+            # What an environment does before its episode begins does not count.
+            before = np.repeat(some[:1], longest - len(each), axis=0)
+            columns.append(np.concatenate([before, each]) if len(each) else before)
+        rows = np.stack(columns, axis=1).astype(space.dtype)
+        return list(rows), [longest - len(each) for each in actions]
 
     def _replay(self) -> tuple[Any, np.ndarray]:
         """Take all steps again, and return the observations and the returns of the episodes."""
@@ -245,6 +266,20 @@ class EnvTracker:
         return [
             _hash(map_arrays(lambda x, n=n: x[n], observations)) for n in range(self.envs.num_envs)
         ]
+
+
+def with_earlier(state: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a state with all actions of the episodes.
+
+    Args:
+        state: A state with the actions since the state before.
+        before: That state, with all actions. None: there is none.
+    """
+    if before is None or "continues" not in state:
+        return state
+    pairs = zip(before["actions"], state["actions"], state["continues"], strict=True)
+    actions = [np.concatenate([a, b]) if c and len(b) else a if c else b for a, b, c in pairs]
+    return {**state, "actions": actions}
 
 
 def _with_own_state(envs: VectorEnv) -> list[Any] | None:

@@ -13,9 +13,8 @@ from tfpg.core.arrays import batch_size
 from tfpg.core.options import checked, count
 from tfpg.core.seeding import check_seed, evaluation_rng
 from tfpg.envs import EnvLike, has_own_vectorization, open_vec
-from tfpg.models.actor import Decision
 from tfpg.models.heads import Head
-from tfpg.models.policy import as_policy, is_policy_like
+from tfpg.models.policy import Decision, as_policy, is_policy_like
 from tfpg.rollouts.finite import check_rewards
 from tfpg.rollouts.loop import play_episodes
 

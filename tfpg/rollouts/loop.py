@@ -37,8 +37,8 @@ from tfpg.core.arrays import any_of, map_arrays
 from tfpg.core.messages import warn
 from tfpg.core.seeding import reset_seed
 from tfpg.envs.contracts import VectorForm
-from tfpg.models.actor import Decision
 from tfpg.models.heads import Head
+from tfpg.models.policy import Decision
 from tfpg.rollouts.finite import check_observations
 
 # Episodes are cut off here if neither the environment nor max_steps sets a limit.

@@ -16,6 +16,7 @@ Guarantees for each column of a `Trajectory`, for whole episodes and fragments a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,25 +55,40 @@ class Trajectory(NamedTuple):
     log_probs: np.ndarray  #: [T, N]  under the policy that acted
 
 
-def concatenate(trajectories: Sequence[Trajectory]) -> Trajectory:
-    """Return the columns of all trajectories in one, padded to the longest."""
-    length = max(len(data.mask) for data in trajectories)
+class Columns(NamedTuple):
+    """Some of the columns of a trajectory."""
 
-    def padded(data: Trajectory) -> Trajectory:
-        missing = length - len(data.mask)
-        # Zeros may be outside the observation space.
-        last = map_arrays(lambda x: np.repeat(x[-1:], missing, axis=0), data.observations)
-        zeros = (np.zeros((missing, *x.shape[1:]), x.dtype) for x in data[1:])
-        return _joined([data, Trajectory(last, *zeros)], axis=0)
-
-    return _joined([padded(data) for data in trajectories], axis=1)
+    indices: np.ndarray  # [n]  of the columns
+    data: Trajectory
 
 
-def _joined(trajectories: Sequence[Trajectory], axis: int) -> Trajectory:
-    fields = zip(*trajectories, strict=True)
-    return Trajectory(
-        *(map_arrays(lambda *xs: np.concatenate(xs, axis), *field) for field in fields)
-    )
+def assembled(parts: Sequence[Columns]) -> Trajectory:
+    """Return the trajectory that has all the columns, padded to the longest.
+
+    Example:
+        >>> zeros = np.zeros((2, 1))
+        >>> short = Trajectory(np.ones((3, 1)), *[zeros] * 6)
+        >>> long = Trajectory(np.ones((4, 1)), *[np.zeros((3, 1))] * 6)
+        >>> assembled([Columns(np.array([1]), short), Columns(np.array([0]), long)]).mask.shape
+        (3, 2)
+    """
+    if len(parts) == 1:
+        return parts[0].data
+    length = max(len(part.data.mask) for part in parts)
+    count = sum(len(part.indices) for part in parts)
+
+    def joined(rows: int, *xs: np.ndarray, pads: bool = False) -> np.ndarray:
+        out = np.zeros((rows, count, *xs[0].shape[2:]), xs[0].dtype)
+        for x, part in zip(xs, parts, strict=True):
+            out[: len(x), part.indices] = x
+            if pads:  # zeros may be outside the observation space
+                out[len(x) :, part.indices] = x[-1]
+        return out
+
+    fields: Any = Trajectory._make(zip(*(part.data for part in parts), strict=True))
+    join = partial(joined, length + 1, pads=True)
+    observations = map_arrays(join, *fields.observations)
+    return Trajectory(observations, *(joined(length, *xs) for xs in fields[1:]))
 
 
 def flatten(data: Trajectory, x: Any) -> Any:

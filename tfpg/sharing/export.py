@@ -19,8 +19,7 @@ from tfpg.core.messages import number, one_line
 from tfpg.core.options import check_names, checked, count, positive
 from tfpg.core.seeding import check_seed, evaluation_rng
 from tfpg.envs import EnvLike
-from tfpg.models.actor import Decision
-from tfpg.models.policy import Policy, as_policy
+from tfpg.models.policy import Decision, Policy, as_policy
 from tfpg.models.saving import load_model
 from tfpg.rollouts.evaluation import open_envs
 from tfpg.rollouts.loop import play_episodes

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.seeding import evaluation_rng, reset_seed
-from tfpg.models.actor import Decision
+from tfpg.models.policy import Decision
 from tfpg.rollouts.evaluation import actor_for
 from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import NO_LIMIT_STEPS, ActionNoise, warn_of_the_cut

@@ -9,9 +9,8 @@ import gymnasium
 import numpy as np
 
 from tfpg.core.backend import tf
-from tfpg.models.actor import Decision
 from tfpg.models.heads import EpsilonGreedyHead
-from tfpg.models.policy import Policy
+from tfpg.models.policy import Decision, Policy
 from tfpg.ops.distributions import (
     Bernoulli,
     Categorical,
