@@ -39,6 +39,8 @@ class EnvDataError(FloatingPointError):
     Attributes:
         env: The index of the environment.
         step: The index of the step in its episode.
+        what: See above.
+        when: See above.
 
     Example:
         >>> print(EnvDataError("a reward of nan", env=1, step=17))  # doctest: +ELLIPSIS
@@ -51,8 +53,10 @@ class EnvDataError(FloatingPointError):
             f"Environment {env} returned {what} {place} step {step} of its episode. No update has "
             "used it. Fix the environment; tfpg.check_env can help find the cause."
         )
-        self.env = env
-        self.step = step
+        self.what, self.env, self.step, self.when = what, env, step, when
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.what, self.env, self.step, self.when)
 
 
 class EnvError(RuntimeError):
@@ -131,6 +135,7 @@ class EnvWorkerDied(EnvError):
         steps: The step that each environment was in, from 0.
         actions: The action of each of those steps.
         timeout: The time limit that the process exceeded, in seconds.
+        host: The name of its computer, if it may be another one.
 
     Attributes:
         envs: The indices of its environments. ``env``, ``seed``, ``step`` and ``action`` are
@@ -153,8 +158,10 @@ class EnvWorkerDied(EnvError):
         steps: Sequence[int | None],
         actions: Sequence[Any],
         timeout: float | None = None,
+        host: str | None = None,
     ):
         self.envs, self.exitcode, self.timeout = list(envs), exitcode, timeout
+        self.host = host
         self._episodes = list(zip(envs, seeds, steps, actions, strict=True))
         super().__init__("died", envs[0], None, seeds[0], steps[0], actions[0])
 
@@ -166,7 +173,8 @@ class EnvWorkerDied(EnvError):
         where = "; ".join(_activity(*each) for each in self._episodes[:_MAX_LISTED])
         if len(self._episodes) > _MAX_LISTED:
             where += f"; and {len(self._episodes) - _MAX_LISTED} more"
-        return f"The process of environment{plural} {where} {what}."
+        on_host = f" on {self.host}" if self.host else ""
+        return f"The process of environment{plural} {where}{on_host} {what}."
 
 
 class RemoteTraceback(Exception):

@@ -80,6 +80,7 @@ def make_vec(
     workers: int | None = None,
     timeout: float | None = None,
     on_env_error: str = "raise",
+    first_index: int = 0,
     **kwargs: Any,
 ) -> VectorEnv:
     """Make a vector environment; see `open_vec` for one that is closed automatically.
@@ -103,6 +104,7 @@ def make_vec(
             ``"raise"``: raise a `tfpg.errors.EnvError`. ``"restart"``: re-create the environment
             and play the same episode again. ``"drop"``: leave the episode out. More than ten
             failures of an environment without a finished episode raise an error in any case.
+        first_index: The index of the first environment in error messages.
         **kwargs: Passed to Gymnasium if ``env`` is an id.
 
     Returns:
@@ -150,7 +152,7 @@ def make_vec(
         first = build()  # its errors are clearer than an EnvError
     elif callable(env):
         build = env
-        first = build_env(build, 0)
+        first = build_env(build, first_index)
     else:
         raise TypeError(
             'Expected an environment id such as "CartPole-v1", a Gymnasium environment, a vector '
@@ -164,7 +166,7 @@ def make_vec(
             f"{type(first).__name__}."
         )
     if workers is None:
-        return vectorize(first, build, num_envs, on_env_error)
+        return vectorize(first, build, num_envs, on_env_error, first_index)
     from tfpg.envs.worker_pool import WorkerPool
 
     first.close()

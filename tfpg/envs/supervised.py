@@ -224,6 +224,7 @@ def vectorize(
     build: Callable[[], gymnasium.Env] | None = None,
     num_envs: int = 1,
     on_error: str = "raise",
+    first_index: int = 0,
 ) -> SyncVectorEnv:
     """Make a vector environment of supervised environments.
 
@@ -232,6 +233,7 @@ def vectorize(
         build: Makes the others, and the first one again after a failure.
         num_envs: Number of environments.
         on_error: ``"raise"``, ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
+        first_index: The index of the first environment, if others are in other processes.
 
     Returns:
         The vector environment, which does not reset itself (autoreset mode DISABLED).
@@ -246,9 +248,9 @@ def vectorize(
         >>> vectorize(build(), build, num_envs=3).close()
     """
     failures = Failures(on_error)
-    made = [SupervisedEnv(first, 0, build, failures)]
+    made = [SupervisedEnv(first, first_index, build, failures)]
     try:
-        for index in range(1, num_envs):
+        for index in range(first_index + 1, first_index + num_envs):
             assert build is not None
             env = build_env(build, index)
             check_new(env, made)

@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg.core.arrays import BLOCK, any_of, assign, map_arrays
 from tfpg.core.seeding import env_rng, fragment_rng, reset_seed, training_rng
-from tfpg.models.actor import Actor
 from tfpg.models.heads import Head
+from tfpg.models.policy import Actor
 from tfpg.rollouts.env_state import EnvTracker
 from tfpg.rollouts.loop import (
     Progress,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfpg.core.arrays import any_of, assign, map_arrays
-from tfpg.models.actor import Actor, Decision
+from tfpg.models.policy import Actor, Decision
 from tfpg.rollouts.finite import check_observations, check_rewards, is_finite
 from tfpg.rollouts.loop import Step
 from tfpg.rollouts.trajectory import Trajectory
