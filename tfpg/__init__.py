@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tfpg.results.comparison import compare
     from tfpg.results.learning_curves import plot
     from tfpg.rollouts.evaluation import evaluate
+    from tfpg.rollouts.ray_workers import RayWorkers
     from tfpg.sharing.export import export
     from tfpg.sharing.loading import load_agent
     from tfpg.sharing.run_report import report
@@ -50,6 +51,7 @@ __all__ = [
     "EnvWorkerDied",
     "PPO",
     "Policy",
+    "RayWorkers",
     "Reinforce",
     "callbacks",
     "check_env",
@@ -83,6 +85,7 @@ __getattr__, __dir__ = lazy_names(
         "EnvWorkerDied": "tfpg.errors:EnvWorkerDied",
         "PPO": "tfpg.agents.ppo:PPO",
         "Policy": "tfpg.models.policy:Policy",
+        "RayWorkers": "tfpg.rollouts.ray_workers:RayWorkers",
         "Reinforce": "tfpg.agents.reinforce:Reinforce",
         "callbacks": "tfpg.callbacks",
         "check_env": "tfpg.checks.env_checks:check_env",

@@ -135,7 +135,7 @@ class EnvWorkerDied(EnvError):
         steps: The step that each environment was in, from 0.
         actions: The action of each of those steps.
         timeout: The time limit that the process exceeded, in seconds.
-        host: The name of its computer, if it may be another one.
+        cause: What is known about its end, if there is no exit code.
 
     Attributes:
         envs: The indices of its environments. ``env``, ``seed``, ``step`` and ``action`` are
@@ -158,15 +158,20 @@ class EnvWorkerDied(EnvError):
         steps: Sequence[int | None],
         actions: Sequence[Any],
         timeout: float | None = None,
-        host: str | None = None,
+        cause: str | None = None,
     ):
         self.envs, self.exitcode, self.timeout = list(envs), exitcode, timeout
-        self.host = host
+        self.host, self._end = "", cause
         self._episodes = list(zip(envs, seeds, steps, actions, strict=True))
         super().__init__("died", envs[0], None, seeds[0], steps[0], actions[0])
 
+    def at_host(self, host: str) -> None:
+        """Add the name of the computer to the message."""
+        self.host = host
+        self.args = (self._text(),)
+
     def _text(self) -> str:
-        what = f"died {describe_exit(self.exitcode)}"
+        what = "died" if self._end else f"died {describe_exit(self.exitcode)}"
         if self.timeout is not None:
             what = f"did not answer within {self.timeout:g} s and was killed"
         plural = "s" * (len(self.envs) > 1)
@@ -174,7 +179,8 @@ class EnvWorkerDied(EnvError):
         if len(self._episodes) > _MAX_LISTED:
             where += f"; and {len(self._episodes) - _MAX_LISTED} more"
         on_host = f" on {self.host}" if self.host else ""
-        return f"The process of environment{plural} {where}{on_host} {what}."
+        cause = f": {self._end}" if self._end else ""
+        return f"The process of environment{plural} {where}{on_host} {what}{cause}."
 
 
 class RemoteTraceback(Exception):

@@ -36,6 +36,7 @@ from tfpg.rollouts.trajectory import Trajectory, played_observations
 if TYPE_CHECKING:
     from tfpg.checkpoints.manager import Checkpoints
     from tfpg.rollouts.collector import Collector
+    from tfpg.rollouts.ray_workers import RayWorkers
 
 
 _COMPILE = "The model has the optimizer: model.compile(optimizer=keras.optimizers.Adam(3e-4))."
@@ -174,6 +175,7 @@ class Agent(WithOptions, abc.ABC):
         *,
         env_steps: int | None = None,
         validation_env_steps: int | None = None,
+        workers: int | RayWorkers | None = None,
         **unknown: Any,
     ) -> keras.callbacks.History:
         """Train: collect and update, until ``iterations`` or ``env_steps`` are reached.
@@ -207,6 +209,9 @@ class Agent(WithOptions, abc.ABC):
                 when another iteration would exceed them. None: no limit.
             validation_env_steps: Number of environment steps between validations, instead of
                 ``validation_freq``.
+            workers: Number of processes that step the environments, or `tfpg.RayWorkers`, which
+                play on this machine or in a cluster. For an id or a callable whose environments are
+                slow; the result does not depend on the number. None: only this process.
             **unknown: Anything else raises an error.
 
         Returns:
@@ -260,6 +265,7 @@ class Agent(WithOptions, abc.ABC):
             ),
             validation_episodes=checked("validation_episodes", validation_episodes, count),
             checkpoints=checkpoints,
+            workers=workers,
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from string import Formatter
@@ -32,6 +32,7 @@ from tfpg.models.policy import set_head_options
 from tfpg.models.saving import save_model
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.functional_rollout import FunctionalCollector
+from tfpg.rollouts.remote import RemoteCollector, RemoteEnvs
 
 FOLDER = "non-finite"
 ENDLESS = 2**31  # iterations
@@ -55,6 +56,7 @@ def fit(
     validation_env_steps: int | None,
     validation_episodes: int,
     checkpoints: str | os.PathLike | Checkpoints | None,
+    workers: Any,
 ) -> keras.callbacks.History:
     """Train an agent; see `Agent.fit` for the arguments."""
     check_not_forked()
@@ -62,8 +64,7 @@ def fit(
     with ExitStack() as stack:
         run, stop = _open_checkpoints(stack, checkpoints)
         seed = check_seed(run.seed(seed))
-        opened = open_vec(envs, agent.num_envs, manual_resets=agent.manual_resets)
-        vector_envs = stack.enter_context(opened)
+        vector_envs = stack.enter_context(_opened(agent, envs, workers))
         policy = agent.policy_for(vector_envs)
         agent.prepare(policy)
         run.check(agent, vector_envs, seed)
@@ -98,6 +99,19 @@ def fit(
         agent.finish()
         callback_list.on_train_end(logs)
     return agent.model.history
+
+
+def _opened(agent: Any, envs: EnvLike, workers: Any) -> AbstractContextManager[VectorEnv]:
+    """Open the environments to train in, in other processes if there are workers."""
+    if workers is None or isinstance(workers, int):
+        return open_vec(envs, agent.num_envs, manual_resets=agent.manual_resets, workers=workers)
+    from tfpg.rollouts.ray_workers import RayWorkers
+
+    if not isinstance(workers, RayWorkers):
+        raise TypeError(
+            f"workers must be a number of processes or tfpg.RayWorkers, but it is {workers!r}."
+        )
+    return workers.open(envs, agent.num_envs)
 
 
 def _open_checkpoints(
@@ -139,7 +153,11 @@ def _close_bars(callbacks: Sequence[Any]) -> None:
 
 
 def _collector(agent: Any, envs: VectorEnv, seed: int, first: int) -> Collector:
-    kind = FunctionalCollector if plays_in_tensors(agent, envs) else Collector
+    kind: type[Collector] = Collector
+    if plays_in_tensors(agent, envs):
+        kind = FunctionalCollector
+    elif isinstance(envs, RemoteEnvs):
+        kind = RemoteCollector
     episode, fragment = agent.first_numbers(first)
     return kind(envs, seed, episode, fragment, agent.window)
 

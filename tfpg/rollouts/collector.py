@@ -99,7 +99,8 @@ class Collector:
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
-        parts = self._play_episodes(policy.actor(weights), self.episode, num_episodes, max_steps)
+        actor = policy.actor(weights)
+        parts = self._play_episodes(actor, self.episode, num_episodes, max_steps)
         data = assembled(parts)
         self.episode += num_episodes
         self.finish(data.rewards.sum(axis=0), data.mask.sum(axis=0).astype(int))

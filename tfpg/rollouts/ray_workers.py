@@ -1,0 +1,413 @@
+"""Ray actors that play, on this machine or in a cluster."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from tfpg.core.messages import one_line, warn
+from tfpg.core.options import checked, count, one_of, optional, positive
+from tfpg.envs import EnvLike, make_vec
+from tfpg.envs.supervised import ON_ENV_ERROR, Failures
+from tfpg.envs.watchdog import Watchdog
+from tfpg.envs.worker_process import serialize
+from tfpg.errors import EnvWorkerDied
+from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request
+
+# Seconds in which workers must start, and in which a lost worker may be replaced before another one
+# plays in its environments.
+_START_SECONDS, _PATIENCE = 120.0, 5.0
+_HEAD_SECONDS = 5.0  # between two checks that the head node is there
+
+
+@dataclass(frozen=True)
+class RayWorkers:
+    """Play in Ray actors, on this machine or in a cluster. Pass it to ``agent.fit(workers=...)``.
+
+    Each worker plays in an equal share of the agent's ``num_envs`` environments. The trained
+    weights do not depend on the number of workers. If a worker or a node is lost, another worker
+    repeats what it was doing, with the same result.
+
+    Args:
+        num_workers: Number of actors.
+        address: Address of a Ray cluster: ``"auto"`` on one of its nodes, or
+            ``"ray://HOST:10001"``. None: Ray is started on this machine for the training, reachable
+            only from here.
+        cpus_per_worker: CPUs that Ray reserves for an actor.
+        timeout: Seconds after which an environment that has not returned is considered hanging, and
+            its worker is replaced. None: never.
+        on_env_error: What happens if an environment raises an exception: ``"raise"``,
+            ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> RayWorkers(64, address="auto").num_workers
+        64
+    """
+
+    num_workers: int
+    address: str | None = None
+    cpus_per_worker: float = 1.0
+    timeout: float | None = None
+    on_env_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        checked("num_workers", self.num_workers, count)
+        checked("cpus_per_worker", self.cpus_per_worker, positive)
+        checked("timeout", self.timeout, optional(positive))
+        checked("on_env_error", self.on_env_error, one_of(*ON_ENV_ERROR))
+
+    @contextmanager
+    def open(self, env: EnvLike, num_envs: int) -> Iterator[RemoteEnvs]:
+        """Open ``num_envs`` environments in which the workers play, for a ``with`` statement.
+
+        Args:
+            env: An environment id, or a callable that makes an environment.
+            num_envs: Number of environments.
+
+        Raises:
+            ImportError: Ray is not installed.
+            TypeError: The environments cannot be made in another process.
+            ConnectionError: There is no cluster at the address.
+            RuntimeError: No worker could be started.
+        """
+        made = isinstance(env, (gymnasium.Env, VectorEnv))
+        if made or not (isinstance(env, str) or callable(env)):
+            raise TypeError(
+                "Workers make their own environments: pass an id or a callable instead of an "
+                f"environment, got {type(env).__name__}."
+            )
+        with ExitStack() as stack:
+            stack.enter_context(connected(self))
+            envs = RemoteEnvs(env, num_envs, RayTeam(self, env, min(self.num_workers, num_envs)))
+            stack.callback(envs.close)
+            yield envs
+
+
+@contextmanager
+def connected(workers: RayWorkers) -> Iterator[None]:
+    """Connect to a cluster, or start Ray on this machine, for a ``with`` statement.
+
+    A connection of the caller's is used as it is.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as stack:
+        ray = _imported_ray(stack, workers.address is None)
+        if ray.is_initialized():
+            yield
+            return
+        options: dict[str, Any] = {"configure_logging": False, "logging_level": "error"}
+        if workers.address is None:
+            folder = tempfile.mkdtemp(prefix="tfpg-ray-")
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            options |= {
+                "address": "local",
+                "include_dashboard": False,
+                "num_cpus": math.ceil(workers.num_workers * workers.cpus_per_worker),
+                "num_gpus": 0,
+                "_temp_dir": folder,
+            }
+        else:
+            options["address"] = workers.address
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError) as error:
+            raise ConnectionError(
+                f"There is no Ray cluster at {workers.address!r}: {one_line(error, 300)}. "
+                "Start one with ray start --head, or leave the address out."
+            ) from error
+        stack.callback(ray.shutdown)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has replaced it
+        yield
+
+
+def _imported_ray(stack: ExitStack, local: bool) -> Any:
+    """Import Ray, with the settings that it reads from the environment at that time."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if local:
+        settings |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _token(),
+            # Ray then listens at the loopback address only.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+    before = {name: os.environ.get(name) for name in settings}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    stack.callback(_restore, before)
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ImportError(f"RayWorkers needs Ray: pip install 'tfpg[ray]' ({error})") from error
+    return ray
+
+
+@cache
+def _token() -> str:
+    """The secret of clusters that this process starts. Ray reads it only once."""
+    return secrets.token_hex(32)
+
+
+def _restore(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+class Worker:
+    """The Ray actor."""
+
+    def __init__(self, env: Any, spec: Any, on_env_error: str, timeout: float | None, reports: Any):
+        if spec is not None:  # an id that only the driver has registered
+            gymnasium.registry.setdefault(spec.id, spec)
+        watchdog = None
+        if timeout is not None:
+            import ray
+
+            watchdog = Watchdog(timeout, lambda error: ray.get(reports.put.remote(error)))
+        self._host = Host(partial(_make, env, on_env_error, watchdog))
+
+    def host(self) -> str:
+        """Return the name of the computer."""
+        return socket.gethostname()
+
+    def answer(self, request: Request, actor: Any) -> Answer:
+        return self._host.answer(request, actor)
+
+
+def _make(
+    env: Any, on_env_error: str, watchdog: Watchdog | None, first: int, count: int
+) -> VectorEnv:
+    envs: Any = make_vec(
+        env, count, manual_resets=True, on_env_error=on_env_error, first_index=first
+    )
+    if watchdog is not None:
+        watchdog.watch(envs)
+    return envs
+
+
+class Reports:
+    """A Ray actor that keeps the last words of others."""
+
+    def __init__(self) -> None:
+        self._errors: list[EnvWorkerDied] = []
+
+    def put(self, error: EnvWorkerDied) -> None:
+        self._errors.append(error)
+
+    def take(self, first: int, size: int) -> EnvWorkerDied | None:
+        """Return the last error of some environments, once."""
+        found = [x for x in self._errors if first <= x.env < first + size]
+        self._errors = [x for x in self._errors if x not in found]
+        return found[-1] if found else None
+
+
+class _Place:
+    """A place in the team: an actor, or one that is going to replace it."""
+
+    def __init__(self, start: Callable[[], Any]):
+        self._start = start
+        self.tasks = 0
+        self.name = ""
+        self.restart()
+
+    def restart(self) -> None:
+        self.actor = self._start()
+        self.starting: Any = self.actor.host.remote()  # None: it has started
+        self.since = time.monotonic()
+
+    @property
+    def ready(self) -> bool:
+        return self.starting is None
+
+
+class RayTeam:
+    """Ray actors that answer requests. Lost ones are replaced.
+
+    Args:
+        workers: The settings.
+        env: An environment id, or a callable that makes an environment.
+        shares: The number of actors.
+
+    Raises:
+        RuntimeError: No actor could be started.
+        TypeError: ``env`` cannot be sent.
+    """
+
+    def __init__(self, workers: RayWorkers, env: EnvLike, shares: int):
+        import ray
+
+        self._ray, self.shares, self._timeout = ray, shares, workers.timeout
+        self._failures = Failures("restart")
+        self._head = _head_address(ray, workers.address)
+        self._head_seen = time.monotonic()
+        spec = None
+        if isinstance(env, str):
+            with suppress(gymnasium.error.Error):
+                spec = gymnasium.spec(env.partition("?")[0])
+        else:
+            serialize(cast(Any, env))  # raises an error that says what cannot be sent
+        reports: Any = None
+        if workers.timeout is not None:
+            reports = ray.remote(num_cpus=0)(Reports).remote()
+        self._reports = reports
+        kind = ray.remote(num_cpus=workers.cpus_per_worker, max_restarts=0)(Worker)
+        kind = kind.options(scheduling_strategy="SPREAD")
+        arguments = env, spec, workers.on_env_error, workers.timeout, reports
+        self._places = [_Place(lambda: kind.remote(*arguments)) for _ in range(shares)]
+        self._has: dict[Any, tuple[Any, int]] = {}  # which actor has a share after so many requests
+        self._wait_for_start()
+
+    def answers(self, requests: Sequence[Request], actor: Any) -> list[Answer]:
+        """Return the answer to each request, each from whichever actor is there.
+
+        Raises:
+            EnvWorkerDied: The actors of some environments died again and again.
+            ConnectionError: The head node is lost.
+        """
+        ray, answers = self._ray, dict[int, Answer]()
+        reference = ray.put(actor)
+        waiting = {i: time.monotonic() for i in range(len(requests))}
+        running: dict[Any, tuple[int, _Place]] = {}
+        while len(answers) < len(requests):
+            for i in list(waiting):
+                place = self._place_for(i, waiting[i])
+                if place is not None:
+                    del waiting[i]
+                    place.tasks += 1
+                    sent = self._request(requests[i], place)
+                    running[place.actor.answer.remote(sent, reference)] = i, place
+            for done in self._next_done(running):
+                i, place = running.pop(done)
+                place.tasks -= 1
+                try:
+                    answers[i] = ray.get(done)
+                except ray.exceptions.RayTaskError:
+                    raise
+                except ray.exceptions.RayError as error:
+                    self._lost(place, requests[i], error)
+                    waiting[i] = time.monotonic()
+                else:
+                    share, number = requests[i].share, requests[i].number
+                    self._has[share] = place.actor, number + 1
+                    if isinstance(answers[i].result, Exception):
+                        del self._has[share]
+                    self._failures.reset(share.first)
+        return [answers[i] for i in range(len(requests))]
+
+    def close(self) -> None:
+        for place in self._places:
+            with suppress(Exception):
+                self._ray.kill(place.actor)
+        if self._reports is not None:
+            with suppress(Exception):
+                self._ray.kill(self._reports)
+
+    def _request(self, request: Request, place: _Place) -> Request:
+        """The request without the state, if the actor has it."""
+        actor, number = self._has.get(request.share, (None, None))
+        if actor is place.actor and number == request.number and request.method:
+            return request._replace(state=None)
+        return request
+
+    def _place_for(self, i: int, since: float) -> _Place | None:
+        """Where to send a request: its own place, or after some time one that is there."""
+        own = self._places[i]
+        if own.ready:
+            return own
+        late = time.monotonic() - since > _PATIENCE or time.monotonic() - own.since > _PATIENCE
+        others = [place for place in self._places if place.ready]
+        return min(others, key=lambda place: place.tasks) if late and others else None
+
+    def _next_done(self, running: dict[Any, Any]) -> list[Any]:
+        """Wait up to a second, and return the requests that are done."""
+        ray = self._ray
+        starting = {place.starting: place for place in self._places if not place.ready}
+        pending = [*running, *starting]
+        done, rest = ray.wait(pending, num_returns=1, timeout=1.0)
+        if rest:
+            done += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        self._check_head()
+        for reference in [x for x in done if x in starting]:
+            place = starting[reference]
+            try:
+                place.name, place.starting = ray.get(reference), None
+            except ray.exceptions.RayError:
+                place.restart()
+        return [x for x in done if x in running]
+
+    def _lost(self, place: _Place, request: Request, cause: Exception) -> None:
+        """Replace an actor, and warn about it or raise."""
+        first, size = request.share
+        error: EnvWorkerDied | None = None
+        if self._reports is not None:
+            error = self._ray.get(self._reports.take.remote(first, size))
+        if error is None:
+            envs, unknown = range(first, first + size), [None] * size
+            reason = one_line(cause, 300)
+            error = EnvWorkerDied(envs, None, unknown, unknown, unknown, cause=reason)
+        error.at_host(place.name)
+        if place.ready:  # else another request has noticed it
+            place.restart()
+        self._failures.handle(error)
+
+    def _wait_for_start(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not all(place.ready for place in self._places):
+            self._next_done({})
+            if time.monotonic() > deadline:
+                break
+        ready = sum(place.ready for place in self._places)
+        if ready < self.shares:
+            cpus = self._ray.cluster_resources().get("CPU", 0)
+            text = (
+                f"Only {ready} of {self.shares} Ray workers could be started within "
+                f"{_START_SECONDS:g} s: the cluster has {cpus:g} CPUs."
+            )
+            if not ready:
+                raise RuntimeError(f"{text} Start more nodes, or ask for fewer workers.")
+            warn(f"{text} They also play in the environments of the others.")
+
+    def _check_head(self) -> None:
+        """Raise an error if the head node is lost, because Ray soon ends this process then."""
+        if self._head is None or time.monotonic() - self._head_seen < _HEAD_SECONDS:
+            return
+        for pause in (1.0, 2.0, 0.0):
+            with suppress(OSError), socket.create_connection(self._head, timeout=_HEAD_SECONDS):
+                self._head_seen = time.monotonic()
+                return
+            time.sleep(pause)
+        raise ConnectionError(
+            f"The head node of the Ray cluster, {':'.join(map(str, self._head))}, is lost. Start a "
+            "cluster, and resume the training from its last checkpoint."
+        )
+
+
+def _head_address(ray: Any, address: str | None) -> tuple[str, int] | None:
+    """The address of the cluster's head, to check whether it is still there."""
+    if address is not None and address.startswith("ray://"):
+        parts = urlsplit(address)
+    else:
+        parts = urlsplit(f"//{ray.get_runtime_context().gcs_address}")
+    return None if parts.hostname is None or parts.port is None else (parts.hostname, parts.port)
