@@ -135,7 +135,7 @@ class EnvWorkerDied(EnvError):
         steps: The step that each environment was in, from 0.
         actions: The action of each of those steps.
         timeout: The time limit that the process exceeded, in seconds.
-        cause: What is known about its end, if there is no exit code.
+        end: How it ended, if there is no exit code.
 
     Attributes:
         envs: The indices of its environments. ``env``, ``seed``, ``step`` and ``action`` are
@@ -158,10 +158,10 @@ class EnvWorkerDied(EnvError):
         steps: Sequence[int | None],
         actions: Sequence[Any],
         timeout: float | None = None,
-        cause: str | None = None,
+        end: str = "",
     ):
         self.envs, self.exitcode, self.timeout = list(envs), exitcode, timeout
-        self.host, self._end = "", cause
+        self.host, self._end = "", end
         self._episodes = list(zip(envs, seeds, steps, actions, strict=True))
         super().__init__("died", envs[0], None, seeds[0], steps[0], actions[0])
 
@@ -171,16 +171,17 @@ class EnvWorkerDied(EnvError):
         self.args = (self._text(),)
 
     def _text(self) -> str:
-        what = "died" if self._end else f"died {describe_exit(self.exitcode)}"
+        end = self._end or f"died {describe_exit(self.exitcode)}"
         if self.timeout is not None:
-            what = f"did not answer within {self.timeout:g} s and was killed"
+            end = f"did not answer within {self.timeout:g} s and was killed"
         plural = "s" * (len(self.envs) > 1)
         where = "; ".join(_activity(*each) for each in self._episodes[:_MAX_LISTED])
-        if len(self._episodes) > _MAX_LISTED:
+        if self._end:  # and nothing is known about the episodes
+            where = f"{self.envs[0]} to {self.envs[-1]}" if plural else f"{self.env}"
+        elif len(self._episodes) > _MAX_LISTED:
             where += f"; and {len(self._episodes) - _MAX_LISTED} more"
         on_host = f" on {self.host}" if self.host else ""
-        cause = f": {self._end}" if self._end else ""
-        return f"The process of environment{plural} {where}{on_host} {what}{cause}."
+        return f"The process of environment{plural} {where}{on_host} {end}."
 
 
 class RemoteTraceback(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -54,6 +55,7 @@ NO_VALUE = (
 
 _HEAD_NAMES = "from_logits", "positive_action", "squash", "log_std", "epsilon"
 # How models that were trained or loaded act.
+_RECEIVED: dict[Any, Policy] = {}
 _HEAD_OPTIONS: WeakKeyDictionary[keras.Model, dict[str, Any]] = WeakKeyDictionary()
 
 
@@ -171,6 +173,43 @@ class Actor:
         part = copy.copy(self)
         part._forward = forward_of_part
         return part
+
+
+class PortableForward:
+    """A compiled forward pass with fixed weights, which can be pickled.
+
+    Args:
+        config: The model's config, as JSON.
+        spaces: The observation and action space.
+        from_logits: Whether the outputs are logits.
+        weights: The model's weights.
+    """
+
+    def __init__(self, config: str, spaces: Spaces, from_logits: bool, weights: list[np.ndarray]):
+        self._arguments = config, spaces, from_logits, weights
+        self._call: Forward | None = None
+
+    def __reduce__(self) -> Any:
+        return PortableForward, self._arguments
+
+    def __call__(self, inputs: Any) -> np.ndarray:
+        """Return the outputs ``[N, K]``."""
+        if self._call is None:
+            config, spaces, from_logits, weights = self._arguments
+            policy = _received_policy(config, spaces, from_logits)
+            policy.model.set_weights(weights)
+            self._call = policy._compiled_forward()
+        return self._call(inputs)
+
+
+def _received_policy(config: str, spaces: Spaces, from_logits: bool) -> Policy:
+    """The policy that another process sends again and again, with new weights."""
+    key = config, str(spaces), from_logits
+    if key not in _RECEIVED:
+        _RECEIVED.clear()
+        model: Any = keras.saving.deserialize_keras_object(json.loads(config), safe_mode=False)
+        _RECEIVED[key] = Policy(model, spaces, from_logits=from_logits, acting="tensorflow")
+    return _RECEIVED[key]
 
 
 class Policy:
@@ -413,6 +452,29 @@ class Policy:
         is_box = isinstance(self.observation_space, spaces.Box)
         encoding = None if is_box else partial(encode, self._input_space, keys=self._encoded_keys)
         return Actor(forward, self._acting_head(read), encoding, self.model)
+
+    def portable_actor(self, weights: Sequence[np.ndarray] | None = None) -> Actor:
+        """Return the actor in a form that can be pickled, also if it acts in TensorFlow.
+
+        Args:
+            weights: See `actor`.
+
+        Raises:
+            TypeError: The model has no config, from which another process could make it.
+        """
+        actor = self.actor(weights)
+        if self._mirror is None:
+            try:
+                config = json.dumps(keras.saving.serialize_keras_object(self.model))
+            except (NotImplementedError, TypeError) as error:
+                raise TypeError(
+                    "The model cannot be sent to another process, because it has no config: "
+                    f"{one_line(error)}. Give its class get_config()."
+                ) from error
+            where = self.observation_space, self.action_space
+            given = self.model.get_weights()
+            actor._forward = PortableForward(config, where, self.head.from_logits, given)
+        return actor
 
     def act(
         self,

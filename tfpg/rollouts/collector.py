@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from tfpg.core.messages import warn
-from tfpg.models.policy import Policy
+from tfpg.models.policy import Actor, Policy
 from tfpg.rollouts.player import Fragment, Player
 from tfpg.rollouts.trajectory import Columns, Trajectory, assembled
 
@@ -99,7 +99,7 @@ class Collector:
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
-        actor = policy.actor(weights)
+        actor = self._actor(policy, weights)
         parts = self._play_episodes(actor, self.episode, num_episodes, max_steps)
         data = assembled(parts)
         self.episode += num_episodes
@@ -141,8 +141,9 @@ class Collector:
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
+        actor = self._actor(policy, weights)
         fragments = self._play_steps(
-            policy.actor(weights), self.fragment, num_steps, max_steps, end_on_life_loss, log_probs
+            actor, self.fragment, num_steps, max_steps, end_on_life_loss, log_probs
         )
         self.fragment += 1
         data = assembled([each.played for each in fragments])
@@ -151,6 +152,9 @@ class Collector:
         self.steps += int(data.mask.sum())
         self._warn_if_endless(max(each.longest for each in fragments))
         return data
+
+    def _actor(self, policy: Policy, weights: Sequence[np.ndarray] | None) -> Actor:
+        return policy.actor(weights)
 
     def _play_episodes(self, *arguments: Any) -> list[Columns]:
         return self.player.episodes(*arguments)

@@ -8,13 +8,16 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -24,16 +27,17 @@ from gymnasium.vector import VectorEnv
 from tfpg.core.messages import one_line, warn
 from tfpg.core.options import checked, count, one_of, optional, positive
 from tfpg.envs import EnvLike, make_vec
-from tfpg.envs.supervised import ON_ENV_ERROR, Failures
+from tfpg.envs.supervised import MAX_FAILURES, ON_ENV_ERROR, build_env
 from tfpg.envs.watchdog import Watchdog
 from tfpg.envs.worker_process import serialize
 from tfpg.errors import EnvWorkerDied
-from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request
+from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request, Share
 
 # Seconds in which workers must start, and in which a lost worker may be replaced before another one
 # plays in its environments.
 _START_SECONDS, _PATIENCE = 120.0, 5.0
 _HEAD_SECONDS = 5.0  # between two checks that the head node is there
+_KILLED = "died: it crashed, was killed, or ran out of memory"
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,11 @@ def connected(workers: RayWorkers) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
-        options: dict[str, Any] = {"configure_logging": False, "logging_level": "error"}
+        options: dict[str, Any] = {
+            "configure_logging": False,
+            "logging_level": "error",
+            "log_to_driver": False,
+        }
         if workers.address is None:
             folder = tempfile.mkdtemp(prefix="tfpg-ray-")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -145,8 +153,7 @@ def _imported_ray(stack: ExitStack, local: bool) -> Any:
     settings = {"RAY_USAGE_STATS_ENABLED": "0"}
     if local:
         settings |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": _token(),
+            "RAY_AUTH_TOKEN": _token(),  # else Ray writes one to the home folder
             # Ray then listens at the loopback address only.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
@@ -176,10 +183,28 @@ def _restore(environment: dict[str, str | None]) -> None:
 
 
 class Worker:
-    """The Ray actor."""
+    """The Ray actor.
 
-    def __init__(self, env: Any, spec: Any, on_env_error: str, timeout: float | None, reports: Any):
-        if spec is not None:  # an id that only the driver has registered
+    Args:
+        env: An environment id, or a callable that was serialized.
+        spec: The id's registration, or None.
+        on_env_error: See `RayWorkers`.
+        timeout: See `RayWorkers`.
+        reports: A handle of `Reports`, if there is a timeout.
+        path: Folders in which to look for modules after its own.
+    """
+
+    def __init__(
+        self,
+        env: str | bytes,
+        spec: Any,
+        on_env_error: str,
+        timeout: float | None,
+        reports: Any,
+        path: Sequence[str],
+    ):
+        sys.path.extend(folder for folder in path if folder not in sys.path)
+        if spec is not None:  # perhaps only the driver has registered it
             gymnasium.registry.setdefault(spec.id, spec)
         watchdog = None
         if timeout is not None:
@@ -197,11 +222,16 @@ class Worker:
 
 
 def _make(
-    env: Any, on_env_error: str, watchdog: Watchdog | None, first: int, count: int
+    env: Any, on_env_error: str, watchdog: Watchdog | None, first: int, size: int
 ) -> VectorEnv:
-    envs: Any = make_vec(
-        env, count, manual_resets=True, on_env_error=on_env_error, first_index=first
-    )
+    if isinstance(env, bytes):
+        env = build_env(partial(ForkingPickler.loads, env), first)
+    options: dict[str, Any] = {
+        "manual_resets": True,
+        "on_env_error": on_env_error,
+        "first_index": first,
+    }
+    envs: Any = make_vec(env, size, **options)
     if watchdog is not None:
         watchdog.watch(envs)
     return envs
@@ -230,6 +260,7 @@ class _Place:
         self._start = start
         self.tasks = 0
         self.name = ""
+        self.failures = 0  # to start, in a row
         self.restart()
 
     def restart(self) -> None:
@@ -259,22 +290,23 @@ class RayTeam:
         import ray
 
         self._ray, self.shares, self._timeout = ray, shares, workers.timeout
-        self._failures = Failures("restart")
+        self._deaths: Counter[Share] = Counter()  # in a row
+        self._has_warned = False
         self._head = _head_address(ray, workers.address)
         self._head_seen = time.monotonic()
-        spec = None
+        spec, sent = None, cast(Any, env)
         if isinstance(env, str):
             with suppress(gymnasium.error.Error):
                 spec = gymnasium.spec(env.partition("?")[0])
         else:
-            serialize(cast(Any, env))  # raises an error that says what cannot be sent
+            sent = serialize(sent)
         reports: Any = None
         if workers.timeout is not None:
             reports = ray.remote(num_cpus=0)(Reports).remote()
         self._reports = reports
         kind = ray.remote(num_cpus=workers.cpus_per_worker, max_restarts=0)(Worker)
         kind = kind.options(scheduling_strategy="SPREAD")
-        arguments = env, spec, workers.on_env_error, workers.timeout, reports
+        arguments = sent, spec, workers.on_env_error, workers.timeout, reports, sys.path
         self._places = [_Place(lambda: kind.remote(*arguments)) for _ in range(shares)]
         self._has: dict[Any, tuple[Any, int]] = {}  # which actor has a share after so many requests
         self._wait_for_start()
@@ -313,7 +345,7 @@ class RayTeam:
                     self._has[share] = place.actor, number + 1
                     if isinstance(answers[i].result, Exception):
                         del self._has[share]
-                    self._failures.reset(share.first)
+                    del self._deaths[share]
         return [answers[i] for i in range(len(requests))]
 
     def close(self) -> None:
@@ -353,7 +385,14 @@ class RayTeam:
             place = starting[reference]
             try:
                 place.name, place.starting = ray.get(reference), None
-            except ray.exceptions.RayError:
+                place.failures = 0
+            except ray.exceptions.RayError as error:
+                place.failures += 1
+                if place.failures > MAX_FAILURES:
+                    raise RuntimeError(
+                        f"Ray workers cannot be started: {one_line(error, 400)}. The nodes need "
+                        "the same versions of Python, Ray and tfpg."
+                    ) from error
                 place.restart()
         return [x for x in done if x in running]
 
@@ -365,12 +404,21 @@ class RayTeam:
             error = self._ray.get(self._reports.take.remote(first, size))
         if error is None:
             envs, unknown = range(first, first + size), [None] * size
-            reason = one_line(cause, 300)
-            error = EnvWorkerDied(envs, None, unknown, unknown, unknown, cause=reason)
+            end = "is lost" if isinstance(cause, self._ray.exceptions.ObjectLostError) else _KILLED
+            error = EnvWorkerDied(envs, None, unknown, unknown, unknown, end=end)
         error.at_host(place.name)
         if place.ready:  # else another request has noticed it
             place.restart()
-        self._failures.handle(error)
+        self._deaths[request.share] += 1
+        if self._deaths[request.share] > MAX_FAILURES:
+            error.advise(self._deaths[request.share])
+            raise error
+        if not self._has_warned:
+            self._has_warned = True
+            warn(
+                f"{error} Another one repeats what it was doing, with the same result. This "
+                f"warning is shown once; more than {MAX_FAILURES} failures in a row raise an error."
+            )
 
     def _wait_for_start(self) -> None:
         deadline = time.monotonic() + _START_SECONDS

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tfpg.core.arrays import map_arrays
 from tfpg.core.messages import warn
 from tfpg.envs import EnvLike, make_vec
-from tfpg.models.policy import Actor
+from tfpg.models.policy import Actor, Policy
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.env_state import with_earlier
 from tfpg.rollouts.player import Fragment, Player
@@ -195,6 +195,9 @@ class RemoteCollector(Collector):
         self.restore_counts(state)
         self._states = [part_of(state["player"], share) for share in self._shares]
         return np.concatenate([each.lost for each in self._answers(None, "")])
+
+    def _actor(self, policy: Policy, weights: Sequence[np.ndarray] | None) -> Actor:
+        return policy.portable_actor(weights)
 
     def _play_episodes(self, actor: Any, *arguments: Any) -> list[Columns]:
         return [x for each in self._answers(actor, "episodes", *arguments) for x in each.result]

@@ -1,0 +1,294 @@
+"""Training with Ray workers equals training without them, whatever happens to the workers."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import gymnasium
+import keras
+import numpy as np
+import psutil
+import pytest
+from marks import slow_but
+from remote_envs import Cloud, Faulty, Light, Random, Warns, WithoutTensorFlow
+
+import tfpg
+from tfpg import RayWorkers
+from tfpg.errors import EnvDataError, EnvError, EnvWorkerDied
+
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tfpg[ray]'")
+
+quiet = pytest.mark.filterwarnings("ignore:The process of environment")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Ray, started once for most tests."""
+    from tfpg.rollouts.ray_workers import connected
+
+    with connected(RayWorkers(6)):
+        yield
+
+
+def ppo(env, **options):
+    model = tfpg.networks.actor_critic(env, hidden=(16,), seed=0)
+    return tfpg.PPO(model, **{"num_envs": 5, "num_steps": 32, "minibatches": 2, **options})
+
+
+def reinforce(env, **options):
+    model = tfpg.networks.mlp(env, hidden=(16,), seed=0)
+    return tfpg.Reinforce(model, **{"episodes_per_update": 8, "num_envs": 5, **options})
+
+
+def dqn(env, **options):
+    model = tfpg.networks.mlp(env, hidden=(16,), seed=0)
+    small = {"num_envs": 4, "learning_starts": 64, "steps_per_iteration": 64}
+    return tfpg.DQN(model, **{**small, **options})
+
+
+AGENTS = {
+    "ppo": (ppo, "Acrobot-v1"),
+    "reinforce": (reinforce, "Pendulum-v1"),
+    "dqn": (dqn, "Acrobot-v1"),
+}
+
+
+def digest(agent):
+    found = hashlib.sha256()
+    for weights in agent.model.get_weights():
+        found.update(np.ascontiguousarray(weights).tobytes())
+    return found.hexdigest()
+
+
+def train(build, env, workers, iterations=3, **options):
+    agent = build(env)
+    history = agent.fit(env, iterations, seed=3, verbose=0, workers=workers, **options)
+    return digest(agent), history.history
+
+
+@pytest.mark.parametrize("name", slow_but(["ppo"], AGENTS))
+def test_the_weights_do_not_depend_on_the_number_of_workers(name):
+    build, env = AGENTS[name]
+    expected = train(build, env, None)
+    for workers in (1, 2, 5):
+        assert train(build, env, RayWorkers(workers)) == expected
+    assert train(build, env, 2) == expected
+
+
+@pytest.mark.slow
+def test_cartpole_equals_environments_that_are_made_one_by_one():
+    make = lambda: gymnasium.make("CartPole-v1")  # noqa: E731
+    assert train(ppo, "CartPole-v1", RayWorkers(3)) == train(ppo, make, None)
+
+
+def convolutional():
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    x = keras.Input((12, 12, 1))
+    y = layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(x)))
+    return keras.Model(x, [layers.Dense(2)(y), layers.Dense(1)(y)])
+
+
+@pytest.mark.slow
+def test_models_that_act_in_tensorflow_act_in_the_workers():
+    results = []
+    for workers in (None, RayWorkers(2)):
+        agent = tfpg.PPO(convolutional(), num_envs=4, num_steps=16, minibatches=2)
+        history = agent.fit(Cloud, 2, seed=3, verbose=0, workers=workers)
+        assert agent.policy.acting == "tensorflow"
+        results.append((agent.model.get_weights(), history.history["episode_return"]))
+    assert results[0][1] == results[1][1]
+    for a, b in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_workers_do_not_import_tensorflow():
+    with pytest.raises(EnvError, match="AssertionError"):
+        train(ppo, WithoutTensorFlow, None, 1)
+    train(ppo, WithoutTensorFlow, RayWorkers(2), 1)
+
+
+def kill_workers(times, stop, killed):
+    """Kill workers, one after another, until there were enough or it is told to stop."""
+    rng = random.Random()
+    while len(killed) < times and not stop.wait(rng.uniform(0.1, 0.4)):
+        children = psutil.Process().children(recursive=True)
+        workers = [x for x in children if x.name().startswith("ray::Worker")]
+        if workers:
+            process = rng.choice(workers)
+            process.kill()
+            killed.append(process.pid)
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("name", "times"), slow_but([("ppo", 2)], [("ppo", 2), ("ppo", 20), ("reinforce", 20)])
+)
+def test_killed_workers_do_not_change_the_result(name, times):
+    build, env = AGENTS[name]
+    expected = train(build, env, None, 10 * times)
+    stop, killed = threading.Event(), []
+    thread = threading.Thread(target=kill_workers, args=(times, stop, killed))
+    thread.start()
+    try:
+        while thread.is_alive():
+            assert train(build, env, RayWorkers(3), 10 * times) == expected
+    finally:
+        stop.set()
+        thread.join()
+    assert len(killed) == times
+
+
+def test_an_exception_is_reported_with_its_place(tmp_path):
+    with pytest.raises(EnvError, match="in step 3 of its episode .* no torque") as caught:
+        train(ppo, partial(Faulty, tmp_path, "raises", always=True), RayWorkers(2))
+    assert caught.value.env == 0
+    assert "in step\n" in str(caught.value.__cause__)
+
+
+def test_a_number_that_is_not_finite_is_reported_with_its_place(tmp_path):
+    with pytest.raises(EnvDataError, match="a reward of nan in step 3"):
+        train(ppo, partial(Faulty, tmp_path, "nan", always=True), RayWorkers(2))
+
+
+@pytest.mark.filterwarnings("ignore:.*Its episode is")
+@pytest.mark.parametrize("on_env_error", ["restart", "drop"])
+def test_episodes_that_failed_are_played_again_or_left_out(tmp_path, on_env_error):
+    found = []
+    for i, workers in enumerate((None, RayWorkers(2, on_env_error=on_env_error))):
+        (tmp_path / str(i)).mkdir()
+        env = partial(Faulty, tmp_path / str(i), "raises", at=4)
+        if workers is None:
+            env = tfpg.envs.make_vec(env, 5, on_env_error=on_env_error)
+        # The environments of one process fail one after the other, so the first to fail differs.
+        found.append(reinforce(Light).fit(env, 2, seed=3, verbose=0, workers=workers))
+    lengths = [each.history["episode_length"] for each in found]
+    assert lengths[0] == lengths[1] == [7, 7]
+
+
+def test_a_hanging_environment_is_reported_and_replaced(tmp_path):
+    expected = train(ppo, Light, RayWorkers(2))
+    with pytest.warns(UserWarning, match="did not answer within 1 s") as caught:
+        found = train(ppo, partial(Faulty, tmp_path, "hangs"), RayWorkers(2, timeout=1.0))
+    assert found == expected
+    (text,) = [str(x.message) for x in caught if "did not answer" in str(x.message)]
+    assert "(step 3 of its episode, seed " in text
+    assert f" on {os.uname().nodename} " in text
+
+
+@quiet
+def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("tfpg.rollouts.ray_workers.MAX_FAILURES", 1)
+    with pytest.raises(EnvWorkerDied, match="died: it crashed, was killed, or ran out") as caught:
+        train(ppo, partial(Faulty, tmp_path, "dies", always=True), RayWorkers(2))
+    assert caught.value.envs in ([0, 1, 2], [3, 4])
+
+
+def test_warnings_of_environments_are_shown_once():
+    with pytest.warns(UserWarning, match="The torque is low") as caught:
+        train(ppo, Warns, RayWorkers(2))
+    assert len([x for x in caught if "torque" in str(x.message)]) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), slow_but([(2, 3)], [(2, 3), (None, 2), (5, None)]))
+@pytest.mark.parametrize("name", slow_but(["ppo"], list(AGENTS)))
+def test_a_run_resumes_with_another_number_of_workers(tmp_path, name, before, after):
+    build, env = AGENTS[name]
+    workers = lambda n: n and RayWorkers(n)  # noqa: E731
+    expected = train(build, env, None, 4)
+    train(build, env, workers(before), 2, checkpoints=tmp_path)
+    assert train(build, env, workers(after), 4, checkpoints=tmp_path) == expected
+
+
+def test_environments_that_are_not_deterministic_begin_a_new_episode(tmp_path):
+    env = partial(Random, tmp_path)
+    agent = ppo(env, num_steps=4)
+    with pytest.warns(UserWarning, match="died: it crashed"):
+        agent.fit(env, 5, seed=0, verbose=0, workers=RayWorkers(2))
+
+
+def test_what_workers_cannot_play_in_is_refused():
+    with gymnasium.make("Acrobot-v1") as env, pytest.raises(TypeError, match="make their own"):
+        ppo("Acrobot-v1").fit(env, 1, workers=RayWorkers(2))
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="cannot be sent to a worker process"):
+        ppo("Acrobot-v1").fit(
+            lambda: lock and gymnasium.make("Acrobot-v1"), 1, workers=RayWorkers(2)
+        )
+    with pytest.raises(TypeError, match="must be a number of processes or tfpg.RayWorkers"):
+        ppo("Acrobot-v1").fit("Acrobot-v1", 1, workers="two")
+    with pytest.raises(ValueError, match="num_workers must be"):
+        RayWorkers(0)
+
+
+PROGRAM = """
+import sys, time, tfpg
+model = tfpg.networks.mlp("Acrobot-v1", hidden=(8,), seed=0)
+agent = tfpg.Reinforce(model, episodes_per_update=4, max_steps=50)
+print("begin", flush=True)
+agent.fit({env}, {iterations}, verbose=0, workers=tfpg.RayWorkers(2), checkpoints={folder!r})
+"""
+
+
+def start(folder, env='"Acrobot-v1"', iterations=2):
+    program = PROGRAM.format(env=env, iterations=iterations, folder=str(folder / "saved"))
+    # Not in a terminal's group, so that Ctrl-C is for the program alone.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def left_by(process):
+    """Processes of a program's session, sockets and shared memory, after a moment."""
+    deadline = time.monotonic() + 10
+    while found := [x.name() for x in psutil.process_iter() if belongs(x, process.pid)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def belongs(process, session):
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.Error):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["success", "error", "ctrl-c", "terminated"])
+def test_nothing_is_left_of_a_cluster(tmp_path, end):
+    shared = set(os.listdir("/dev/shm"))
+    env = "lambda: 1 / 0" if end == "error" else '"Acrobot-v1"'
+    process = start(tmp_path, env, 10**6 if end in ("ctrl-c", "terminated") else 2)
+    if end in ("ctrl-c", "terminated"):
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("saved/*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT if end == "ctrl-c" else signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    codes = {"success": 0, "error": 1, "ctrl-c": -signal.SIGINT, "terminated": 143}
+    assert process.returncode == codes[end] or end == "ctrl-c", errors
+    assert left_by(process) == []
+    assert [x.name for x in tmp_path.iterdir() if x.name.startswith("tfpg-ray")] == []
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+def test_ray_is_optional(tmp_path):
+    program = "import sys; sys.modules['ray'] = None\n" + PROGRAM.format(
+        env='"Acrobot-v1"', iterations=1, folder=str(tmp_path)
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ImportError: RayWorkers needs Ray: pip install 'tfpg[ray]'" in done.stderr
