@@ -37,6 +37,7 @@ from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request, Share
 # plays in its environments.
 _START_SECONDS, _PATIENCE = 120.0, 5.0
 _HEAD_SECONDS = 5.0  # between two checks that the head node is there
+_LONGEST_FOLDER = 28  # characters: paths of sockets have up to 107, and Ray adds 79
 _KILLED = "died: it crashed, was killed, or ran out of memory"
 
 
@@ -124,7 +125,8 @@ def connected(workers: RayWorkers) -> Iterator[None]:
             "log_to_driver": False,
         }
         if workers.address is None:
-            folder = tempfile.mkdtemp(prefix="tfpg-ray-")
+            short = len(tempfile.gettempdir()) <= _LONGEST_FOLDER
+            folder = tempfile.mkdtemp(prefix="tfpg-ray-", dir=None if short else "/tmp")
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             options |= {
                 "address": "local",
