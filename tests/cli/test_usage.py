@@ -69,6 +69,8 @@ CASES = [
     ([*TRAIN, "--model", "a.keras", "--hidden", "8"], 2, "--hidden is for new networks"),
     ([*DQN, "--model", "a.keras", "--no-dueling"], 2, "--dueling is for new networks"),
     ([*TRAIN, "--worker-timeout", "1"], 2, "--worker-timeout needs --workers"),
+    ([*TRAIN, "--ray-address", "auto"], 2, "--ray-address needs --ray-workers"),
+    ([*TRAIN, "--workers", "2", "--ray-workers", "2"], 2, "Use either --workers or --ray-workers"),
     (["evaluate", "run", "--episodes", "0"], 2, "--episodes must be an integer of at least 1"),
     ([*RECORD, "--overlay", "bras"], 2, "--overlay must be 'caption', 'action', 'bars'"),
     ([*RECORD, "--overlay", "bars", "none"], 2, "--overlay none cannot be combined"),

@@ -23,6 +23,7 @@ from remote_envs import Cloud, Faulty, Light, Random, Warns, WithoutTensorFlow
 
 import tfpg
 from tfpg import RayWorkers
+from tfpg.checkpoints.store import Store
 from tfpg.errors import EnvDataError, EnvError, EnvWorkerDied
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tfpg[ray]'")
@@ -235,7 +236,8 @@ import sys, time, tfpg
 model = tfpg.networks.mlp("Acrobot-v1", hidden=(8,), seed=0)
 agent = tfpg.Reinforce(model, episodes_per_update=4, max_steps=50)
 print("begin", flush=True)
-agent.fit({env}, {iterations}, verbose=0, workers=tfpg.RayWorkers(2), checkpoints={folder!r})
+workers = tfpg.RayWorkers(2)
+agent.fit({env}, {iterations}, seed=0, verbose=0, workers=workers, checkpoints={folder!r})
 """
 
 
@@ -259,6 +261,18 @@ def start(folder, env='"Acrobot-v1"', iterations=2):
         text=True,
         start_new_session=True,
     )
+
+
+def wait_for_checkpoint(folder):
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("saved/*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def resumed_from(folder):
+    """The iteration of the newest checkpoint."""
+    store = Store(folder / "saved")
+    return store.load().header["iteration"]
 
 
 def left_by(process):
@@ -285,9 +299,7 @@ def test_nothing_is_left_of_a_cluster(short_folder, end):
     env = "lambda: 1 / 0" if end == "error" else '"Acrobot-v1"'
     process = start(short_folder, env, 10**6 if end in ("ctrl-c", "terminated") else 2)
     if end in ("ctrl-c", "terminated"):
-        deadline = time.monotonic() + 60
-        while not list(short_folder.glob("saved/*.ckpt")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for_checkpoint(short_folder)
         process.send_signal(signal.SIGINT if end == "ctrl-c" else signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     codes = {"success": 0, "error": 1, "ctrl-c": -signal.SIGINT, "terminated": 143}
@@ -305,8 +317,25 @@ def test_ray_is_optional(tmp_path):
     assert "ImportError: RayWorkers needs Ray: pip install 'tfpg[ray]'" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_killed_program_resumes_with_another_number_of_workers(short_folder):
+    process = start(short_folder, iterations=10**6)
+    wait_for_checkpoint(short_folder)
+    process.kill()
+    process.wait()
+    assert left_by(process) == []
+    done = resumed_from(short_folder)
+    found = []
+    for options in ({}, {"workers": RayWorkers(3), "checkpoints": short_folder / "saved"}):
+        model = tfpg.networks.mlp("Acrobot-v1", hidden=(8,), seed=0)
+        agent = tfpg.Reinforce(model, episodes_per_update=4, max_steps=50)
+        agent.fit("Acrobot-v1", done + 3, seed=0, verbose=0, **options)
+        found.append(digest(agent))
+    assert found[0] == found[1]
+
+
 CLUSTER = """
-import json, sys, threading, time, tfpg
+import json, psutil, sys, threading, time, tfpg
 from ray.cluster_utils import Cluster
 
 sys.path.insert(0, {tests!r})
@@ -316,27 +345,49 @@ cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1}})
 first, second = (cluster.add_node(num_cpus=2) for _ in range(2))
 agent = ppo("Acrobot-v1")
 
-def change():
+def replace_node():
     time.sleep(4)
     cluster.remove_node(second, allow_graceful=False)
     cluster.add_node(num_cpus=2)
 
-threading.Thread(target=change).start()
+def kill_head():
+    time.sleep(4)
+    for process in psutil.Process().children(recursive=True):
+        if process.name() == "gcs_server":
+            process.kill()
+
+threading.Thread(target={what}).start()
 workers = tfpg.RayWorkers(4, address=cluster.address)
-agent.fit("Acrobot-v1", {iterations}, seed=3, verbose=0, workers=workers)
+agent.fit(
+    "Acrobot-v1", {iterations}, seed=3, verbose=0, workers=workers, checkpoints={folder!r}
+)
 print(json.dumps(digest(agent)))
 cluster.shutdown()
 """
 
 
+def run_cluster(folder, what, iterations):
+    tests, saved = str(Path(__file__).parent), str(folder / "saved")
+    program = CLUSTER.format(tests=tests, what=what, iterations=iterations, folder=saved)
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "RAY_AUTH_MODE": "disabled"}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+
+
 @pytest.mark.slow
 def test_a_node_that_is_removed_and_another_one_do_not_change_the_result(short_folder):
     expected, _ = train(ppo, "Acrobot-v1", None, 300)
-    program = CLUSTER.format(tests=str(Path(__file__).parent), iterations=300)
-    environment = {**os.environ, "TMPDIR": str(short_folder / "tmp"), "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
-    )
+    done = run_cluster(short_folder, "replace_node", 300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == expected
     assert "Another one repeats what it was doing" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_lost_head_ends_the_training_with_a_checkpoint(short_folder):
+    done = run_cluster(short_folder, "kill_head", 10**6)
+    assert done.returncode == 1
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("ConnectionError")]
+    assert "is lost. Start a cluster, and resume the training from its last checkpoint." in line
+    assert resumed_from(short_folder) > 0

@@ -141,6 +141,7 @@ class Training:
                         command.checkpoint_every,
                         allow_version_skew=command.allow_version_skew,
                     ),
+                    workers=self.ray_workers(),
                 )
         except BaseException as error:
             self.report_stop(error)
@@ -152,7 +153,8 @@ class Training:
     def environments(self) -> Iterator[Any]:
         """Yield the environment id, or environments in workers or that survive errors."""
         command = self.command
-        if command.workers is None and command.on_env_error == "raise":
+        in_process = command.workers is None and command.on_env_error == "raise"
+        if in_process or command.ray_workers is not None:
             yield command.env
             return
         with open_vec(
@@ -164,6 +166,18 @@ class Training:
             on_env_error=command.on_env_error,
         ) as envs:
             yield envs
+
+    def ray_workers(self) -> Any:
+        """Return the Ray workers, or None."""
+        command = self.command
+        if command.ray_workers is None:
+            return None
+        return tfpg.RayWorkers(
+            command.ray_workers,
+            command.ray_address,
+            timeout=command.worker_timeout,
+            on_env_error=command.on_env_error,
+        )
 
     def callbacks(self, best: Any) -> list[Any]:
         """Return the callbacks, ``best`` among them."""

@@ -49,6 +49,7 @@ VERBOSE = (
 # Options that may change when a run is resumed, because the result is the same.
 _FREE = (
     *("run", "debug", "verbose", "allow_version_skew", "checkpoint_every", "worker_timeout"),
+    "ray_address",
     "env_kwargs",  # which are a part of env
 )
 
@@ -90,8 +91,15 @@ class Workers(WithOptions):
         "Number of worker processes to distribute the environments over. [default: none]",
         count,
     )
+    ray_workers: int | None = setting(
+        "Number of Ray actors that play, on this machine or in a cluster. [default: none]", count
+    )
+    ray_address: str | None = setting(
+        "Address of the Ray cluster: auto, or ray://HOST:10001. [default: Ray is started on this "
+        "machine]"
+    )
     worker_timeout: float | None = setting(
-        "Kill a worker that does not answer within this many seconds.", positive
+        "Kill a worker whose environment does not answer within this many seconds.", positive
     )
     on_env_error: str = setting(
         "If an environment fails: stop training, restart the episode, or drop it.",
@@ -101,8 +109,14 @@ class Workers(WithOptions):
 
     def check_options(self) -> None:
         super().check_options()
-        if self.worker_timeout is not None and self.workers is None:
-            raise ValueError("--worker-timeout needs --workers: only a worker can be killed.")
+        if self.workers is not None and self.ray_workers is not None:
+            raise ValueError("Use either --workers or --ray-workers.")
+        if self.ray_address is not None and self.ray_workers is None:
+            raise ValueError("--ray-address needs --ray-workers, their number.")
+        if self.worker_timeout is not None and not (self.workers or self.ray_workers):
+            raise ValueError(
+                "--worker-timeout needs --workers or --ray-workers: only a worker can be killed."
+            )
 
 
 class Output(WithOptions):
@@ -205,7 +219,8 @@ class Train(EnvArguments, Model, Workers, Output, Command):
             FileExistsError: It is a different one. The message names the first difference.
         """
         # Gymnasium's own vector environments step differently without workers.
-        free = () if has_own_vectorization(self.env) else ("on_env_error", "workers")
+        own = has_own_vectorization(self.env)
+        free = () if own else ("on_env_error", "workers", "ray_workers")
         here, there = self.settings(), stored.settings()
         for name in {**there, **here}:
             if name not in free and here.get(name, "default") != there.get(name, "default"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import secrets
@@ -18,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -37,7 +39,7 @@ from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request, Share
 # plays in its environments.
 _START_SECONDS, _PATIENCE = 120.0, 5.0
 _HEAD_SECONDS = 5.0  # between two checks that the head node is there
-_LONGEST_FOLDER = 28  # characters: paths of sockets have up to 107, and Ray adds 79
+_LONGEST_FOLDER = 20  # characters: paths of sockets have up to 107, and Ray and a name add 87
 _KILLED = "died: it crashed, was killed, or ran out of memory"
 
 
@@ -125,8 +127,7 @@ def connected(workers: RayWorkers) -> Iterator[None]:
             "log_to_driver": False,
         }
         if workers.address is None:
-            short = len(tempfile.gettempdir()) <= _LONGEST_FOLDER
-            folder = tempfile.mkdtemp(prefix="tfpg-ray-", dir=None if short else "/tmp")
+            folder = _session_folder()
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             options |= {
                 "address": "local",
@@ -137,6 +138,7 @@ def connected(workers: RayWorkers) -> Iterator[None]:
             }
         else:
             options["address"] = workers.address
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it announces its authentication
         try:
             ray.init(**options)
         except (ConnectionError, ValueError) as error:
@@ -168,6 +170,21 @@ def _imported_ray(stack: ExitStack, local: bool) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(f"RayWorkers needs Ray: pip install 'tfpg[ray]' ({error})") from error
     return ray
+
+
+def _session_folder() -> str:
+    """Make the folder of a cluster on this machine, and remove those of processes that were killed.
+
+    Ray uses a folder in /tmp that it never removes.
+    """
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > _LONGEST_FOLDER:
+        parent = Path("/tmp")
+    for folder in parent.glob("tfpg-ray-*-*"):
+        pid = folder.name.split("-")[2]
+        if pid.isdecimal() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"tfpg-ray-{os.getpid()}-", dir=parent)
 
 
 @cache

@@ -8,12 +8,12 @@ before, and the result is the same.
 
 from __future__ import annotations
 
-import pickle
 import socket
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -126,7 +126,7 @@ def _sendable(error: Exception) -> Exception:
     """The exception, or a description of it if it cannot be sent, with its traceback as a note."""
     text = "".join(traceback.format_exception(error))
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
     if not isinstance(error, OSError):
