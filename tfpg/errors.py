@@ -184,6 +184,10 @@ class EnvWorkerDied(EnvError):
         return f"The process of environment{plural} {where}{on_host} {end}."
 
 
+class ClusterLostError(ConnectionError):
+    """The head node of a Ray cluster cannot be reached anymore, so its workers are lost."""
+
+
 class RemoteTraceback(Exception):
     """The text of a traceback from another process."""
 

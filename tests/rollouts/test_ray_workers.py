@@ -323,7 +323,8 @@ def test_a_killed_program_resumes_with_another_number_of_workers(short_folder):
     wait_for_checkpoint(short_folder)
     process.kill()
     process.wait()
-    assert left_by(process) == []
+    # Ray's agents end later.
+    assert {x for x in left_by(process) if not x.endswith("Agent")} == set()
     done = resumed_from(short_folder)
     found = []
     for options in ({}, {"workers": RayWorkers(3), "checkpoints": short_folder / "saved"}):
@@ -388,6 +389,6 @@ def test_a_node_that_is_removed_and_another_one_do_not_change_the_result(short_f
 def test_a_lost_head_ends_the_training_with_a_checkpoint(short_folder):
     done = run_cluster(short_folder, "kill_head", 10**6)
     assert done.returncode == 1
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("ConnectionError")]
+    (line,) = [x for x in done.stderr.splitlines() if "ClusterLostError: " in x]
     assert "is lost. Start a cluster, and resume the training from its last checkpoint." in line
     assert resumed_from(short_folder) > 0

@@ -27,6 +27,7 @@ from tfpg.core.options import options_of
 from tfpg.core.seeding import check_seed
 from tfpg.core.signals import StopRequest, deferred_signals
 from tfpg.envs import EnvLike, check_separate, open_vec
+from tfpg.errors import ClusterLostError
 from tfpg.models.inspection import non_finite_weight
 from tfpg.models.policy import set_head_options
 from tfpg.models.saving import save_model
@@ -216,8 +217,7 @@ def _loop(
             for each in callback_list.callbacks:
                 each.on_epoch_begin(iteration)
         with report_non_finite(agent, iteration, logs, reports):
-            logs = compiled.next_logs(collector) if compiled else agent.iterate(collector, policy)
-            logs |= agent.episode_logs(collector)
+            logs = _next_logs(agent, policy, collector, compiled, run, iteration)
         advice.look(logs, collector.take_finished())
         now = logs["env_steps"]
         last = iteration + 1 == iterations.stop or any(each.is_reached(now) for each in budgets)
@@ -236,6 +236,19 @@ def _loop(
             run.save_if_due(iteration, last or agent.model.stop_training or bool(stop))
             stop.raise_if_set()
     return logs
+
+
+def _next_logs(
+    agent: Any, policy: Any, collector: Any, compiled: Any, run: ResumableTraining, iteration: int
+) -> dict[str, float]:
+    """Collect and update, and return the logs. If the cluster is lost, save a checkpoint."""
+    try:
+        logs = compiled.next_logs(collector) if compiled else agent.iterate(collector, policy)
+    except ClusterLostError:
+        if agent.replay is None:  # else steps of this iteration may be in it
+            run.save_if_due(iteration - 1, last=True)
+        raise
+    return logs | agent.episode_logs(collector)
 
 
 def _stops(

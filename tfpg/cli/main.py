@@ -18,6 +18,7 @@ from tfpg.core import signals
 
 _COMMANDS = {
     "train": "Train a model.",
+    "sweep": "Train with several seeds and settings.",
     "resume": "Resume a stopped training run.",
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",

@@ -26,7 +26,7 @@ from tfpg.cli.command import (
     setting,
 )
 from tfpg.cli.run_training import Training
-from tfpg.cli.several_seeds import train_seeds
+from tfpg.cli.several_runs import seeds, train_all, without
 from tfpg.cli.values import as_text, dashed, each, finite
 from tfpg.core.options import (
     WithOptions,
@@ -181,7 +181,8 @@ class Train(EnvArguments, Model, Workers, Output, Command):
         name, _ = split_env_id(self.env)
         folder = self.run or Path("runs") / f"{self.algorithm}-{name.split('/')[-1]}"
         if self.seeds is not None:
-            train_seeds(folder, self.words, self.seed or 0, self.seeds)
+            words = without(self.words, "--seeds", "--seed", "--run")
+            train_all(folder, words, seeds(self.seed or 0, self.seeds))
             return
         resuming = not runs.is_free(folder)
         if resuming:
@@ -248,21 +249,22 @@ def summary_of(agent: type) -> str:
 
 
 class AlgorithmCommand(ClickCommand):
-    """``tfpg train`` with the options of one algorithm."""
+    """``tfpg train``, or a command like it, with the options of one algorithm."""
 
-    def __init__(self, algorithm: str):
+    def __init__(self, algorithm: str, command: type[Train]):
         self.algorithm, self.agent = algorithm, algorithm_class(algorithm)
+        self.declared = command
         options = options_of(self.agent)
         # The network's log_std takes the place of the agent's. Only Q-networks are dueling.
         networks = {"log_std": "log_std", "dueling": "epsilon"}
         skip = [name for name, needs in networks.items() if needs not in options]
-        own, agents = parameters(Train, skip), parameters(self.agent, ["log_std"])
+        own, agents = parameters(command, skip), parameters(self.agent, ["log_std"])
         self.agent_names = [each.name for each in agents]
         super().__init__(
             algorithm,
             params=[own[0], *agents, *own[1:]],
             callback=self.make,
-            help=f"{summary_of(self.agent)}\n\n{help_of(Train)}",
+            help=f"{summary_of(self.agent)}\n\n{help_of(command)}",
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -274,7 +276,7 @@ class AlgorithmCommand(ClickCommand):
         options = {name: values.pop(name) for name in self.agent_names if name in values}
         words = click.get_current_context().obj
         more = {"algorithm": self.algorithm, "agent_options": options, "words": words}
-        return make(Train, {**values, **more})
+        return make(self.declared, {**values, **more})
 
     def defaults(self, ctx: click.Context) -> Mapping[str, Any]:
         """Return those of the preset, of ``ENV`` if it is given before ``--help``."""
@@ -300,7 +302,7 @@ class AlgorithmCommand(ClickCommand):
         if env is None:
             text = (
                 "Some environments have their own defaults. To see them: "
-                f"tfpg train {self.algorithm} ENV --help"
+                f"{ctx.command_path} ENV --help"
             )
         formatter.write_paragraph()
         formatter.write_text(text)
@@ -313,9 +315,16 @@ def _env_of(ctx: click.Context) -> str | None:
 
 
 class AlgorithmGroup(CommandGroup):
-    """``tfpg train``: a command for each algorithm, made when it is used."""
+    """``tfpg train``, or a command like it: one for each algorithm, made when it is used."""
 
     what = "algorithm"
+
+    def __init__(self, name: str, command: type[Train]):
+        more = f"For the options of an algorithm: tfpg {name} ALGORITHM --help"
+        help = f"{help_of(command)}\n\n{more}"
+        metavar = "ALGORITHM ENV [OPTIONS]"
+        super().__init__(name, help=help, options_metavar="", subcommand_metavar=metavar)
+        self.declared = command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, summary_of(algorithm_class(name))) for name in algorithm_names()]
@@ -328,17 +337,12 @@ class AlgorithmGroup(CommandGroup):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         try:
-            return AlgorithmCommand(name)
+            return AlgorithmCommand(name, self.declared)
         except (ValueError, ImportError) as error:
             raise click.UsageError(str(error), ctx) from None
 
 
-train = AlgorithmGroup(
-    "train",
-    help=f"{help_of(Train)}\n\nFor the options of an algorithm: tfpg train ALGORITHM --help",
-    options_metavar="",
-    subcommand_metavar="ALGORITHM ENV [OPTIONS]",
-)
+train = AlgorithmGroup("train", Train)
 
 
 def parse(text: str) -> Train:

@@ -17,6 +17,7 @@ from tfpg.core.options import check_names
 from tfpg.results.run_config import CONFIG, METRICS, read_config
 
 TRAINING, VALIDATION = "episode_return", "val_episode_return"
+_TAIL = 50_000  # bytes
 
 
 class Run(NamedTuple):
@@ -185,6 +186,22 @@ def read_run(folder: Path) -> Run:
         config.get("seed"),
         config.get("validation_episodes"),
     )
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """Return the newest value of each metric of a run, as far as they are in its last rows."""
+    path, found = folder / METRICS, dict[str, float]()
+    if not has_rows(path):
+        return found
+    with path.open("rb") as file:
+        names = file.readline().decode().strip().split(",")
+        file.seek(max(file.tell(), path.stat().st_size - _TAIL))
+        rows = file.read().decode().split("\n")[:-1]
+    for row in rows:
+        values = row.strip().split(",")
+        if len(values) == len(names):
+            found |= {name: float(x) for name, x in zip(names, values, strict=True) if x != "NA"}
+    return found
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ from tfpg.envs import EnvLike, make_vec
 from tfpg.envs.supervised import MAX_FAILURES, ON_ENV_ERROR, build_env
 from tfpg.envs.watchdog import Watchdog
 from tfpg.envs.worker_process import serialize
-from tfpg.errors import EnvWorkerDied
+from tfpg.errors import ClusterLostError, EnvWorkerDied
 from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request, Share
 
 # Seconds in which workers must start, and in which a lost worker may be replaced before another one
@@ -335,7 +335,7 @@ class RayTeam:
 
         Raises:
             EnvWorkerDied: The actors of some environments died again and again.
-            ConnectionError: The head node is lost.
+            ClusterLostError: The head node is lost.
         """
         ray, answers = self._ray, dict[int, Answer]()
         reference = ray.put(actor)
@@ -465,7 +465,7 @@ class RayTeam:
                 self._head_seen = time.monotonic()
                 return
             time.sleep(pause)
-        raise ConnectionError(
+        raise ClusterLostError(
             f"The head node of the Ray cluster, {':'.join(map(str, self._head))}, is lost. Start a "
             "cluster, and resume the training from its last checkpoint."
         )

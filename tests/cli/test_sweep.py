@@ -1,0 +1,111 @@
+"""``tfpg sweep``: many runs, resumable as a whole, compared at the end."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tfpg.cli.main import main
+from tfpg.cli.several_runs import grid, seeds
+from tfpg.sharing.runs import is_finished
+
+SMALL = ["--env-steps", "1500", "--no-video", "--episodes-per-update", "4", "--hidden", "8"]
+SWEEP = ["sweep", "reinforce", "CartPole-v1", *SMALL, "--seeds", "2", "--seed", "3"]
+SETTINGS = ["--set", "learning_rate=1e-2,3e-3", "normalize=on,off"]
+
+
+def command(folder, *more):
+    return [sys.executable, "-m", "tfpg", *SWEEP, *SETTINGS, "--run", str(folder), *more]
+
+
+def table(out):
+    """The comparison in an output."""
+    return out[out.index("CartPole-v1: return") : out.index("IQM:")]
+
+
+def test_a_grid_has_all_combinations():
+    jobs = grid({"a": [("1", ["--a", "1"])], "b": [("x", ["--b"]), ("y", [])]}, seeds(0, 2))
+    assert [job.name for job in jobs] == [
+        f"a=1,b={b}/seed-{seed}" for b in ("x", "y") for seed in (0, 1)
+    ]
+    assert jobs[1].words == ["--a", "1", "--b", "--seed", "1"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("learning_rate", "--set must be NAME=VALUE,VALUE"),
+        ("learning_rat=1,2", "--learning-rat"),
+        ("learning_rate=fast", "--learning-rate"),
+        ("normalize=maybe", "--set normalize must be on or off"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_trained(tmp_path, capsys, setting, text):
+    assert main([*SWEEP, "--set", setting, "--run", str(tmp_path / "runs")]) in (1, 2)
+    assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_sweep_resumes_with_the_same_table(tmp_path, number):
+    done = subprocess.run(command(tmp_path / "whole"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished after") == 8
+    assert {"curves.png", "scores.png"} <= {x.name for x in (tmp_path / "whole").iterdir()}
+    stopped = tmp_path / "stopped"
+    with subprocess.Popen(command(stopped), stdout=subprocess.PIPE, text=True) as process:
+        while not any(is_finished(path) for path in stopped.glob("*/seed-*")):
+            time.sleep(0.1)
+        process.send_signal(number)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    time.sleep(15 * (number == signal.SIGKILL))  # the runs themselves were not killed
+    again = subprocess.run(command(stopped), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "already finished" in again.stdout
+    assert table(again.stdout) == table(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_trains_the_runs(tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'tfpg[ray]'")
+    program = f"""
+import sys
+from ray.cluster_utils import Cluster
+from tfpg.cli.main import main
+cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 2}})
+words = {command(tmp_path / "runs")[3:]!r}
+sys.exit(main([*words, "--cluster", cluster.address]))
+"""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished after") == 8
+    assert "learning_rate=0.003" in table(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_live_table(tmp_path):
+    main_end, end = pty.openpty()
+    process = subprocess.Popen(command(tmp_path / "runs"), stdout=end, stderr=end)
+    os.close(end)
+    shown = b""
+    try:
+        while part := os.read(main_end, 10_000):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    assert process.wait() == 0
+    text = shown.decode()
+    assert re.search(r"normalize=on/seed-3 +running +[\d,]+ +\d", text)
+    assert "\x1b[9F" in text
+    rows = [x for x in text.split("\r\n") if "/seed-" in x and "runs" not in x]
+    assert len(rows) > 16
+    assert max(map(len, rows)) < 80
