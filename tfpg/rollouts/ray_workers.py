@@ -28,7 +28,7 @@ from gymnasium.vector import VectorEnv
 
 from tfpg.core.messages import one_line, warn
 from tfpg.core.options import checked, count, one_of, optional, positive
-from tfpg.envs import EnvLike, make_vec
+from tfpg.envs import EnvLike, is_atari, make_vec
 from tfpg.envs.supervised import MAX_FAILURES, ON_ENV_ERROR, build_env
 from tfpg.envs.watchdog import Watchdog
 from tfpg.envs.worker_process import serialize
@@ -314,7 +314,7 @@ class RayTeam:
         self._head = _head_address(ray, workers.address)
         self._head_seen = time.monotonic()
         spec, sent = None, cast(Any, env)
-        if isinstance(env, str):
+        if isinstance(env, str) and not is_atari(env):
             with suppress(gymnasium.error.Error):
                 spec = gymnasium.spec(env.partition("?")[0])
         else:

@@ -9,6 +9,7 @@ before, and the result is the same.
 from __future__ import annotations
 
 import socket
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,7 @@ class Answer(NamedTuple):
     lost: np.ndarray | None  # [n] bool  environments that could not be restored before the call
     warnings: list[str]
     host: str  # name of the computer
+    seconds: float  # how long it took, without sending
 
 
 class Team(Protocol):
@@ -84,6 +86,7 @@ class Host:
 
     def answer(self, request: Request, actor: Actor) -> Answer:
         """Answer a request."""
+        start = time.perf_counter()
         result, state, lost = None, None, None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
@@ -99,7 +102,8 @@ class Host:
                 self._forget(request.share)
                 result = _sendable(error)
         texts = [str(each.message) for each in caught if each.category is not DeprecationWarning]
-        return Answer(result, state, lost, texts, socket.gethostname())
+        seconds = time.perf_counter() - start
+        return Answer(result, state, lost, texts, socket.gethostname(), seconds)
 
     def _player_for(self, request: Request) -> tuple[Player, np.ndarray | None]:
         """The share's player in the state before the request, and the environments it lost."""
