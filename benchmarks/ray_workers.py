@@ -1,8 +1,8 @@
 """Measure what Ray workers cost per iteration, and from which step time on they pay off.
 
 The first table compares rollouts in one process with those of Ray workers, for environments whose
-steps take a given time. The second one shows, for each number of workers, how much of an iteration's
-time is not spent playing, and how many bytes are sent.
+steps take a given time. The second one shows, for each number of workers, how much of an
+iteration's time is not spent playing, and how many bytes are sent.
 
     python benchmarks/ray_workers.py
 """
