@@ -1,7 +1,5 @@
 """The scripts and benchmarks, run as users run them."""
 
-import csv
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -89,31 +87,6 @@ def test_the_textbook_script_prints_its_iterations(tmp_path):
         cwd=tmp_path,
     )
     assert [line.split(":")[0] for line in out.splitlines()] == ["iteration 1/2", "iteration 2/2"]
-
-
-@pytest.mark.slow
-def test_a_search_continues_and_its_printed_command_repeats_the_best_trial(tmp_path):
-    optuna = pytest.importorskip("optuna")
-    size = ["--env-steps", "1500", "--evaluations", "3", "--episodes", "2"]
-    for trials in (1, 2):
-        out = run("tune.py", "a2c", "CartPole-v1", *size, "--trials", trials, cwd=tmp_path)
-    said, command, code = out.splitlines()
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/tune.db")
-    best = study.best_trial
-    assert len(study.trials) == 3
-    assert said == f"Best of 3 trials: number {best.number}, mean return {best.value:.1f}."
-    for name, value in best.user_attrs["options"].items():
-        assert f"{name}={value!r}" in code
-    same = ["--seed", best.number, "--validation-env-steps", "500", "--validation-episodes", "2"]
-    words = [*shlex.split(command)[1:], *map(str, same), "--no-video", "--run", "run"]
-    subprocess.run([sys.executable, "-m", "tfpg", *words], cwd=tmp_path, check=True)
-    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
-    rows = [row for row in rows if row["val_env_steps"] != "NA"]
-    returns = {}
-    for row in rows:
-        number = int(float(row["val_env_steps"])) // 500
-        returns.setdefault(number, float(row["val_episode_return"]))
-    assert best.intermediate_values == returns
 
 
 def test_the_textbook_script_does_not_import_tfpg():

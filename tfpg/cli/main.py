@@ -19,6 +19,7 @@ from tfpg.core import signals
 _COMMANDS = {
     "train": "Train a model.",
     "sweep": "Train with several seeds and settings.",
+    "tune": "Search for good options.",
     "resume": "Resume a stopped training run.",
     "evaluate": "Measure the return of a saved model.",
     "record": "Record a video of a saved model.",

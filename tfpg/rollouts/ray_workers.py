@@ -314,11 +314,11 @@ class RayTeam:
         self._head = _head_address(ray, workers.address)
         self._head_seen = time.monotonic()
         spec, sent = None, cast(Any, env)
-        if isinstance(env, str) and not is_atari(env):
+        if not isinstance(env, str):
+            sent = serialize(sent)
+        elif not is_atari(env):
             with suppress(gymnasium.error.Error):
                 spec = gymnasium.spec(env.partition("?")[0])
-        else:
-            sent = serialize(sent)
         reports: Any = None
         if workers.timeout is not None:
             reports = ray.remote(num_cpus=0)(Reports).remote()
