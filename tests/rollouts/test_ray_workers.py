@@ -86,6 +86,15 @@ def test_the_weights_do_not_depend_on_the_number_of_workers(name):
 
 
 @pytest.mark.slow
+def test_workers_play_while_dqn_learns():
+    """With the weights from before the updates, so that the result does not depend on timing."""
+    overlapping, in_turn = (partial(dqn, overlap=x, epsilon=0.1) for x in (True, False))
+    expected = train(overlapping, "Acrobot-v1", None)
+    assert train(overlapping, "Acrobot-v1", RayWorkers(2)) == expected
+    assert train(in_turn, "Acrobot-v1", None) != expected
+
+
+@pytest.mark.slow
 def test_cartpole_equals_environments_that_are_made_one_by_one():
     make = lambda: gymnasium.make("CartPole-v1")  # noqa: E731
     assert train(ppo, "CartPole-v1", RayWorkers(3)) == train(ppo, make, None)
