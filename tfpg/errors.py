@@ -126,11 +126,11 @@ class EnvError(RuntimeError):
 
 
 class EnvWorkerDied(EnvError):
-    """A worker process ended by itself, or was killed because it did not answer in time.
+    """A worker process died, or was killed because it did not respond in time.
 
     Args:
         envs: The indices of its environments.
-        exitcode: The exit code of the process, or None if it was killed for not answering.
+        exitcode: The exit code of the process, or None if it was killed because it did not respond.
         seeds: The seed of each environment's episode.
         steps: The step that each environment was in, from 0.
         actions: The action of each of those steps.
@@ -173,7 +173,7 @@ class EnvWorkerDied(EnvError):
     def _text(self) -> str:
         end = self._end or f"died {describe_exit(self.exitcode)}"
         if self.timeout is not None:
-            end = f"did not answer within {self.timeout:g} s and was killed"
+            end = f"did not respond within {self.timeout:g} s and was killed"
         plural = "s" * (len(self.envs) > 1)
         where = "; ".join(_activity(*each) for each in self._episodes[:_MAX_LISTED])
         if self._end:  # and nothing is known about the episodes

@@ -187,10 +187,10 @@ def test_episodes_that_failed_are_played_again_or_left_out(tmp_path, on_env_erro
 
 def test_a_hanging_environment_is_reported_and_replaced(tmp_path):
     expected = train(ppo, Light, RayWorkers(2))
-    with pytest.warns(UserWarning, match="did not answer within 1 s") as caught:
+    with pytest.warns(UserWarning, match="did not respond within 1 s") as caught:
         found = train(ppo, partial(Faulty, tmp_path, "hangs"), RayWorkers(2, timeout=1.0))
     assert found == expected
-    (text,) = [str(x.message) for x in caught if "did not answer" in str(x.message)]
+    (text,) = [str(x.message) for x in caught if "did not respond" in str(x.message)]
     assert "(step 3 of its episode, seed " in text
     assert f" on {os.uname().nodename} " in text
 
@@ -391,7 +391,7 @@ def test_a_node_that_is_removed_and_another_one_do_not_change_the_result(short_f
     done = run_cluster(short_folder, "replace_node", 300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == expected
-    assert "Another one repeats what it was doing" in done.stderr
+    assert "Another worker repeats the request" in done.stderr
 
 
 @pytest.mark.slow

@@ -30,12 +30,12 @@ Runner = Callable[[Sequence[str], Path], int]
 class Job(NamedTuple):
     """A training run."""
 
-    name: str  #: its folder in that of all runs
-    words: list[str]  #: the options that are its own
+    name: str  #: its folder, relative to the folder of all runs
+    words: list[str]  #: its own options
 
 
 def seeds(first: int, count: int) -> list[Job]:
-    """Return the jobs of successive seeds.
+    """Return a job for each of ``count`` consecutive seeds.
 
     Example:
         >>> seeds(5, 2)[1]
@@ -45,10 +45,10 @@ def seeds(first: int, count: int) -> list[Job]:
 
 
 def grid(settings: Mapping[str, Sequence[tuple[str, list[str]]]], each: Sequence[Job]) -> list[Job]:
-    """Return a job for each combination of settings, and for each of some jobs.
+    """Return every combination of settings with every given job.
 
     Args:
-        settings: For each name its values, as texts and as words of the command line.
+        settings: The values of each setting, as text and as command-line words.
         each: The jobs of a combination.
 
     Example:
@@ -73,13 +73,13 @@ def train_all(
     at_once: int | None = None,
     cluster: str | None = None,
 ) -> None:
-    """Train all jobs, print a live table, and at the end the comparison of their scores.
+    """Train all jobs, show a live table, and print a comparison of their scores at the end.
 
-    Finished runs are skipped, and stopped ones are resumed. What a run prints is in a file next to
-    its folder.
+    Finished runs are skipped, and stopped ones are resumed. A run's output goes to a log file next
+    to its folder.
 
     Args:
-        folder: The folder of the run folders.
+        folder: The folder that contains the run folders.
         words: The words of the command, after ``tfpg train``.
         jobs: The runs.
         at_once: How many runs to train at the same time. None: as many as there are cores.
@@ -105,8 +105,9 @@ def train_all(
         log = path.with_name(f"{path.name}.log")
         code = runner(run, log)
         seconds = time.monotonic() - start
-        failed = f"failed (exit code {code}), see {log},"
-        board.set(job.name, f"{failed if code else 'finished'} after {seconds:.0f} s")
+        state = f"failed (exit code {code})" if code else "finished"
+        where = f", see {log}" if code else ""
+        board.set(job.name, f"{state} after {seconds:.0f} s{where}")
         return code == 0
 
     opened = _processes() if cluster is None else _ray_tasks(cluster)
@@ -215,7 +216,7 @@ class _Board:
         self._states[name] = state
 
     def draw(self) -> None:
-        """Redraw the table; where that is not possible, print a line about each run that ended."""
+        """Redraw the table; outside a terminal, print a line for each run that has ended."""
         if not sys.stdout.isatty():
             for name, state in list(self._states.items()):
                 if name not in self._shown and state not in ("waiting", "running"):
@@ -252,7 +253,7 @@ class _Board:
 
 
 def without(words: Sequence[str], *names: str) -> list[str]:
-    """Return the words of a command without some options and their values, one or several.
+    """Return the words of a command without the named options and their values.
 
     Example:
         >>> without(["ppo", "CartPole-v1", "--seed", "3", "--run=here"], "--seed", "--run")

@@ -32,11 +32,12 @@ class Sweep(Train):
     )
     seeds: int | None = setting("Number of seeds for each setting.", count, default=5)
     jobs: int | None = setting(
-        "Runs to train at a time. [default: the number of cores, or as many as the cluster takes]",
+        "Number of runs to train at a time. [default: the number of cores, or as many as fit in "
+        "the cluster]",
         count,
     )
     cluster: str | None = setting(
-        "Address of a Ray cluster that trains the runs. Its nodes share the run folder. [default: "
+        "Address of a Ray cluster to train on. Its nodes must share the run folder. [default: "
         "processes on this machine]"
     )
 
@@ -62,7 +63,7 @@ class Sweep(Train):
         """Return the values of each setting, as texts and as words of the command line.
 
         Raises:
-            ValueError: One is not NAME=VALUE,VALUE.
+            ValueError: A setting is not of the form NAME=VALUE,VALUE.
         """
         found = {}
         for text in self.set or ():

@@ -31,19 +31,21 @@ RANGES = {
 class Tune(Train):
     """Search for good options with Optuna, and print the best ones as a command.
 
-    A trial is a training run, which ends early if its learning curve is below the median of the
-    others. Run the same command again, or in several terminals at once, to add trials.
+    A trial is a training run that stops early if its learning curve falls below the median of the
+    other trials. Run the same command again, or in several terminals at once, to add trials.
     """
 
     section = "Search options"
 
     range: tuple[str, ...] | None = setting(
-        "Options to search, such as learning_rate=1e-4:1e-2:log epochs=2:20 num_steps=32,64,128. "
-        "[default: the learning rate and a handful of others]"
+        "Options to search over, such as learning_rate=1e-4:1e-2:log epochs=2:20 "
+        "num_steps=32,64,128. [default: the learning rate and a handful of others]"
     )
-    trials: int = setting("Trials of this process.", count, default=50)
-    evaluations: int = setting("Evaluations of the greedy policy in a trial.", count, default=10)
-    study: Path = setting("File of the study.", default=Path("tune.db"))
+    trials: int = setting("Number of trials to run in this process.", count, default=50)
+    evaluations: int = setting(
+        "Number of evaluations of the greedy policy per trial.", count, default=10
+    )
+    study: Path = setting("SQLite file that stores the study.", default=Path("tune.db"))
 
     def execute(self) -> None:
         try:
@@ -53,7 +55,7 @@ class Tune(Train):
         render_modes(self.env)  # raises an error if there is no such environment
         words = [*without(self.words, *_OWN), "--no-video"]
         ranges = self.ranges()
-        for name, text in ranges.items():  # a wrong one is an error before anything is trained
+        for name, text in ranges.items():  # reject invalid ranges before training starts
             for value in _values(name, text):
                 parse(_command(words, {name: value}))
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -152,7 +154,7 @@ def _reports(trial: Any, curve: dict[int, float], every: int) -> Any:
     import optuna
 
     def report(iteration: int, logs: Any) -> None:
-        # Trials are compared at the same number, though iterations differ in length.
+        # Trials are compared by evaluation number, because iterations differ in length.
         number = int(logs.get("val_env_steps", 0) // every)
         if number and number not in curve:
             curve[number] = logs["val_episode_return"]

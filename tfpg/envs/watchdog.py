@@ -15,10 +15,10 @@ from tfpg.errors import EnvWorkerDied
 
 
 class Watchdog:
-    """Ends the process if a call of an environment takes too long.
+    """Ends the process if a call to an environment takes too long.
 
     Args:
-        timeout: The longest time of a call, in seconds.
+        timeout: Time limit of a call, in seconds.
         report: Called with the error before the process ends.
     """
 
@@ -32,11 +32,11 @@ class Watchdog:
         envs.envs = [WatchedEnv(env, self) for env in envs.envs]
 
     def begin(self, env: WatchedEnv, action: Any = None) -> None:
-        """Note that a call begins."""
+        """Record the start of a call."""
         self._call = time.monotonic(), env, action
 
     def end(self) -> None:
-        """Note that the call has ended."""
+        """Record the end of the call."""
         self._call = None
 
     def _watch(self) -> None:

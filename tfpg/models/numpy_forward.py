@@ -85,9 +85,9 @@ class Mirror(NamedTuple):
 class NumpyForward:
     """A forward pass with fixed weights. It can be pickled, and does not need TensorFlow.
 
-    More than `BLOCK` rows are processed in blocks of so many, with zeros at the end. A row of a
-    matrix product depends on the number of rows, in the last bit. Blocks make it independent of how
-    many environments are played together, here or in another process.
+    More than `BLOCK` rows are processed in blocks of `BLOCK`, and the last block is padded with
+    zeros. The last bit of a matrix product can depend on the number of rows. With blocks, it does
+    not depend on how many environments act together, in this process or another.
 
     Args:
         steps: The layers, in order.

@@ -145,14 +145,14 @@ class Actor:
         return self.head.distribution(outputs)
 
     def of_part(self, first: int, total: int) -> Actor:
-        """Return the actor of some of the environments that act together.
+        """Return an actor for some of the environments that act together.
 
-        It acts, bit for bit, as this actor does for all of them. A matrix product of other rows,
-        or of more or fewer, differs in the last bit.
+        Its decisions are bit-identical to those of this actor for all of them. It pads its inputs,
+        because the last bit of a matrix product can depend on the number and position of the rows.
 
         Args:
             first: The index of the first environment of the part.
-            total: The number of all environments.
+            total: The total number of environments.
         """
         before = first % BLOCK if total > BLOCK else first
         forward = self._forward

@@ -40,16 +40,16 @@ class Fragment(NamedTuple):
 
 
 class Player:
-    """Plays in some of the N environments of a run: in all, or in those of one process.
+    """Plays in all of a run's N environments, or in those of one process.
 
-    What happens in an environment depends on the run's seed, the environment's index among the N
-    and the weights, but not on which other environments the player has.
+    An environment's episodes depend on the run's seed, the environment's index among the N, and the
+    weights, but not on the player's other environments.
 
     Args:
         envs: A vector environment, n environments.
         seed: The run's seed.
         first: The index of its first environment among the N.
-        total: N. None: n.
+        total: The number of environments in the run, N. None: n.
         begun: The number of the first episode of each environment, to resume an earlier run.
 
     Attributes:
@@ -96,20 +96,21 @@ class Player:
         """Play this player's share of whole episodes.
 
         Args:
-            actor: Acts, by sampling, in all N environments.
+            actor: Samples actions for all N environments.
             episode: The number of the first episode of all.
-            num_episodes: Episodes of all N environments, which play them in turn.
+            num_episodes: Number of episodes over all N environments, which play them in rounds of
+                N.
             max_steps: See `tfpg.rollouts.loop.play_episodes`.
 
         Returns:
-            The episodes of each round. Their columns count from the first episode.
+            The episodes of each round. Columns are numbered from the first episode.
 
         Raises:
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
         count, head = self.envs.num_envs, actor.head
-        # Only environments that idle after their episode take the same steps again.
+        # Only environments that idle after their episode can be replayed exactly.
         tracker = self._tracker if hasattr(self.envs.unwrapped, "on_env_error") else None
         act: Any = self._of_part(actor)
         if tracker is not None:
@@ -139,7 +140,7 @@ class Player:
         if tracker is not None and rounds:
             self._last = played[-1].following
             self._returns = np.zeros(count)
-            for step in played:  # one after another, as they are added when they are repeated
+            for step in played:  # step by step, to round exactly as a replay does
                 self._returns += step.rewards
                 self._returns[step.failed] = 0.0
             self._returns[wanted:] = np.nan  # rewards of episodes that do not count are 0
@@ -157,7 +158,7 @@ class Player:
         """Step each environment ``num_steps`` times, from where the last call stopped.
 
         Args:
-            actor: Acts, by sampling, in all N environments.
+            actor: Samples actions for all N environments.
             fragment: The number of the call.
             num_steps: Number of steps of each environment.
             max_steps: Length at which an episode is truncated. None: the environment's own limit.
@@ -165,15 +166,16 @@ class Player:
             log_probs: Whether log-probabilities are needed. They are 0 otherwise.
 
         Raises:
-            ValueError: ``max_steps`` is given and the vector environment resets itself, or
-                ``end_on_life_loss`` is and the environment does not report lives.
+            ValueError: ``max_steps`` is given but the vector environment resets itself, or
+                ``end_on_life_loss`` is given but the environment does not report lives.
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             tfpg.errors.EnvError: An environment failed, and ``on_env_error`` is ``"raise"``.
         """
         if max_steps and autoreset_mode(self.envs) is not AutoresetMode.DISABLED:
             raise ValueError(
-                "max_steps cannot cut off the episodes of a vector environment that resets itself: "
-                "make it with autoreset_mode=DISABLED, or wrap its environments in TimeLimit."
+                "max_steps cannot truncate the episodes of a vector environment that resets "
+                "itself: make it with autoreset_mode=DISABLED, or wrap its environments in "
+                "TimeLimit."
             )
         if self.progress is None:
             self.progress = self._begin()
@@ -209,13 +211,13 @@ class Player:
         return Fragment(played, times, envs, returns, lengths, longest)
 
     def follow(self) -> None:
-        """Keep track of the environments, for `get_state`. Call it before anything is played."""
+        """Track the environments' positions for `get_state`. Call this before playing."""
         self._tracker = EnvTracker(self.envs)
 
     def get_state(self, new: bool = False) -> dict[str, Any]:
         """Return the state for `set_state`, with the environments' positions if they are followed.
 
-        Lists and arrays have an entry for each environment.
+        Lists and arrays have one entry per environment.
 
         Args:
             new: Return only the actions since the last call; see `EnvTracker.get_state`.
@@ -241,8 +243,8 @@ class Player:
         """Resume from the state of a player that was followed.
 
         Returns:
-            ``[n]`` bool, the environments that could not be restored: they reset themselves, or do
-            not take the same steps every time. Their episodes begin from a reset.
+            ``[n]`` bool, the environments that could not be restored, because they reset themselves
+            or are not deterministic. They start new episodes.
         """
         self._begun, self._seeds = np.array(state["begun"]), list(state["seeds"])
         self._returns, self._lives = np.array(state["returns"]), np.array(state["lives"])
@@ -264,7 +266,8 @@ class Player:
             observations, same = self._tracker.set_state(state["position"], known)
             lost = ~same
             if lost.any():
-                # A vector environment may return other observations of those it did not reset.
+                # A vector environment may return different observations for environments it did not
+                # reset.
                 begun = reset_some(self.envs, lost, self._next_seeds(lost, np.zeros_like(lost)))
                 assign(observations, lost, map_arrays(lambda x: x[lost], begun))
             self.progress = Progress(observations, playing | lost, np.where(lost, 0, lengths))

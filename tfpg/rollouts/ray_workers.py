@@ -35,11 +35,11 @@ from tfpg.envs.worker_process import serialize
 from tfpg.errors import ClusterLostError, EnvWorkerDied
 from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request, Share
 
-# Seconds in which workers must start, and in which a lost worker may be replaced before another one
-# plays in its environments.
+# Seconds to wait for workers to start, and for a lost worker to be replaced before another one
+# takes over its environments.
 _START_SECONDS, _PATIENCE = 120.0, 5.0
-_HEAD_SECONDS = 5.0  # between two checks that the head node is there
-_LONGEST_FOLDER = 20  # characters: paths of sockets have up to 107, and Ray and a name add 87
+_HEAD_SECONDS = 5.0  # between checks that the head node is reachable
+_LONGEST_FOLDER = 20  # characters: a socket path has at most 107, and Ray and a name add 87
 _KILLED = "died: it crashed, was killed, or ran out of memory"
 
 
@@ -49,16 +49,16 @@ class RayWorkers:
 
     Each worker plays in an equal share of the agent's ``num_envs`` environments. The trained
     weights do not depend on the number of workers. If a worker or a node is lost, another worker
-    repeats what it was doing, with the same result.
+    repeats its request, with the same result.
 
     Args:
         num_workers: Number of actors.
         address: Address of a Ray cluster: ``"auto"`` on one of its nodes, or
-            ``"ray://HOST:10001"``. None: Ray is started on this machine for the training, reachable
-            only from here.
+            ``"ray://HOST:10001"``. None: start Ray on this machine for the training run, reachable
+            only from this machine.
         cpus_per_worker: CPUs that Ray reserves for an actor.
-        timeout: Seconds after which an environment that has not returned is considered hanging, and
-            its worker is replaced. None: never.
+        timeout: Seconds after which an environment that has not returned is considered hung and its
+            worker is replaced. None: never.
         on_env_error: What happens if an environment raises an exception: ``"raise"``,
             ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
 
@@ -113,7 +113,7 @@ class RayWorkers:
 def connected(workers: RayWorkers) -> Iterator[None]:
     """Connect to a cluster, or start Ray on this machine, for a ``with`` statement.
 
-    A connection of the caller's is used as it is.
+    If the caller is already connected, that connection is used.
     """
     handler = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
@@ -138,13 +138,14 @@ def connected(workers: RayWorkers) -> Iterator[None]:
             }
         else:
             options["address"] = workers.address
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it announces its authentication
+        # Else it logs messages about authentication.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             ray.init(**options)
         except (ConnectionError, ValueError) as error:
             raise ConnectionError(
-                f"There is no Ray cluster at {workers.address!r}: {one_line(error, 300)}. "
-                "Start one with ray start --head, or leave the address out."
+                f"Cannot connect to a Ray cluster at {workers.address!r}: {one_line(error, 300)}. "
+                "Start one with ray start --head, or omit the address."
             ) from error
         stack.callback(ray.shutdown)
         if threading.current_thread() is threading.main_thread():
@@ -153,12 +154,12 @@ def connected(workers: RayWorkers) -> Iterator[None]:
 
 
 def _imported_ray(stack: ExitStack, local: bool) -> Any:
-    """Import Ray, with the settings that it reads from the environment at that time."""
+    """Import Ray, with the settings that it reads from environment variables on import."""
     settings = {"RAY_USAGE_STATS_ENABLED": "0"}
     if local:
         settings |= {
             "RAY_AUTH_TOKEN": _token(),  # else Ray writes one to the home folder
-            # Ray then listens at the loopback address only.
+            # Ray then listens only on the loopback address.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
     before = {name: os.environ.get(name) for name in settings}
@@ -173,9 +174,9 @@ def _imported_ray(stack: ExitStack, local: bool) -> Any:
 
 
 def _session_folder() -> str:
-    """Make the folder of a cluster on this machine, and remove those of processes that were killed.
+    """Create the folder of a local cluster, and remove folders left by killed processes.
 
-    Ray uses a folder in /tmp that it never removes.
+    By default, Ray uses a folder in /tmp and never removes it.
     """
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > _LONGEST_FOLDER:
@@ -202,7 +203,7 @@ def _restore(environment: dict[str, str | None]) -> None:
 
 
 class Worker:
-    """The Ray actor.
+    """A Ray actor that answers requests.
 
     Args:
         env: An environment id, or a callable that was serialized.
@@ -210,7 +211,7 @@ class Worker:
         on_env_error: See `RayWorkers`.
         timeout: See `RayWorkers`.
         reports: A handle of `Reports`, if there is a timeout.
-        path: Folders in which to look for modules after its own.
+        path: Folders to append to ``sys.path``.
     """
 
     def __init__(
@@ -257,7 +258,7 @@ def _make(
 
 
 class Reports:
-    """A Ray actor that keeps the last words of others."""
+    """A Ray actor that stores the errors that workers report before they exit."""
 
     def __init__(self) -> None:
         self._errors: list[EnvWorkerDied] = []
@@ -266,20 +267,20 @@ class Reports:
         self._errors.append(error)
 
     def take(self, first: int, size: int) -> EnvWorkerDied | None:
-        """Return the last error of some environments, once."""
+        """Return the last error of some environments, and delete their errors."""
         found = [x for x in self._errors if first <= x.env < first + size]
         self._errors = [x for x in self._errors if x not in found]
         return found[-1] if found else None
 
 
 class _Place:
-    """A place in the team: an actor, or one that is going to replace it."""
+    """A place in the team: an actor, or its replacement while it starts."""
 
     def __init__(self, start: Callable[[], Any]):
         self._start = start
         self.tasks = 0
         self.name = ""
-        self.failures = 0  # to start, in a row
+        self.failures = 0  # failed starts in a row
         self.restart()
 
     def restart(self) -> None:
@@ -327,14 +328,15 @@ class RayTeam:
         kind = kind.options(scheduling_strategy="SPREAD")
         arguments = sent, spec, workers.on_env_error, workers.timeout, reports, sys.path
         self._places = [_Place(lambda: kind.remote(*arguments)) for _ in range(shares)]
-        self._has: dict[Any, tuple[Any, int]] = {}  # which actor has a share after so many requests
+        # share -> its actor, and how many requests it has answered
+        self._has: dict[Any, tuple[Any, int]] = {}
         self._wait_for_start()
 
     def answers(self, requests: Sequence[Request], actor: Any) -> list[Answer]:
-        """Return the answer to each request, each from whichever actor is there.
+        """Return the answer to each request, each from any available actor.
 
         Raises:
-            EnvWorkerDied: The actors of some environments died again and again.
+            EnvWorkerDied: The actors of some environments died too many times in a row.
             ClusterLostError: The head node is lost.
         """
         ray, answers = self._ray, dict[int, Answer]()
@@ -383,7 +385,7 @@ class RayTeam:
         return request
 
     def _place_for(self, i: int, since: float) -> _Place | None:
-        """Where to send a request: its own place, or after some time one that is there."""
+        """The place to send a request to: its own or, after a delay, any that is ready."""
         own = self._places[i]
         if own.ready:
             return own
@@ -426,7 +428,7 @@ class RayTeam:
             end = "is lost" if isinstance(cause, self._ray.exceptions.ObjectLostError) else _KILLED
             error = EnvWorkerDied(envs, None, unknown, unknown, unknown, end=end)
         error.at_host(place.name)
-        if place.ready:  # else another request has noticed it
+        if place.ready:  # else it is already being restarted
             place.restart()
         self._deaths[request.share] += 1
         if self._deaths[request.share] > MAX_FAILURES:
@@ -435,8 +437,8 @@ class RayTeam:
         if not self._has_warned:
             self._has_warned = True
             warn(
-                f"{error} Another one repeats what it was doing, with the same result. This "
-                f"warning is shown once; more than {MAX_FAILURES} failures in a row raise an error."
+                f"{error} Another worker repeats the request, with the same result. This warning "
+                f"is shown once; more than {MAX_FAILURES} failures in a row raise an error."
             )
 
     def _wait_for_start(self) -> None:
@@ -453,11 +455,11 @@ class RayTeam:
                 f"{_START_SECONDS:g} s: the cluster has {cpus:g} CPUs."
             )
             if not ready:
-                raise RuntimeError(f"{text} Start more nodes, or ask for fewer workers.")
-            warn(f"{text} They also play in the environments of the others.")
+                raise RuntimeError(f"{text} Add nodes, or use fewer workers.")
+            warn(f"{text} They also run the environments of the missing workers.")
 
     def _check_head(self) -> None:
-        """Raise an error if the head node is lost, because Ray soon ends this process then."""
+        """Raise an error if the head node is lost, before Ray ends this process."""
         if self._head is None or time.monotonic() - self._head_seen < _HEAD_SECONDS:
             return
         for pause in (1.0, 2.0, 0.0):
@@ -472,7 +474,7 @@ class RayTeam:
 
 
 def _head_address(ray: Any, address: str | None) -> tuple[str, int] | None:
-    """The address of the cluster's head, to check whether it is still there."""
+    """The address of the head node, to check that it is reachable."""
     if address is not None and address.startswith("ray://"):
         parts = urlsplit(address)
     else:

@@ -1,4 +1,4 @@
-"""From the steps of the loop to a trajectory."""
+"""Assembling the loop's steps into a trajectory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def record(
         steps: The steps, at least one. Those of an episode whose environment failed are left out;
             if it began before the first of them, the first row of its column is masked.
         actor: The actor that acted.
-        num_episodes: How many columns to return, the first ones. None: all.
-        num_steps: The least T; the trajectory is padded up to it.
+        num_episodes: Return only the first ``num_episodes`` columns. None: all.
+        num_steps: The minimum T, to which the trajectory is padded.
         log_probs: Whether log-probabilities are needed. They are 0 otherwise.
 
     Raises:
@@ -96,7 +96,7 @@ def _arranged(
         arrays = [moved(x) for x in arrays]
         # Zeros may be outside the observation space.
         observations = map_arrays(lambda x: moved(x, length + 1, x[0]), observations)
-        # Nothing is below the last step of a column yet.
+        # The row after the last step of each column is still unset.
         n = np.flatnonzero(real.any(axis=0))
         ended[steps - 1 - real[::-1, n].argmax(axis=0), n] = True
     for t in np.flatnonzero(ended.any(axis=1)).tolist():
@@ -109,7 +109,7 @@ def _arranged(
 def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarray:
     """Return the row of a trajectory that each real step goes to.
 
-    Real steps go below each other, with a row between the end of an episode and the next step.
+    Real steps fill consecutive rows, with an extra row after the end of each episode.
 
     Args:
         real: ``[T, N]`` bool, the steps to keep.
@@ -117,7 +117,7 @@ def arrange(real: np.ndarray, ended: np.ndarray, broken: np.ndarray) -> np.ndarr
         broken: ``[N]`` bool, the columns that begin with a masked row.
 
     Returns:
-        ``[T, N]`` int, which counts only where a step is real.
+        ``[T, N]`` int, meaningful only where a step is real.
 
     Example:
         >>> real, ended = np.array([[1, 1, 0, 1]]).T > 0, np.array([[0, 1, 0, 0]]).T > 0

@@ -1,9 +1,9 @@
-"""Playing in other processes: what is sent, who answers, and the collector that puts it together.
+"""Playing in other processes: the messages, the workers that answer them, and the collector.
 
-The N environments of a run are divided into shares of successive environments. For each fragment or
-round of episodes, a share is one `Request`, which some worker answers. An answer contains what was
-played and the state after it. So if a worker dies, another one repeats its request from the state
-before, and the result is the same.
+A run's N environments are divided into shares of consecutive environments. For each fragment or
+round of episodes, each share has one `Request`, which any worker can answer. The answer contains
+the trajectories and the resulting state. So if a worker dies, another one repeats its request from
+the previous state, with the same result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tfpg.rollouts.trajectory import Columns, Trajectory
 
 
 class Share(NamedTuple):
-    """Some of the environments of a run, which one worker plays in."""
+    """Consecutive environments of a run, assigned to one worker."""
 
     first: int  # index of its first environment
     size: int
@@ -41,7 +41,7 @@ class Request(NamedTuple):
     """A call of a method of the `Player` of a share."""
 
     share: Share
-    total: int  # the number of all environments
+    total: int  # the number of environments in the run
     seed: int
     begun: int  # see `Player`
     number: int  # requests for the share before this one
@@ -58,16 +58,16 @@ class Answer(NamedTuple):
     lost: np.ndarray | None  # [n] bool  environments that could not be restored before the call
     warnings: list[str]
     host: str  # name of the computer
-    seconds: float  # how long it took, without sending
+    seconds: float  # time to answer, excluding transfer
 
 
 class Team(Protocol):
     """Workers that answer requests, in other processes."""
 
-    shares: int  #: how many shares there should be
+    shares: int  #: the number of shares
 
     def answers(self, requests: Sequence[Request], actor: Any) -> list[Answer]:
-        """Return the answer to each request. The policy's actor is the same for all."""
+        """Return the answer to each request. All requests use the same actor."""
 
     def close(self) -> None:
         """End the workers."""
@@ -77,12 +77,14 @@ class Host:
     """Answers requests in a worker process.
 
     Args:
-        make: Makes a vector environment from the index of the first environment and their number.
+        make: Makes a vector environment from the index of its first environment and the number of
+            environments.
     """
 
     def __init__(self, make: Callable[[int, int], VectorEnv]):
         self._make = make
-        self._players: dict[Share, tuple[int, Player]] = {}  # after so many requests
+        # the players, and how many requests each has answered
+        self._players: dict[Share, tuple[int, Player]] = {}
 
     def answer(self, request: Request, actor: Actor) -> Answer:
         """Answer a request."""
@@ -139,12 +141,12 @@ def _sendable(error: Exception) -> Exception:
 
 
 class RemoteEnvs(VectorEnv):
-    """Stands for environments in which a `Team` plays.
+    """A stand-in for environments in which a `Team` plays.
 
     Args:
         env: An id or a callable.
         num_envs: N.
-        team: The team, which is closed with this.
+        team: The team. Closing this closes it too.
     """
 
     def __init__(self, env: EnvLike, num_envs: int, team: Team):
@@ -165,11 +167,13 @@ class RemoteEnvs(VectorEnv):
 
 
 class RemoteCollector(Collector):
-    """A collector whose team plays. It collects what a `Collector` in this process would collect.
+    """A collector that lets a `Team` play.
+
+    It returns the same data as a `Collector` in this process.
 
     Args:
         envs: The `RemoteEnvs`.
-        seed: See `Collector`, as for the others.
+        seed: See `Collector`.
         episode: See `Collector`.
         fragment: See `Collector`.
         window: See `Collector`.
@@ -186,10 +190,10 @@ class RemoteCollector(Collector):
         self._shares = [Share(int(part[0]), len(part)) for part in parts]
         self._numbers = [0] * len(parts)
         self._states: list[dict[str, Any] | None] = [None] * len(parts)
-        self._told: set[str] = set()
+        self._seen_warnings: set[str] = set()
 
     def follow(self) -> None:
-        """The positions are always known."""
+        """Do nothing: the positions are always known."""
 
     def get_state(self) -> dict[str, Any]:
         states = [each or {} for each in self._states]
@@ -224,8 +228,8 @@ class RemoteCollector(Collector):
         ]
         answers = self.envs.team.answers(requests, actor)
         for text in dict.fromkeys(x for each in answers for x in each.warnings):
-            if text not in self._told:
-                self._told.add(text)
+            if text not in self._seen_warnings:
+                self._seen_warnings.add(text)
                 warn(text)
         errors = [each.result for each in answers if isinstance(each.result, Exception)]
         if errors:
@@ -243,7 +247,7 @@ class RemoteCollector(Collector):
 
 
 def broken(data: Trajectory, lost: np.ndarray) -> Trajectory:
-    """Return a fragment with a masked row before the columns ``[n]`` bool that begin new episodes.
+    """Return a fragment with a masked row at the start of the ``lost`` columns (``[n]`` bool).
 
     Example:
         >>> zeros, ones = np.zeros((2, 2)), np.ones((2, 2))
@@ -262,7 +266,7 @@ def broken(data: Trajectory, lost: np.ndarray) -> Trajectory:
 
 
 def part_of(state: Mapping[str, Any], share: Share) -> dict[str, Any]:
-    """Return the part of a player's state that is about a share.
+    """Return the part of a player's state that belongs to a share.
 
     Example:
         >>> part_of({"seeds": [5, 6, 7], "held_for": 2}, Share(1, 2))
@@ -279,7 +283,7 @@ def part_of(state: Mapping[str, Any], share: Share) -> dict[str, Any]:
 
 
 def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the state of the player that has the environments of several players.
+    """Merge the states of several players into the state of one.
 
     Example:
         >>> merged([{"seeds": [5], "held_for": 2}, {"seeds": [6, 7], "held_for": 2}])
