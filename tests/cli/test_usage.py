@@ -38,7 +38,7 @@ CASES = [
     (["doctor", "--help"], 0, "--json"),
     ([], 2, "Usage: tfpg [OPTIONS] COMMAND"),
     (["train"], 2, "Usage: tfpg train ALGORITHM ENV [OPTIONS]"),
-    (["fly"], 2, "Unknown command 'fly'. Available: train, resume, evaluate"),
+    (["fly"], 2, "Unknown command 'fly'. Available: train, sweep, tune, resume, evaluate"),
     (["evalute", "run"], 2, "Unknown command 'evalute'. Did you mean 'evaluate'?"),
     (["train", "dqm", "CartPole-v1"], 2, "Unknown algorithm 'dqm'. Did you mean 'dqn'?"),
     (["train", "sarsa", "CartPole-v1"], 2, "Available: reinforce, a2c, ppo, dqn"),
