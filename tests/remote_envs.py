@@ -1,6 +1,7 @@
 """Environments of tests with workers. Importing them does not import TensorFlow."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -44,6 +45,7 @@ class WithoutTensorFlow(Light):
 
     def step(self, action):
         assert not {"tensorflow", "keras"} & {*sys.modules}
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
         return super().step(action)
 
 
@@ -62,6 +64,8 @@ class Faulty(Light):
                 return self.observe(), np.nan, False, False, {}
             if self.fault == "hangs":
                 time.sleep(100)
+            if self.fault == "blocks":
+                re.match("(a+)+$", "a" * 60 + "b")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
 
@@ -95,3 +99,23 @@ class Warns(Light):
     def reset(self, *, seed=None, options=None):
         warnings.warn("The torque is low.", stacklevel=1)
         return super().reset(seed=seed, options=options)
+
+
+class Counts(Light):
+    """Rewards the number of its episodes so far, which a seed does not restore."""
+
+    count = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.count += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, float(self.count), *rest
+
+    def get_state(self):
+        return {"count": self.count, "t": self.t}
+
+    def set_state(self, state):
+        self.count, self.t = state["count"], state["t"]

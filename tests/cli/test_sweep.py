@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
 from tfpg.cli.main import main
-from tfpg.cli.several_runs import grid, seeds
+from tfpg.cli.several_runs import grid, seeds, without
 from tfpg.sharing.runs import is_finished
 
 SMALL = ["--env-steps", "1500", "--no-video", "--episodes-per-update", "4", "--hidden", "8"]
@@ -34,6 +35,32 @@ def test_a_grid_has_all_combinations():
         f"a=1,b={b}/seed-{seed}" for b in ("x", "y") for seed in (0, 1)
     ]
     assert jobs[1].words == ["--a", "1", "--b", "--seed", "1"]
+
+
+def test_runs_that_would_share_a_folder_are_refused():
+    with pytest.raises(ValueError, match="settings with the same name"):
+        grid({"a": [("1", ["--a", "1"]), ("1", ["--a", "1"])]}, seeds(0, 1))
+
+
+def test_options_and_their_values_are_left_out():
+    words = ["ppo", "--seeds", "3", "Acrobot-v1", "--set", "a=1", "b=2", "--gamma", "0.9"]
+    assert without(words, "--seeds", several=["--set"]) == ["ppo", "Acrobot-v1", "--gamma", "0.9"]
+    assert without(["ppo", "--set=a=1", "b=2", "--jobs=2", "x"], "--jobs", several=["--set"]) == [
+        "ppo",
+        "x",
+    ]
+
+
+@pytest.mark.slow
+def test_finished_runs_with_other_options_are_not_taken_for_these(tmp_path):
+    train = ["train", "reinforce", *SMALL, "--seeds", "1", "CartPole-v1", "--run"]
+    run = partial(subprocess.run, capture_output=True, text=True)
+    first = run([sys.executable, "-m", "tfpg", *train, str(tmp_path / "runs")])
+    assert first.returncode == 0, first.stderr
+    assert "already finished" in run([*first.args]).stdout
+    other = run([*first.args, "--gamma", "0.5"])
+    assert other.returncode == 1
+    assert "has a run with the default --gamma, but this one has --gamma 0.5" in other.stderr
 
 
 @pytest.mark.parametrize(

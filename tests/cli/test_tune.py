@@ -46,7 +46,7 @@ def test_a_search_continues_and_its_printed_command_repeats_the_best_trial(tmp_p
 @pytest.mark.slow
 def test_the_options_are_in_their_ranges_and_other_ranges_begin_another_study(tmp_path):
     ranges = ["--range", "gamma=0.5:0.6", "epochs=2:3", "num_steps=8,16"]
-    for more in ([], ["learning_rate=1e-3:2e-3:log"]):
+    for more in ([], ["learning-rate=1e-3:2e-3:log"]):
         run(*SMALL, "--trials", 2, *ranges, *more, cwd=tmp_path)
     storage = f"sqlite:///{tmp_path}/tune.db"
     names = optuna.get_all_study_names(storage)
@@ -58,6 +58,12 @@ def test_the_options_are_in_their_ranges_and_other_ranges_begin_another_study(tm
             assert options["epochs"] in ("2", "3")
             assert options["num_steps"] in ("8", "16")
             assert 1e-3 <= float(options.get("learning_rate", 1e-3)) <= 2e-3
+
+
+@pytest.mark.parametrize("option", ["--iterations", "--seeds"])
+def test_options_that_trials_cannot_have_are_refused(capsys, option):
+    assert main(["tune", "a2c", "CartPole-v1", option, "2"]) == 2
+    assert f"leave out {option}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

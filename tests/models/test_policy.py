@@ -1,5 +1,6 @@
 """Policies: how they act, what they refuse, and the values that they return."""
 
+import pickle
 import subprocess
 import sys
 
@@ -284,3 +285,22 @@ class TestFit:
         message = r"shape \(N, 4\), but got \(4,\). For a single observation, pass x\[None\]"
         with pytest.raises(ValueError, match=message):
             Policy(model_of(2), "CartPole-v1").act(np.zeros(4, "float32"))
+
+
+def test_a_portable_actor_needs_only_the_inputs_of_the_policy():
+    space = spaces.Dict(
+        {"image": spaces.Box(0, 255, (8, 8, 1), np.uint8), "speed": spaces.Box(-1, 1, (2,))}
+    )
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), name="image")
+    outputs = layers.Dense(3)(layers.Flatten()(layers.Conv2D(2, 3)(layers.Rescaling(0.01)(image))))
+    speed = keras.Input((2,), name="speed")
+    value_model = keras.Model({"speed": speed}, layers.Dense(1)(speed))
+    model = keras.Model({"image": image}, outputs)
+    policy = Policy(model, (space, spaces.Discrete(3)), value_model=value_model)
+    assert policy.acting == "tensorflow"
+    actor = pickle.loads(pickle.dumps(policy.portable_actor()))
+    observations = {key: np.stack([part.sample()] * 5) for key, part in space.items()}
+    expected = policy.actor()(observations)
+    np.testing.assert_allclose(actor(observations).outputs, expected.outputs, atol=1e-5)

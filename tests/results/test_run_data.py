@@ -6,7 +6,7 @@ import pytest
 from made_runs import make_run
 
 from tfpg.results.learning_curves import align
-from tfpg.results.run_data import Group, Run, groups_of, read_run
+from tfpg.results.run_data import Group, Run, groups_of, last_metrics, read_run
 
 
 def history_of(**logs):
@@ -214,3 +214,18 @@ class TestGroups:
             groups_of(tmp_path / "empty")
         with pytest.raises(FileNotFoundError, match="No run at .*nowhere"):
             groups_of([str(tmp_path / "nowhere")])
+
+
+def test_the_newest_metrics_are_found_in_files_of_any_length(tmp_path):
+    names = ["env_steps", "episode_return", "val_episode_return"]
+    for count in (1, 3, 2000, *range(4000, 4040)):
+        rows = [[str(n), f"{n}.5", "NA" if n % 7 else str(-n)] for n in range(1, count + 1)]
+        text = "".join(",".join(row) + "\n" for row in [names, *rows])
+        (tmp_path / "metrics.csv").write_text(text + "17,1")  # a row that is being written
+        found = last_metrics(tmp_path)
+        expected = {"env_steps": count, "episode_return": count + 0.5}
+        if count >= 7:
+            expected["val_episode_return"] = -(count // 7) * 7
+        assert found == expected
+    assert len(text) > 50_000
+    assert last_metrics(tmp_path / "nothing") == {}

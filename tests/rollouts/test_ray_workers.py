@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,13 @@ import numpy as np
 import psutil
 import pytest
 from marks import slow_but
-from remote_envs import Cloud, Faulty, Light, Random, Warns, WithoutTensorFlow
+from remote_envs import Cloud, Counts, Faulty, Light, Random, Warns, WithoutTensorFlow
 
 import tfpg
 from tfpg import RayWorkers
 from tfpg.checkpoints.store import Store
 from tfpg.errors import EnvDataError, EnvError, EnvWorkerDied
+from tfpg.rollouts.remote import Host, Request, Share
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tfpg[ray]'")
 
@@ -183,6 +185,64 @@ def test_episodes_that_failed_are_played_again_or_left_out(tmp_path, on_env_erro
         found.append(reinforce(Light).fit(env, 2, seed=3, verbose=0, workers=workers))
     lengths = [each.history["episode_length"] for each in found]
     assert lengths[0] == lengths[1] == [7, 7]
+
+
+def host_of(env):
+    return Host(lambda first, size: tfpg.envs.make_vec(env, size, first_index=first))
+
+
+def request(**fields):
+    given = {"share": Share(3, 2), "total": 5, "seed": 0, "begun": 0, "number": 0, "state": None}
+    return Request(**{**given, "method": "steps", "arguments": (0, 8), **fields})
+
+
+def test_a_worker_names_environments_by_their_index_in_the_run(tmp_path):
+    actor = ppo(Light).policy_for(Light).actor()
+    answer = host_of(partial(Faulty, tmp_path, "nan", always=True)).answer(request(), actor)
+    assert isinstance(answer.result, EnvDataError)
+    assert answer.result.env == 3
+
+
+def test_a_worker_does_not_begin_from_scratch_in_the_middle_of_a_run():
+    answer = host_of(Light).answer(request(number=1), ppo(Light).policy_for(Light).actor())
+    assert "needs the state before it" in str(answer.result)
+
+
+@pytest.mark.slow
+def test_an_environment_that_does_not_let_threads_run_is_replaced(tmp_path):
+    expected = train(ppo, Light, None)
+    with pytest.warns(UserWarning, match="died: it crashed, was killed"):
+        found = train(ppo, partial(Faulty, tmp_path, "blocks"), RayWorkers(2, timeout=1.0))
+    assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_an_own_state_of_environments_is_used(tmp_path, timeout):
+    workers = RayWorkers(2, timeout=timeout)
+    expected = train(ppo, Counts, None, 4)
+    train(ppo, Counts, workers, 2, checkpoints=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train(ppo, Counts, workers, 4, checkpoints=tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_atari_games_can_be_played_with_a_timeout():
+    pytest.importorskip("ale_py")
+    model = tfpg.networks.nature_cnn("ALE/Pong-v5", hidden=8, seed=0)
+    agent = tfpg.Reinforce(model, episodes_per_update=2, max_steps=4, baseline="mean")
+    workers = RayWorkers(2, timeout=30.0)
+    history = agent.fit("ALE/Pong-v5", 1, seed=0, verbose=0, workers=workers)
+    assert history.history["env_steps"] == [8]
+
+
+@pytest.mark.slow
+def test_workers_without_an_episode_of_their_own(tmp_path):
+    few = partial(reinforce, episodes_per_update=3)
+    expected = train(few, "Pendulum-v1", None, 3)
+    train(few, "Pendulum-v1", RayWorkers(2), 2, checkpoints=tmp_path)
+    assert train(few, "Pendulum-v1", RayWorkers(2), 3, checkpoints=tmp_path) == expected
 
 
 def test_a_hanging_environment_is_reported_and_replaced(tmp_path):

@@ -245,7 +245,8 @@ def _next_logs(
     try:
         logs = compiled.next_logs(collector) if compiled else agent.iterate(collector, policy)
     except ClusterLostError:
-        if agent.replay is None:  # else steps of this iteration may be in it
+        # The replay may have steps of this iteration.
+        if agent.replay is None and collector.is_known:
             run.save_if_due(iteration - 1, last=True)
         raise
     return logs | agent.episode_logs(collector)

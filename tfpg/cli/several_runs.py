@@ -63,6 +63,8 @@ def grid(settings: Mapping[str, Sequence[tuple[str, list[str]]]], each: Sequence
         folder = ",".join(texts).replace("/", "-").replace(" ", "-")
         for job in each:
             jobs.append(Job(f"{folder}/{job.name}" if folder else job.name, words + job.words))
+    if len({job.name for job in jobs}) < len(jobs):
+        raise ValueError("Two runs have the same settings, or settings with the same name.")
     return jobs
 
 
@@ -72,6 +74,7 @@ def train_all(
     jobs: Sequence[Job],
     at_once: int | None = None,
     cluster: str | None = None,
+    check: Callable[[Path, list[str]], None] = lambda folder, words: None,
 ) -> None:
     """Train all jobs, show a live table, and print a comparison of their scores at the end.
 
@@ -84,10 +87,14 @@ def train_all(
         jobs: The runs.
         at_once: How many runs to train at the same time. None: as many as there are cores.
         cluster: Address of a Ray cluster, whose nodes share the folder. None: this machine.
+        check: Raises an error if a finished run in a folder has another command than these words.
 
     Raises:
         RuntimeError: Some of the runs failed.
     """
+    for job in jobs:
+        if runs.is_finished(folder / job.name):
+            check(folder / job.name, [*words, *job.words])
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tfpg", "train", *words]
     board = _Board(folder, [job.name for job in jobs])
@@ -168,18 +175,26 @@ class _RayTasks:
         self._ray = ray
         self._task = ray.remote(num_cpus=1, max_retries=-1)(_run)
         self._running: list[Any] = []
+        self._stopped, self._lock = False, threading.Lock()
 
     def __call__(self, command: Sequence[str], log: Path) -> int:
-        task = self._task.remote([str(word) for word in command], str(log), os.getcwd())
-        self._running.append(task)
+        with self._lock:
+            if self._stopped:
+                return 1
+            task = self._task.remote([str(word) for word in command], str(log), os.getcwd())
+            self._running.append(task)
         try:
             return self._ray.get(task)
-        except self._ray.exceptions.RayError:
+        except self._ray.exceptions.RayError as error:
+            with log.open("a") as out:
+                print(error, file=out)
             return 1
 
     def stop(self) -> None:
-        for task in self._running:
-            self._ray.cancel(task)
+        with self._lock:
+            self._stopped = True
+            for task in self._running:
+                self._ray.cancel(task)
 
 
 @contextmanager
@@ -252,19 +267,30 @@ class _Board:
         )
 
 
-def without(words: Sequence[str], *names: str) -> list[str]:
+def without(words: Sequence[str], *names: str, several: Sequence[str] = ()) -> list[str]:
     """Return the words of a command without the named options and their values.
 
+    Args:
+        words: The words.
+        *names: Options with one value.
+        several: Options with one value or more.
+
     Example:
-        >>> without(["ppo", "CartPole-v1", "--seed", "3", "--run=here"], "--seed", "--run")
+        >>> without(["ppo", "--seed", "3", "CartPole-v1", "--run=here"], "--seed", "--run")
         ['ppo', 'CartPole-v1']
     """
-    kept, dropping = [], False
-    for word in words:
+    kept, rest = list[str](), iter(words)
+    dropping = positional = False
+    for word in rest:
         if is_option(word):
-            dropping = word.partition("=")[0] in names
-        if not dropping:
+            name, given, _ = word.partition("=")
+            dropping, positional = name in several, name in names
+            if name in names and not given:
+                next(rest, None)
+            if name not in names and not dropping:
+                kept.append(word)
+        elif positional:  # at the front, where it is not taken for a value of another option
+            kept.insert(1, word)
+        elif not dropping:
             kept.append(word)
-        elif is_option(word) and "=" in word:
-            dropping = False
     return kept

@@ -7,13 +7,19 @@ from pathlib import Path
 
 from tfpg.cli.command import Setting, setting
 from tfpg.cli.several_runs import grid, seeds, train_all, without
-from tfpg.cli.train_command import AlgorithmCommand, AlgorithmGroup, Train, parse
+from tfpg.cli.train_command import (
+    AlgorithmCommand,
+    AlgorithmGroup,
+    Train,
+    check_finished,
+    parse,
+)
 from tfpg.cli.values import dashed
 from tfpg.core.messages import show
 from tfpg.core.options import count
 from tfpg.envs import render_modes, split_env_id
 
-_OWN = ("--seeds", "--seed", "--run", "--set", "--jobs", "--cluster")
+_OWN = ("--seeds", "--seed", "--run", "--jobs", "--cluster")
 CURVES, SCORES = "curves.png", "scores.png"
 _SWITCHES = {"on": True, "true": True, "off": False, "false": False}
 
@@ -50,11 +56,11 @@ class Sweep(Train):
         folder = self.run or Path("runs") / f"sweep-{self.algorithm}-{name.split('/')[-1]}"
         if self.cluster is not None:
             folder = folder.resolve()
-        words = without(self.words, *_OWN)
+        words = without(self.words, *_OWN, several=["--set"])
         jobs = grid(self.settings_to_try(), seeds(self.seed or 0, self.seeds or 1))
         for job in jobs:
             parse(shlex.join(["tfpg", "train", *words, *job.words]))
-        train_all(folder, words, jobs, self.jobs, self.cluster)
+        train_all(folder, words, jobs, self.jobs, self.cluster, check_finished)
         plot(folder, folder / CURVES)
         compare(folder, folder / SCORES)
         show(f"\n  {folder / CURVES}\n  {folder / SCORES}")
@@ -68,6 +74,7 @@ class Sweep(Train):
         found = {}
         for text in self.set or ():
             name, equals, values = text.partition("=")
+            name = name.replace("-", "_")
             if not equals or not name.isidentifier():
                 raise ValueError(f"--set must be NAME=VALUE,VALUE, got {text!r}.")
             found[name] = [(value, self._words(name, value)) for value in values.split(",")]

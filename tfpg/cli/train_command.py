@@ -40,6 +40,7 @@ from tfpg.core.options import (
     whole,
 )
 from tfpg.envs import has_own_vectorization, render_modes, split_env_id
+from tfpg.results.run_config import read_config
 from tfpg.sharing import runs
 
 VERBOSE = (
@@ -182,7 +183,7 @@ class Train(EnvArguments, Model, Workers, Output, Command):
         folder = self.run or Path("runs") / f"{self.algorithm}-{name.split('/')[-1]}"
         if self.seeds is not None:
             words = without(self.words, "--seeds", "--seed", "--run")
-            train_all(folder, words, seeds(self.seed or 0, self.seeds))
+            train_all(folder, words, seeds(self.seed or 0, self.seeds), check=check_finished)
             return
         resuming = not runs.is_free(folder)
         if resuming:
@@ -361,3 +362,13 @@ def parse(text: str) -> Train:
     except ValueError as error:  # unbalanced quotes
         reason = f"{error}."
     raise ValueError(f"{text!r} is not a valid training command. {reason}")
+
+
+def check_finished(folder: Path, words: Sequence[str]) -> None:
+    """Raise an error unless a finished run was trained with these words, after ``tfpg train``.
+
+    Raises:
+        FileExistsError: It was trained with others.
+    """
+    stored = parse(read_config(folder / runs.CONFIG)["command"])
+    parse(shlex.join(["tfpg", "train", *words])).check_same(stored, folder)

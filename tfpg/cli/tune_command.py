@@ -16,7 +16,7 @@ from tfpg.core.messages import show
 from tfpg.core.options import count
 from tfpg.envs import render_modes
 
-_OWN = ("--range", "--trials", "--evaluations", "--study", "--seed", "--run", "--video")
+_OWN = ("--trials", "--evaluations", "--study", "--seed", "--run")
 _POLICY_GRADIENT = {"entropy_coef": "1e-5:0.1:log"}
 _ACTOR_CRITIC = {**_POLICY_GRADIENT, "num_steps": "8,16,32,64,128", "gae_lambda": "0.8:1"}
 RANGES = {
@@ -47,13 +47,20 @@ class Tune(Train):
     )
     study: Path = setting("SQLite file that stores the study.", default=Path("tune.db"))
 
+    def check_options(self) -> None:
+        super().check_options()
+        if self.iterations is not None:
+            raise ValueError("Trials are as long as --env-steps: leave out --iterations.")
+        if self.seeds is not None:
+            raise ValueError("Each trial has its own seed: leave out --seeds.")
+
     def execute(self) -> None:
         try:
             import optuna
         except ModuleNotFoundError as error:
             raise ImportError(f"tfpg tune needs Optuna: pip install optuna ({error})") from error
         render_modes(self.env)  # raises an error if there is no such environment
-        words = [*without(self.words, *_OWN), "--no-video"]
+        words = [*without(self.words, *_OWN, several=["--range"]), "--no-video"]
         ranges = self.ranges()
         for name, text in ranges.items():  # reject invalid ranges before training starts
             for value in _values(name, text):
@@ -75,11 +82,15 @@ class Tune(Train):
             return self._play(_command([*words, "--seed", str(trial.number)], options), trial)
 
         def report(study: Any, trial: Any) -> None:
-            value = "pruned" if trial.value is None else f"mean return {trial.value:.1f}"
+            value = trial.state.name.lower()
+            if trial.value is not None:
+                value = f"mean return {trial.value:.1f}"
             options = ", ".join(f"{k}={v}" for k, v in trial.user_attrs["options"].items())
             show(f"Trial {trial.number}: {value} with {options}")
 
         study.optimize(objective, self.trials, catch=FloatingPointError, callbacks=[report])
+        if not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+            raise RuntimeError("No trial was completed: there is no best one.")
         best = study.best_trial
         show(
             f"\nBest of {len(study.trials)} trials: number {best.number}, mean return "
@@ -90,7 +101,8 @@ class Tune(Train):
         """Return the range of each option."""
         if not self.range:
             return {**RANGES[""], **RANGES.get(self.algorithm, {})}
-        return {name: values for name, _, values in (x.partition("=") for x in self.range)}
+        parts = (text.partition("=") for text in self.range)
+        return {name.replace("-", "_"): values for name, _, values in parts}
 
     def _suggest(self, trial: Any, name: str, text: str) -> str:
         """A value of an option, as on the command line."""
@@ -122,6 +134,8 @@ class Tune(Train):
                 verbose=0,
                 workers=training.ray_workers(),
             )
+        if not curve:
+            raise ValueError("A trial ended before the first evaluation: use more --env-steps.")
         late = list(curve.values())[len(curve) // 2 :]
         return sum(late) / len(late)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
 import time
@@ -41,6 +42,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
+            # This ends the process if the call does not even let other threads run.
+            faulthandler.dump_traceback_later(2 * self._timeout + 1, exit=True)
             time.sleep(self._timeout / 4)
             call = self._call
             if call is not None and time.monotonic() - call[0] > self._timeout:
@@ -67,13 +70,15 @@ class WatchedEnv(gymnasium.Wrapper):
             self.seed = seed
         self.steps = None
         self._watchdog.begin(self)
-        result = self.env.reset(seed=seed, options=options)
-        self._watchdog.end()
-        return result
+        try:
+            return self.env.reset(seed=seed, options=options)
+        finally:
+            self._watchdog.end()
 
     def step(self, action):
         self.steps = 0 if self.steps is None else self.steps + 1
         self._watchdog.begin(self, action)
-        result = self.env.step(action)
-        self._watchdog.end()
-        return result
+        try:
+            return self.env.step(action)
+        finally:
+            self._watchdog.end()

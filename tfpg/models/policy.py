@@ -462,7 +462,7 @@ class Policy:
         Raises:
             TypeError: The model has no config, from which another process could make it.
         """
-        actor = self.actor(weights)
+        actor = self.without_value().actor(weights)
         if self._mirror is None:
             try:
                 config = json.dumps(keras.saving.serialize_keras_object(self.model))

@@ -195,7 +195,9 @@ def last_metrics(folder: Path) -> dict[str, float]:
         return found
     with path.open("rb") as file:
         names = file.readline().decode().strip().split(",")
-        file.seek(max(file.tell(), path.stat().st_size - _TAIL))
+        if path.stat().st_size - _TAIL > file.tell():
+            file.seek(-_TAIL, os.SEEK_END)
+            file.readline()  # a part of a row
         rows = file.read().decode().split("\n")[:-1]
     for row in rows:
         values = row.strip().split(",")

@@ -30,13 +30,14 @@ from tfpg.core.arrays import map_arrays
 from tfpg.core.messages import one_line, warn
 from tfpg.envs.contracts import VectorForm
 from tfpg.envs.supervised import SupervisedEnv
+from tfpg.envs.watchdog import WatchedEnv
 from tfpg.models.policy import Decision
 
 # Bytes of an observation that are hashed in a step. Of larger ones, other parts in each step.
 _HASHED_BYTES = 4096
 
 # Wrappers that carry nothing, or that `_set_own_state` knows.
-_WITHOUT_STATE = (SupervisedEnv, OrderEnforcing, PassiveEnvChecker, TimeLimit)
+_WITHOUT_STATE = (SupervisedEnv, WatchedEnv, OrderEnforcing, PassiveEnvChecker, TimeLimit)
 
 _CARTPOLE = ("state", "steps", "prev_done")
 

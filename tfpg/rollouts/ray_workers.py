@@ -39,7 +39,7 @@ from tfpg.rollouts.remote import Answer, Host, RemoteEnvs, Request, Share
 # takes over its environments.
 _START_SECONDS, _PATIENCE = 120.0, 5.0
 _HEAD_SECONDS = 5.0  # between checks that the head node is reachable
-_LONGEST_FOLDER = 20  # characters: a socket path has at most 107, and Ray and a name add 87
+_LONGEST_FOLDER = 24  # characters: a socket path has at most 107, and Ray and a name add 82
 _KILLED = "died: it crashed, was killed, or ran out of memory"
 
 
@@ -104,7 +104,9 @@ class RayWorkers:
             )
         with ExitStack() as stack:
             stack.enter_context(connected(self))
-            envs = RemoteEnvs(env, num_envs, RayTeam(self, env, min(self.num_workers, num_envs)))
+            team = RayTeam(self, env, min(self.num_workers, num_envs))
+            stack.callback(team.close)
+            envs = RemoteEnvs(env, num_envs, team)
             stack.callback(envs.close)
             yield envs
 
@@ -127,8 +129,7 @@ def connected(workers: RayWorkers) -> Iterator[None]:
             "log_to_driver": False,
         }
         if workers.address is None:
-            folder = _session_folder()
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = stack.enter_context(_session_folder())
             options |= {
                 "address": "local",
                 "include_dashboard": False,
@@ -173,19 +174,29 @@ def _imported_ray(stack: ExitStack, local: bool) -> Any:
     return ray
 
 
-def _session_folder() -> str:
+@contextmanager
+def _session_folder() -> Iterator[str]:
     """Create the folder of a local cluster, and remove folders left by killed processes.
 
-    By default, Ray uses a folder in /tmp and never removes it.
+    By default, Ray uses a folder in /tmp and never removes it. It gives everyone access to its
+    folder, so the folder above it is private.
     """
+    import fcntl
+
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > _LONGEST_FOLDER:
         parent = Path("/tmp")
-    for folder in parent.glob("tfpg-ray-*-*"):
-        pid = folder.name.split("-")[2]
-        if pid.isdecimal() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"tfpg-ray-{os.getpid()}-", dir=parent)
+    for left in parent.glob("tfpg-ray-*"):
+        with suppress(OSError), (left / "lock").open("r+b") as lock:  # not if it is in use
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="tfpg-ray-", dir=parent)
+    try:
+        with Path(folder, "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield str(Path(folder, "r"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
@@ -207,7 +218,7 @@ class Worker:
 
     Args:
         env: An environment id, or a callable that was serialized.
-        spec: The id's registration, or None.
+        spec: The id's registration, serialized, or None.
         on_env_error: See `RayWorkers`.
         timeout: See `RayWorkers`.
         reports: A handle of `Reports`, if there is a timeout.
@@ -217,15 +228,17 @@ class Worker:
     def __init__(
         self,
         env: str | bytes,
-        spec: Any,
+        spec: bytes | None,
         on_env_error: str,
         timeout: float | None,
         reports: Any,
         path: Sequence[str],
     ):
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs are for learning
         sys.path.extend(folder for folder in path if folder not in sys.path)
         if spec is not None:  # perhaps only the driver has registered it
-            gymnasium.registry.setdefault(spec.id, spec)
+            registered = ForkingPickler.loads(spec)
+            gymnasium.registry[registered.id] = registered
         watchdog = None
         if timeout is not None:
             import ray
@@ -252,7 +265,7 @@ def _make(
         "first_index": first,
     }
     envs: Any = make_vec(env, size, **options)
-    if watchdog is not None:
+    if watchdog is not None and hasattr(envs, "envs"):  # not Atari games, which do not hang
         watchdog.watch(envs)
     return envs
 
@@ -319,10 +332,15 @@ class RayTeam:
             sent = serialize(sent)
         elif not is_atari(env):
             with suppress(gymnasium.error.Error):
-                spec = gymnasium.spec(env.partition("?")[0])
+                spec = bytes(ForkingPickler.dumps(gymnasium.spec(env.partition("?")[0])))
         reports: Any = None
         if workers.timeout is not None:
-            reports = ray.remote(num_cpus=0)(Reports).remote()
+            here = ray.get_runtime_context().get_node_id()
+            strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                here, soft=True
+            )
+            reports = ray.remote(num_cpus=0)(Reports)
+            reports = reports.options(scheduling_strategy=strategy).remote()
         self._reports = reports
         kind = ray.remote(num_cpus=workers.cpus_per_worker, max_restarts=0)(Worker)
         kind = kind.options(scheduling_strategy="SPREAD")
@@ -342,28 +360,32 @@ class RayTeam:
         ray, answers = self._ray, dict[int, Answer]()
         reference = ray.put(actor)
         waiting = {i: time.monotonic() for i in range(len(requests))}
-        running: dict[Any, tuple[int, _Place]] = {}
+        running: dict[Any, tuple[int, _Place, Any]] = {}
         while len(answers) < len(requests):
+            if not running and time.monotonic() - min(waiting.values()) > _START_SECONDS:
+                waiting = dict.fromkeys(waiting, time.monotonic())
+                warn("No Ray worker is left, and none could be started yet. Waiting for a node.")
             for i in list(waiting):
                 place = self._place_for(i, waiting[i])
                 if place is not None:
                     del waiting[i]
                     place.tasks += 1
                     sent = self._request(requests[i], place)
-                    running[place.actor.answer.remote(sent, reference)] = i, place
+                    done = place.actor.answer.remote(sent, reference)
+                    running[done] = i, place, place.actor
             for done in self._next_done(running):
-                i, place = running.pop(done)
+                i, place, asked = running.pop(done)
                 place.tasks -= 1
                 try:
                     answers[i] = ray.get(done)
                 except ray.exceptions.RayTaskError:
                     raise
                 except ray.exceptions.RayError as error:
-                    self._lost(place, requests[i], error)
+                    self._lost(place, asked, requests[i], error)
                     waiting[i] = time.monotonic()
                 else:
                     share, number = requests[i].share, requests[i].number
-                    self._has[share] = place.actor, number + 1
+                    self._has[share] = asked, number + 1
                     if isinstance(answers[i].result, Exception):
                         del self._has[share]
                     del self._deaths[share]
@@ -417,23 +439,25 @@ class RayTeam:
                 place.restart()
         return [x for x in done if x in running]
 
-    def _lost(self, place: _Place, request: Request, cause: Exception) -> None:
-        """Replace an actor, and warn about it or raise."""
+    def _lost(self, place: _Place, asked: Any, request: Request, cause: Exception) -> None:
+        """Replace the actor that was asked, and warn about it or raise."""
         first, size = request.share
         error: EnvWorkerDied | None = None
         if self._reports is not None:
-            error = self._ray.get(self._reports.take.remote(first, size))
+            with suppress(self._ray.exceptions.RayError):
+                found = self._reports.take.remote(first, size)
+                error = self._ray.get(found, timeout=_PATIENCE)
         if error is None:
             envs, unknown = range(first, first + size), [None] * size
             end = "is lost" if isinstance(cause, self._ray.exceptions.ObjectLostError) else _KILLED
             error = EnvWorkerDied(envs, None, unknown, unknown, unknown, end=end)
         error.at_host(place.name)
-        if place.ready:  # else it is already being restarted
+        if place.actor is asked:  # else it is already being restarted
             place.restart()
         self._deaths[request.share] += 1
         if self._deaths[request.share] > MAX_FAILURES:
             error.advise(self._deaths[request.share])
-            raise error
+            raise error from cause
         if not self._has_warned:
             self._has_warned = True
             warn(

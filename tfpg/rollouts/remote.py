@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tfpg.core.arrays import map_arrays
 from tfpg.core.messages import warn
 from tfpg.envs import EnvLike, make_vec
+from tfpg.errors import EnvDataError
 from tfpg.models.policy import Actor, Policy
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.env_state import with_earlier
@@ -102,6 +103,9 @@ class Host:
                 self._players[request.share] = request.number + 1, player
             except Exception as error:
                 self._forget(request.share)
+                if isinstance(error, EnvDataError):  # which counts the environments of the share
+                    env = request.share.first + error.env
+                    error = EnvDataError(error.what, env, error.step, error.when)
                 result = _sendable(error)
         texts = [str(each.message) for each in caught if each.category is not DeprecationWarning]
         seconds = time.perf_counter() - start
@@ -117,6 +121,8 @@ class Host:
         player = Player(envs, request.seed, request.share.first, request.total, request.begun)
         self._players[request.share] = request.number, player
         if request.state is None:
+            if request.number:
+                raise RuntimeError(f"A request for {request.share} needs the state before it.")
             player.follow()
             return player, None
         lost = player.set_state(request.state)
@@ -194,6 +200,11 @@ class RemoteCollector(Collector):
 
     def follow(self) -> None:
         """Do nothing: the positions are always known."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the workers have reported their positions."""
+        return None not in self._states
 
     def get_state(self) -> dict[str, Any]:
         states = [each or {} for each in self._states]
@@ -298,4 +309,6 @@ def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return np.concatenate(values)
         return list(chain(*values)) if isinstance(first, list) else first
 
-    return {name: joined([state[name] for state in states]) for name in states[0]}
+    # Without an episode of its own, a player does not know its position.
+    names = [name for name in states[0] if all(name in state for state in states)]
+    return {name: joined([state[name] for state in states]) for name in names}
