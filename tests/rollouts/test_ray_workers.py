@@ -408,7 +408,7 @@ CLUSTER = """
 import json, psutil, sys, threading, time, tfpg
 from ray.cluster_utils import Cluster
 
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_ray_workers import digest, ppo
 
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1}})
@@ -437,7 +437,8 @@ cluster.shutdown()
 
 
 def run_cluster(folder, what, iterations):
-    tests, saved = str(Path(__file__).parent), str(folder / "saved")
+    here, saved = Path(__file__).parent, str(folder / "saved")
+    tests = [str(here), str(here.parent)]
     program = CLUSTER.format(tests=tests, what=what, iterations=iterations, folder=saved)
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "RAY_AUTH_MODE": "disabled"}
     return subprocess.run(
