@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.optimization import Trainable, compiled_in
-from tfpg.core.backend import keras
+from tfpg.core.backend import keras, scope_of
 from tfpg.core.options import (
     WithOptions,
     as_json,
@@ -518,7 +518,8 @@ class Agent(WithOptions, abc.ABC):
             )
         check_layers(model)
         if getattr(model, "optimizer", None) is None:
-            model.compile(optimizer=self.default_optimizer())
+            with scope_of(model.variables):
+                model.compile(optimizer=self.default_optimizer())
         warn_about_unused_loss(model)
         return model
 

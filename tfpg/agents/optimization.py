@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.core.backend import as_tensor, keras, tf
+from tfpg.core.backend import as_tensor, keras, read_variable, scope_of, strategy_of, tf
 from tfpg.core.messages import one_line, warn
 from tfpg.models.inspection import all_layers, traced_constants
 from tfpg.models.policy import Policy
@@ -53,7 +53,8 @@ class Trainable:
         self.groups = [(model.optimizer, list(model.trainable_variables))]
         self._head_optimizer: Any = None
         if policy.head.variables:
-            self._head_optimizer = _optimizer_like(model.optimizer)
+            with scope_of(model.variables):
+                self._head_optimizer = _optimizer_like(model.optimizer)
             self.groups.append((self._head_optimizer, list(policy.head.variables)))
         if value_model is not None:
             self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
@@ -64,7 +65,8 @@ class Trainable:
                     "mixed_bfloat16, or compile with auto_scale_loss=False."
                 )
             if not optimizer.built:
-                optimizer.build(variables)
+                with scope_of(variables):
+                    optimizer.build(variables)
         self.variables = [v for _, variables in self.groups for v in variables]
         self._skipped = self._skipped_in_a_row = 0  # updates
 
@@ -72,7 +74,7 @@ class Trainable:
         """Give the head's optimizer the learning rate that a callback gave the policy's."""
         optimizer = self.groups[0][0]
         if self._head_optimizer is not None and not has_schedule(optimizer):
-            self._head_optimizer.learning_rate = float(optimizer.learning_rate)
+            self._head_optimizer.learning_rate = float(read_variable(optimizer.learning_rate))
 
     def apply(self, gradients: Sequence[tf.Tensor]) -> None:
         """Apply gradients, one for each variable."""
@@ -149,7 +151,11 @@ def _check_separate(model: keras.Model, value_model: keras.Model) -> None:
 
 def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Make another optimizer with the same settings, or else Adam with the same learning rate."""
-    rate = optimizer._learning_rate if has_schedule(optimizer) else float(optimizer.learning_rate)
+    rate = (
+        optimizer._learning_rate
+        if has_schedule(optimizer)
+        else float(read_variable(optimizer.learning_rate))
+    )
     before = optimizer._learning_rate
     try:
         # A schedule of your own need not have a config, and is used as it is.
@@ -244,6 +250,8 @@ class CompiledUpdate:
         self._function = function
         self._signature = signature
         self._jit = bool(jit_compile) and not (auto and (unsupported or too_slow))
+        if strategy_of(v for model in models for v in model.trainable_variables) is not None:
+            self._jit = False  # XLA compiles for one device
         self._may_fail = auto
         self._calls: dict[Any, tuple[Callable, Layout]] = {}
 
@@ -405,12 +413,27 @@ def apply_gradients(
         start += len(variables)
         clipnorm = None if optimizer.clipnorm else optimizer.global_clipnorm
         if not clipnorm or optimizer.gradient_accumulation_steps:
-            optimizer.apply(own, variables)
+            _apply(optimizer, own, variables)
             continue
         # Keras's own clipping takes a sixth of an update's time; see `sum_of_squares`.
         own = clip_by_global_norm(own, clipnorm)
         optimizer.global_clipnorm = None
         try:
-            optimizer.apply(own, variables)
+            _apply(optimizer, own, variables)
         finally:
             optimizer.global_clipnorm = clipnorm
+
+
+def _apply(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]) -> None:
+    """Apply gradients, on each device if the variables are on several."""
+    strategy = strategy_of(variables)
+    if strategy is None:
+        optimizer.apply(gradients, variables)
+        return
+
+    def apply_on_device(*gradients: tf.Tensor) -> None:
+        first = tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group, 0)
+        # Keras adds the gradients of all devices, and these are sums already.
+        optimizer.apply([tf.where(first, g, tf.zeros_like(g)) for g in gradients], variables)
+
+    strategy.run(apply_on_device, args=tuple(gradients))

@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from tfpg.agents.optimization import has_schedule
 from tfpg.checkpoints.manager import Checkpoints
 from tfpg.checkpoints.store import Checkpoint
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import keras, read_variable, tf
 from tfpg.core.messages import warn
 from tfpg.models.inspection import all_layers
 from tfpg.rollouts.env_state import describe_env, running_statistics
@@ -211,7 +211,10 @@ def _check_equal(
 def _learning_rates(agent: Any) -> list[float | None]:
     """The learning rate of each model's optimizer, None for a schedule."""
     optimizers = [model.optimizer for model in agent.models]
-    rates = [None if has_schedule(each) else float(each.learning_rate) for each in optimizers]
+    rates = [
+        None if has_schedule(each) else float(read_variable(each.learning_rate))
+        for each in optimizers
+    ]
     return [rate and float(f"{rate:.7g}") for rate in rates]  # as given, not as in float32
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import keras, read_variable, tf
 from tfpg.models.policy import Policy
 
 
@@ -38,7 +38,7 @@ class TargetNetwork:
     def __init__(self, policy: Policy, variables: Sequence[Any]):
         self._policy = policy
         self._variables = list(variables)
-        self.weights = [tf.Variable(v.value) for v in variables]
+        self.weights = [tf.Variable(read_variable(v)) for v in variables]
         self.mark()
 
     def belongs_to(self, variables: Sequence[Any]) -> bool:
@@ -93,5 +93,5 @@ class TargetNetwork:
     def _checksum_now(self) -> int:
         checksum = 0
         for variable in self._variables:
-            checksum = zlib.crc32(np.ascontiguousarray(variable.value).tobytes(), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(read_variable(variable)).tobytes(), checksum)
         return checksum

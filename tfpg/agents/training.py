@@ -21,7 +21,7 @@ from tfpg.agents.functional_training import compiled_iterations, plays_in_tensor
 from tfpg.agents.resume import ResumableTraining
 from tfpg.agents.warnings import TrainingWarnings
 from tfpg.checkpoints.manager import Checkpoints
-from tfpg.core.backend import check_not_forked, keras
+from tfpg.core.backend import check_not_forked, keras, read_variable
 from tfpg.core.messages import show, warn
 from tfpg.core.options import options_of
 from tfpg.core.seeding import check_seed
@@ -191,7 +191,7 @@ def _loop(
     from tfpg.callbacks.progress_bar import ProgressBar
     from tfpg.callbacks.stopping import StopAtSteps
 
-    trained = int(agent.model.optimizer.iterations) > 0
+    trained = int(read_variable(agent.model.optimizer.iterations)) > 0
     advice = TrainingWarnings(policy.head, options_of(type(agent)), trained)
     logs = dict[str, float]()
     # Keras's list of callbacks takes about 0.3 ms per iteration, however little they do.

@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -168,8 +168,43 @@ def read_variable(variable: keras.Variable) -> np.ndarray:
         >>> read_variable(keras.Variable([1.0, 2.0]))
         array([1., 2.], dtype=float32)
     """
-    value = variable.value
+    value = first_copy(variable.value)
     return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy()
+
+
+def first_copy(value: Any, strategy: tf.distribute.Strategy | None = None) -> Any:
+    """Return a tensor or variable, or the first copy of one that is on several devices.
+
+    Args:
+        value: A tensor or variable.
+        strategy: The strategy that distributes it. None: the variable's.
+
+    Example:
+        >>> int(first_copy(tf.constant(3)))
+        3
+    """
+    if not isinstance(value, tf.distribute.DistributedValues):
+        return value
+    return (strategy or value.distribute_strategy).experimental_local_results(value)[0]
+
+
+def strategy_of(variables: Iterable[Any]) -> tf.distribute.Strategy | None:
+    """Return the strategy with which Keras variables were made, None for the default one.
+
+    Example:
+        >>> print(strategy_of([keras.Variable([1.0])]))
+        None
+    """
+    for variable in variables:
+        if isinstance(variable.value, tf.distribute.DistributedValues):
+            return variable.value.distribute_strategy
+    return None
+
+
+def scope_of(variables: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Return a context in which new variables are made with the strategy of these."""
+    strategy = strategy_of(variables)
+    return nullcontext() if strategy is None else strategy.scope()
 
 
 def as_tensor(array: np.ndarray) -> tf.Tensor:

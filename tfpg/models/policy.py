@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.arrays import BLOCK, batch_size, map_arrays
-from tfpg.core.backend import check_not_forked, keras, read_variable, tf
+from tfpg.core.backend import check_not_forked, keras, read_variable, scope_of, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import Head, head_for
@@ -292,12 +292,13 @@ class Policy:
         known = head_options_of(model)
         known_scale = known.pop("value_scale", 1.0)
         self.value_scale = known_scale if value_scale is None else value_scale
-        self.head = head_for(
-            self.action_space,
-            model,
-            np.asarray(tf.cast(outputs, tf.float32)),
-            **{**known, **given},
-        )
+        with scope_of(model.variables):
+            self.head = head_for(
+                self.action_space,
+                model,
+                np.asarray(tf.cast(outputs, tf.float32)),
+                **{**known, **given},
+            )
         is_small = model.count_params() <= _LARGE
         self._mirror = None
         if acting == "numpy" or (acting == "auto" and is_small):

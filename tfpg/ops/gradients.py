@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tfpg.core.backend import tf
+from tfpg.core.backend import first_copy, strategy_of, tf
 
 if TYPE_CHECKING:
     Gradients: TypeAlias = list[tf.Tensor]
@@ -67,6 +67,35 @@ def mean_gradient(
         weights = tf.fill([count], 1.0)
     shares = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
 
+    arguments = step_losses, variables, batch, shares, batch_size, keep
+    strategy = strategy_of(variables)
+    if strategy is None:
+        gradients, logs = _weighted_sums(*arguments)
+        extra = _penalty_gradients(variables)
+    else:
+        gradients, logs = _on_devices(strategy, *arguments)
+        copies = strategy.run(lambda: _penalty_gradients(variables))
+        extra = [first_copy(copy, strategy) for copy in copies]
+    return [g + tf.cast(p, g.dtype) for g, p in zip(gradients, extra, strict=True)], logs
+
+
+def _penalty_gradients(variables: Sequence[Any]) -> Gradients:
+    with tf.GradientTape() as tape:
+        penalty = weight_penalty(variables)
+    return gradient_of(tape, penalty, variables)
+
+
+def _weighted_sums(
+    step_losses: StepLosses,
+    variables: Sequence[Any],
+    batch: Any,
+    shares: tf.Tensor,
+    batch_size: int | None,
+    keep: Sequence[str],
+) -> tuple[Gradients, Logs]:
+    """The gradient of the weighted sum of the losses, and the weighted sums of all entries."""
+    count = tf.shape(shares)[0]
+
     def slice_of(start: Any, size: Any) -> tuple[Gradients, Logs]:
         part = tf.nest.map_structure(lambda x: x[start : start + size], batch)
         share = shares[start : start + size]
@@ -78,24 +107,47 @@ def mean_gradient(
             }
         return gradient_of(tape, logs["loss"], variables), logs
 
-    with tf.GradientTape() as tape:
-        penalty = weight_penalty(variables)
     if batch_size is None:
-        sums = slice_of(0, count)
-    else:
+        return slice_of(0, count)
 
-        def add_slice(start: Any, sums: Any) -> Any:
-            sums = tf.nest.map_structure(tf.add, sums, slice_of(start, batch_size))
-            return start + batch_size, sums
+    def add_slice(start: Any, sums: Any) -> Any:
+        sums = tf.nest.map_structure(tf.add, sums, slice_of(start, batch_size))
+        return start + batch_size, sums
 
-        _, sums = tf.while_loop(
-            lambda start, _: start < count,
-            add_slice,
-            (tf.constant(batch_size), slice_of(0, batch_size)),
-        )
-    gradients, logs = sums
-    extra = gradient_of(tape, penalty, variables)
-    return [g + tf.cast(p, g.dtype) for g, p in zip(gradients, extra, strict=True)], logs
+    _, sums = tf.while_loop(
+        lambda start, _: start < count,
+        add_slice,
+        (tf.constant(batch_size), slice_of(0, batch_size)),
+    )
+    return sums
+
+
+def _on_devices(
+    strategy: tf.distribute.Strategy,
+    step_losses: StepLosses,
+    variables: Sequence[Any],
+    batch: Any,
+    shares: tf.Tensor,
+    batch_size: int | None,
+    keep: Sequence[str],
+) -> tuple[Gradients, Logs]:
+    """The same sums, from a part of the batch on each device: each n-th step of n devices."""
+    devices, count = strategy.num_replicas_in_sync, tf.shape(shares)[0]
+
+    def on_device(batch: Any, shares: tf.Tensor) -> Any:
+        context = tf.distribute.get_replica_context()
+        first = context.replica_id_in_sync_group
+        part, share = tf.nest.map_structure(lambda x: x[first::devices], (batch, shares))
+        gradients, logs = _weighted_sums(step_losses, variables, part, share, batch_size, keep)
+        kept = {name: logs.pop(name) for name in keep}
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, logs)), kept
+
+    sums, kept = strategy.run(on_device, args=(batch, shares))
+    gradients, logs = tf.nest.map_structure(lambda x: first_copy(x, strategy), sums)
+    steps = [tf.range(first, count, devices) for first in range(devices)]
+    for name, x in kept.items():
+        logs[name] = tf.dynamic_stitch(steps, strategy.experimental_local_results(x))
+    return gradients, logs
 
 
 def weight_penalty(variables: Sequence[Any]) -> tf.Tensor:
