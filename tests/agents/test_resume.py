@@ -123,7 +123,7 @@ def ppo(env, **options):
 def free_log_std(env):
     """An agent with three optimizers: of the model, of its free log-std, and of a value model."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="zeros")])
     return tfpg.PPO(
         model, value_model=critic(env), num_envs=3, num_steps=9, minibatches=2, jit_compile=False
     )

@@ -333,7 +333,7 @@ def start(folder, env='"Acrobot-v1"', iterations=2):
 
 
 def wait_for_checkpoint(folder):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list(folder.glob("saved/*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.1)
 

@@ -186,8 +186,7 @@ class Collector:
 
     def get_state(self) -> dict[str, Any]:
         """Return the state for `set_state`: counts, and the environments' positions if followed."""
-        counts: dict[str, Any] = {name: deepcopy(getattr(self, name)) for name in _STATE}
-        return {**counts, "player": self.player.get_state()}
+        return {**self.counts(), "player": self.player.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> np.ndarray:
         """Resume from the state of a collector that was followed.
@@ -197,6 +196,10 @@ class Collector:
         """
         self.restore_counts(state)
         return self.player.set_state(state["player"])
+
+    def counts(self) -> dict[str, Any]:
+        """Return all of the state but the positions of the environments."""
+        return {name: deepcopy(getattr(self, name)) for name in _STATE}
 
     def restore_counts(self, state: dict[str, Any]) -> None:
         """Restore all of a state but the positions of the environments."""

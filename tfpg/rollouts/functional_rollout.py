@@ -261,7 +261,7 @@ class FunctionalCollector(Collector):
     def get_state(self) -> dict[str, Any]:
         """Return the state for `set_state`."""
         flat = tf.nest.flatten(self.position)
-        return {**super().get_state(), "tensors": [x.numpy() for x in flat]}
+        return {**self.counts(), "tensors": [x.numpy() for x in flat]}
 
     def set_state(self, state: dict[str, Any]) -> np.ndarray:
         """Resume from a state. Nothing is lost."""

@@ -208,7 +208,7 @@ class RemoteCollector(Collector):
 
     def get_state(self) -> dict[str, Any]:
         states = [each or {} for each in self._states]
-        return {**super().get_state(), "player": merged(states)}
+        return {**self.counts(), "player": merged(states)}
 
     def set_state(self, state: dict[str, Any]) -> np.ndarray:
         self.restore_counts(state)
