@@ -403,18 +403,13 @@ def test_clipped_actions_are_counted_unless_the_policy_squashes(eager):
 
 
 @pytest.mark.slow
-def test_ppo_solves_cartpole_within_a_hundred_thousand_steps():
-    """The median of three seeds: about one in ten is in a dip at the end."""
+@pytest.mark.parametrize("seed", range(2))
+def test_ppo_solves_cartpole_within_a_hundred_thousand_steps(seed):
     from tfpg.agents import presets
 
-    preset, found = presets.find("ppo", "CartPole-v1"), []
-    for seed in range(3):
-        agent = presets.make("ppo", "CartPole-v1", seed, preset=preset)
-        iterations = presets.iterations_of(preset)
-        history = agent.fit("CartPole-v1", iterations, seed=seed, verbose=0).history
-        assert history["env_steps"][-1] <= 100_000
-        greedy = agent.evaluate("CartPole-v1", 20, seed=9)["episode_return"]
-        found.append((history["episode_return"][-1], greedy))
-    training, greedy = np.median(found, axis=0)
-    assert training >= 475
-    assert greedy >= 490
+    preset = presets.find("ppo", "CartPole-v1")
+    agent = presets.make("ppo", "CartPole-v1", seed, preset=preset)
+    history = agent.fit("CartPole-v1", presets.iterations_of(preset), seed=seed, verbose=0).history
+    assert history["episode_return"][-1] >= 475
+    assert history["env_steps"][-1] <= 100_000
+    assert agent.evaluate("CartPole-v1", 20, seed=9)["episode_return"] >= 490

@@ -15,7 +15,7 @@ from toys import Countdown, Endless
 import tfpg
 import tfpg.rollouts.collector
 import tfpg.rollouts.loop
-from tfpg.core.seeding import env_rng, reset_seed, training_rng
+from tfpg.core.seeding import reset_seed, training_rng
 from tfpg.envs import open_vec, spaces_of
 from tfpg.errors import EnvDataError
 from tfpg.models.policy import Policy
@@ -295,7 +295,7 @@ class TestFragments:
     def test_each_episode_is_reset_with_its_own_seed(self):
         env = Countdown(length=2)
         fragments(env, 3, 4, seed=9)
-        assert env.seeds == [reset_seed(env_rng(9, 0, episode)) for episode in range(4)]
+        assert env.seeds == [reset_seed(training_rng(9, episode)) for episode in range(4)]
 
     def test_a_seed_gives_the_same_steps(self):
         def play(seed):

@@ -130,7 +130,7 @@ def test_workers_do_not_import_tensorflow():
 
 
 def kill_workers(times, stop, killed):
-    """Kill workers, one after another, until there were enough or it is told to stop."""
+    """Kill workers, one after another, until ``times`` are killed or ``stop`` is set."""
     rng = random.Random()
     while len(killed) < times and not stop.wait(rng.uniform(0.1, 0.4)):
         children = psutil.Process().children(recursive=True)

@@ -34,19 +34,20 @@ def check_seed(seed: int | None) -> int:
     return int(seed)
 
 
-def training_rng(seed: int, episode: int, attempt: int = 0) -> np.random.Generator:
-    """Return the generator of a whole episode of the training.
+def training_rng(seed: int, episode: int, variant: int = 0) -> np.random.Generator:
+    """Return the generator of a training episode.
 
     Args:
         seed: The run's seed.
-        episode: The number of the episode.
-        attempt: How many times the episode was replaced by another one.
+        episode: The number of the episode. In fragments, each environment counts its own.
+        variant: In fragments, the index of the environment. Otherwise, how many times
+            the episode was replaced after a failure.
 
     Example:
         >>> int(training_rng(1, 0).integers(2**31)) == int(training_rng(1, 0).integers(2**31))
         True
     """
-    return np.random.default_rng([seed, episode, 0, attempt])
+    return np.random.default_rng([seed, episode, 0, variant])
 
 
 def evaluation_rng(seed: int, episode: int) -> np.random.Generator:
@@ -77,16 +78,6 @@ def shuffle_rng(seed: int, fragment: int) -> np.random.Generator:
         False
     """
     return np.random.default_rng([seed, fragment, 3])
-
-
-def env_rng(seed: int, env: int, episode: int) -> np.random.Generator:
-    """Return the generator of an episode of one environment, if the training plays fragments.
-
-    Example:
-        >>> env_rng(1, 0, 2).random() == env_rng(1, 2, 0).random()
-        False
-    """
-    return np.random.default_rng([seed, episode, 4, env])
 
 
 def reset_seed(rng: np.random.Generator) -> int:

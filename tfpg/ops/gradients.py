@@ -67,13 +67,15 @@ def mean_gradient(
         weights = tf.fill([count], 1.0)
     shares = tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
 
-    arguments = step_losses, variables, batch, shares, batch_size, keep
+    def weighted_sums(batch: Any, shares: tf.Tensor) -> tuple[Gradients, Logs]:
+        return _weighted_sums(step_losses, variables, batch, shares, batch_size, keep)
+
     strategy = strategy_of(variables)
     if strategy is None:
-        gradients, logs = _weighted_sums(*arguments)
+        gradients, logs = weighted_sums(batch, shares)
         extra = _penalty_gradients(variables)
     else:
-        gradients, logs = _on_devices(strategy, *arguments)
+        gradients, logs = _on_devices(strategy, weighted_sums, batch, shares, keep)
         copies = strategy.run(lambda: _penalty_gradients(variables))
         extra = [first_copy(copy, strategy) for copy in copies]
     return [g + tf.cast(p, g.dtype) for g, p in zip(gradients, extra, strict=True)], logs
@@ -124,11 +126,9 @@ def _weighted_sums(
 
 def _on_devices(
     strategy: tf.distribute.Strategy,
-    step_losses: StepLosses,
-    variables: Sequence[Any],
+    weighted_sums: Callable[[Any, tf.Tensor], tuple[Gradients, Logs]],
     batch: Any,
     shares: tf.Tensor,
-    batch_size: int | None,
     keep: Sequence[str],
 ) -> tuple[Gradients, Logs]:
     """The same sums, from a part of the batch on each device: each n-th step of n devices."""
@@ -138,7 +138,7 @@ def _on_devices(
         context = tf.distribute.get_replica_context()
         first = context.replica_id_in_sync_group
         part, share = tf.nest.map_structure(lambda x: x[first::devices], (batch, shares))
-        gradients, logs = _weighted_sums(step_losses, variables, part, share, batch_size, keep)
+        gradients, logs = weighted_sums(part, share)
         kept = {name: logs.pop(name) for name in keep}
         return context.all_reduce(tf.distribute.ReduceOp.SUM, (gradients, logs)), kept
 

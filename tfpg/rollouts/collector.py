@@ -217,7 +217,7 @@ class Collector:
 
 
 def _in_order(fragments: Sequence[Fragment]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The order in which episodes ended, whoever played them, and their returns and lengths."""
+    """The order in which episodes ended in all fragments, and their returns and lengths."""
     times, envs, returns, lengths = (
         np.concatenate([getattr(each, name) for each in fragments])
         for name in ("times", "envs", "returns", "lengths")

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from tfpg.core.arrays import BLOCK, any_of, assign, map_arrays
-from tfpg.core.seeding import env_rng, fragment_rng, reset_seed, training_rng
+from tfpg.core.seeding import fragment_rng, reset_seed, training_rng
 from tfpg.models.heads import Head
 from tfpg.models.policy import Actor
 from tfpg.rollouts.env_state import EnvTracker
@@ -307,7 +307,7 @@ class Player:
         return noise
 
     def _next_seed(self, n: int) -> int:
-        rng = env_rng(self.seed, int(self._indices[n]), int(self._begun[n]))
+        rng = training_rng(self.seed, int(self._begun[n]), int(self._indices[n]))
         self._begun[n] += 1
         return reset_seed(rng)
 

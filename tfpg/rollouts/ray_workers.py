@@ -322,7 +322,7 @@ class RayTeam:
     def __init__(self, workers: RayWorkers, env: EnvLike, shares: int):
         import ray
 
-        self._ray, self.shares, self._timeout = ray, shares, workers.timeout
+        self._ray, self.shares = ray, shares
         self._deaths: Counter[Share] = Counter()  # in a row
         self._has_warned = False
         self._head = _head_address(ray, workers.address)

@@ -309,6 +309,6 @@ def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return np.concatenate(values)
         return list(chain(*values)) if isinstance(first, list) else first
 
-    # Without an episode of its own, a player does not know its position.
+    # A player that has not played yet does not know its position.
     names = [name for name in states[0] if all(name in state for state in states)]
     return {name: joined([state[name] for state in states]) for name in names}
