@@ -73,7 +73,9 @@ def commands_of(document):
 
 
 def package_needed(block):
-    """The package that the comment of an import says to install, or None."""
+    """The package that the comment of an import says to install, Ray, or None."""
+    if "tfpg.RayWorkers" in block:
+        return "ray"
     found = re.search(r"^import (\w+)  # pip install \1$", block, re.MULTILINE)
     return found and found[1]
 
@@ -110,7 +112,7 @@ def test_the_examples_of_a_page_run_with_fewer_iterations(document, tmp_path):
     [x for document in PAGES for x in blocks_of(document, "python") if package_needed(x)],
     ids=lambda block: package_needed(block),
 )
-def test_an_example_with_a_package_that_requirements_leave_out_runs(block, tmp_path):
+def test_an_example_with_an_optional_package_runs(block, tmp_path):
     pytest.importorskip(package_needed(block))
     run(shortened(block), tmp_path)
 
