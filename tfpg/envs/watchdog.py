@@ -6,7 +6,8 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -25,20 +26,37 @@ class Watchdog:
 
     def __init__(self, timeout: float, report: Callable[[EnvWorkerDied], Any]):
         self._timeout, self._report = timeout, report
-        self._call: tuple[float, WatchedEnv, Any] | None = None
+        self._call: tuple[float, float, list] | None = None  # its start, limit, and environment
         threading.Thread(target=self._watch, daemon=True).start()
 
     def watch(self, envs: SyncVectorEnv) -> None:
         """Watch the calls of the environments in a vector environment."""
         envs.envs = [WatchedEnv(env, self) for env in envs.envs]
 
-    def begin(self, env: WatchedEnv, action: Any = None) -> None:
-        """Record the start of a call."""
-        self._call = time.monotonic(), env, action
+    @contextmanager
+    def call(
+        self,
+        index: int,
+        seed: int | None = None,
+        step: int | None = None,
+        action: Any = None,
+        at_least: float = 0.0,
+    ) -> Iterator[None]:
+        """Watch a call of an environment, for a ``with`` statement.
 
-    def end(self) -> None:
-        """Record the end of the call."""
-        self._call = None
+        Args:
+            index: The index of the environment.
+            seed: The seed of its episode. None: it is being made.
+            step: The step of the episode. None: it is being reset.
+            action: The action of the step.
+            at_least: Time limit of the call, if ``timeout`` is shorter.
+        """
+        limit = max(self._timeout, at_least)
+        self._call = time.monotonic(), limit, [index, seed, step, action]
+        try:
+            yield
+        finally:
+            self._call = None
 
     def _watch(self) -> None:
         while True:
@@ -46,11 +64,11 @@ class Watchdog:
             faulthandler.dump_traceback_later(2 * self._timeout + 1, exit=True)
             time.sleep(self._timeout / 4)
             call = self._call
-            if call is not None and time.monotonic() - call[0] > self._timeout:
-                env, action = call[1:]
-                place = [env.index], None, [env.seed], [env.steps], [action]
+            if call is not None and time.monotonic() - call[0] > call[1]:
+                index, *episode = call[2]
+                place = [index], None, *([x] for x in episode)
                 try:
-                    self._report(EnvWorkerDied(*place, timeout=self._timeout))
+                    self._report(EnvWorkerDied(*place, timeout=call[1]))
                 finally:
                     os._exit(1)
 
@@ -69,16 +87,10 @@ class WatchedEnv(gymnasium.Wrapper):
         if seed is not None:
             self.seed = seed
         self.steps = None
-        self._watchdog.begin(self)
-        try:
+        with self._watchdog.call(self.index, self.seed):
             return self.env.reset(seed=seed, options=options)
-        finally:
-            self._watchdog.end()
 
     def step(self, action):
         self.steps = 0 if self.steps is None else self.steps + 1
-        self._watchdog.begin(self, action)
-        try:
+        with self._watchdog.call(self.index, self.seed, self.steps, action):
             return self.env.step(action)
-        finally:
-            self._watchdog.end()

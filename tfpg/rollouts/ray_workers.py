@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing.reduction import ForkingPickler
@@ -58,7 +58,7 @@ class RayWorkers:
             only from this machine.
         cpus_per_worker: CPUs that Ray reserves for an actor.
         timeout: Seconds after which an environment that has not returned is considered hung and its
-            worker is replaced. None: never.
+            worker is replaced. Making an environment may take at least two minutes. None: never.
         on_env_error: What happens if an environment raises an exception: ``"raise"``,
             ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
 
@@ -264,7 +264,9 @@ def _make(
         "on_env_error": on_env_error,
         "first_index": first,
     }
-    envs: Any = make_vec(env, size, **options)
+    watched = nullcontext() if watchdog is None else watchdog.call(first, at_least=_START_SECONDS)
+    with watched:
+        envs: Any = make_vec(env, size, **options)
     if watchdog is not None and hasattr(envs, "envs"):  # not Atari games, which do not hang
         watchdog.watch(envs)
     return envs
@@ -449,7 +451,9 @@ class RayTeam:
                 error = self._ray.get(found, timeout=_PATIENCE)
         if error is None:
             envs, unknown = range(first, first + size), [None] * size
-            end = "is lost" if isinstance(cause, self._ray.exceptions.ObjectLostError) else _KILLED
+            kinds = self._ray.exceptions
+            died = kinds.RayActorError, kinds.NodeDiedError, kinds.OutOfMemoryError
+            end = _KILLED if isinstance(cause, died) else f"failed: {one_line(cause, 200)}"
             error = EnvWorkerDied(envs, None, unknown, unknown, unknown, end=end)
         error.at_host(place.name)
         if place.actor is asked:  # else it is already being restarted

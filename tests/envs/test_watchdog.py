@@ -1,0 +1,41 @@
+"""A process whose environment does not return ends with a report."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, time
+from tfpg.envs.watchdog import Watchdog
+
+watchdog = Watchdog(0.2, lambda error: print(error, flush=True))
+with watchdog.call(7, at_least=0.1):
+    pass  # a call that returns is not reported
+with watchdog.call({call}):
+    time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("3, at_least=0.5", "3 (being made) did not respond within 0.5 s and was killed."),
+        ("3, 8", "3 (being reset, seed 8) did not respond within 0.2 s and was killed."),
+        (
+            "3, 8, 5, 1",
+            "3 (step 5 of its episode, seed 8, action 1) did not respond within 0.2 s and was "
+            "killed.",
+        ),
+    ],
+)
+def test_a_call_that_takes_too_long_is_reported(call, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(call=call)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.strip() == f"The process of environment {expected}"
