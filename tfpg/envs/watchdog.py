@@ -26,7 +26,8 @@ class Watchdog:
 
     def __init__(self, timeout: float, report: Callable[[EnvWorkerDied], Any]):
         self._timeout, self._report = timeout, report
-        self._call: tuple[float, float, list] | None = None  # its start, limit, and environment
+        # when the call must have returned, its time limit, and the environment
+        self._call: tuple[float, float, tuple[int, int | None, int | None, Any]] | None = None
         threading.Thread(target=self._watch, daemon=True).start()
 
     def watch(self, envs: SyncVectorEnv) -> None:
@@ -52,7 +53,7 @@ class Watchdog:
             at_least: Time limit of the call, if ``timeout`` is shorter.
         """
         limit = max(self._timeout, at_least)
-        self._call = time.monotonic(), limit, [index, seed, step, action]
+        self._call = time.monotonic() + limit, limit, (index, seed, step, action)
         try:
             yield
         finally:
@@ -64,11 +65,12 @@ class Watchdog:
             faulthandler.dump_traceback_later(2 * self._timeout + 1, exit=True)
             time.sleep(self._timeout / 4)
             call = self._call
-            if call is not None and time.monotonic() - call[0] > call[1]:
-                index, *episode = call[2]
-                place = [index], None, *([x] for x in episode)
+            if call is not None and time.monotonic() > call[0]:
+                _, limit, (index, seed, step, action) = call
                 try:
-                    self._report(EnvWorkerDied(*place, timeout=call[1]))
+                    self._report(
+                        EnvWorkerDied([index], None, [seed], [step], [action], timeout=limit)
+                    )
                 finally:
                     os._exit(1)
 
