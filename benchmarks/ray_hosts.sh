@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command on a Ray cluster whose hosts are network namespaces of this computer (Linux, root).
-# Each host has its own address, object store and folder. The command runs on the first host, where
-# Ray's head is, with RAY_ADDRESS.
+# Each host has its own address, object store and folder. The command runs on the first host, with
+# Ray's head, and RAY_ADDRESS is set.
 #   ./benchmarks/ray_hosts.sh HOSTS CPUS COMMAND...
 set -eu
 hosts=$1 cpus=$2
@@ -17,7 +17,7 @@ clean_up() {
         sleep 2
     done 2>/dev/null
     for ((i = 1; i <= hosts; i++)); do ip netns delete "$name-$i" || true; done
-    ip link delete "$name"
+    ip link delete "$name" || true
     rm -rf "$folder"
 }
 trap clean_up EXIT
@@ -43,8 +43,9 @@ for ((i = 1; i <= hosts; i++)); do
         --num-cpus "$cpus" --temp-dir "$folder/$i" >"$folder/$i.log" 2>&1 &
     disown
     for _ in $(seq 60); do # until it runs
-        ! grep --quiet "Ray runtime started" "$folder/$i.log" || break
+        ! grep --quiet --no-messages "Ray runtime started" "$folder/$i.log" || break
         sleep 1
     done
+    grep --quiet "Ray runtime started" "$folder/$i.log" || { cat "$folder/$i.log" >&2; exit 1; }
 done
 ip netns exec "$name-1" "$@"

@@ -73,17 +73,18 @@ def print_costs(args) -> None:
                 def answers(requests, actor, ask=ask, calls=calls):
                     start = time.perf_counter()
                     found = ask(requests, actor)
-                    calls.append((time.perf_counter() - start, requests, actor, found))
+                    wall = time.perf_counter() - start
+                    back = sum(len(pickle.dumps(each)) for each in found)
+                    calls.append((wall, requests, actor, found, back))
                     return found
 
                 envs.team.answers = answers
                 seconds_per_rollout(collector, policy, args.num_steps, args.seconds)
                 rows = []
-                for wall, requests, actor, found in calls[1:]:
+                for wall, requests, actor, found, back in calls[1:]:
                     playing = max(each.seconds for each in found)
                     sent = len(pickle.dumps(requests[0]._replace(state=None)))
                     sent += len(pickle.dumps(actor))
-                    back = sum(len(pickle.dumps(each)) for each in found[:8])
                     rows.append((1e3 * playing, 1e3 * (wall - playing), sent / 1e3, back / 1e3))
                 playing, rest, sent, back = map(median, zip(*rows, strict=True))
                 print(

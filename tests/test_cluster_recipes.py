@@ -67,19 +67,19 @@ def test_the_manifest_has_a_token_and_as_many_cpus_as_workers():
 
 
 def test_the_slurm_script_starts_ray_on_all_nodes_and_trains(tmp_path):
-    """Not with Slurm and Ray themselves, which need several computers."""
+    """With stand-ins for Slurm and Ray, which would need several computers."""
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/activate").write_text('PATH="$PWD:$PATH"\n')
     programs = {
-        "scontrol": "echo localhost; echo node-8",
-        "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        "hostname": "echo 10.0.0.7 172.17.0.1",
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
         "ray": '[ "$1" = health-check ] || echo "$RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $@" >> started',
         "tfpg": 'until grep -qs -e --address started; do sleep 0.1; done; echo "tfpg $@"',
     }
     for name, text in programs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_JOB_NODELIST": "node-[7-8]", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "8"}
+    slurm = {"SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "8"}
     done = subprocess.run(
         [RECIPES / "slurm.sh", "ppo", "Acrobot-v1", "--num-envs", "64"],
         cwd=tmp_path,
@@ -89,10 +89,10 @@ def test_the_slurm_script_starts_ray_on_all_nodes_and_trains(tmp_path):
         check=True,
         timeout=60,
     )
-    address, options = "127.0.0.1:6379", "--port=6379 --include-dashboard=false"
+    head = "--head --node-ip-address=10.0.0.7 --port=6379 --num-cpus=6 --include-dashboard=false"
     assert (tmp_path / "started").read_text().splitlines() == [
-        f"token 64 start --block --head --node-ip-address=127.0.0.1 {options}",
-        f"token 64 start --block --address {address}",
+        f"token 64 start --block {head}",
+        "token 64 start --block --address=10.0.0.7:6379 --num-cpus=8",
     ]
     training = parse(done.stdout)
-    assert (training.ray_workers, training.ray_address) == (14, address)
+    assert (training.ray_workers, training.ray_address) == (14, "10.0.0.7:6379")

@@ -8,15 +8,18 @@ set -eu
 . .venv/bin/activate
 RAY_AUTH_TOKEN="$(head -c 32 /dev/urandom | sha256sum | cut -d ' ' -f 1)"
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
-head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)" # where this script runs
-HEAD_IP="$(getent ahostsv4 "$head" | head -n 1 | cut -d ' ' -f 1)"
+HEAD_IP="$(hostname -I | cut -d ' ' -f 1)" # this script runs on the first node
 export HEAD_IP RAY_ADDRESS="$HEAD_IP:6379"
-workers=$((SLURM_NNODES * SLURM_CPUS_PER_TASK - 2)) # leave two cores for learning
+on_head=$((SLURM_CPUS_PER_TASK - 2)) # leave two cores for learning
+export on_head
 
-srun bash -c 'if [ "$SLURM_NODEID" = 0 ]; then
-    exec ray start --block --head --node-ip-address="$HEAD_IP" --port=6379 --include-dashboard=false
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c '
+if [ "$SLURM_NODEID" = 0 ]; then
+    exec ray start --block --head --node-ip-address="$HEAD_IP" --port=6379 --num-cpus="$on_head" \
+        --include-dashboard=false
 fi
-until ray health-check 2>/dev/null; do sleep 1; done
-exec ray start --block --address "$RAY_ADDRESS"' &
-until ray health-check 2>/dev/null; do sleep 1; done
-exec tfpg train "$@" --ray-address "$RAY_ADDRESS" --ray-workers "$workers"
+for _ in {1..60}; do ! ray health-check 2>/dev/null || break; sleep 1; done
+exec ray start --block --address="$RAY_ADDRESS" --num-cpus="$SLURM_CPUS_PER_TASK"' &
+for _ in {1..60}; do ! ray health-check 2>/dev/null || break; sleep 1; done
+exec tfpg train "$@" --ray-address "$RAY_ADDRESS" \
+    --ray-workers $((SLURM_NNODES * SLURM_CPUS_PER_TASK - 2))

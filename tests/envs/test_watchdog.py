@@ -1,4 +1,4 @@
-"""A process whose environment does not return ends with a report."""
+"""A process whose environment hangs reports it and exits."""
 
 import subprocess
 import sys

@@ -26,7 +26,7 @@ class Watchdog:
 
     def __init__(self, timeout: float, report: Callable[[EnvWorkerDied], Any]):
         self._timeout, self._report = timeout, report
-        # when the call must have returned, its time limit, and the environment
+        # the deadline, the time limit, and the index, seed, step and action
         self._call: tuple[float, float, tuple[int, int | None, int | None, Any]] | None = None
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -47,12 +47,14 @@ class Watchdog:
 
         Args:
             index: The index of the environment.
-            seed: The seed of its episode. None: it is being made.
-            step: The step of the episode. None: it is being reset.
+            seed: The seed of its episode. None: the environment is being made.
+            step: The step of its episode. None: the environment is being reset or made.
             action: The action of the step.
-            at_least: Time limit of the call, if ``timeout`` is shorter.
+            at_least: The time limit is ``timeout`` or this, whichever is longer, in seconds.
         """
         limit = max(self._timeout, at_least)
+        if limit > self._timeout:
+            _guard(limit)
         self._call = time.monotonic() + limit, limit, (index, seed, step, action)
         try:
             yield
@@ -61,8 +63,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            # This ends the process if the call does not even let other threads run.
-            faulthandler.dump_traceback_later(2 * self._timeout + 1, exit=True)
+            call = self._call
+            _guard(self._timeout if call is None else call[1])
             time.sleep(self._timeout / 4)
             call = self._call
             if call is not None and time.monotonic() > call[0]:
@@ -73,6 +75,11 @@ class Watchdog:
                     )
                 finally:
                     os._exit(1)
+
+
+def _guard(limit: float) -> None:
+    """End the process if a call does not even let other threads run."""
+    faulthandler.dump_traceback_later(2 * limit + 1, exit=True)
 
 
 class WatchedEnv(gymnasium.Wrapper):

@@ -58,7 +58,7 @@ class RayWorkers:
             only from this machine.
         cpus_per_worker: CPUs that Ray reserves for an actor.
         timeout: Seconds after which an environment that has not returned is considered hung and its
-            worker is replaced. Making an environment may take at least two minutes. None: never.
+            worker is replaced. Making one may take two minutes, if that is longer. None: never.
         on_env_error: What happens if an environment raises an exception: ``"raise"``,
             ``"restart"`` or ``"drop"``; see `tfpg.envs.make_vec`.
 
@@ -257,15 +257,15 @@ class Worker:
 def _make(
     env: Any, on_env_error: str, watchdog: Watchdog | None, first: int, size: int
 ) -> VectorEnv:
-    if isinstance(env, bytes):
-        env = build_env(partial(ForkingPickler.loads, env), first)
     options: dict[str, Any] = {
         "manual_resets": True,
         "on_env_error": on_env_error,
         "first_index": first,
     }
-    watched = nullcontext() if watchdog is None else watchdog.call(first, at_least=_START_SECONDS)
-    with watched:
+    limit = size * _START_SECONDS
+    with nullcontext() if watchdog is None else watchdog.call(first, at_least=limit):
+        if isinstance(env, bytes):
+            env = build_env(partial(ForkingPickler.loads, env), first)
         envs: Any = make_vec(env, size, **options)
     if watchdog is not None and hasattr(envs, "envs"):  # not Atari games, which do not hang
         watchdog.watch(envs)
