@@ -17,19 +17,9 @@ https://arxiv.org/abs/1710.02298.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from tfpg.agents.off_policy import OffPolicy
-from tfpg.agents.optimization import CompiledUpdate
-from tfpg.agents.target_network import TargetNetwork
-from tfpg.core.backend import keras, tf
-from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
-from tfpg.models.heads import EpsilonGreedyHead
-from tfpg.models.policy import Policy
-from tfpg.ops.gradients import mean_gradient, sum_of_squares
+from tfpg.agents.q_learning import QLearning
+from tfpg.core.backend import tf
+from tfpg.core.options import one_of, option
 from tfpg.ops.value_losses import (
     double_q_learning_targets,
     huber,
@@ -37,16 +27,9 @@ from tfpg.ops.value_losses import (
     td_errors,
 )
 from tfpg.rollouts.replay import Transitions
-from tfpg.schedules import IN_THE_END, linear, probability_schedule
-
-if TYPE_CHECKING:
-    from tfpg.rollouts.collector import Collector
-
-_TAU = 0.01
-_LOGS = ("loss", "mean_q", "td_error", "grad_norm")
 
 
-class DQN(OffPolicy):
+class DQN(QLearning):
     """Deep Q-learning, for environments with `Discrete` actions.
 
     Environment steps are counted over all environments together. After ``learning_starts`` steps
@@ -70,77 +53,11 @@ class DQN(OffPolicy):
         [128.0, 256.0]
     """
 
-    double: bool = option(
-        default=True,
-        check=flag,
-        help="Double Q-learning: choose the next action with the online network.",
-    )
-    target_update_period: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Updates between copies of the online network into the target network. None: tau is "
-        "used instead.",
-    )
-    tau: float | None = option(
-        default=None,
-        check=optional(positive_fraction),
-        help="Instead of copying, move the target network this fraction of the way toward the "
-        "online network after every update. None: 0.01, unless target_update_period is given.",
-    )
-    epsilon: float | Callable[[float], float] = option(
-        default=linear(1.0, 0.05, 20_000),
-        check=probability_schedule,
-        help="Probability of a random action: a number or a schedule (see `tfpg.schedules`).",
-    )
-    epsilon_per: str = option(
-        default="step",
-        check=one_of("step", "episode"),
-        help="Unit of the epsilon schedule: environment steps or episodes.",
-    )
-    explore_steps: int = option(
-        default=1, check=count, help="Repeat a random action for this many steps."
-    )
     loss: str = option(
         default="huber",
         check=one_of("huber", "mse"),
         help="Loss function for the temporal-difference errors.",
     )
-    jit_compile: bool | str = option(
-        default="auto",
-        check=one_of(True, False, "auto"),
-        help="Compile the updates with XLA. 'auto': on, unless the model has convolutions and runs "
-        "on a CPU, where XLA convolutions are slow.",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.target: TargetNetwork | None = None
-
-    @staticmethod
-    def default_optimizer() -> keras.optimizers.Optimizer:
-        """Return Adam with gradients clipped at a norm of 10."""
-        return keras.optimizers.Adam(5e-4, global_clipnorm=10.0)
-
-    def build(self, policy: Policy) -> None:
-        if policy.has_value:
-            raise ValueError(
-                "The model has a second output, but a Q-network has only one: the value of each "
-                "action."
-            )
-        if self.target is None or not self.target.belongs_to(self.trainable.variables):
-            self.target = TargetNetwork(policy, self.trainable.variables)
-            self.updates = 0
-        self._update_block = CompiledUpdate(self._update_all, self.jit_compile, [self.model])
-
-    def begin(self, collector: Collector, policy: Policy) -> None:
-        super().begin(collector, policy)
-        self._target.copy_if_changed()
-
-    def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
-        logs = super().iterate(collector, policy)
-        self._target.mark()
-        return logs
-
     def losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
         """Return the losses of a batch of transitions: the algorithm.
 
@@ -169,127 +86,3 @@ class DQN(OffPolicy):
             "td_error": tf.abs(errors),
             "errors": errors,
         }
-
-    def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
-        """Make an update for every ``batch_size`` transitions, in one compiled call.
-
-        Args:
-            transitions: ``M`` transitions, a multiple of ``batch_size``.
-
-        Returns:
-            The means over the updates of ``loss``, ``mean_q``, ``td_error`` and ``grad_norm``, and
-            the errors ``[M]`` that the transitions had when they were learned from.
-
-        Raises:
-            FloatingPointError: The loss is not finite, or the gradients of many calls in a row.
-                None of the updates was applied.
-        """
-        encode = self.trained_policy.encode
-
-        def batches(x: np.ndarray | tf.Tensor) -> Any:
-            shape = (-1, self.batch_size, *x.shape[1:])
-            return tf.reshape(x, shape) if tf.is_tensor(x) else np.reshape(x, shape)
-
-        data = transitions._replace(
-            observations=encode(transitions.observations),
-            next_observations=encode(transitions.next_observations),
-            indices=(),  # type: ignore[arg-type]
-        )
-        data = tf.nest.map_structure(batches, data)
-        before = np.array(self.updates % (self.target_update_period or 1), np.int32)
-        logs, _ = self._update_block(data, before)
-        errors, finite = logs.pop("errors"), logs.pop("finite")
-        if self.trainable.check(finite, logs["loss"]):
-            self.updates += len(errors)
-        return logs, errors.ravel()
-
-    def explore(self, at_random: bool = False) -> float:
-        head = self.trained_policy.head
-        assert isinstance(head, EpsilonGreedyHead)
-        steps = self.env_steps if self.epsilon_per == "step" else self.episodes
-        head.hold = self.explore_steps
-        head.epsilon = 1.0 if at_random else self._epsilon_at(steps)
-        return head.epsilon
-
-    def head_options(self) -> dict[str, Any]:
-        return {"epsilon": self._epsilon_at(IN_THE_END)}
-
-    def get_state(self) -> dict[str, Any]:
-        return {**super().get_state(), "updates": self.updates}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        super().set_state(state)
-        self.updates = state["updates"]
-        self._target.mark()
-
-    def variables(self) -> dict[str, Sequence[Any]]:
-        return {**super().variables(), "target network": self._target.weights}
-
-    @property
-    def _target(self) -> TargetNetwork:
-        assert self.target is not None, "prepare was not called"
-        return self.target
-
-    def _epsilon_at(self, steps: float) -> float:
-        assert callable(self.epsilon)  # since the options were checked
-        return min(max(float(self.epsilon(steps)), 0.0), 1.0)
-
-    def policy_options(self) -> dict[str, Any]:
-        return {**super().policy_options(), "epsilon": self._epsilon_at(0)}
-
-    def _update_all(
-        self, batches: Transitions, before: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], None]:
-        """Update once for every batch, and undo all updates if a gradient was not finite.
-
-        Args:
-            batches: Transitions, each field ``[updates, batch_size, ...]``.
-            before: Updates since the last copy into the target network, scalar.
-
-        Returns:
-            Means of the logs; ``errors``, ``[updates, batch_size]``; and ``finite``, for each
-            variable whether its gradients were finite.
-        """
-        variables, assigned = self.trainable.variables, self._assigned()
-        saved = [tf.identity(v) for v in assigned]
-        updates, size = batches.rewards.shape
-        period, tau = self.target_update_period, self.tau
-        if period is None and tau is None:
-            tau = _TAU
-
-        def update(index: Any, sums: Any, errors: Any, finite: Any) -> Any:
-            batch = tf.nest.map_structure(lambda x: x[index], batches)
-            gradients, logs = mean_gradient(self.losses, variables, batch, keep=("errors",))
-            errors = errors.write(index, logs.pop("errors"))
-            squares = tf.stack([sum_of_squares(g) for g in gradients])
-            logs["grad_norm"] = tf.cast(tf.sqrt(tf.reduce_sum(squares)), tf.float32)
-            self.trainable.apply(gradients)
-            self._target.follow(before + index + 1, period or 1, tau)
-            sums = {name: x + logs[name] for name, x in sums.items()}
-            # The Huber loss has a finite gradient where the loss is infinite.
-            finite &= tf.math.is_finite(squares) & tf.math.is_finite(logs["loss"])
-            return index + 1, sums, errors, finite
-
-        _, sums, errors, finite = tf.while_loop(
-            lambda index, *_: index < updates,
-            update,
-            (
-                tf.constant(0),
-                {name: tf.constant(0.0) for name in _LOGS},
-                tf.TensorArray(tf.float32, updates, element_shape=[size]),
-                tf.fill([len(variables)], True),
-            ),
-        )
-        # Checking before each update would cost a fifth of its time.
-        good = tf.reduce_all(finite)
-        for variable, old in zip(assigned, saved, strict=True):
-            variable.assign(tf.where(good, variable, old))
-        means = {name: x / updates for name, x in sums.items()}
-        return {**means, "errors": errors.stack(), "finite": finite}, None
-
-    def _assigned(self) -> list[tf.Variable]:
-        """All variables that an update assigns."""
-        variables = list(self.trainable.variables)
-        for optimizer, _ in self.trainable.groups:
-            variables += optimizer.variables
-        return [v.value for v in variables] + self._target.weights

@@ -13,7 +13,7 @@ action space             outputs   distribution
 ``Box``, D dimensions    D         DiagonalGaussian: D means. The log standard deviations are
                                    trainable weights that the head keeps next to the model.
 ``Discrete(A)``, with    A         EpsilonGreedy: the Q-values of the actions
-``epsilon=``
+``epsilon=``              A * N     ... or with ``support=``, the distributions of the returns
 =======================  ========  ============================================================
 
 ``squash=True`` turns the DiagonalGaussian of a bounded ``Box`` into a SquashedGaussian. Actions of
@@ -50,6 +50,7 @@ from tfpg.ops.distributions import (
     SquashedGaussian,
 )
 
+QUANTILES = "quantiles"
 _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
 
 
@@ -250,8 +251,15 @@ class MultiBinaryHead(DiscreteHead):
 class EpsilonGreedyHead(DiscreteHead):
     """``Discrete(A)`` from the Q-values of its A actions. Samples explore, the mode is greedy.
 
-    Attributes:
+    Or from the distributions of the returns, N outputs for each action, one action after another.
+
+    Args:
+        space: The action space.
         epsilon: The probability that a sample is a uniformly random action.
+        outputs: The number of outputs, A or A * N.
+        support: None: the outputs are Q-values. ``"quantiles"``: they are quantiles of equal
+            probability, and the Q-value is their mean. ``(low, high)``: they are the logits of N
+            returns at equal distances from ``low`` to ``high``.
     """
 
     space_type = spaces.Discrete
@@ -259,9 +267,22 @@ class EpsilonGreedyHead(DiscreteHead):
     noise_shape = (2,)
     low_entropy = -np.inf  # epsilon decides how much it explores
 
-    def __init__(self, space: spaces.Discrete, epsilon: float = 0.0):
+    def __init__(
+        self,
+        space: spaces.Discrete,
+        epsilon: float = 0.0,
+        outputs: int | None = None,
+        support: str | Sequence[float] | None = None,
+    ):
         super().__init__(space)
         self.epsilon = epsilon
+        self.outputs = outputs or self.outputs
+        self.support = support
+        self._shape = (int(space.n), self.outputs // int(space.n))
+        #: the returns whose probabilities the outputs are, ``[N]`` float32, or None
+        self.atoms: np.ndarray | None = None
+        if support is not None and not isinstance(support, str):
+            self.atoms = np.linspace(*support, self._shape[1], dtype=np.float32)
 
     @staticmethod
     def sizes(space: spaces.Discrete) -> dict[int, str]:
@@ -271,8 +292,21 @@ class EpsilonGreedyHead(DiscreteHead):
     def at_random(self) -> bool:  # type: ignore[override]
         return self.epsilon >= 1
 
+    def per_action(self, outputs: Any) -> Any:
+        """Return outputs ``[B, A * N]`` as ``[B, A, N]``."""
+        return xp.reshape(outputs, (-1, *self._shape))
+
+    def q_values(self, outputs: Any) -> Any:
+        """Return the Q-values ``[B, A]`` for outputs ``[B, K]``."""
+        if self.support is None:
+            return outputs
+        outputs = self.per_action(outputs)
+        if self.atoms is None:
+            return xp.sum(outputs) / self._shape[1]
+        return xp.sum(xp.exp(xp.log_softmax(outputs)) * self.atoms)
+
     def distribution(self, outputs: Any) -> EpsilonGreedy:
-        return EpsilonGreedy(outputs, self.epsilon)
+        return EpsilonGreedy(self.q_values(outputs), self.epsilon)
 
 
 class GaussianHead(Head):
@@ -398,6 +432,7 @@ def head_for(
     squash: bool = False,
     log_std: float | Sequence[float] = 0.0,
     epsilon: float | None = None,
+    support: str | Sequence[float] | None = None,
 ) -> Head:
     """Return the head that reads a model's outputs as actions.
 
@@ -414,6 +449,7 @@ def head_for(
             for a model with one output per dimension. (With two, the model outputs it.)
         epsilon: The outputs are Q-values of `Discrete` actions, and samples explore with this
             probability. None: the outputs are a policy.
+        support: The outputs are distributions of returns; see `EpsilonGreedyHead`.
 
     Returns:
         The `Head`.
@@ -431,6 +467,8 @@ def head_for(
     """
     count = outputs.shape[-1]
     fitting = heads_of(action_space, q_values=epsilon is not None)
+    if epsilon is not None and support is not None:
+        return _distributional_head(action_space, model, count, epsilon, support)
     if count not in fitting:
         raise ValueError(_wrong_count(action_space, count, fitting))
     kind, space = fitting[count], cast(Any, action_space)
@@ -454,6 +492,22 @@ def head_for(
     if isinstance(head, BernoulliHead):
         head.positive_action = positive_action
     return head
+
+
+def _distributional_head(
+    space: Any, model: keras.Model, count: int, epsilon: float, support: str | Sequence[float]
+) -> Head:
+    if support != QUANTILES and not -np.inf < support[0] < support[1] < np.inf:
+        raise ValueError(f"The support must be from a number to a larger one, got {support}.")
+    actions = int(space.n)
+    if count % actions or count < 2 * actions:
+        raise ValueError(
+            f"The model has {count} outputs, but a distribution of the return of each of {actions} "
+            f"actions needs a multiple of {actions}, at least {2 * actions}. Change the last layer "
+            "of the model, or use tfpg.networks with atoms=51."
+        )
+    _check_unbounded(model)
+    return EpsilonGreedyHead(space, checked("epsilon", epsilon, fraction), count, support)
 
 
 def _wrong_count(space: gymnasium.Space, count: int, fitting: dict[int, type[Head]]) -> str:

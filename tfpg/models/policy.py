@@ -53,7 +53,7 @@ NO_VALUE = (
     "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."
 )
 
-_HEAD_NAMES = "from_logits", "positive_action", "squash", "log_std", "epsilon"
+_HEAD_NAMES = "from_logits", "positive_action", "squash", "log_std", "epsilon", "support"
 # How models that were trained or loaded act.
 _RECEIVED: dict[Any, Policy] = {}
 _HEAD_OPTIONS: WeakKeyDictionary[keras.Model, dict[str, Any]] = WeakKeyDictionary()
@@ -223,12 +223,13 @@ class Policy:
             that makes one; or its ``(observation_space, action_space)``.
         value_model: A Keras model ``inputs [B, ...] -> [B, 1]`` for the values, if ``model`` has no
             second output.
-        from_logits: This and the next four are explained in `tfpg.models.heads.head_for`. None: as
+        from_logits: This and the next five are explained in `tfpg.models.heads.head_for`. None: as
             the model was trained, if that is known (see `head_options_of`), or else the default.
         positive_action: See ``from_logits``.
         squash: See ``from_logits``.
         log_std: See ``from_logits``.
         epsilon: See ``from_logits``.
+        support: See ``from_logits``.
         value_scale: What to multiply the values by for them to be in units of the rewards, because
             the value function was trained on scaled rewards. None: as for ``from_logits``, or 1.
         acting: How actions are computed: ``"numpy"`` (a copy of the forward pass),
@@ -265,6 +266,7 @@ class Policy:
         squash: bool | None = None,
         log_std: float | Sequence[float] | None = None,
         epsilon: float | None = None,
+        support: str | Sequence[float] | None = None,
         value_scale: float | None = None,
         acting: str = "auto",
     ):
@@ -286,7 +288,7 @@ class Policy:
         self.has_value = value is not None or value_model is not None
         if value_model is not None:
             self._add_value_model(value_model, value is not None)
-        options = from_logits, positive_action, squash, log_std, epsilon
+        options = from_logits, positive_action, squash, log_std, epsilon, support
         named = zip(_HEAD_NAMES, options, strict=True)
         given = {name: value for name, value in named if value is not None}
         known = head_options_of(model)

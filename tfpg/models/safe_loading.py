@@ -56,7 +56,7 @@ from tfpg.models.allowed_layers import (
 METADATA, CONFIG, WEIGHTS = PARTS = ("metadata.json", "config.json", "model.weights.h5")
 HEAD = "tfpg_head.json"  # which only tfpg writes
 _HEAD_OPTIONS = (
-    *("from_logits", "positive_action", "squash", "log_std", "epsilon", "value_scale"),
+    *("from_logits", "positive_action", "squash", "log_std", "epsilon", "support", "value_scale"),
 )
 _MAX_BYTES = {METADATA: 2**16, CONFIG: 2**23, HEAD: 2**20}
 _MAX_INDEX_BYTES = 2**16
@@ -220,6 +220,7 @@ def _checked_head(text: bytes, file: str) -> dict[str, Any]:
     for name, value in head.items():
         numbers = value if isinstance(value, list) else [value]
         simple = len(numbers) <= 10_000 and all(isinstance(x, (bool, int, float)) for x in numbers)
+        simple = simple or (name, value) == ("support", QUANTILES)
         if name not in _HEAD_OPTIONS or not simple:
             raise _refusal(file, f"{HEAD} has an unknown entry {name[:80]!r}")
     return head
