@@ -6,12 +6,14 @@ from gymnasium import spaces
 from toys import Walk
 
 import tfpg
+from tfpg.agents.q_learning import QLearning
 from tfpg.envs import open_vec
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.replay import Transitions
 from tfpg.rollouts.trajectory import Trajectory
 
 ALGORITHMS = [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN]
+DISTRIBUTIONAL = tfpg.C51, tfpg.QRDQN
 
 SMALL = {  # options of a DQN
     "num_envs": 4,
@@ -52,7 +54,7 @@ def three_actions():
 
 
 def options_for(algorithm):
-    if issubclass(algorithm, tfpg.DQN):
+    if issubclass(algorithm, QLearning):
         return SMALL
     return EPISODES if algorithm is tfpg.Reinforce else ROLLOUT
 
@@ -61,6 +63,8 @@ def small_model(algorithm, env="CartPole-v1", **options):
     options = {"hidden": (8,), "seed": 0, **options}
     if algorithm in (tfpg.A2C, tfpg.PPO):
         return tfpg.networks.actor_critic(env, **{"normalize": False, **options})
+    if algorithm in DISTRIBUTIONAL:
+        options["atoms"] = 5
     return tfpg.networks.mlp(env, **{"activation": "tanh", **options})
 
 

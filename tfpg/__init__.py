@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from tfpg.agents.a2c import A2C
     from tfpg.agents.actor_critic import ActorCritic
     from tfpg.agents.agent import Agent
+    from tfpg.agents.c51 import C51
     from tfpg.agents.dqn import DQN
     from tfpg.agents.ppo import PPO
+    from tfpg.agents.qrdqn import QRDQN
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checkpoints.manager import Checkpoints
     from tfpg.checks.env_checks import check_env
@@ -45,12 +47,14 @@ __all__ = [
     "A2C",
     "ActorCritic",
     "Agent",
+    "C51",
     "Checkpoints",
     "DQN",
     "EnvError",
     "EnvWorkerDied",
     "PPO",
     "Policy",
+    "QRDQN",
     "RayWorkers",
     "Reinforce",
     "callbacks",
@@ -79,12 +83,14 @@ __getattr__, __dir__ = lazy_names(
         "A2C": "tfpg.agents.a2c:A2C",
         "ActorCritic": "tfpg.agents.actor_critic:ActorCritic",
         "Agent": "tfpg.agents.agent:Agent",
+        "C51": "tfpg.agents.c51:C51",
         "Checkpoints": "tfpg.checkpoints.manager:Checkpoints",
         "DQN": "tfpg.agents.dqn:DQN",
         "EnvError": "tfpg.errors:EnvError",
         "EnvWorkerDied": "tfpg.errors:EnvWorkerDied",
         "PPO": "tfpg.agents.ppo:PPO",
         "Policy": "tfpg.models.policy:Policy",
+        "QRDQN": "tfpg.agents.qrdqn:QRDQN",
         "RayWorkers": "tfpg.rollouts.ray_workers:RayWorkers",
         "Reinforce": "tfpg.agents.reinforce:Reinforce",
         "callbacks": "tfpg.callbacks",

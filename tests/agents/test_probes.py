@@ -44,8 +44,10 @@ def ppo(env):
     return tfpg.PPO(model, gamma=GAMMA, **options), 80
 
 
-def dqn(env, model=None, **options):
-    model = model or tfpg.networks.mlp(env, hidden=(16,), activation="relu", seed=0)
+def dqn(env, model=None, algorithm=tfpg.DQN, **options):
+    atoms = None if algorithm is tfpg.DQN else 21
+    network = {"hidden": (16,), "activation": "relu", "seed": 0, "atoms": atoms}
+    model = model or tfpg.networks.mlp(env, **network)
     model.compile(keras.optimizers.Adam(0.01))
     settings = {
         "gamma": GAMMA,
@@ -59,7 +61,7 @@ def dqn(env, model=None, **options):
         "epsilon": 0.3,
         "jit_compile": False,
     }
-    return tfpg.DQN(model, **{**settings, **options}), 12
+    return algorithm(model, **{**settings, **options}), 12
 
 
 def dqn_with_everything(env):
@@ -67,8 +69,18 @@ def dqn_with_everything(env):
     return dqn(env, model, n_step=2, prioritized=True, tau=0.05, overlap=True)
 
 
+def c51(env):
+    return dqn(env, algorithm=tfpg.C51, v_min=-1.0, v_max=4.0)
+
+
+def qrdqn(env):
+    return dqn(env, algorithm=tfpg.QRDQN)
+
+
 AGENTS = {
     "dqn": dqn,
+    "c51": c51,
+    "qrdqn": qrdqn,
     "dqn with everything": dqn_with_everything,
     "reinforce": reinforce,
     "reinforce with a value": reinforce_with_value,
@@ -94,9 +106,9 @@ def test_every_agent_solves_every_probe(name, probe):
     result = agent.evaluate(probe, 200, seed=1)
     spread = 0.2 if probe.__name__ == "ObservedReward" else 0.01
     assert result["episode_return"] == pytest.approx(best, abs=spread)
-    if name.startswith("dqn"):
+    if "dqn" in name or name == "c51":
         observations, values = probe().values(GAMMA)
-        found = agent.model(observations).numpy().max(axis=1)
+        found = agent.head.q_values(agent.model(observations)).numpy().max(axis=1)
         np.testing.assert_allclose(found, values, atol=0.15 * max(values))
     elif name != "reinforce":
         observations, values = probe().values(GAMMA)

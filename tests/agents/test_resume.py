@@ -134,6 +134,11 @@ def dqn(env, **options):
     return tfpg.DQN(model, **{**SMALL, "num_envs": 2, "capacity": 400, **options})
 
 
+def c51(env):
+    model = tfpg.networks.dueling(env, hidden=(8,), atoms=5, seed=0)
+    return tfpg.C51(model, v_max=100.0, **{**SMALL, "num_envs": 2, "prioritized": True})
+
+
 def frames(env):
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -159,6 +164,7 @@ CASES = {
     "ppo-log-std": (free_log_std, "Pendulum-v1"),
     "ppo-dict": (ppo, lambda: Noisy(named=True)),
     "dqn": (dqn, "CartPole-v1"),
+    "c51": (c51, "CartPole-v1"),
     "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
     "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),

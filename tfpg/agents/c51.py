@@ -54,7 +54,7 @@ class C51(QLearning):
         following = tf.nn.softmax(self.next_distribution(batch))
         returns = batch.rewards[:, None] + batch.discounts[:, None] * atoms
         targets = project_distribution(returns, following, atoms)
-        outputs = self.online_outputs(batch.observations)
+        outputs = self.outputs(batch.observations)
         logits = taken(head.per_action(outputs), batch.actions)
         losses = cross_entropy(logits, targets)
         q_values = head.q_values(outputs)

@@ -34,8 +34,7 @@ class DQN(QLearning):
 
     Environment steps are counted over all environments together. After ``learning_starts`` steps
     of random play, ``updates_per_learn`` updates are made every ``learn_period`` steps, in one
-    compiled call. An iteration is ``steps_per_iteration`` steps. The options of the replay buffer
-    and of the schedule of updates are declared in `tfpg.agents.off_policy.OffPolicy`.
+    compiled call. An iteration is ``steps_per_iteration`` steps.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -58,26 +57,17 @@ class DQN(QLearning):
         check=one_of("huber", "mse"),
         help="Loss function for the temporal-difference errors.",
     )
+
     def losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
-        """Return the losses of a batch of transitions: the algorithm.
-
-        Args:
-            batch: ``B`` transitions, as tensors.
-
-        Returns:
-            ``"loss"``, which is minimized; ``"mean_q"`` and ``"td_error"``, which are logged; and
-            ``"errors"``, the signed temporal-difference errors. Each ``[B]``.
-        """
-        target = self._target
-        next_q_values = target.q_values(batch.next_observations)
+        next_q_values = self.target_network.outputs(batch.next_observations)
         if self.double:
-            next_q_online = target.online_q_values(batch.next_observations)
+            next_q_online = self.outputs(batch.next_observations)
             targets = double_q_learning_targets(
                 batch.rewards, batch.discounts, next_q_values, next_q_online
             )
         else:
             targets = q_learning_targets(batch.rewards, batch.discounts, next_q_values)
-        q_values = target.online_q_values(batch.observations)
+        q_values = self.outputs(batch.observations)
         errors = td_errors(q_values, batch.actions, targets)
         losses = huber(errors) if self.loss == "huber" else errors * errors
         return {

@@ -267,7 +267,8 @@ class PolicyGradient(Agent):
 
     def head_options(self) -> dict[str, Any]:
         options = head_options_of(self.model)
-        options.pop("epsilon", None)  # it was a Q-network
+        for name in ("epsilon", "support"):  # it was a Q-network
+            options.pop(name, None)
         given = {x: getattr(self, x) for x in ("from_logits", "positive_action", "squash")}
         options |= {name: value for name, value in given.items() if value is not None}
         if self.log_std is not None:

@@ -16,8 +16,8 @@ from tfpg.agents.optimization import CompiledUpdate
 from tfpg.agents.target_network import TargetNetwork
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
-from tfpg.models.heads import EpsilonGreedyHead
-from tfpg.models.policy import Policy
+from tfpg.models.heads import QUANTILES, EpsilonGreedyHead
+from tfpg.models.policy import Policy, head_options_of
 from tfpg.ops.gradients import mean_gradient, sum_of_squares
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
@@ -78,6 +78,11 @@ class QLearning(OffPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.target: TargetNetwork | None = None
+        known = head_options_of(self.model).get("support")
+        same = self.support is not None and (known == QUANTILES) == (self.support == QUANTILES)
+        if known is not None and not same:
+            right = "tfpg.QRDQN" if known == QUANTILES else "tfpg.C51"
+            raise ValueError(f"The model outputs distributions of returns: use {right}.")
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
@@ -97,11 +102,11 @@ class QLearning(OffPolicy):
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
-        self._target.copy_if_changed()
+        self.target_network.copy_if_changed()
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         logs = super().iterate(collector, policy)
-        self._target.mark()
+        self.target_network.mark()
         return logs
 
     @abc.abstractmethod
@@ -128,14 +133,17 @@ class QLearning(OffPolicy):
         assert isinstance(head, EpsilonGreedyHead)
         return head
 
+    def outputs(self, inputs: Any) -> tf.Tensor:
+        """Return the outputs ``[B, K]`` of the network that is trained."""
+        return self.trained_policy.outputs(inputs)
+
     def next_distribution(self, batch: Transitions) -> tf.Tensor:
         """Return the target network's outputs ``[B, N]`` for the best actions that follow.
 
         With ``double``, they are the best ones according to the network that is trained.
         """
-        following = chooser = self._target.q_values(batch.next_observations)
-        if self.double:
-            chooser = self._target.online_q_values(batch.next_observations)
+        following = self.target_network.outputs(batch.next_observations)
+        chooser = self.outputs(batch.next_observations) if self.double else following
         actions = tf.argmax(self.head.q_values(chooser), axis=-1)
         return taken(self.head.per_action(following), actions)
 
@@ -188,13 +196,14 @@ class QLearning(OffPolicy):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self.updates = state["updates"]
-        self._target.mark()
+        self.target_network.mark()
 
     def variables(self) -> dict[str, Sequence[Any]]:
-        return {**super().variables(), "target network": self._target.weights}
+        return {**super().variables(), "target network": self.target_network.weights}
 
     @property
-    def _target(self) -> TargetNetwork:
+    def target_network(self) -> TargetNetwork:
+        """The target network."""
         assert self.target is not None, "prepare was not called"
         return self.target
 
@@ -235,7 +244,7 @@ class QLearning(OffPolicy):
             squares = tf.stack([sum_of_squares(g) for g in gradients])
             logs["grad_norm"] = tf.cast(tf.sqrt(tf.reduce_sum(squares)), tf.float32)
             self.trainable.apply(gradients)
-            self._target.follow(before + index + 1, period or 1, tau)
+            self.target_network.follow(before + index + 1, period or 1, tau)
             sums = {name: x + logs[name] for name, x in sums.items()}
             # The Huber loss has a finite gradient where the loss is infinite.
             finite &= tf.math.is_finite(squares) & tf.math.is_finite(logs["loss"])
@@ -263,4 +272,4 @@ class QLearning(OffPolicy):
         variables = list(self.trainable.variables)
         for optimizer, _ in self.trainable.groups:
             variables += optimizer.variables
-        return [v.value for v in variables] + self._target.weights
+        return [v.value for v in variables] + self.target_network.weights

@@ -10,9 +10,8 @@ https://arxiv.org/abs/1710.10044.
 
 from __future__ import annotations
 
-from tfpg.core.backend import tf
-
 from tfpg.agents.q_learning import QLearning
+from tfpg.core.backend import tf
 from tfpg.models.heads import QUANTILES
 from tfpg.ops.distributional import quantile_huber_loss
 from tfpg.ops.value_losses import taken
@@ -46,7 +45,7 @@ class QRDQN(QLearning):
     def losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
         following = self.next_distribution(batch)
         targets = batch.rewards[:, None] + batch.discounts[:, None] * following
-        outputs = self.online_outputs(batch.observations)
+        outputs = self.outputs(batch.observations)
         quantiles = taken(self.head.per_action(outputs), batch.actions)
         errors = tf.reduce_mean(tf.stop_gradient(targets), -1) - tf.reduce_mean(quantiles, -1)
         return {

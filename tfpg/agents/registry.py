@@ -21,6 +21,8 @@ _CLASSES = {
     "a2c": "tfpg.agents.a2c:A2C",
     "ppo": "tfpg.agents.ppo:PPO",
     "dqn": "tfpg.agents.dqn:DQN",
+    "c51": "tfpg.agents.c51:C51",
+    "qrdqn": "tfpg.agents.qrdqn:QRDQN",
 }
 
 

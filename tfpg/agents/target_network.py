@@ -31,7 +31,7 @@ class TargetNetwork:
         >>> policy = tfpg.Policy(model, "CartPole-v1", epsilon=0.1)
         >>> target = TargetNetwork(policy, model.trainable_variables)
         >>> inputs = np.zeros((1, 4), "float32")
-        >>> bool(np.array_equal(target.q_values(inputs), target.online_q_values(inputs)))
+        >>> bool(np.array_equal(target.outputs(inputs), policy.outputs(inputs)))
         True
     """
 
@@ -45,15 +45,11 @@ class TargetNetwork:
         """Whether these are the variables whose older weights this network holds."""
         return [id(v) for v in self._variables] == [id(v) for v in variables]
 
-    def online_q_values(self, inputs: Any) -> tf.Tensor:
-        """Return the Q-values ``[B, A]`` of the network that is trained."""
-        return self._policy.outputs(inputs)
-
-    def q_values(self, inputs: Any) -> tf.Tensor:
-        """Return the Q-values ``[B, A]`` of the target network."""
+    def outputs(self, inputs: Any) -> tf.Tensor:
+        """Return the target network's outputs ``[B, K]``."""
         weights = [tf.convert_to_tensor(w) for w in self.weights]
         with keras.StatelessScope(list(zip(self._variables, weights, strict=True))):
-            return self.online_q_values(inputs)
+            return self._policy.outputs(inputs)
 
     def follow(self, updates: tf.Tensor, period: int, tau: float | None) -> None:
         """Move the target network after an update. Called in compiled code.

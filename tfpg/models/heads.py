@@ -282,7 +282,8 @@ class EpsilonGreedyHead(DiscreteHead):
         #: the returns whose probabilities the outputs are, ``[N]`` float32, or None
         self.atoms: np.ndarray | None = None
         if support is not None and not isinstance(support, str):
-            self.atoms = np.linspace(*support, self._shape[1], dtype=np.float32)
+            low, high = support
+            self.atoms = np.linspace(low, high, self._shape[1], dtype=np.float32)
 
     @staticmethod
     def sizes(space: spaces.Discrete) -> dict[int, str]:
@@ -497,8 +498,9 @@ def head_for(
 def _distributional_head(
     space: Any, model: keras.Model, count: int, epsilon: float, support: str | Sequence[float]
 ) -> Head:
-    if support != QUANTILES and not -np.inf < support[0] < support[1] < np.inf:
-        raise ValueError(f"The support must be from a number to a larger one, got {support}.")
+    bounds = (0.0, 1.0) if support == QUANTILES else tuple(map(float, support))
+    if not -np.inf < bounds[0] < bounds[-1] < np.inf:
+        raise ValueError(f"Returns must be from a number to a larger one, got {bounds}.")
     actions = int(space.n)
     if count % actions or count < 2 * actions:
         raise ValueError(

@@ -52,6 +52,7 @@ def mlp(
     *,
     normalize: bool = False,
     log_std: float = 0.0,
+    atoms: int | None = None,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -69,6 +70,8 @@ def mlp(
         normalize: Standardize real-valued observations with running statistics in the first layer.
             Agents update them during training; see `tfpg.models.normalization`.
         log_std: Initial log standard deviation of `Box` actions.
+        atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and
+            `tfpg.QRDQN`). None: a single output.
         seed: Seed of the initial weights. None: Keras's global seed
             (`keras.utils.set_random_seed`).
         name: Name of the model.
@@ -91,7 +94,8 @@ def mlp(
         ((None, 4), (None, 2))
     """
     features = partial(_features, convolve=False)
-    return _policy(_spaces(env), features, hidden, activation, normalize, log_std, seed, name)
+    head = log_std, atoms
+    return _policy(_spaces(env), features, hidden, activation, normalize, head, seed, name)
 
 
 def cnn(
@@ -101,6 +105,7 @@ def cnn(
     *,
     normalize: bool = False,
     log_std: float = 0.0,
+    atoms: int | None = None,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -115,6 +120,7 @@ def cnn(
         activation: Keras name of the activation of these layers.
         normalize: See `mlp`. Images are standardized only if a side has fewer than 36 pixels.
         log_std: See `mlp`.
+        atoms: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -138,7 +144,8 @@ def cnn(
         raise ValueError(
             f"cnn needs images, but the observation space is {both[0]}. Use networks.mlp."
         )
-    return _policy(both, _features, hidden, activation, normalize, log_std, seed, name)
+    head = log_std, atoms
+    return _policy(both, _features, hidden, activation, normalize, head, seed, name)
 
 
 def has_images(space: gymnasium.Space) -> bool:
@@ -225,7 +232,7 @@ def actor_critic(
     x = v = _stack(features, hidden, activation, layer)
     if not shared:
         v = _stack(features, hidden, activation, layer)
-    outputs = [_policy_output(x, action_space, log_std, layer), layer(1, 1.0)(v)]
+    outputs = [_policy_output(x, action_space, layer, log_std), layer(1, 1.0)(v)]
     return keras.Model(inputs, outputs, name=name)
 
 
@@ -235,6 +242,7 @@ def dueling(
     activation: str = "relu",
     *,
     normalize: bool = False,
+    atoms: int | None = None,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -247,11 +255,12 @@ def dueling(
         hidden: Units of each hidden layer, at least one.
         activation: Keras name of the activation of the hidden layers.
         normalize: See `mlp`.
+        atoms: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
     Returns:
-        An uncompiled Keras model, ``inputs [B, ...] -> [B, A]``.
+        An uncompiled Keras model, ``inputs [B, ...] -> [B, A]``, or ``[B, A * atoms]``.
 
     Raises:
         ValueError: The actions are not `Discrete`, or ``hidden`` is empty.
@@ -274,7 +283,7 @@ def dueling(
     def stream(units: int) -> Any:
         return layer(units, 1.0)(_stack(x, hidden[-1:], activation, layer))
 
-    return keras.Model(inputs, _dueling(stream, action_space), name=name)
+    return keras.Model(inputs, _dueling(stream, action_space, atoms), name=name)
 
 
 def nature_cnn(
@@ -282,6 +291,7 @@ def nature_cnn(
     hidden: int = 512,
     *,
     dueling: bool = False,
+    atoms: int | None = None,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -293,12 +303,13 @@ def nature_cnn(
         hidden: Units of the last hidden layer.
         dueling: Use two last hidden layers, one for the value and one for the advantages; see
             `tfpg.networks.dueling`.
+        atoms: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
     Returns:
-        An uncompiled Keras model, ``images [B, ...] -> [B, A]``, which scales the images to [0, 1].
-        The outputs are linear: Q-values or logits.
+        An uncompiled Keras model, ``images [B, ...] -> [B, A]``, or ``[B, A * atoms]``. It scales
+        the images to [0, 1]. The outputs are linear: Q-values or logits.
 
     Raises:
         ValueError: The observations are not images of at least 36x36, or the actions are not
@@ -343,8 +354,9 @@ def nature_cnn(
         y = keras.layers.Dense(hidden, activation="relu", kernel_initializer=he())(x)
         return keras.layers.Dense(units, kernel_initializer=he())(y)
 
-    outputs = _dueling(stream, actions) if dueling else stream(int(actions.n))
-    return keras.Model(inputs, outputs, name=name)
+    outputs = int(actions.n) * (atoms or 1)
+    q_values = _dueling(stream, actions, atoms) if dueling else stream(outputs)
+    return keras.Model(inputs, q_values, name=name)
 
 
 def _spaces(env: EnvLike | Spaces) -> Spaces:
@@ -359,14 +371,14 @@ def _policy(
     hidden: Sequence[int],
     activation: str,
     normalize: bool,
-    log_std: float,
+    head: tuple[float, int | None],
     seed: int | None,
     name: str | None,
 ) -> keras.Model:
     layer = _layer_maker(seed)
     inputs, x = features(both[0], normalize, layer)
     x = _stack(x, hidden, activation, layer)
-    return keras.Model(inputs, _policy_output(x, both[1], log_std, layer), name=name)
+    return keras.Model(inputs, _policy_output(x, both[1], layer, *head), name=name)
 
 
 def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
@@ -519,15 +531,24 @@ def _stack(x: Any, hidden: Sequence[int], activation: str, layer: Callable) -> A
     return x
 
 
-def _dueling(stream: Callable[[int], Any], space: gymnasium.Space) -> Any:
-    """The Q-values of two streams, each made from its number of outputs."""
+def _dueling(stream: Callable[[int], Any], space: gymnasium.Space, atoms: int | None) -> Any:
+    """The Q-values, or distributions, of two streams, each made from its number of outputs."""
     (actions,) = heads_of(space, q_values=True)
-    value, advantages = stream(1), stream(actions)
-    return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
+    value, advantages = stream(atoms or 1), stream(actions * (atoms or 1))
+    if atoms is None:
+        return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
+    value = keras.layers.Reshape((1, atoms))(value)
+    advantages = keras.layers.Reshape((actions, atoms))(advantages)
+    mean = keras.ops.mean(advantages, axis=-2, keepdims=True)
+    return keras.layers.Flatten()(value + advantages - mean)
 
 
-def _policy_output(x: Any, space: gymnasium.Space, log_std: float, layer: Callable) -> Any:
+def _policy_output(
+    x: Any, space: gymnasium.Space, layer: Callable, log_std: float, atoms: int | None = None
+) -> Any:
     outputs = max(heads_of(space))
+    if atoms is not None:
+        return layer(max(heads_of(space, q_values=True)) * atoms, 0.01)(x)
     if not isinstance(space, spaces.Box):
         return layer(outputs, 0.01)(x)
     dims = outputs // 2

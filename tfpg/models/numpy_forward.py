@@ -144,9 +144,9 @@ def _in_blocks(x: np.ndarray) -> np.ndarray:
 def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
     """Return the forward pass of a Keras model in NumPy, or None if it has other layers than these.
 
-    Supports Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Rescaling`,
-    `Concatenate`, and frozen `BatchNormalization` layers with the usual activations, and of the
-    `keras.ops` for clipping, sums, differences, and means over the last axis, all in float32. In a
+    Supports Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Reshape`,
+    `Rescaling`, `Concatenate`, and frozen `BatchNormalization` layers with the usual activations,
+    and of the `keras.ops` for clipping, sums, differences, and means, all in float32. In a
     model with a value output, only what the policy's output needs is computed.
 
     Args:
@@ -272,6 +272,8 @@ def _numpy_layer(layer: Any, linear: bool) -> _NumpyLayer | None:
         return _made(_concatenated), []
     if kind is layers.BatchNormalization:
         return _numpy_batch_normalization(layer)
+    if kind is layers.Reshape:
+        return _made(partial(_reshaped, len(layer.input.shape) - 1, layer.output.shape[1:])), []
     if kind is layers.Flatten and layer.data_format == "channels_last":
         return _made(partial(_flattened, len(layer.input.shape) - 1)), []
     return None
@@ -326,8 +328,8 @@ def _numpy_operation(operation: Any) -> ArrayFunction | None:
         return np.add if name == "Add" else np.subtract
     if name == "Clip" and tensors == 1:
         return partial(_clipped, np.float32(operation.x_min), np.float32(operation.x_max))
-    if name == "Mean" and operation.axis == [-1]:
-        return partial(_mean, operation.keepdims)
+    if name == "Mean" and operation.axis in ([-1], [-2]):
+        return partial(_mean, operation.axis[0], operation.keepdims)
     return None
 
 
@@ -343,12 +345,16 @@ def _clipped(low: np.float32, high: np.float32, x: np.ndarray) -> np.ndarray:
     return np.clip(x, low, high)
 
 
-def _mean(keepdims: bool, x: np.ndarray) -> np.ndarray:
-    return x.mean(axis=-1, keepdims=keepdims)
+def _mean(axis: int, keepdims: bool, x: np.ndarray) -> np.ndarray:
+    return x.mean(axis=axis, keepdims=keepdims)
 
 
 def _concatenated(*xs: np.ndarray) -> np.ndarray:
     return np.concatenate(xs, axis=-1)
+
+
+def _reshaped(rank: int, shape: tuple[int, ...], x: np.ndarray) -> np.ndarray:
+    return x.reshape(*x.shape[: x.ndim - rank], *shape)
 
 
 def _flattened(rank: int, x: np.ndarray) -> np.ndarray:

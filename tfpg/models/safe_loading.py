@@ -52,6 +52,7 @@ from tfpg.models.allowed_layers import (
     REFUSED_OPTIONS,
     VALUES,
 )
+from tfpg.models.heads import QUANTILES
 
 METADATA, CONFIG, WEIGHTS = PARTS = ("metadata.json", "config.json", "model.weights.h5")
 HEAD = "tfpg_head.json"  # which only tfpg writes

@@ -1,4 +1,4 @@
-"""Distributions of returns: projection onto atoms, and the loss of quantiles. Never reduced to B."""
+"""Distributions of returns: their projection onto atoms, and losses, one number per step."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
 from tfpg.core.options import options_of
 from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
+from tfpg.models.heads import QUANTILES
 from tfpg.schedules import IN_THE_END
 
 __all__ = [
@@ -74,9 +75,16 @@ def continued_head(head: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> continued_head({"squash": True, "value_scale": 3.5})
         {'squash': True}
+        >>> continued_head({"epsilon": 0.05, "support": [-10.0, 10.0]})
+        {'v_min': -10.0, 'v_max': 10.0}
     """
     # Training has a schedule of epsilon, and finds the scale of the values itself.
-    return {name: x for name, x in head.items() if name not in ("epsilon", "value_scale")}
+    found = ("epsilon", "value_scale", "support")
+    options = {name: x for name, x in head.items() if name not in found}
+    support = head.get("support")
+    if support is not None and support != QUANTILES:
+        options["v_min"], options["v_max"] = support
+    return options
 
 
 def continued(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -266,34 +266,42 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
 }
 
+_DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
+_ATOMS = {"atoms": 51}
+
 # For environments without a measured preset: the defaults of the agents and their optimizers.
 DEFAULTS: dict[str, Preset] = {
     "reinforce": Preset(env_steps=1_000_000, learning_rate=0.01),
     "a2c": Preset(env_steps=1_000_000, learning_rate=1e-3, adam=_ADAM),
     "ppo": Preset(env_steps=1_000_000, learning_rate=1e-3, adam=_ADAM),
-    "dqn": Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling"),
+    "dqn": _DQN,
+    "c51": _DQN._replace(network=_ATOMS),
+    "qrdqn": _DQN._replace(network=_ATOMS),
 }
 
+_ATARI_DQN = Preset(
+    env_steps=2_500_000,  # ten million frames
+    learning_rate=1e-4,
+    adam={**_Q_ADAM, "epsilon": 1.5e-4},
+    architecture="nature_cnn",
+    options={
+        "capacity": 1_000_000,
+        "batch_size": 32,
+        "n_step": 1,
+        "learn_period": 32,
+        "updates_per_learn": 8,
+        "target_update_period": 2000,
+        "epsilon": linear(1.0, 0.01, 250_000),
+        "learning_starts": 20_000,
+        "reward_clip": 1.0,
+        "end_on_life_loss": True,
+        "steps_per_iteration": 4096,
+    },
+)
 
 # For Atari games without a measured preset: close to the settings of the papers.
 ATARI: dict[str, Preset] = {
-    "dqn": Preset(
-        env_steps=2_500_000,  # ten million frames
-        learning_rate=1e-4,
-        adam={**_Q_ADAM, "epsilon": 1.5e-4},
-        architecture="nature_cnn",
-        options={
-            "capacity": 1_000_000,
-            "batch_size": 32,
-            "n_step": 1,
-            "learn_period": 32,
-            "updates_per_learn": 8,
-            "target_update_period": 2000,
-            "epsilon": linear(1.0, 0.01, 250_000),
-            "learning_starts": 20_000,
-            "reward_clip": 1.0,
-            "end_on_life_loss": True,
-            "steps_per_iteration": 4096,
-        },
-    ),
+    "dqn": _ATARI_DQN,
+    "c51": _ATARI_DQN._replace(network=_ATOMS),
+    "qrdqn": _ATARI_DQN._replace(network=_ATOMS),
 }
