@@ -52,9 +52,12 @@ class TestGoodEnvironments:
     @pytest.mark.parametrize(
         ("env_id", "algorithms"),
         [
-            ("CartPole-v1", "reinforce, a2c, ppo, dqn"),
-            ("Pendulum-v1", "reinforce, a2c, ppo; not dqn, which needs Discrete actions"),
-            ("FrozenLake-v1", "reinforce, a2c, ppo, dqn"),
+            ("CartPole-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn"),
+            (
+                "Pendulum-v1",
+                "reinforce, a2c, ppo; not dqn, c51, qrdqn, which need Discrete actions",
+            ),
+            ("FrozenLake-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn"),
         ],
     )
     def test_gymnasiums_environments_have_no_issue(self, env_id, algorithms):
@@ -147,7 +150,7 @@ BROKEN = [
     ("OldInterface", "reset", "has no argument options: def reset"),
     ("Tupled", "observation space", "Unsupported observation space Tuple("),
     ("Tupled", "action space", "Unsupported action space Tuple("),
-    ("Tupled", "algorithms", "none of reinforce, a2c, ppo, dqn takes these spaces"),
+    ("Tupled", "algorithms", "none of reinforce, a2c, ppo, dqn, c51, qrdqn takes these spaces"),
     ("Unmakeable", "environment", "RuntimeError: no simulator on this machine (misbehaving.py:"),
     ("Spaceless", "environment", "TypeError: self.observation_space is not a Gymnasium space"),
     ("Blurred", "rendering", "frames of several sizes, (20, 30), (21, 30): a video has one size"),

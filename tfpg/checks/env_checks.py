@@ -252,7 +252,7 @@ class _Check:
         except ValueError as error:
             findings.add("action space", [Issue(PROBLEM, "kind", one_line(error, 300))])
         missing = ", ".join(name for name in ALGORITHMS if name not in names)
-        but = f"; not {missing}, which needs Discrete actions" * bool(missing)
+        but = f"; not {missing}, which need Discrete actions" * bool(missing)
         findings.passed["algorithms"] = ", ".join(names) + but
         self.can_train = bool(names)
         if not names:
