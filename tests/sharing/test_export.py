@@ -122,6 +122,10 @@ def dueling(env):
     return tfpg.networks.dueling(env, seed=1)
 
 
+def distributional(env):
+    return tfpg.networks.dueling(env, atoms=7, seed=1)
+
+
 def nature_cnn(env):
     return tfpg.networks.nature_cnn(env, seed=1)
 
@@ -131,6 +135,8 @@ def nature_cnn(env):
     [
         (OBSERVATIONS, with_adapted_normalization, {}),
         (OBSERVATIONS, dueling, {"epsilon": 0.2}),
+        (OBSERVATIONS, distributional, {"epsilon": 0.2, "support": (-3.0, 5.0)}),
+        (OBSERVATIONS, distributional, {"epsilon": 0.2, "support": "quantiles"}),
         (spaces.Discrete(5000, start=-7), embedding, {}),
         pytest.param(
             *(spaces.Box(0, 255, (4, 84, 84), np.uint8), nature_cnn, {"epsilon": 0.2}),

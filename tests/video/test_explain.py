@@ -301,6 +301,13 @@ class TestValue:
         for noise in (None, np.array([[0.05, 0.9]], np.float32)):
             assert value_function(policy)(X, policy.actor()(X, noise)) == 6.5
 
+    def test_it_is_the_largest_mean_of_the_distributions(self):
+        outputs = [-2.0, 4.0, 1.0, 2.0, 3.0, 3.0]
+        policy = policy_of(spaces.Discrete(3), outputs, epsilon=0.1, support="quantiles")
+        assert value_function(policy)(X, policy.actor()(X)) == 3.0
+        labels = [bar.text for bar in bars_of(policy, "abc", RunningRange())]
+        assert labels == ["1.00", "1.50", "3.00"]
+
     def test_models_without_a_value_have_none(self):
         assert value_function(policy_of(spaces.Discrete(2), [0.0, 2.0])) is None
         assert value_function(policy_of(spaces.Box(-1, 1, (1,)), [0.0, 2.0])) is None

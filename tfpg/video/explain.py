@@ -203,8 +203,8 @@ def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
 
         scale = policy.value_scale
         return lambda observation, _: scale * float(value(policy.encode(observation))[0])
-    if isinstance(policy.head, EpsilonGreedyHead):
-        return lambda _, decision: float(decision.outputs[0].max())
+    if isinstance(head := policy.head, EpsilonGreedyHead):
+        return lambda _, decision: float(head.q_values(decision.outputs).max())
     return None
 
 
