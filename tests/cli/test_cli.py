@@ -598,3 +598,14 @@ def test_a_warning_is_one_line_and_shown_once(capsys):
             warnings.warn("As usual.", stacklevel=1)
         assert len(shown) == 1
     assert warnings.showwarning is before
+
+
+@pytest.mark.slow
+def test_a_model_of_distributions_is_trained_further_by_its_algorithm_only(tmp_path):
+    short = ["CartPole-v1", "--env-steps", "1500", "--no-video", "--seed", "1"]
+    succeeds("train", "c51", *short, "--v-max", "100", "--run", "r", cwd=tmp_path)
+    succeeds("train", "c51", *short, "--model", "r", "--run", "more", cwd=tmp_path)
+    assert json.loads((tmp_path / "more/config.json").read_text())["options"]["v_max"] == 100.0
+    done = run("train", "dqn", *short, "--model", "r", "--run", "other", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("distributions of returns: use tfpg.C51.")

@@ -41,7 +41,7 @@ class Training:
             copy = folder / runs.START
             given = copy if resuming and copy.exists() else command.model
             self.source = runs.find_model(given, command.env)
-            head = presets.continued_head(self.source.head)
+            head = presets.continued_head(self.source.head, command.algorithm)
         start_tensorflow()
         from tfpg.models.saving import load_model
 

@@ -57,7 +57,7 @@ def load_agent(
             f"{str(path)!r} was trained by {name!r}, which is a class of a module. If you trust "
             f"the module, pass algorithm={name!r}."
         )
-    head = presets.continued_head(source.head)
+    head = presets.continued_head(source.head, name)
     trained = {key: schedules.from_text(value) for key, value in config["options"].items()}
     preset = presets.find(name, source.env)._replace(
         options={**presets.continued(trained), **head, **options}, critic=config.get("critic")

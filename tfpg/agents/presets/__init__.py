@@ -69,22 +69,25 @@ def find(algorithm: str, env_id: str) -> Preset:
     return preset._replace(options={**sizes, **preset.options})
 
 
-def continued_head(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a trained model's head with which another training continues.
+def continued_head(head: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
+    """Return the options of a trained model's head with which an algorithm continues training it.
+
+    Args:
+        head: The options of the head.
+        algorithm: See `find`.
 
     Example:
-        >>> continued_head({"squash": True, "value_scale": 3.5})
+        >>> continued_head({"squash": True, "value_scale": 3.5}, "ppo")
         {'squash': True}
-        >>> continued_head({"epsilon": 0.05, "support": [-10.0, 10.0]})
+        >>> continued_head({"epsilon": 0.05, "support": [-10.0, 10.0]}, "c51")
         {'v_min': -10.0, 'v_max': 10.0}
     """
-    # Training has a schedule of epsilon, and finds the scale of the values itself.
-    found = ("epsilon", "value_scale", "support")
-    options = {name: x for name, x in head.items() if name not in found}
-    support = head.get("support")
+    options, support = dict(head), head.get("support")
     if support is not None and support != QUANTILES:
         options["v_min"], options["v_max"] = support
-    return options
+    # Training has a schedule of epsilon, and finds the scale of the values itself.
+    known = options_of(algorithm_class(algorithm)).keys() - {"epsilon"}
+    return {name: x for name, x in options.items() if name in known}
 
 
 def continued(options: Mapping[str, Any]) -> dict[str, Any]:
