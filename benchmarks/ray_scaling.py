@@ -85,7 +85,6 @@ def measured(name: str, per_worker: int, num_steps: int) -> Task:
         answers.append(host.answer(request, actor))
         if isinstance(answers[-1].result, Exception):
             raise answers[-1].result
-    host._forget(request.share)
     return Task(
         name,
         policy,

@@ -171,6 +171,19 @@ def test_dqn_refuses_a_network_of_distributions():
         tfpg.DQN(model, **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"v_min": 5, "v_max": 5}, "v_max must be above v_min (5), got 5."),
+        ({"v_max": float("nan")}, "v_max must be a number, got nan"),
+        ({"v_min": "low"}, "v_min must be a number, got 'low'"),
+    ],
+)
+def test_c51_refuses_impossible_bounds_when_it_is_made(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tfpg.C51(network(), **options)
+
+
 @pytest.mark.parametrize("algorithm", [tfpg.C51, tfpg.QRDQN])
 def test_a_saved_model_acts_as_it_was_trained(algorithm, tmp_path):
     agent = agent_of(algorithm)

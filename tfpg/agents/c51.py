@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from tfpg.agents.q_learning import QLearning
 from tfpg.core.backend import tf
-from tfpg.core.options import option
+from tfpg.core.options import finite, option
 from tfpg.ops.distributional import cross_entropy, project_distribution
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
@@ -42,8 +42,13 @@ class C51(QLearning):
         [128.0, 256.0]
     """
 
-    v_min: float = option(default=-10.0, check=float, help="The lowest discounted return.")
-    v_max: float = option(default=10.0, check=float, help="The highest discounted return.")
+    v_min: float = option(default=-10.0, check=finite, help="The lowest discounted return.")
+    v_max: float = option(default=10.0, check=finite, help="The highest discounted return.")
+
+    def check_options(self) -> None:
+        super().check_options()
+        if not self.v_min < self.v_max:
+            raise ValueError(f"v_max must be above v_min ({self.v_min:g}), got {self.v_max:g}.")
 
     @property
     def support(self) -> tuple[float, float]:

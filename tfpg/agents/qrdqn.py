@@ -47,7 +47,7 @@ class QRDQN(QLearning):
         targets = batch.rewards[:, None] + batch.discounts[:, None] * following
         outputs = self.outputs(batch.observations)
         quantiles = taken(self.head.per_action(outputs), batch.actions)
-        errors = tf.reduce_mean(tf.stop_gradient(targets), -1) - tf.reduce_mean(quantiles, -1)
+        errors = tf.reduce_mean(targets, -1) - tf.reduce_mean(quantiles, -1)
         return {
             "loss": batch.weights * quantile_huber_loss(quantiles, targets),
             "mean_q": tf.reduce_max(self.head.q_values(outputs), axis=-1),

@@ -27,11 +27,12 @@ from tfpg.cli.command import (
 )
 from tfpg.cli.run_training import Training
 from tfpg.cli.several_runs import seeds, train_all, without
-from tfpg.cli.values import as_text, dashed, each, finite
+from tfpg.cli.values import as_text, dashed, each
 from tfpg.core.options import (
     WithOptions,
     as_json,
     count,
+    finite,
     nonnegative,
     one_of,
     option,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import types
 import typing
@@ -138,18 +137,6 @@ def each(check: Check) -> Check:
 
     checked.choices = getattr(check, "choices", ())  # type: ignore[attr-defined]
     return checked
-
-
-def finite(value: Any) -> float:
-    """A finite number.
-
-    Example:
-        >>> finite(-1)
-        -1.0
-    """
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError("a number")
-    return float(value)
 
 
 def dashed(name: str) -> str:

@@ -285,6 +285,16 @@ def positive_fraction(value: Any) -> float:
     return _number(value, "a number above 0 and up to 1", lambda x: 0.0 < x <= 1.0)
 
 
+def finite(value: Any) -> float:
+    """A finite number.
+
+    Example:
+        >>> finite(-1)
+        -1.0
+    """
+    return _number(value, "a number", math.isfinite)
+
+
 def positive(value: Any) -> float:
     """A finite number above 0.
 
