@@ -8,6 +8,7 @@ import tfpg
 from tfpg.agents import presets
 
 NAMES = list(presets.PRESETS)
+Q_LEARNING = ("dqn", "c51", "qrdqn")
 
 
 @pytest.mark.parametrize(("algorithm", "env"), slow_but([("reinforce", "Acrobot-v1")], NAMES))
@@ -20,7 +21,9 @@ def test_every_preset_makes_an_agent_that_trains(algorithm, env):
     assert np.isfinite(history["loss"]).all()
 
 
-@pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN])
+@pytest.mark.parametrize(
+    "algorithm", [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN]
+)
 def test_the_defaults_are_those_of_the_agent(algorithm):
     name, env = algorithm.__name__.lower(), "MountainCar-v0" if algorithm is tfpg.A2C else "Taxi-v4"
     agent = presets.make(name, env, seed=0)
@@ -45,7 +48,7 @@ def test_every_preset_has_a_score_within_its_interval(algorithm, env):
             (algorithm, env)
             for algorithm in presets.DEFAULTS
             for env in ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
-            if (algorithm, env) != ("dqn", "Pendulum-v1")
+            if env != "Pendulum-v1" or algorithm not in Q_LEARNING
         ],
     ),
 )
@@ -54,7 +57,7 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
     small = {"num_envs": 2, "jit_compile": False}
     if algorithm == "reinforce":
         small = {"episodes_per_update": 2}
-    elif algorithm == "dqn":
+    elif algorithm in Q_LEARNING:
         small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
     agent = presets.make(algorithm, env, seed=0, preset=preset, **small)
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
