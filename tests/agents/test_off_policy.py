@@ -32,9 +32,9 @@ class Recording(tfpg.DQN):
         super().__init__(*args, **options)
         self.learned, self.acted, self.warmed_up = [], [], []
 
-    def learn_from(self, transitions):
+    def learn_from(self, transitions, seed):
         priorities = self.replay.tree and self.replay.tree.get(transitions.indices)
-        logs, errors = super().learn_from(transitions)
+        logs, errors = super().learn_from(transitions, seed)
         self.learned.append((transitions, errors, priorities, self.env_steps))
         return logs, errors
 

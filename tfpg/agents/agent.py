@@ -28,7 +28,7 @@ from tfpg.core.options import (
     options_of,
 )
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.inspection import check_layers, warn_about_unused_loss
+from tfpg.models.inspection import check_layers, noise_layers, warn_about_unused_loss
 from tfpg.models.normalization import ObservationStatistics
 from tfpg.models.policy import Policy, set_head_options
 from tfpg.rollouts.trajectory import Trajectory, played_observations
@@ -105,6 +105,8 @@ class Agent(WithOptions, abc.ABC):
 
     # Whether the algorithm needs a value function: a second output of the model, or a value_model.
     needs_value = False
+    # Whether it trains noisy networks; see `tfpg.networks.mlp`.
+    may_be_noisy = False
     # Whether tfpg must do the resets: no environment may reset itself.
     manual_resets = False
     # The replay buffer of an agent that learns from one.
@@ -516,7 +518,7 @@ class Agent(WithOptions, abc.ABC):
                 f"{type(self).__name__} needs a Keras model, such as one of tfpg.networks, but got "
                 f"{model!r:.80}."
             )
-        check_layers(model)
+        check_layers(model, noise_layers(model) if self.may_be_noisy else ())
         if getattr(model, "optimizer", None) is None:
             with scope_of(model.variables):
                 model.compile(optimizer=self.default_optimizer())

@@ -8,7 +8,7 @@ call, each from ``batch_size`` transitions of the replay buffer.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -143,8 +143,14 @@ class OffPolicy(Agent):
         """
 
     @abc.abstractmethod
-    def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
+    def learn_from(
+        self, transitions: Transitions, seed: Sequence[int] = (0, 0)
+    ) -> tuple[dict[str, float], np.ndarray]:
         """Make an update for every ``batch_size`` transitions.
+
+        Args:
+            transitions: ``M`` transitions, a multiple of ``batch_size``.
+            seed: The seed of random numbers in the updates, two integers.
 
         Returns:
             The metrics to log, and the transitions' errors.
@@ -343,7 +349,7 @@ class OffPolicy(Agent):
         size = self.updates_per_learn * self.batch_size
         transitions = self._replay.sample(rng, size, self.batch_size, beta)
         try:
-            logs, errors = self.learn_from(transitions)
+            logs, errors = self.learn_from(transitions, rng.integers(2**31, size=2).tolist())
         except FloatingPointError as error:
             error.data = transitions  # type: ignore[attr-defined]
             raise

@@ -16,8 +16,9 @@ from tfpg.agents.optimization import CompiledUpdate
 from tfpg.agents.target_network import TargetNetwork
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
-from tfpg.models.heads import QUANTILES, EpsilonGreedyHead
+from tfpg.models.heads import NOISE, QUANTILES, EpsilonGreedyHead
 from tfpg.models.policy import Policy, head_options_of
+from tfpg.ops import numeric as xp
 from tfpg.ops.gradients import mean_gradient, sum_of_squares
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
@@ -74,6 +75,8 @@ class QLearning(OffPolicy):
         help="Compile the updates with XLA. 'auto': on, unless the model has convolutions and runs "
         "on a CPU, where XLA convolutions are slow.",
     )
+
+    may_be_noisy = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,15 +146,18 @@ class QLearning(OffPolicy):
         With ``double``, they are the best ones according to the network that is trained.
         """
         following = self.target_network.outputs(batch.next_observations)
-        chooser = self.outputs(batch.next_observations) if self.double else following
+        chooser = self._outputs_after(batch) if self.double else following
         actions = tf.argmax(self.head.q_values(chooser), axis=-1)
         return taken(self.head.per_action(following), actions)
 
-    def learn_from(self, transitions: Transitions) -> tuple[dict[str, float], np.ndarray]:
+    def learn_from(
+        self, transitions: Transitions, seed: Sequence[int] = (0, 0)
+    ) -> tuple[dict[str, float], np.ndarray]:
         """Make an update for every ``batch_size`` transitions, in one compiled call.
 
         Args:
             transitions: ``M`` transitions, a multiple of ``batch_size``.
+            seed: The seed of the noise of a noisy network, two integers.
 
         Returns:
             The means over the updates of ``loss``, ``mean_q``, ``td_error`` and ``grad_norm``, and
@@ -174,7 +180,7 @@ class QLearning(OffPolicy):
         )
         data = tf.nest.map_structure(batches, data)
         before = np.array(self.updates % (self.target_update_period or 1), np.int32)
-        logs, _ = self._update_block(data, before)
+        logs, _ = self._update_block(data, before, np.array(seed, np.int64))
         errors, finite = logs.pop("errors"), logs.pop("finite")
         if self.trainable.check(finite, logs["loss"]):
             self.updates += len(errors)
@@ -214,17 +220,39 @@ class QLearning(OffPolicy):
     def policy_options(self) -> dict[str, Any]:
         return {**super().policy_options(), "epsilon": self._epsilon_at(0), **self._support()}
 
+    def _with_noise(self, batch: Transitions, noise: tf.Tensor) -> Transitions:
+        """The batch with noise ``[2, S]``, for the online network and for the target network.
+
+        As in the paper, all transitions have the same: drawing it for each would take several times
+        as long as the rest of the update.
+        """
+        if not self.head.model_noise:
+            return batch
+        online, target = tf.unstack(tf.repeat(noise[:, None], self.batch_size, axis=1))
+        return batch._replace(
+            observations={**batch.observations, NOISE: online},
+            next_observations={**batch.next_observations, NOISE: target},
+        )
+
+    def _outputs_after(self, batch: Transitions) -> tf.Tensor:
+        """The outputs of the network that is trained for the observations that follow."""
+        inputs = batch.next_observations
+        if self.head.model_noise:
+            inputs = {**inputs, NOISE: batch.observations[NOISE]}
+        return self.outputs(inputs)
+
     def _support(self) -> dict[str, Any]:
         return {} if self.support is None else {"support": self.support}
 
     def _update_all(
-        self, batches: Transitions, before: tf.Tensor
+        self, batches: Transitions, before: tf.Tensor, seed: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], None]:
         """Update once for every batch, and undo all updates if a gradient was not finite.
 
         Args:
             batches: Transitions, each field ``[updates, batch_size, ...]``.
             before: Updates since the last copy into the target network, scalar.
+            seed: The seed of the noise, ``[2]``.
 
         Returns:
             Means of the logs; ``errors``, ``[updates, batch_size]``; and ``finite``, for each
@@ -236,9 +264,11 @@ class QLearning(OffPolicy):
         period, tau = self.target_update_period, self.tau
         if period is None and tau is None:
             tau = _TAU
+        noise = xp.normal(seed, (updates, 2, self.head.model_noise))
 
         def update(index: Any, sums: Any, errors: Any, finite: Any) -> Any:
             batch = tf.nest.map_structure(lambda x: x[index], batches)
+            batch = self._with_noise(batch, noise[index])
             gradients, logs = mean_gradient(self.losses, variables, batch, keep=("errors",))
             errors = errors.write(index, logs.pop("errors"))
             squares = tf.stack([sum_of_squares(g) for g in gradients])

@@ -34,6 +34,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from tfpg.core.arrays import batch_size
 from tfpg.core.backend import keras, read_variable, tf
 from tfpg.core.messages import alternatives
 from tfpg.core.options import checked, fraction
@@ -51,6 +52,7 @@ from tfpg.ops.distributions import (
 )
 
 QUANTILES = "quantiles"
+NOISE = "/noise"  # the input of a noisy network that is noise; no observation has this key
 _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
 
 
@@ -108,6 +110,15 @@ class Head(abc.ABC):
             actions: Float array or tensor.
         """
         return None
+
+    def with_noise(self, inputs: Any, noise: Any) -> Any:
+        """Return encoded observations with the noise that the model itself takes.
+
+        Args:
+            inputs: ``[B, ...]``, or a dict of such arrays or tensors.
+            noise: ``[B, *noise_shape]``, or None for no noise.
+        """
+        return inputs
 
     def noise(self, rng: Any, *shape: int) -> Any:
         """Return noise for samples of a shape, ``[*shape, *noise_shape]`` float32.
@@ -260,11 +271,11 @@ class EpsilonGreedyHead(DiscreteHead):
         support: None: the outputs are Q-values. ``"quantiles"``: they are quantiles of equal
             probability, and the Q-value is their mean. ``(low, high)``: they are the logits of N
             returns at equal distances from ``low`` to ``high``.
+        model_noise: S, the number of normally distributed inputs of a noisy network, `NOISE`.
     """
 
     space_type = spaces.Discrete
     distribution_type = EpsilonGreedy
-    noise_shape = (2,)
     low_entropy = -np.inf  # epsilon decides how much it explores
 
     def __init__(
@@ -273,9 +284,12 @@ class EpsilonGreedyHead(DiscreteHead):
         epsilon: float = 0.0,
         outputs: int | None = None,
         support: str | Sequence[float] | None = None,
+        model_noise: int = 0,
     ):
         super().__init__(space)
         self.epsilon = epsilon
+        self.model_noise = model_noise
+        self.noise_shape = (2 + model_noise,)
         self.outputs = outputs or self.outputs
         self.support = support
         self._shape = (int(space.n), self.outputs // int(space.n))
@@ -292,6 +306,19 @@ class EpsilonGreedyHead(DiscreteHead):
     @property
     def at_random(self) -> bool:  # type: ignore[override]
         return self.epsilon >= 1
+
+    def with_noise(self, inputs: Any, noise: Any) -> Any:
+        if not self.model_noise:
+            return inputs
+        if noise is None:
+            noise = np.zeros((batch_size(inputs), *self.noise_shape), np.float32)
+        return {**inputs, NOISE: noise[..., 2:]}
+
+    def noise(self, rng: Any, *shape: int) -> Any:
+        if not self.model_noise:
+            return super().noise(rng, *shape)
+        both = xp.uniform(rng, (*shape, 2)), xp.normal(rng, (*shape, self.model_noise))
+        return xp.cast(xp.concatenate(list(both)), np.float32)
 
     def per_action(self, outputs: Any) -> Any:
         """Return outputs ``[B, A * N]`` as ``[B, A, N]``."""
@@ -434,6 +461,7 @@ def head_for(
     log_std: float | Sequence[float] = 0.0,
     epsilon: float | None = None,
     support: str | Sequence[float] | None = None,
+    model_noise: int = 0,
 ) -> Head:
     """Return the head that reads a model's outputs as actions.
 
@@ -451,6 +479,7 @@ def head_for(
         epsilon: The outputs are Q-values of `Discrete` actions, and samples explore with this
             probability. None: the outputs are a policy.
         support: The outputs are distributions of returns; see `EpsilonGreedyHead`.
+        model_noise: See `EpsilonGreedyHead`.
 
     Returns:
         The `Head`.
@@ -469,7 +498,7 @@ def head_for(
     count = outputs.shape[-1]
     fitting = heads_of(action_space, q_values=epsilon is not None)
     if epsilon is not None and support is not None:
-        return _distributional_head(action_space, model, count, epsilon, support)
+        return _distributional_head(action_space, model, count, epsilon, support, model_noise)
     if count not in fitting:
         raise ValueError(_wrong_count(action_space, count, fitting))
     kind, space = fitting[count], cast(Any, action_space)
@@ -487,7 +516,8 @@ def head_for(
         return GaussianHead(space, count, log_std, squash)
     if epsilon is not None:
         _check_unbounded(model)
-        return EpsilonGreedyHead(space, checked("epsilon", epsilon, fraction))
+        epsilon = checked("epsilon", epsilon, fraction)
+        return EpsilonGreedyHead(space, epsilon, model_noise=model_noise)
     head = cast(type[DiscreteHead], kind)(space)
     head.from_logits = _outputs_logits(model, head, outputs, from_logits)
     if isinstance(head, BernoulliHead):
@@ -496,7 +526,12 @@ def head_for(
 
 
 def _distributional_head(
-    space: Any, model: keras.Model, count: int, epsilon: float, support: str | Sequence[float]
+    space: Any,
+    model: keras.Model,
+    count: int,
+    epsilon: float,
+    support: str | Sequence[float],
+    model_noise: int,
 ) -> Head:
     bounds = (0.0, 1.0) if support == QUANTILES else tuple(map(float, support))
     if not -np.inf < bounds[0] < bounds[-1] < np.inf:
@@ -509,7 +544,8 @@ def _distributional_head(
             "of the model, or use tfpg.networks with atoms=51."
         )
     _check_unbounded(model)
-    return EpsilonGreedyHead(space, checked("epsilon", epsilon, fraction), count, support)
+    epsilon = checked("epsilon", epsilon, fraction)
+    return EpsilonGreedyHead(space, epsilon, count, support, model_noise)
 
 
 def _wrong_count(space: gymnasium.Space, count: int, fitting: dict[int, type[Head]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -167,8 +167,33 @@ def _first_weights(model: keras.Model) -> str:
     return ""
 
 
-def check_layers(model: keras.Model) -> None:
+def noise_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers that draw the noise of a noisy network; see `tfpg.models.noisy`.
+
+    Example:
+        >>> import tfpg
+        >>> model = tfpg.networks.mlp("CartPole-v1", hidden=(8,), noisy=True)
+        >>> [layer.output.shape[-1] for layer in noise_layers(model)]
+        [4, 8, 8, 2]
+    """
+    if not has_graph(model) or isinstance(model, keras.Sequential):
+        return []
+    return [layer for layer in model.layers if _is_noise_on_zeros(layer)]
+
+
+def _is_noise_on_zeros(layer: keras.layers.Layer) -> bool:
+    if not isinstance(layer, keras.layers.GaussianNoise) or layer.stddev != 1:
+        return False
+    history = getattr(layer.input, "_keras_history", None)
+    return history is not None and type(history.operation).__name__ == "ZerosLike"
+
+
+def check_layers(model: keras.Model, allowed: Collection[keras.layers.Layer] = ()) -> None:
     """Raise if a layer responds to the same observation differently in training.
+
+    Args:
+        model: The model.
+        allowed: Layers that may be random.
 
     Raises:
         ValueError: The model has dropout or noise layers, trainable batch normalization, or
@@ -185,6 +210,8 @@ def check_layers(model: keras.Model) -> None:
         layers.GaussianNoise,
     )
     for layer in all_layers(model):
+        if layer in allowed:
+            continue
         if isinstance(layer, random) and getattr(layer, "rate", True):
             reason = "is random in training"
         elif isinstance(layer, layers.BatchNormalization) and layer.trainable:

@@ -31,8 +31,10 @@ from tfpg.models.observations import Codes, check_space, input_dtype, input_shap
 _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
     *("embedding", "add", "subtract", "mean", "functional", "log_std", "average_pooling2d"),
+    *("activation", "gaussian_noise", "zeros_like", "absolute", "sqrt", "sign", "multiply"),
 )
 
+_SIGMA = 0.5  # initial standard deviation of a noisy layer's outputs, for inputs of size 1
 _CLIP = 10.0  # standard deviations at which normalized observations are clipped
 _SMALLEST_PICTURE = 36  # the DQN paper's convolutions reduce anything smaller to nothing
 _LARGEST_ONE_HOT, _EMBEDDING = 1000, 64
@@ -53,6 +55,7 @@ def mlp(
     normalize: bool = False,
     log_std: float = 0.0,
     atoms: int | None = None,
+    noisy: bool = False,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -72,6 +75,8 @@ def mlp(
         log_std: Initial log standard deviation of `Box` actions.
         atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and
             `tfpg.QRDQN`). None: a single output.
+        noisy: Put trainable noise on the weights of the Dense layers, with which a Q-network
+            explores without epsilon. In Keras, it is drawn with ``training=True`` only.
         seed: Seed of the initial weights. None: Keras's global seed
             (`keras.utils.set_random_seed`).
         name: Name of the model.
@@ -86,7 +91,8 @@ def mlp(
 
     Source:
         Small initial weights in a policy's last layer: Andrychowicz et al., "What Matters In
-        On-Policy Reinforcement Learning?", 2021, https://arxiv.org/abs/2006.05990.
+        On-Policy Reinforcement Learning?", 2021, https://arxiv.org/abs/2006.05990; noisy layers:
+        Fortunato et al., "Noisy Networks for Exploration", 2018, https://arxiv.org/abs/1706.10295.
 
     Example:
         >>> model = mlp("CartPole-v1", hidden=(20, 10), activation="elu")
@@ -94,8 +100,9 @@ def mlp(
         ((None, 4), (None, 2))
     """
     features = partial(_features, convolve=False)
+    layer = _layer_maker(seed, noisy)
     head = log_std, atoms
-    return _policy(_spaces(env), features, hidden, activation, normalize, head, seed, name)
+    return _policy(_spaces(env), features, hidden, activation, normalize, head, layer, name)
 
 
 def cnn(
@@ -106,6 +113,7 @@ def cnn(
     normalize: bool = False,
     log_std: float = 0.0,
     atoms: int | None = None,
+    noisy: bool = False,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -121,6 +129,7 @@ def cnn(
         normalize: See `mlp`. Images are standardized only if a side has fewer than 36 pixels.
         log_std: See `mlp`.
         atoms: See `mlp`.
+        noisy: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -144,8 +153,9 @@ def cnn(
         raise ValueError(
             f"cnn needs images, but the observation space is {both[0]}. Use networks.mlp."
         )
+    layer = _layer_maker(seed, noisy)
     head = log_std, atoms
-    return _policy(both, _features, hidden, activation, normalize, head, seed, name)
+    return _policy(both, _features, hidden, activation, normalize, head, layer, name)
 
 
 def has_images(space: gymnasium.Space) -> bool:
@@ -243,6 +253,7 @@ def dueling(
     *,
     normalize: bool = False,
     atoms: int | None = None,
+    noisy: bool = False,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -256,6 +267,7 @@ def dueling(
         activation: Keras name of the activation of the hidden layers.
         normalize: See `mlp`.
         atoms: See `mlp`.
+        noisy: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -276,7 +288,7 @@ def dueling(
     observation_space, action_space = _spaces(env)
     if not hidden:
         raise ValueError("hidden must have at least one layer for the streams, but it is empty.")
-    layer = _layer_maker(seed)
+    layer = _layer_maker(seed, noisy)
     inputs, x = _features(observation_space, normalize, layer)
     x = _stack(x, hidden[:-1], activation, layer)
 
@@ -292,6 +304,7 @@ def nature_cnn(
     *,
     dueling: bool = False,
     atoms: int | None = None,
+    noisy: bool = False,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -304,6 +317,7 @@ def nature_cnn(
         dueling: Use two last hidden layers, one for the value and one for the advantages; see
             `tfpg.networks.dueling`.
         atoms: See `mlp`.
+        noisy: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -350,9 +364,12 @@ def nature_cnn(
         x = convolution(x)
     x = keras.layers.Flatten()(x)
 
+    def dense(units: int, **options: Any) -> Callable:
+        layer = keras.layers.Dense(units, kernel_initializer=he(), **options)
+        return partial(_noisy_dense, layer) if noisy else layer
+
     def stream(units: int) -> Any:
-        y = keras.layers.Dense(hidden, activation="relu", kernel_initializer=he())(x)
-        return keras.layers.Dense(units, kernel_initializer=he())(y)
+        return dense(units)(dense(hidden, activation="relu")(x))
 
     outputs = int(actions.n) * (atoms or 1)
     q_values = _dueling(stream, actions, atoms) if dueling else stream(outputs)
@@ -372,16 +389,15 @@ def _policy(
     activation: str,
     normalize: bool,
     head: tuple[float, int | None],
-    seed: int | None,
+    layer: Callable,
     name: str | None,
 ) -> keras.Model:
-    layer = _layer_maker(seed)
     inputs, x = features(both[0], normalize, layer)
     x = _stack(x, hidden, activation, layer)
     return keras.Model(inputs, _policy_output(x, both[1], layer, *head), name=name)
 
 
-def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
+def _layer_maker(seed: int | None, noisy: bool = False) -> Callable[..., Callable]:
     check_not_forked()
     layer_seeds = np.random.default_rng(seed)
 
@@ -396,11 +412,32 @@ def _layer_maker(seed: int | None) -> Callable[..., keras.layers.Layer]:
             "activation": activation,
             "kernel_initializer": keras.initializers.Orthogonal(gain, seed=layer_seed),
         }
+        if not window and noisy:
+            return partial(_noisy_dense, keras.layers.Dense(units, **options))
         if not window:
             return keras.layers.Dense(units, **options)
         return keras.layers.Conv2D(units, *window, **options)
 
     return make
+
+
+def _noisy_dense(dense: keras.layers.Dense, x: Any) -> Any:
+    """A Dense layer with factorized Gaussian noise on its weights, drawn in training only.
+
+    ``(W + S * e_in e_out^T)^T x + b + s * e_out = dense(x) + e_out * sigma(e_in * x)``
+    """
+    activation, dense.activation = dense.activation, keras.activations.linear
+    start = keras.initializers.Constant(_SIGMA / np.sqrt(x.shape[-1]))
+    y = dense(x)
+    sigma = keras.layers.Dense(dense.units, kernel_initializer=start, bias_initializer=start)
+    y = y + _noise(y) * sigma(_noise(x) * x)
+    return y if activation is keras.activations.linear else keras.layers.Activation(activation)(y)
+
+
+def _noise(x: Any) -> Any:
+    """``sign(e) sqrt(|e|)`` of standard normal noise e of the shape of ``x``."""
+    e = keras.layers.GaussianNoise(1.0)(keras.ops.zeros_like(x))
+    return keras.ops.sign(e) * keras.ops.sqrt(keras.ops.absolute(e))
 
 
 def _features(

@@ -8,7 +8,7 @@ the layers below acts through its copy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from tfpg.core.arrays import BLOCK
 from tfpg.core.backend import keras, read_variable
+from tfpg.models.heads import NOISE
 from tfpg.models.inspection import has_graph, inputs_by_key, policy_output
 from tfpg.ops.numeric import sigmoid, softplus
 
@@ -23,6 +24,15 @@ Forward = Callable[[Any], np.ndarray]
 Read = Callable[[Any], np.ndarray]
 ArrayFunction = Callable[..., np.ndarray]
 
+# By the names of Keras's classes, which are not public, and their numbers of tensors.
+_OPERATIONS: dict[tuple[str, int], ArrayFunction] = {
+    ("Add", 2): np.add,
+    ("Subtract", 2): np.subtract,
+    ("Multiply", 2): np.multiply,
+    ("Absolute", 1): np.abs,
+    ("Sign", 1): np.sign,
+    ("Sqrt", 1): np.sqrt,
+}
 _ZERO = np.zeros((), np.float32)  # NumPy takes half as long with it as with a Python number
 
 
@@ -141,17 +151,19 @@ def _in_blocks(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, BLOCK, *x.shape[1:])
 
 
-def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
+def mirror(model: keras.Model, *, logits: bool = False, noise: Sequence[Any] = ()) -> Mirror | None:
     """Return the forward pass of a Keras model in NumPy, or None if it has other layers than these.
 
     Supports Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Reshape`,
     `Rescaling`, `Concatenate`, and frozen `BatchNormalization` layers with the usual activations,
-    and of the `keras.ops` for clipping, sums, differences, and means, all in float32. In a
-    model with a value output, only what the policy's output needs is computed.
+    and of the `keras.ops` for clipping, sums, differences, products, means, signs and roots, all in
+    float32. In a model with a value output, only what the policy's output needs is computed.
 
     Args:
         model: A built Keras model.
         logits: Leave out a sigmoid or softmax that the model ends in.
+        noise: The tensors ``[B, S_i]`` that are parts of one more input, `NOISE`; see
+            `tfpg.models.noisy`.
 
     Example:
         >>> import keras, numpy as np
@@ -165,14 +177,18 @@ def mirror(model: keras.Model, *, logits: bool = False) -> Mirror | None:
         return None
     sources = {key: id(x) for key, x in inputs_by_key(model).items()}
     target = id(policy_output(model))
-    found = _layers_to(model, list(sources.values()), target)
-    if not found or not _is_complete(found, set(sources.values())):
+    steps, ends = [], np.cumsum([x.shape[-1] for x in noise]).tolist()
+    for x, first, end in zip(noise, [0, *ends], ends, strict=False):
+        sources[NOISE] = 0
+        steps.append(_Step(_made(partial(_part, first, end)), [], [0], id(x)))
+    known = {*sources.values(), *map(id, noise)}
+    found = _layers_to(model, list(sources.values()), target, known)
+    if not found or not _is_complete(found, known):
         return None
     last = found[-1].layer
     ends_in = last.activation if type(last) in _with_activation() else None
     gives_logits = logits and ends_in in (keras.activations.sigmoid, keras.activations.softmax)
     variables: list[Any] = []
-    steps = []
     for each in found:
         numpy = _numpy_layer(each.layer, gives_logits and each is found[-1])
         if numpy is None:
@@ -201,8 +217,10 @@ class _Layer(NamedTuple):
     output: int
 
 
-def _layers_to(model: keras.Model, sources: list[int], target: int) -> list[_Layer]:
-    """The layers that lead to the target, in order."""
+def _layers_to(
+    model: keras.Model, sources: list[int], target: int, known: set[int]
+) -> list[_Layer]:
+    """The layers that lead from known tensors to the target, in order."""
     if isinstance(model, keras.Sequential):
         # The layers of a loaded Sequential model may still refer to tensors of an earlier build.
         layers = list(_flat_layers(model))
@@ -213,7 +231,7 @@ def _layers_to(model: keras.Model, sources: list[int], target: int) -> list[_Lay
         if isinstance(layer, keras.layers.InputLayer) or len(_as_list(layer.output)) != 1:
             continue
         each = _Layer(layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
-        if each.output in wanted:
+        if each.output in wanted - known:
             found.append(each)
             wanted.update(each.inputs)
     return found[::-1]
@@ -319,13 +337,13 @@ def _batch_normalization(
 
 
 def _numpy_operation(operation: Any) -> ArrayFunction | None:
-    """An operation of `keras.ops`; their classes are not public, so they are known by name."""
+    """An operation of `keras.ops`."""
     name = type(operation).__name__
     tensors = len(_as_list(operation.input))  # constants are not among them
     if operation.output.dtype != "float32":
         return None
-    if name in ("Add", "Subtract") and tensors == 2:
-        return np.add if name == "Add" else np.subtract
+    if (name, tensors) in _OPERATIONS:
+        return _OPERATIONS[name, tensors]
     if name == "Clip" and tensors == 1:
         return partial(_clipped, np.float32(operation.x_min), np.float32(operation.x_max))
     if name == "Mean" and operation.axis in ([-1], [-2]):
@@ -335,6 +353,10 @@ def _numpy_operation(operation: Any) -> ArrayFunction | None:
 
 def _identity(x: Any) -> Any:
     return x
+
+
+def _part(first: int, end: int, x: np.ndarray) -> np.ndarray:
+    return x[..., first:end]
 
 
 def _rescaled(scale: np.float32, offset: np.float32, x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import gymnasium
@@ -18,17 +18,18 @@ from tfpg.core.arrays import BLOCK, batch_size, map_arrays
 from tfpg.core.backend import check_not_forked, keras, read_variable, scope_of, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.heads import Head, head_for
+from tfpg.models.heads import NOISE, EpsilonGreedyHead, Head, head_for
 from tfpg.models.inspection import (
     check_calls,
     check_layers,
     explain_non_finite,
     input_keys,
     input_space,
+    noise_layers,
     split_outputs,
     traced_constants,
 )
-from tfpg.models.numpy_forward import Forward, mirror
+from tfpg.models.numpy_forward import Forward, Mirror, mirror
 from tfpg.models.observations import (
     Codes,
     check_space,
@@ -38,6 +39,9 @@ from tfpg.models.observations import (
     map_space,
 )
 from tfpg.ops.distributions import Distribution
+
+if TYPE_CHECKING:
+    from tfpg.models.noisy import NoisyNetwork
 
 # Up to about this many parameters, NumPy was never slower than a TensorFlow call on a CPU; see
 # benchmarks/acting.py.
@@ -129,10 +133,9 @@ class Actor:
         head = self.head
         if noise is not None and head.at_random:
             outputs = np.zeros((len(noise), head.outputs), np.float32)
-        elif self._encode is None:
-            outputs = self._forward(observations)
         else:
-            outputs = self._forward(self._encode(observations))
+            inputs = observations if self._encode is None else self._encode(observations)
+            outputs = self._forward(head.with_noise(inputs, noise))
         # The sum of the squares is finite unless an output is not, or it overflows.
         if not math.isfinite(np.vdot(outputs, outputs)) and not np.isfinite(outputs).all():
             raise FloatingPointError(explain_non_finite(self._model, observations, outputs))
@@ -181,12 +184,14 @@ class PortableForward:
     Args:
         config: The model's config, as JSON.
         spaces: The observation and action space.
-        from_logits: Whether the outputs are logits.
+        head: Options of the head that reads the outputs.
         weights: The model's weights.
     """
 
-    def __init__(self, config: str, spaces: Spaces, from_logits: bool, weights: list[np.ndarray]):
-        self._arguments = config, spaces, from_logits, weights
+    def __init__(
+        self, config: str, spaces: Spaces, head: dict[str, Any], weights: list[np.ndarray]
+    ):
+        self._arguments = config, spaces, head, weights
         self._call: Forward | None = None
 
     def __reduce__(self) -> Any:
@@ -195,20 +200,20 @@ class PortableForward:
     def __call__(self, inputs: Any) -> np.ndarray:
         """Return the outputs ``[N, K]``."""
         if self._call is None:
-            config, spaces, from_logits, weights = self._arguments
-            policy = _received_policy(config, spaces, from_logits)
+            config, spaces, head, weights = self._arguments
+            policy = _received_policy(config, spaces, head)
             policy.model.set_weights(weights)
             self._call = policy._compiled_forward()
         return self._call(inputs)
 
 
-def _received_policy(config: str, spaces: Spaces, from_logits: bool) -> Policy:
+def _received_policy(config: str, spaces: Spaces, head: dict[str, Any]) -> Policy:
     """The policy that another process sends again and again, with new weights."""
-    key = config, str(spaces), from_logits
+    key = config, str(spaces), str(head)
     if key not in _RECEIVED:
         _RECEIVED.clear()
         model: Any = keras.saving.deserialize_keras_object(json.loads(config), safe_mode=False)
-        _RECEIVED[key] = Policy(model, spaces, from_logits=from_logits, acting="tensorflow")
+        _RECEIVED[key] = Policy(model, spaces, acting="tensorflow", **head)
     return _RECEIVED[key]
 
 
@@ -278,7 +283,18 @@ class Policy:
         self.model = model
         self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)
-        check_layers(model)
+        options = from_logits, positive_action, squash, log_std, epsilon, support
+        named = zip(_HEAD_NAMES, options, strict=True)
+        given = {name: value for name, value in named if value is not None}
+        known = {**head_options_of(model), **given}
+        known_scale = known.pop("value_scale", 1.0)
+        noise = noise_layers(model) if known.get("epsilon") is not None else []
+        check_layers(model, noise)
+        self._noisy: NoisyNetwork | None = None
+        if noise:
+            from tfpg.models.noisy import NoisyNetwork
+
+            self._noisy = NoisyNetwork(model)
         check_space(self.observation_space)
         self._input_space = input_space(model, self.observation_space)
         self._keys, example = self._probe(model)
@@ -288,30 +304,16 @@ class Policy:
         self.has_value = value is not None or value_model is not None
         if value_model is not None:
             self._add_value_model(value_model, value is not None)
-        options = from_logits, positive_action, squash, log_std, epsilon, support
-        named = zip(_HEAD_NAMES, options, strict=True)
-        given = {name: value for name, value in named if value is not None}
-        known = head_options_of(model)
-        known_scale = known.pop("value_scale", 1.0)
         self.value_scale = known_scale if value_scale is None else value_scale
         with scope_of(model.variables):
             self.head = head_for(
                 self.action_space,
                 model,
                 np.asarray(tf.cast(outputs, tf.float32)),
-                **{**known, **given},
+                model_noise=self._noisy.size if self._noisy else 0,
+                **known,
             )
-        is_small = model.count_params() <= _LARGE
-        self._mirror = None
-        if acting == "numpy" or (acting == "auto" and is_small):
-            # A logit far from zero holds more than its probability, so NumPy stops before that.
-            self._mirror = mirror(model, logits=not self.head.from_logits)
-        if acting == "numpy" and self._mirror is None:
-            raise ValueError(
-                "This model cannot act in NumPy, which supports Dense, Activation, Flatten, "
-                "Rescaling, Concatenate, frozen BatchNormalization, and a few keras.ops in "
-                'float32. Use acting="auto".'
-            )
+        self._mirror = self._mirror_for(acting)
         self.acting = "numpy" if self._mirror else "tensorflow"
         self._forward: Forward | None = None  # with weights from an earlier time
         self._compiled: tuple[Any, Callable] | None = None
@@ -340,7 +342,7 @@ class Policy:
 
     def encode(self, observations: Any) -> Any:
         """Return the model inputs for observations as the environment returns them."""
-        return encode(self._input_space, observations, self._encoded_keys)
+        return self._encoding()(observations)
 
     @property
     def input_spec(self) -> Any:
@@ -349,7 +351,8 @@ class Policy:
         def spec(space: gymnasium.Space) -> tf.TensorSpec:
             return tf.TensorSpec([None, *input_shape(space)], input_dtype(space))
 
-        return map_space(spec, self._input_space, self._encoded_keys)
+        specs = map_space(spec, self._input_space, self._encoded_keys)
+        return specs if self._input_name is None else {self._input_name: specs}
 
     def outputs(self, inputs: Any) -> tf.Tensor:
         """Return the model's policy outputs ``[B, K]`` for encoded observations, in float32."""
@@ -452,8 +455,8 @@ class Policy:
             read = lambda variable: known[id(variable)]  # noqa: E731
         if forward is None:
             forward = self._mirror.snapshot(read) if self._mirror else self._compiled_forward()
-        is_box = isinstance(self.observation_space, spaces.Box)
-        encoding = None if is_box else partial(encode, self._input_space, keys=self._encoded_keys)
+        unchanged = isinstance(self.observation_space, spaces.Box) and self._noisy is None
+        encoding = None if unchanged else self._encoding()
         return Actor(forward, self._acting_head(read), encoding, self.model)
 
     def portable_actor(self, weights: Sequence[np.ndarray] | None = None) -> Actor:
@@ -475,8 +478,10 @@ class Policy:
                     f"{one_line(error)}. Give its class get_config()."
                 ) from error
             where = self.observation_space, self.action_space
-            given = self.model.get_weights()
-            actor._forward = PortableForward(config, where, self.head.from_logits, given)
+            head: dict[str, Any] = {"from_logits": self.head.from_logits}
+            if isinstance(self.head, EpsilonGreedyHead):
+                head = {"epsilon": 0.0, "support": self.head.support}  # which epsilon is no matter
+            actor._forward = PortableForward(config, where, head, self.model.get_weights())
         return actor
 
     def act(
@@ -517,13 +522,19 @@ class Policy:
 
     def _call(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The policy's outputs ``[B, K]`` and the model's own value ``[B]`` or None."""
-        outputs, value = split_outputs(self.model(_select(inputs, self._keys), training=False))
+        if self._noisy is not None and NOISE in inputs:
+            return tf.cast(self._noisy(inputs), tf.float32), None
+        name = self._input_name
+        inputs = _select(inputs, self._keys) if name is None else inputs[name]
+        outputs, value = split_outputs(self.model(inputs, training=False))
         if value is not None:
             value = tf.cast(value, tf.float32)[:, 0]
         return tf.cast(outputs, tf.float32), value
 
     def _compiled_forward(self) -> Forward:
         spec, constants = self.input_spec, traced_constants(self.model)
+        if self._noisy is not None:
+            spec = {**spec, NOISE: tf.TensorSpec([None, self._noisy.size])}
         if self._compiled is None or self._compiled[0] != constants:
             call = tf.function(self.outputs, input_signature=[spec], autograph=False)
             self._compiled = constants, call
@@ -549,8 +560,37 @@ class Policy:
             raise ValueError(
                 f"The model cannot be called on inputs of shape {shapes}: {one_line(error)}"
             ) from error
-        check_calls(model, inputs)
+        if self._noisy is None:
+            check_calls(model, inputs)
         return keys, outputs
+
+    def _encoding(self) -> Callable[[Any], Any]:
+        """The function from observations to model inputs, which can be pickled."""
+        if self._input_name is not None:
+            return partial(_encode_as, self._input_name, self._input_space)
+        return partial(encode, self._input_space, keys=self._encoded_keys)
+
+    @property
+    def _input_name(self) -> str | None:
+        """The name of the model's only input, if there is noise next to it."""
+        if self._noisy is None or isinstance(self._input_space, spaces.Dict):
+            return None
+        return self._noisy.names[0]
+
+    def _mirror_for(self, acting: str) -> Mirror | None:
+        """The forward pass in NumPy, if the policy acts in NumPy."""
+        if acting == "tensorflow" or (acting == "auto" and self.model.count_params() > _LARGE):
+            return None
+        noise = self._noisy.noise if self._noisy else []
+        # A logit far from zero holds more than its probability, so NumPy stops before that.
+        found = mirror(self.model, logits=not self.head.from_logits, noise=noise)
+        if acting == "numpy" and found is None:
+            raise ValueError(
+                "This model cannot act in NumPy, which supports Dense, Activation, Flatten, "
+                "Rescaling, Concatenate, frozen BatchNormalization, and a few keras.ops in "
+                'float32. Use acting="auto".'
+            )
+        return found
 
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
@@ -642,6 +682,10 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
 
 def _select(inputs: Any, keys: Sequence[str] | None) -> Any:
     return inputs if keys is None else {key: inputs[key] for key in keys}
+
+
+def _encode_as(name: str, space: gymnasium.Space, observations: Any) -> dict[str, Any]:
+    return {name: encode(space, observations)}
 
 
 def _as_rows(x: Any, spec: tf.TensorSpec) -> np.ndarray:

@@ -102,8 +102,11 @@ def trace(policy: Policy, sampled: bool = False) -> Program:
 
     def act(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         observations = inputs[0] if None in parts else dict(zip(parts, inputs, strict=False))
-        distribution = policy.distribution(policy.encode(observations))
-        actions = distribution.sample(inputs[-1]) if sampled else distribution.mode()
+        encoded, noise = policy.encode(observations), inputs[-1]
+        if sampled:
+            encoded = policy.head.with_noise(encoded, noise)
+        distribution = policy.distribution(encoded)
+        actions = distribution.sample(noise) if sampled else distribution.mode()
         return {ACTION: policy.head.env_actions(actions)}
 
     function = tf.function(act, input_signature=list(specs.values()), autograph=False)
