@@ -13,7 +13,7 @@ from tfpg.rollouts.replay import Transitions
 from tfpg.rollouts.trajectory import Trajectory
 
 ALGORITHMS = [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN]
-DISTRIBUTIONAL = tfpg.C51, tfpg.QRDQN
+DISTRIBUTIONAL = tfpg.C51, tfpg.QRDQN, tfpg.Rainbow
 
 SMALL = {  # options of a DQN
     "num_envs": 4,
@@ -65,6 +65,7 @@ def small_model(algorithm, env="CartPole-v1", **options):
         return tfpg.networks.actor_critic(env, **{"normalize": False, **options})
     if algorithm in DISTRIBUTIONAL:
         options["atoms"] = 5
+        options["noisy"] = algorithm is tfpg.Rainbow
     return tfpg.networks.mlp(env, **{"activation": "tanh", **options})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tfpg.agents.dqn import DQN
     from tfpg.agents.ppo import PPO
     from tfpg.agents.qrdqn import QRDQN
+    from tfpg.agents.rainbow import Rainbow
     from tfpg.agents.reinforce import Reinforce
     from tfpg.checkpoints.manager import Checkpoints
     from tfpg.checks.env_checks import check_env
@@ -55,6 +56,7 @@ __all__ = [
     "PPO",
     "Policy",
     "QRDQN",
+    "Rainbow",
     "RayWorkers",
     "Reinforce",
     "callbacks",
@@ -91,6 +93,7 @@ __getattr__, __dir__ = lazy_names(
         "PPO": "tfpg.agents.ppo:PPO",
         "Policy": "tfpg.models.policy:Policy",
         "QRDQN": "tfpg.agents.qrdqn:QRDQN",
+        "Rainbow": "tfpg.agents.rainbow:Rainbow",
         "RayWorkers": "tfpg.rollouts.ray_workers:RayWorkers",
         "Reinforce": "tfpg.agents.reinforce:Reinforce",
         "callbacks": "tfpg.callbacks",

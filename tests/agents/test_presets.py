@@ -8,7 +8,7 @@ import tfpg
 from tfpg.agents import presets
 
 NAMES = list(presets.PRESETS)
-Q_LEARNING = ("dqn", "c51", "qrdqn")
+Q_LEARNING = ("dqn", "c51", "qrdqn", "rainbow")
 
 
 @pytest.mark.parametrize(("algorithm", "env"), slow_but([("reinforce", "Acrobot-v1")], NAMES))
@@ -22,7 +22,8 @@ def test_every_preset_makes_an_agent_that_trains(algorithm, env):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN]
+    "algorithm",
+    [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN, tfpg.Rainbow],
 )
 def test_the_defaults_are_those_of_the_agent(algorithm):
     name, env = algorithm.__name__.lower(), "MountainCar-v0" if algorithm is tfpg.A2C else "Taxi-v4"

@@ -77,10 +77,22 @@ def qrdqn(env):
     return dqn(env, algorithm=tfpg.QRDQN)
 
 
+def noisy_dqn(env):
+    model = tfpg.networks.mlp(env, hidden=(16,), noisy=True, seed=0)
+    return dqn(env, model, epsilon=0.0)
+
+
+def rainbow(env):
+    model = tfpg.networks.dueling(env, hidden=(16,), atoms=51, noisy=True, seed=0)
+    return dqn(env, model, tfpg.Rainbow, v_min=-1.0, v_max=4.0, epsilon=0.0)
+
+
 AGENTS = {
     "dqn": dqn,
     "c51": c51,
     "qrdqn": qrdqn,
+    "noisy dqn": noisy_dqn,
+    "rainbow": rainbow,
     "dqn with everything": dqn_with_everything,
     "reinforce": reinforce,
     "reinforce with a value": reinforce_with_value,

@@ -139,6 +139,11 @@ def c51(env):
     return tfpg.C51(model, v_max=100.0, **{**SMALL, "num_envs": 2, "prioritized": True})
 
 
+def rainbow(env):
+    model = tfpg.networks.dueling(env, hidden=(8,), atoms=5, noisy=True, seed=0)
+    return tfpg.Rainbow(model, v_max=100.0, **{**SMALL, "num_envs": 2, "explore_steps": 3})
+
+
 def frames(env):
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -165,6 +170,7 @@ CASES = {
     "ppo-dict": (ppo, lambda: Noisy(named=True)),
     "dqn": (dqn, "CartPole-v1"),
     "c51": (c51, "CartPole-v1"),
+    "rainbow": (rainbow, "CartPole-v1"),
     "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
     "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),

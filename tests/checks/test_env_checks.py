@@ -52,12 +52,12 @@ class TestGoodEnvironments:
     @pytest.mark.parametrize(
         ("env_id", "algorithms"),
         [
-            ("CartPole-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn"),
+            ("CartPole-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow"),
             (
                 "Pendulum-v1",
-                "reinforce, a2c, ppo; not dqn, c51, qrdqn, which need Discrete actions",
+                "reinforce, a2c, ppo; not dqn, c51, qrdqn, rainbow, which need Discrete actions",
             ),
-            ("FrozenLake-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn"),
+            ("FrozenLake-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow"),
         ],
     )
     def test_gymnasiums_environments_have_no_issue(self, env_id, algorithms):
@@ -150,7 +150,11 @@ BROKEN = [
     ("OldInterface", "reset", "has no argument options: def reset"),
     ("Tupled", "observation space", "Unsupported observation space Tuple("),
     ("Tupled", "action space", "Unsupported action space Tuple("),
-    ("Tupled", "algorithms", "none of reinforce, a2c, ppo, dqn, c51, qrdqn takes these spaces"),
+    (
+        "Tupled",
+        "algorithms",
+        "none of reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow takes these spaces",
+    ),
     ("Unmakeable", "environment", "RuntimeError: no simulator on this machine (misbehaving.py:"),
     ("Spaceless", "environment", "TypeError: self.observation_space is not a Gymnasium space"),
     ("Blurred", "rendering", "frames of several sizes, (20, 30), (21, 30): a video has one size"),

@@ -61,7 +61,7 @@ class DQN(QLearning):
     def losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
         next_q_values = self.target_network.outputs(batch.next_observations)
         if self.double:
-            next_q_online = self.outputs(batch.next_observations)
+            next_q_online = self.next_outputs(batch)
             targets = double_q_learning_targets(
                 batch.rewards, batch.discounts, next_q_values, next_q_online
             )

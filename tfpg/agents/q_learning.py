@@ -140,13 +140,23 @@ class QLearning(OffPolicy):
         """Return the outputs ``[B, K]`` of the network that is trained."""
         return self.trained_policy.outputs(inputs)
 
+    def next_outputs(self, batch: Transitions) -> tf.Tensor:
+        """Return the trained network's outputs ``[B, K]`` for the observations that follow.
+
+        The noise of a noisy network is that for ``batch.observations``.
+        """
+        inputs = batch.next_observations
+        if self.head.model_noise:
+            inputs = {**inputs, NOISE: batch.observations[NOISE]}
+        return self.outputs(inputs)
+
     def next_distribution(self, batch: Transitions) -> tf.Tensor:
         """Return the target network's outputs ``[B, N]`` for the best actions that follow.
 
         With ``double``, they are the best ones according to the network that is trained.
         """
         following = self.target_network.outputs(batch.next_observations)
-        chooser = self._outputs_after(batch) if self.double else following
+        chooser = self.next_outputs(batch) if self.double else following
         actions = tf.argmax(self.head.q_values(chooser), axis=-1)
         return taken(self.head.per_action(following), actions)
 
@@ -233,13 +243,6 @@ class QLearning(OffPolicy):
             observations={**batch.observations, NOISE: online},
             next_observations={**batch.next_observations, NOISE: target},
         )
-
-    def _outputs_after(self, batch: Transitions) -> tf.Tensor:
-        """The outputs of the network that is trained for the observations that follow."""
-        inputs = batch.next_observations
-        if self.head.model_noise:
-            inputs = {**inputs, NOISE: batch.observations[NOISE]}
-        return self.outputs(inputs)
 
     def _support(self) -> dict[str, Any]:
         return {} if self.support is None else {"support": self.support}

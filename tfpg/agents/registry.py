@@ -23,6 +23,7 @@ _CLASSES = {
     "dqn": "tfpg.agents.dqn:DQN",
     "c51": "tfpg.agents.c51:C51",
     "qrdqn": "tfpg.agents.qrdqn:QRDQN",
+    "rainbow": "tfpg.agents.rainbow:Rainbow",
 }
 
 

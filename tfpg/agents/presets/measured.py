@@ -268,6 +268,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
 _ATOMS = {"atoms": 51}
+_RAINBOW = {"atoms": 51, "noisy": True}
 
 # For environments without a measured preset: the defaults of the agents and their optimizers.
 DEFAULTS: dict[str, Preset] = {
@@ -277,6 +278,7 @@ DEFAULTS: dict[str, Preset] = {
     "dqn": _DQN,
     "c51": _DQN._replace(network=_ATOMS),
     "qrdqn": _DQN._replace(network=_ATOMS),
+    "rainbow": _DQN._replace(network=_RAINBOW),
 }
 
 _ATARI_DQN = Preset(
@@ -304,4 +306,8 @@ ATARI: dict[str, Preset] = {
     "dqn": _ATARI_DQN,
     "c51": _ATARI_DQN._replace(network=_ATOMS),
     "qrdqn": _ATARI_DQN._replace(network=_ATOMS),
+    "rainbow": _ATARI_DQN._replace(
+        network={**_RAINBOW, "dueling": True},
+        options={**_ATARI_DQN.options, "n_step": 3, "epsilon": 0.0},
+    ),
 }
