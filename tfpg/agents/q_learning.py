@@ -1,6 +1,7 @@
 """The base class of Q-learning agents: the target network, exploration, and blocks of updates.
 
-An algorithm is a subclass with its `QLearning.losses`. See `tfpg.DQN`, `tfpg.C51` and `tfpg.QRDQN`.
+An algorithm is a subclass with its `QLearning.losses`. See `tfpg.DQN`, `tfpg.C51`,
+`tfpg.QRDQN` and `tfpg.Rainbow`.
 """
 
 from __future__ import annotations

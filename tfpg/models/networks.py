@@ -352,24 +352,31 @@ def nature_cnn(
         )
     seeds = np.random.default_rng(seed)
 
-    def he() -> keras.initializers.Initializer:
-        return keras.initializers.HeUniform(None if seed is None else int(seeds.integers(2**31)))
+    def next_seed() -> int | None:
+        return None if seed is None else int(seeds.integers(2**31))
 
     inputs = _input(space, "observations")
     x = _scaled(_channels_last(inputs, space), space)
     for filters, size, stride in _PICTURE_CONVOLUTIONS:
         convolution = keras.layers.Conv2D(
-            filters, size, stride, activation="relu", kernel_initializer=he()
+            filters,
+            size,
+            stride,
+            activation="relu",
+            kernel_initializer=keras.initializers.HeUniform(next_seed()),
         )
         x = convolution(x)
     x = keras.layers.Flatten()(x)
 
-    def dense(units: int, **options: Any) -> Callable:
-        layer = keras.layers.Dense(units, kernel_initializer=he(), **options)
-        return partial(_noisy_dense, layer) if noisy else layer
+    def dense(units: int, activation: str | None = None) -> Callable:
+        layer_seed = next_seed()
+        he = keras.initializers.HeUniform(layer_seed)
+        layer = keras.layers.Dense(units, activation, kernel_initializer=he)
+        return partial(_noisy_dense, layer, layer_seed) if noisy else layer
 
     def stream(units: int) -> Any:
-        return dense(units)(dense(hidden, activation="relu")(x))
+        y = dense(hidden, "relu")(x)
+        return dense(units)(y)
 
     outputs = int(actions.n) * (atoms or 1)
     q_values = _dueling(stream, actions, atoms) if dueling else stream(outputs)
@@ -413,7 +420,7 @@ def _layer_maker(seed: int | None, noisy: bool = False) -> Callable[..., Callabl
             "kernel_initializer": keras.initializers.Orthogonal(gain, seed=layer_seed),
         }
         if not window and noisy:
-            return partial(_noisy_dense, keras.layers.Dense(units, **options))
+            return partial(_noisy_dense, keras.layers.Dense(units, **options), layer_seed)
         if not window:
             return keras.layers.Dense(units, **options)
         return keras.layers.Conv2D(units, *window, **options)
@@ -421,7 +428,7 @@ def _layer_maker(seed: int | None, noisy: bool = False) -> Callable[..., Callabl
     return make
 
 
-def _noisy_dense(dense: keras.layers.Dense, x: Any) -> Any:
+def _noisy_dense(dense: keras.layers.Dense, seed: int | None, x: Any) -> Any:
     """A Dense layer with factorized Gaussian noise on its weights, drawn in training only.
 
     ``(W + S * e_in e_out^T)^T x + b + s * e_out = dense(x) + e_out * sigma(e_in * x)``
@@ -430,13 +437,14 @@ def _noisy_dense(dense: keras.layers.Dense, x: Any) -> Any:
     start = keras.initializers.Constant(_SIGMA / np.sqrt(x.shape[-1]))
     y = dense(x)
     sigma = keras.layers.Dense(dense.units, kernel_initializer=start, bias_initializer=start)
-    y = y + _noise(y) * sigma(_noise(x) * x)
+    seeds = (None, None) if seed is None else (seed, seed + 1)
+    y = y + _noise(y, seeds[0]) * sigma(_noise(x, seeds[1]) * x)
     return y if activation is keras.activations.linear else keras.layers.Activation(activation)(y)
 
 
-def _noise(x: Any) -> Any:
+def _noise(x: Any, seed: int | None) -> Any:
     """``sign(e) sqrt(|e|)`` of standard normal noise e of the shape of ``x``."""
-    e = keras.layers.GaussianNoise(1.0)(keras.ops.zeros_like(x))
+    e = keras.layers.GaussianNoise(1.0, seed=seed)(keras.ops.zeros_like(x))
     return keras.ops.sign(e) * keras.ops.sqrt(keras.ops.absolute(e))
 
 
