@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from small import BOX, SMALL, q_network, small_agent
+from small import BOX, SMALL, q_network, small_agent, small_model
 from toys import Countdown, Walk
 
 import tfpg
@@ -142,11 +142,14 @@ def rollout(steps=100, reward=1.0, length=10, truncated=False):
 
 
 class TestQValues:
-    def warnings_of(self, values, returns=None, data=None, gamma=0.9, capacity=1000, starts=100):
+    def warnings_of(
+        self, values, returns=None, data=None, gamma=0.9, capacity=1000, starts=100, support=None
+    ):
         """The warnings after iterations with the given mean Q-values and returns."""
 
         def look():
             signs = QLearningWarnings(gamma, capacity, starts)
+            signs.support = support
             for each in [rollout()] if data is None else data:
                 signs.meet(each)
             for i, value in enumerate(values):
@@ -200,6 +203,16 @@ class TestQValues:
         assert self.warnings_of([1.0] * 3, data=data[:4]) == []
         assert self.warnings_of([1.0] * 3, data=[*data, rollout()]) == []
 
+    def test_returns_beyond_the_range_of_the_distributions_are_a_warning(self):
+        # Ten rewards of 1 with gamma=0.9 are worth 6.51.
+        (text,) = self.warnings_of([1.0] * 3, support=(0.0, 6.4))
+        assert text.startswith("The discounted returns of episodes are from 6.51 to 6.51, beyond")
+        assert "v_min=0 to v_max=6.4" in text
+        assert self.warnings_of([-1.0] * 3, data=[rollout(reward=-1.0)], support=(-6.4, 0.0))
+        assert self.warnings_of([1.0] * 3, support=(0.0, 6.4), gamma=0.85) == []
+        # One percent beyond is fine.
+        assert self.warnings_of([1.0] * 3, support=(0.0, 6.46)) == []
+
     def test_a_replay_smaller_than_the_warm_up_is_a_warning(self):
         (text,) = self.warnings_of([], capacity=500, starts=1000)
         assert text.startswith(
@@ -234,6 +247,12 @@ class TestInTraining:
         agent = tfpg.DQN(model, **{**SMALL, "gamma": 0.9})
         with pytest.warns(TrainingWarning, match="Q-values diverge"):
             agent.fit(Countdown, 20, seed=3, verbose=0)
+
+    def test_a_range_that_is_too_small_is_a_warning(self):
+        model = small_model(tfpg.C51, Countdown)
+        agent = small_agent(tfpg.C51, Countdown, model, v_min=-1.0, v_max=-0.5)
+        with pytest.warns(TrainingWarning, match="beyond the range of the network's distrib"):
+            agent.fit(Countdown, 1, seed=3, verbose=0)
 
     def test_the_next_fit_remembers_returns_and_uses_its_own_gamma(self):
         class Paying(Countdown):

@@ -107,6 +107,8 @@ class QLearning(OffPolicy):
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
         self.target_network.copy_if_changed()
+        if self.support not in (None, QUANTILES):
+            self._warnings.support = self.support
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         logs = super().iterate(collector, policy)

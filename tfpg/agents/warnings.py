@@ -174,7 +174,11 @@ class QLearningWarnings(_Warnings):
     def __init__(self, gamma: float, capacity: int, learning_starts: int):
         super().__init__()
         self.gamma = gamma
+        #: the lowest and the highest return that the network's outputs can have, if it is known
+        self.support: tuple[float, float] | None = None
         self._partial_returns: np.ndarray | None = None
+        self._since_start = np.zeros((0, 2))  # the discounted return so far, and the next discount
+        self._lowest_return, self._highest_return = np.inf, -np.inf  # of whole episodes
         self._largest_return = 0.0
         self._largest_reward = 0.0
         self._steps = self._terminated = self._truncated = 0
@@ -203,12 +207,19 @@ class QLearningWarnings(_Warnings):
         ended = data.terminated | data.truncated | ~real
         if self._partial_returns is None or len(self._partial_returns) != rewards.shape[1]:
             self._partial_returns = np.zeros(rewards.shape[1])
+            self._since_start = np.tile([0.0, 1.0], (rewards.shape[1], 1))
         # Summed forward, which bounds the return without waiting for the end of the episode.
         for t in range(len(rewards)):
             self._partial_returns = self.gamma * self._partial_returns + rewards[t]
             largest = float(np.abs(self._partial_returns).max())
             self._largest_return = max(self._largest_return, largest)
             self._partial_returns[ended[t]] = 0.0
+            self._since_start[:, 0] += self._since_start[:, 1] * rewards[t]
+            self._since_start[:, 1] *= self.gamma
+            returns = self._since_start[ended[t] & real[t], 0]
+            self._lowest_return = min(self._lowest_return, returns.min(initial=np.inf))
+            self._highest_return = max(self._highest_return, returns.max(initial=-np.inf))
+            self._since_start[ended[t]] = 0.0, 1.0
 
     def look(self, logs: dict[str, float]) -> None:
         """Check the logs of an iteration."""
@@ -235,6 +246,17 @@ class QLearningWarnings(_Warnings):
             "is bootstrapped from another one, and none is grounded in a termination. Either the "
             "goal was never reached (explore more: explore_steps), or the environment reports "
             "truncated where it means terminated. In a task that never ends, this is normal.",
+            patience=1,
+        )
+
+        low, high = self.support or (-np.inf, np.inf)
+        slack = 0.01 * (high - low) if self.support else 0.0
+        self._observe(
+            "support",
+            self._lowest_return < low - slack or self._highest_return > high + slack,
+            f"The discounted returns of episodes are from {self._lowest_return:.3g} to "
+            f"{self._highest_return:.3g}, beyond the range of the network's distributions, "
+            f"v_min={low:g} to v_max={high:g}, which cannot represent them. Use a larger range.",
             patience=1,
         )
 
