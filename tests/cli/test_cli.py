@@ -601,6 +601,25 @@ def test_a_warning_is_one_line_and_shown_once(capsys):
 
 
 @pytest.mark.slow
+def test_a_noisy_network_is_trained_evaluated_and_trained_further(tmp_path):
+    short = ["CartPole-v1", "--env-steps", "1500", "--no-video", "--seed", "1"]
+    network = ["--hidden", "8", "--atoms", "7", "--v-max", "100"]
+    succeeds("train", "rainbow", *short, *network, "--run", "r", cwd=tmp_path)
+    expected = {"architecture": "dueling", "hidden": [8], "atoms": 7, "noisy": True}
+    assert config_of(tmp_path / "r")["network"] == expected
+    greedy, noisy = (
+        json.loads(succeeds("evaluate", "r", "--json", "--seed", "1", *more, cwd=tmp_path))
+        for more in ([], ["--stochastic"])
+    )
+    assert greedy["episode_returns"] != noisy["episode_returns"]
+    succeeds("train", "rainbow", *short, "--model", "r", "--run", "more", cwd=tmp_path)
+    assert config_of(tmp_path / "more")["options"]["epsilon"] == 0.0
+    more = ["--noisy", "--epsilon", "0", "--run", "dqn"]
+    succeeds("train", "dqn", *short, *more, cwd=tmp_path)
+    assert config_of(tmp_path / "dqn")["network"]["noisy"]
+
+
+@pytest.mark.slow
 def test_a_model_of_distributions_is_trained_further_by_its_algorithm_only(tmp_path):
     short = ["CartPole-v1", "--env-steps", "1500", "--no-video", "--seed", "1"]
     succeeds("train", "c51", *short, "--v-max", "100", "--run", "r", cwd=tmp_path)

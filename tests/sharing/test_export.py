@@ -200,12 +200,13 @@ def test_an_agent_is_exported_without_what_only_its_value_model_observes(tmp_pat
     assert policy.values(x).shape == (9,)
 
 
-@pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.DQN])
+@pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.DQN, tfpg.Rainbow])
 def test_a_trained_agent_is_exported_with_its_environment(algorithm, tmp_path):
     agent = small_agent(algorithm)
     agent.fit("CartPole-v1", 2, seed=0, verbose=0)
     exported = tfpg.export(agent, tmp_path / "policy.onnx", "CartPole-v1", sampled=True, seed=1)
-    assert exported.noise == ("random" if algorithm is tfpg.DQN else "gumbel")
+    drawn_by = {tfpg.Reinforce: "gumbel", tfpg.DQN: "random", tfpg.Rainbow: None}
+    assert exported.noise == drawn_by[algorithm]
     assert exported.steps == 1000
     x = sample(agent.policy.observation_space, 50)
     noise = agent.policy.head.noise(np.random.default_rng(0), 50)

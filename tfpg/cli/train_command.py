@@ -69,11 +69,13 @@ class Model(WithOptions):
     dueling: bool | None = setting(
         "Split the network into streams for the state value and the advantages."
     )
+    atoms: int | None = setting("Outputs for each action.", count)
+    noisy: bool | None = setting("Explore with trained noise on the weights of the network.")
     log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
 
     def network(self) -> dict[str, Any]:
         """Return the settings of a new network that were given."""
-        names = ("hidden", "activation", "normalize", "log_std")
+        names = ("hidden", "activation", "normalize", "atoms", "noisy", "log_std")
         return {x: getattr(self, x) for x in names if getattr(self, x) is not None}
 
     def check_options(self) -> None:
@@ -258,8 +260,13 @@ class AlgorithmCommand(ClickCommand):
         self.declared = command
         options = options_of(self.agent)
         # The network's log_std takes the place of the agent's. Only Q-networks are dueling.
-        networks = {"log_std": "log_std", "dueling": "epsilon"}
-        skip = [name for name, needs in networks.items() if needs not in options]
+        networks = {
+            "log_std": "log_std" in options,
+            "dueling": "epsilon" in options,
+            "noisy": self.agent.may_be_noisy,
+            "atoms": "atoms" in presets.find(algorithm, "").network,
+        }
+        skip = [name for name, fits in networks.items() if not fits]
         own, agents = parameters(command, skip), parameters(self.agent, ["log_std"])
         self.agent_names = [each.name for each in agents]
         super().__init__(

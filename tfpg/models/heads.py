@@ -70,6 +70,7 @@ class Head(abc.ABC):
         low_entropy: Entropy in nats below which a policy hardly explores.
         at_random: Whether samples do not depend on the outputs.
         hold: How many steps in a row use the same noise while steps are collected.
+        model_noise: How many numbers of the noise are an input of the model, for noisy networks.
     """
 
     space_type: ClassVar[type[gymnasium.Space]]
@@ -85,6 +86,7 @@ class Head(abc.ABC):
     low_entropy: float
     at_random: bool = False
     hold: int = 1
+    model_noise: int = 0
 
     @staticmethod
     @abc.abstractmethod

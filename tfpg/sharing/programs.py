@@ -117,7 +117,8 @@ def trace(policy: Policy, sampled: bool = False) -> Program:
             "The policy cannot be exported, because a layer calls Python code (tf.py_function or "
             "tf.numpy_function). Write the layer with keras.ops or TensorFlow operations."
         )
-    drawn_by = _DRAWN_BY.get(policy.head.distribution_type.noise) if sampled else None
+    known = sampled and not policy.head.model_noise
+    drawn_by = _DRAWN_BY.get(policy.head.distribution_type.noise) if known else None
     return Program(function, specs, keys, drawn_by)
 
 
