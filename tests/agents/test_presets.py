@@ -64,6 +64,22 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
 
 
+def test_parts_of_rainbow_alone_and_together():
+    algorithm, plain = presets.with_parts([], "LunarLander-v3")
+    off = {"double": False, "prioritized": False, "n_step": 1}
+    assert (algorithm, plain.architecture) == ("dqn", "mlp")
+    assert off.items() <= plain.options.items()
+    assert callable(plain.options["epsilon"])
+    algorithm, rainbow = presets.with_parts(presets.PARTS, "ALE/Pong-v5")
+    on = {"double": True, "prioritized": True, "n_step": 3, "epsilon": 0.0}
+    assert (algorithm, rainbow.architecture) == ("c51", "nature_cnn")
+    assert on.items() <= rainbow.options.items()
+    assert rainbow.network == {"atoms": 51, "noisy": True, "dueling": True}
+    assert presets.with_parts(["n_step"], "CartPole-v1")[1].options["n_step"] == 10
+    with pytest.raises(ValueError, match="Unknown part of Rainbow 'duelling'"):
+        presets.with_parts(["duelling"], "CartPole-v1")
+
+
 @pytest.mark.slow
 def test_an_annealed_learning_rate_decays_to_zero_over_the_budget():
     preset = presets.find("ppo", "CartPole-v1")

@@ -107,7 +107,7 @@ class QLearning(OffPolicy):
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
         self.target_network.copy_if_changed()
-        if self.support not in (None, QUANTILES):
+        if isinstance(self.support, tuple):
             self._warnings.support = self.support
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:

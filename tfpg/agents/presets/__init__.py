@@ -7,13 +7,13 @@ the best training return within the budget. ``python benchmarks/scores.py`` prin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tfpg.agents.presets.measured import ATARI, DEFAULTS, PRESETS, Preset, Score
 from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
-from tfpg.core.options import options_of
+from tfpg.core.options import check_names, options_of
 from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
 from tfpg.models.heads import QUANTILES
 from tfpg.schedules import IN_THE_END
@@ -21,6 +21,7 @@ from tfpg.schedules import IN_THE_END
 __all__ = [
     "ATARI",
     "DEFAULTS",
+    "PARTS",
     "PRESETS",
     "Preset",
     "Score",
@@ -29,6 +30,7 @@ __all__ = [
     "iterations_of",
     "make",
     "with_budget",
+    "with_parts",
 ]
 
 # Options that determine how many iterations and updates a budget holds.
@@ -36,6 +38,9 @@ _SIZES = (
     *("num_envs", "num_steps", "epochs", "minibatches", "episodes_per_update"),
     *("batch_size", "learn_period", "updates_per_learn", "learning_starts", "steps_per_iteration"),
 )
+#: the six improvements of DQN that Rainbow combines
+PARTS = ("double", "prioritized", "n_step", "dueling", "distributional", "noisy")
+_N_STEP = 3  # Rainbow's
 # The iterations of a run whose length is not known in advance: its environment steps end it.
 _UNKNOWN = 100_000
 
@@ -67,6 +72,40 @@ def find(algorithm: str, env_id: str) -> Preset:
             preset = each
     sizes = {name: each.default for name, each in options_of(agent_class).items() if name in _SIZES}
     return preset._replace(options={**sizes, **preset.options})
+
+
+def with_parts(parts: Collection[str], env_id: str) -> tuple[str, Preset]:
+    """Return DQN, or C51, with some of the six improvements that Rainbow combines, and no others.
+
+    Args:
+        parts: Names from `PARTS`.
+        env_id: See `find`.
+
+    Returns:
+        The name of the algorithm, and its preset.
+
+    Raises:
+        ValueError: There is no such part.
+
+    Example:
+        >>> algorithm, preset = with_parts(["noisy"], "CartPole-v1")
+        >>> algorithm, preset.architecture, preset.network["noisy"], preset.options["double"]
+        ('dqn', 'mlp', True, False)
+    """
+    check_names(parts, PARTS, "part of Rainbow")
+    algorithm = "c51" if "distributional" in parts else "dqn"
+    preset = find(algorithm, env_id)
+    options, network = dict(preset.options), dict(preset.network)
+    options |= {"double": "double" in parts, "prioritized": "prioritized" in parts}
+    options["n_step"] = max(_N_STEP, options.get("n_step", 1)) if "n_step" in parts else 1
+    if "noisy" in parts:
+        network["noisy"], options["epsilon"] = True, 0.0
+    architecture, dueling = preset.architecture, "dueling" in parts
+    if architecture == "nature_cnn":
+        network["dueling"] = dueling
+    else:
+        architecture = "dueling" if dueling else "mlp"
+    return algorithm, preset._replace(options=options, network=network, architecture=architecture)
 
 
 def continued_head(head: Mapping[str, Any], algorithm: str) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""What each part of Rainbow contributes: DQN with one part, and Rainbow without one.
+
+    python benchmarks/rainbow.py CartPole-v1
+    python benchmarks/rainbow.py Acrobot-v1 --seeds 5 --v-min -100 --v-max 0
+    python benchmarks/rainbow.py CartPole-v1 --env-steps 5000 --seeds 1     # to see that it runs
+
+Each row is the interquartile mean over the seeds, with a 95% bootstrap interval, of the greedy mean
+return of 100 new episodes with the last model. All rows have the settings of DQN's preset for the
+environment otherwise, except that DQN without the part "n_step" learns from single rewards.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+import tfpg
+from tfpg.agents.presets import PARTS
+from tfpg.results.statistics import bootstrap_interval, interquartile_mean
+
+ROWS = {
+    "DQN, no part": (),
+    **{f"DQN, {part}": (part,) for part in PARTS},
+    "Rainbow": PARTS,
+    **{f"Rainbow without {part}": tuple(p for p in PARTS if p != part) for part in PARTS},
+}
+
+
+def score(parts: tuple, env: str, seed: int, env_steps: int | None, bounds: dict) -> float:
+    """Train with some parts, and return the greedy mean return of 100 episodes."""
+    algorithm, preset = tfpg.presets.with_parts(parts, env)
+    if env_steps:
+        preset = tfpg.presets.with_budget(preset, env_steps)
+    options = bounds if algorithm == "c51" else {}
+    agent = tfpg.presets.make(algorithm, env, seed, preset=preset, **options)
+    iterations = tfpg.presets.iterations_of(preset)
+    agent.fit(env, iterations, seed=seed, verbose=0, env_steps=preset.env_steps)
+    return agent.evaluate(env, 100, seed=10_000 + seed)["episode_return"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("env", help="environment id")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--env-steps", type=int, help="budget (default: that of DQN's preset)")
+    parser.add_argument("--v-min", type=float, help="lowest discounted return")
+    parser.add_argument("--v-max", type=float, help="highest discounted return")
+    args = parser.parse_args()
+    bounds = {"v_min": args.v_min, "v_max": args.v_max}
+    bounds = {name: x for name, x in bounds.items() if x is not None}
+    print("| | interquartile mean (95%) | returns | seconds per seed |\n|---|---|---|---|")
+    for name, parts in ROWS.items():
+        start = time.perf_counter()
+        scores = [score(parts, args.env, s, args.env_steps, bounds) for s in range(args.seeds)]
+        seconds = (time.perf_counter() - start) / args.seeds
+        low, high = bootstrap_interval(interquartile_mean, np.array(scores))
+        print(
+            f"| {name} | {interquartile_mean(np.array(scores)):.1f} ({low:.1f} to {high:.1f}) | "
+            f"{', '.join(f'{x:.0f}' for x in scores)} | {seconds:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
