@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from tfpg import callbacks, schedules
     from tfpg.agents import presets
     from tfpg.agents.a2c import A2C
-    from tfpg.agents.actor_critic import ActorCritic
     from tfpg.agents.agent import Agent
     from tfpg.agents.c51 import C51
     from tfpg.agents.dqn import DQN
+    from tfpg.agents.policy_gradient import ActorCritic
     from tfpg.agents.ppo import PPO
     from tfpg.agents.qrdqn import QRDQN
     from tfpg.agents.rainbow import Rainbow
@@ -83,7 +83,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "A2C": "tfpg.agents.a2c:A2C",
-        "ActorCritic": "tfpg.agents.actor_critic:ActorCritic",
+        "ActorCritic": "tfpg.agents.policy_gradient:ActorCritic",
         "Agent": "tfpg.agents.agent:Agent",
         "C51": "tfpg.agents.c51:C51",
         "Checkpoints": "tfpg.checkpoints.manager:Checkpoints",

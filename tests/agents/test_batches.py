@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import episodes_of
 
-from tfpg.agents.actor_critic import ReturnScale
 from tfpg.agents.minibatches import make_batch, minibatch_order
+from tfpg.agents.on_policy import ReturnScale
 from tfpg.rollouts.trajectory import Trajectory
 
 

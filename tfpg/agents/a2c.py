@@ -2,7 +2,7 @@ r"""A2C: advantage actor-critic, one update per rollout.
 
     loss = -A_t log pi(a_t | s_t) + value_coef (R_t - V(s_t))^2 - entropy_coef H(pi(. | s_t))
 
-with the advantages ``A_t`` and returns ``R_t = A_t + V(s_t)`` of `tfpg.agents.actor_critic`,
+with the advantages ``A_t`` and returns ``R_t = A_t + V(s_t)`` of `tfpg.ActorCritic`,
 averaged over the steps of all environments.
 
 Source: Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016,
@@ -11,8 +11,8 @@ https://arxiv.org/abs/1602.01783; its synchronous form.
 
 from __future__ import annotations
 
-from tfpg.agents.actor_critic import ActorCritic
 from tfpg.agents.minibatches import Batch
+from tfpg.agents.policy_gradient import ActorCritic
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import one_of, option
 from tfpg.ops.policy_losses import policy_gradient_loss

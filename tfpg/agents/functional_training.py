@@ -68,7 +68,7 @@ class CompiledIterations:
         """Return the logs of the next iteration, after making more if necessary.
 
         Raises:
-            FloatingPointError: See `ActorCritic.update`.
+            FloatingPointError: See `RolloutAgent.update`.
         """
         agent = self._agent
         if not self._waiting:

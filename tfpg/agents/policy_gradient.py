@@ -1,16 +1,14 @@
-"""The base class of REINFORCE, A2C and PPO: options, advantages, and losses per step."""
+"""The base classes of REINFORCE, A2C and PPO: options, advantages, and losses per step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
-from tfpg.agents.agent import Agent
-from tfpg.agents.minibatches import NOT_FINITE, Batch, make_batch
-from tfpg.core.arrays import map_arrays
+from tfpg.agents.minibatches import Batch, make_batch
+from tfpg.agents.on_policy import OnPolicy, RolloutAgent
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import as_json, count, flag, fraction, nonnegative, one_of, option, optional
 from tfpg.models.policy import NO_VALUE, Policy, head_options_of, set_head_options
@@ -18,11 +16,8 @@ from tfpg.ops.distributions import Distribution
 from tfpg.ops.policy_losses import entropy_loss
 from tfpg.rollouts.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from tfpg.rollouts.collector import Collector
 
-
-class PolicyGradient(Agent):
+class PolicyGradient(OnPolicy):
     """A policy that is trained along the gradient of its log-probabilities.
 
     See `tfpg.Reinforce`, `tfpg.A2C` and `tfpg.PPO`.
@@ -80,25 +75,13 @@ class PolicyGradient(Agent):
         help="Initial log standard deviation of continuous actions, which is trained. For models "
         "that output only the means. None: that of earlier training, or 0.",
     )
-    steps_per_execution: int | None = option(
-        default=None,
-        check=optional(count),
-        help="Maximum iterations per compiled call in functional environments. Callbacks run once "
-        "per iteration, after the call. None: one if there are callbacks, otherwise as many as fit "
-        "in about 16,000 environment steps.",
-    )
-
     # What the returns are compared with, if not with a value function.
     baseline = None
     # Whether a value function is learned.
     learns_value = True
-    # Whether an iteration plays whole episodes, one in each environment, instead of steps.
-    plays_episodes = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._weights: list[np.ndarray] | None = None  # with which the policy acts, if known
-        self.return_scale: Any = ()  # a `ReturnScale`, if one is used
         if self.value_model is not None:
             self.models.append(self._prepared(self.value_model))
         elif self.needs_value or self.baseline == "value":
@@ -106,114 +89,6 @@ class PolicyGradient(Agent):
             if outputs is not None and len(outputs) == 1:
                 raise ValueError(NO_VALUE)
         set_head_options(self.model, self.head_options())
-
-    def begin(self, collector: Collector, policy: Policy) -> None:
-        self.forget_weights()
-
-    def forget_weights(self) -> None:
-        self._weights = None
-
-    def weights_after(self) -> dict[str, tf.Tensor]:
-        """Return the weights with which the policy acts, in a compiled update."""
-        variables = self.trained_policy.acting_variables
-        return {f"weights {i}": variable.value for i, variable in enumerate(variables)}
-
-    def keep_weights(self, results: dict[str, Any]) -> None:
-        """Take these weights out of the results of an update, to act with them."""
-        count = len(self.trained_policy.acting_variables)
-        weights = [results.pop(f"weights {i}") for i in range(count)]
-        # A subclass may change the model's weights after the update.
-        self._weights = None if self.has_own_loop else weights
-
-    @property
-    def plays_in_tensors(self) -> bool:  # type: ignore[override]
-        """Whether iterations in functional environments can be compiled."""
-        return isinstance(self.trained_policy.observation_space, spaces.Box)
-
-    def batches_seen(self) -> list[list[tf.Tensor]]:
-        """Return how many batches each layer with running statistics has seen, as tensors."""
-        return [[tf.cast(x, tf.float32) for x in each.batches] for each in self._statistics]
-
-    def set_batches_seen(self, batches: Sequence[Sequence[tf.Tensor]]) -> None:
-        """Set what `learn_in_graph` has returned."""
-        for statistics, each in zip(self._statistics, batches, strict=True):
-            statistics.batches = list(each)
-
-    def learn_in_graph(
-        self, data: Trajectory, order: tf.Tensor | None, batches: list[list[tf.Tensor]]
-    ) -> tuple[dict[str, tf.Tensor], list[list[tf.Tensor]]]:
-        """Make all updates of an iteration, then update the running statistics, as tensors.
-
-        Args:
-            data: A rollout.
-            order: The steps of each update; see `ActorCritic.make_updates`.
-            batches: See `batches_seen`.
-
-        Returns:
-            The metrics to log, and the new ``batches``.
-        """
-        logs = self.make_updates(data, order)
-        rows = map_arrays(lambda x: tf.reshape(x[:-1], [-1, *x.shape[2:]]), data.observations)
-        # Nothing counts if nothing was learned.
-        counts = tf.reshape(tf.where(logs["returns_finite"], data.mask, 0.0), [-1])
-        found = zip(self._statistics, batches, strict=True)
-        return logs, [
-            each.updated(seen, rows, tf.convert_to_tensor, counts) for each, seen in found
-        ]
-
-    def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """Make all updates of an iteration, as tensors, and return the metrics to log."""
-        raise NotImplementedError
-
-    def scaled(self, data: Trajectory, scale: Any) -> tuple[Trajectory, Any]:
-        """Return a rollout with scaled rewards, and the running scale of the returns."""
-        return data, scale
-
-    def finite_flags(self, data: Trajectory, batch: Batch) -> dict[str, tf.Tensor]:
-        """Return whether all rewards and returns are finite, as tensors for `check_results`."""
-        return {
-            "rewards_finite": tf.reduce_all(tf.math.is_finite(data.rewards)),
-            "returns_finite": tf.reduce_all(tf.math.is_finite(batch.returns)),
-        }
-
-    def check_results(self, logs: dict[str, Any]) -> None:
-        """Take the flags out of the results of `make_updates`, and raise if one is false.
-
-        Raises:
-            FloatingPointError: See `update`.
-        """
-        finite = logs.pop("finite")
-        rewards_finite, returns_finite = logs.pop("rewards_finite"), logs.pop("returns_finite")
-        if not returns_finite:
-            raise FloatingPointError(NOT_FINITE.format("values" if rewards_finite else "rewards"))
-        self.trainable.check(finite, logs["loss"])
-
-    def clipped_actions(self, batch: Batch, weights: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the share of the actions that are clipped, to log; nothing if none ever are.
-
-        Args:
-            batch: ``B`` steps, as tensors.
-            weights: ``[B]``, 0 for steps that do not count.
-        """
-        clipped = self.trained_policy.head.clipped(batch.actions)
-        if clipped is None:
-            return {}
-        real = tf.maximum(tf.reduce_sum(weights), 1.0)
-        return {"clipped_actions": tf.reduce_sum(weights * clipped) / real}
-
-    def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Return the losses of a batch of steps: the algorithm.
-
-        Traced without AutoGraph: branches and loops on tensors are `tf.where`, `tf.cond` and
-        `tf.while_loop`.
-
-        Args:
-            batch: ``B`` steps, as tensors.
-
-        Returns:
-            ``"loss"``, which is minimized, and other values to log, each ``[B]``.
-        """
-        raise NotImplementedError
 
     def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
         """Return the action distribution and the value ``[B]``, or None, of encoded inputs."""
@@ -276,3 +151,27 @@ class PolicyGradient(Agent):
         for log_std in self.policy.head.variables if self.policy else ():
             options["log_std"] = log_std.numpy().tolist()
         return options
+
+
+class ActorCritic(RolloutAgent, PolicyGradient):
+    """A policy and a value function that are trained on rollouts. See `tfpg.A2C` and `tfpg.PPO`.
+
+    The advantages are
+
+        A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
+
+    where a termination stops the bootstrap, and a time limit stops only the sum. The targets of the
+    value function are ``A_t + V(s_t)``.
+    """
+
+    gae_lambda: float = option(
+        default=0.95,
+        check=fraction,
+        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
+        "follow; 0 uses one reward and the next value estimate.",
+    )
+    needs_value = True
+
+    def build(self, policy: Policy) -> None:
+        policy.require_value()
+        super().build(policy)

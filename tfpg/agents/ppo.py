@@ -5,8 +5,8 @@ r"""PPO: proximal policy optimization, several epochs of minibatches over every 
 
 where ``ratio_t = pi(a_t | s_t) / pi_old(a_t | s_t)`` compares the policy with the one that
 collected the rollout. The advantages ``A_t`` and returns ``R_t`` are those of
-`tfpg.agents.actor_critic`, except that the advantages are standardized over the rollout, after the
-returns are computed.
+`tfpg.ActorCritic`, except that the advantages are standardized over the rollout, after the returns
+are computed.
 
 Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
 https://arxiv.org/abs/1707.06347.
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfpg.agents.actor_critic import ActorCritic
 from tfpg.agents.minibatches import Batch
+from tfpg.agents.policy_gradient import ActorCritic
 from tfpg.core.backend import keras, tf
 from tfpg.core.options import count, option, optional, positive
 from tfpg.ops.policy_losses import clipped_surrogate_loss

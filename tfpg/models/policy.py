@@ -245,7 +245,8 @@ class Policy:
         head: The `tfpg.models.heads.Head` that reads the model's outputs.
         value_scale: See ``value_scale`` above.
         acting: ``"numpy"`` or ``"tensorflow"``.
-        has_value: Whether there are values, from the model or the value model.
+        has_value: Whether the model or the value model outputs values. A Q-network has none besides
+            its Q-values.
 
     Raises:
         ValueError: The model does not fit the environment, or has layers that behave differently
@@ -370,8 +371,13 @@ class Policy:
         return self.head.distribution(outputs), value
 
     def value(self, inputs: Any) -> tf.Tensor:
-        """Return the value ``[B]`` of encoded observations, as a differentiable tensor."""
+        """Return the value ``[B]`` of encoded observations, as a differentiable tensor.
+
+        For a Q-network, it is the largest Q-value.
+        """
         self.require_value()
+        if isinstance(self.head, EpsilonGreedyHead):
+            return tf.reduce_max(self.head.q_values(self.outputs(inputs)), axis=-1)
         if self.value_model is None:
             return self._call(inputs)[1]
         outputs = self.value_model(_select(inputs, self._value_keys), training=False)
@@ -427,7 +433,7 @@ class Policy:
 
     def require_value(self) -> None:
         """Raise a `ValueError` if there is no value."""
-        if not self.has_value:
+        if not (self.has_value or isinstance(self.head, EpsilonGreedyHead)):
             raise ValueError(NO_VALUE)
 
     @property

@@ -1,11 +1,7 @@
-"""The base class of A2C and PPO: rollouts of a fixed number of steps, and minibatch updates.
+"""The base classes of agents that learn from what they have just played, in one compiled call.
 
-An iteration steps every environment ``num_steps`` times. The advantages are
-
-    A_t = sum_k (gamma lambda)^k delta_{t+k},    delta_t = r_t + gamma V(s_{t+1}) - V(s_t),
-
-where a termination stops the bootstrap, and a time limit stops only the sum. The targets of the
-value function are ``A_t + V(s_t)``. All updates in an iteration run in a single compiled call.
+A `RolloutAgent` steps every environment ``num_steps`` times per iteration, and makes minibatch
+updates. All updates in an iteration run in a single compiled call.
 """
 
 from __future__ import annotations
@@ -14,17 +10,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
+from tfpg.agents.agent import Agent
 from tfpg.agents.minibatches import (
     NOT_FINITE,
+    Batch,
     explained_variance,
     minibatch_order,
     without_gaps,
 )
 from tfpg.agents.optimization import CompiledUpdate, apply_where
-from tfpg.agents.policy_gradient import PolicyGradient
+from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import tf
-from tfpg.core.options import count, fraction, one_of, option, positive
+from tfpg.core.options import count, one_of, option, optional, positive
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.normalization import Moments
 from tfpg.models.policy import Policy
@@ -54,8 +53,148 @@ def positive_or_auto(value: Any) -> float | str:
         raise ValueError(f"{error} or 'auto'") from None
 
 
-class ActorCritic(PolicyGradient):
-    """A policy and a value function that are trained on rollouts. See `tfpg.A2C` and `tfpg.PPO`."""
+class OnPolicy(Agent):
+    """An agent that learns from what it has just played, in a compiled call.
+
+    See `tfpg.agents.policy_gradient.PolicyGradient` and `RolloutAgent`.
+    """
+
+    steps_per_execution: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Maximum iterations per compiled call in functional environments. Callbacks run once "
+        "per iteration, after the call. None: one if there are callbacks, otherwise as many as fit "
+        "in about 16,000 environment steps.",
+    )
+
+    # Whether an iteration plays whole episodes, one in each environment, instead of steps.
+    plays_episodes = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._weights: list[np.ndarray] | None = None  # with which the policy acts, if known
+        self.return_scale: Any = ()  # a `ReturnScale`, if one is used
+
+    def begin(self, collector: Collector, policy: Policy) -> None:
+        self.forget_weights()
+
+    def forget_weights(self) -> None:
+        self._weights = None
+
+    def weights_after(self) -> dict[str, tf.Tensor]:
+        """Return the weights with which the policy acts, in a compiled update."""
+        variables = self.trained_policy.acting_variables
+        return {f"weights {i}": variable.value for i, variable in enumerate(variables)}
+
+    def keep_weights(self, results: dict[str, Any]) -> None:
+        """Take these weights out of the results of an update, to act with them."""
+        count = len(self.trained_policy.acting_variables)
+        weights = [results.pop(f"weights {i}") for i in range(count)]
+        # A subclass may change the model's weights after the update.
+        self._weights = None if self.has_own_loop else weights
+
+    @property
+    def plays_in_tensors(self) -> bool:  # type: ignore[override]
+        """Whether iterations in functional environments can be compiled."""
+        return isinstance(self.trained_policy.observation_space, spaces.Box)
+
+    def batches_seen(self) -> list[list[tf.Tensor]]:
+        """Return how many batches each layer with running statistics has seen, as tensors."""
+        return [[tf.cast(x, tf.float32) for x in each.batches] for each in self._statistics]
+
+    def set_batches_seen(self, batches: Sequence[Sequence[tf.Tensor]]) -> None:
+        """Set what `learn_in_graph` has returned."""
+        for statistics, each in zip(self._statistics, batches, strict=True):
+            statistics.batches = list(each)
+
+    def learn_in_graph(
+        self, data: Trajectory, order: tf.Tensor | None, batches: list[list[tf.Tensor]]
+    ) -> tuple[dict[str, tf.Tensor], list[list[tf.Tensor]]]:
+        """Make all updates of an iteration, then update the running statistics, as tensors.
+
+        Args:
+            data: A rollout.
+            order: The steps of each update; see `RolloutAgent.make_updates`.
+            batches: See `batches_seen`.
+
+        Returns:
+            The metrics to log, and the new ``batches``.
+        """
+        logs = self.make_updates(data, order)
+        rows = map_arrays(lambda x: tf.reshape(x[:-1], [-1, *x.shape[2:]]), data.observations)
+        # Nothing counts if nothing was learned.
+        counts = tf.reshape(tf.where(logs["returns_finite"], data.mask, 0.0), [-1])
+        found = zip(self._statistics, batches, strict=True)
+        return logs, [
+            each.updated(seen, rows, tf.convert_to_tensor, counts) for each, seen in found
+        ]
+
+    def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Make all updates of an iteration, as tensors, and return the metrics to log."""
+        raise NotImplementedError
+
+    def scaled(self, data: Trajectory, scale: Any) -> tuple[Trajectory, Any]:
+        """Return a rollout with scaled rewards, and the running scale of the returns."""
+        return data, scale
+
+    def finite_flags(self, data: Trajectory, batch: Batch) -> dict[str, tf.Tensor]:
+        """Return whether all rewards and returns are finite, as tensors for `check_results`."""
+        return {
+            "rewards_finite": tf.reduce_all(tf.math.is_finite(data.rewards)),
+            "returns_finite": tf.reduce_all(tf.math.is_finite(batch.returns)),
+        }
+
+    def check_results(self, logs: dict[str, Any]) -> None:
+        """Take the flags out of the results of `make_updates`, and raise if one is false.
+
+        Raises:
+            FloatingPointError: See `update`.
+        """
+        finite = logs.pop("finite")
+        rewards_finite, returns_finite = logs.pop("rewards_finite"), logs.pop("returns_finite")
+        if not returns_finite:
+            raise FloatingPointError(NOT_FINITE.format("values" if rewards_finite else "rewards"))
+        self.trainable.check(finite, logs["loss"])
+
+    def clipped_actions(self, batch: Batch, weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the share of the actions that are clipped, to log; nothing if none ever are.
+
+        Args:
+            batch: ``B`` steps, as tensors.
+            weights: ``[B]``, 0 for steps that do not count.
+        """
+        clipped = self.trained_policy.head.clipped(batch.actions)
+        if clipped is None:
+            return {}
+        real = tf.maximum(tf.reduce_sum(weights), 1.0)
+        return {"clipped_actions": tf.reduce_sum(weights * clipped) / real}
+
+    def losses(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Return the losses of a batch of steps: the algorithm.
+
+        Traced without AutoGraph: branches and loops on tensors are `tf.where`, `tf.cond` and
+        `tf.while_loop`.
+
+        Args:
+            batch: ``B`` steps, as tensors.
+
+        Returns:
+            ``"loss"``, which is minimized, and other values to log, each ``[B]``.
+        """
+        raise NotImplementedError
+
+    def to_batch(self, data: Trajectory, values: tf.Tensor | None = None) -> Batch:
+        """Return the steps of a trajectory with the targets that are learned from.
+
+        Args:
+            data: Arrays ``[T, N]``, or tensors whose observations are model inputs.
+            values: ``[T+1, N]``, the values of the observations, if ``data`` holds tensors.
+        """
+        raise NotImplementedError
+
+
+class RolloutAgent(OnPolicy):
+    """An agent that steps its environments ``num_steps`` times, and learns in minibatches."""
 
     num_steps: int = option(
         default=16, check=count, help="Steps of each environment per iteration."
@@ -63,12 +202,6 @@ class ActorCritic(PolicyGradient):
     epochs: int = option(default=1, check=count, help="Passes over the steps of an iteration.")
     minibatches: int = option(
         default=1, check=count, help="Minibatches per pass, with one update each."
-    )
-    gae_lambda: float = option(
-        default=0.95,
-        check=fraction,
-        help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
-        "follow; 0 uses one reward and the next value estimate.",
     )
     reward_scale: float | str = option(
         default="auto",
@@ -80,7 +213,6 @@ class ActorCritic(PolicyGradient):
         default="auto", check=one_of(True, False, "auto"), help=JIT_HELP
     )
 
-    needs_value = True
     # Whether the losses need the log-probabilities under the policy that acted.
     needs_log_probs = True
 
@@ -104,7 +236,6 @@ class ActorCritic(PolicyGradient):
         return np.inf
 
     def build(self, policy: Policy) -> None:
-        policy.require_value()
         self._learn = CompiledUpdate(self._learn_from, self.jit_compile, self.models)
         self.compiled_iterations = None
 
