@@ -56,6 +56,8 @@ def three_actions():
 def options_for(algorithm):
     if issubclass(algorithm, QLearning):
         return SMALL
+    if algorithm is tfpg.PQN:
+        return {name: x for name, x in ROLLOUT.items() if name != "entropy_coef"}
     return EPISODES if algorithm is tfpg.Reinforce else ROLLOUT
 
 

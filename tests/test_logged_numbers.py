@@ -12,7 +12,7 @@ import tfpg
 
 PAGE = Path(__file__).parents[1] / "docs/metrics.md"
 AGENTS = {"REINFORCE": tfpg.Reinforce, "A2C": tfpg.A2C, "PPO": tfpg.PPO, "DQN": tfpg.DQN}
-AGENTS |= {"C51": tfpg.C51, "QRDQN": tfpg.QRDQN, "Rainbow": tfpg.Rainbow}
+AGENTS |= {"C51": tfpg.C51, "QRDQN": tfpg.QRDQN, "Rainbow": tfpg.Rainbow, "PQN": tfpg.PQN}
 SHORT = {"max_steps": 20}
 VARIANTS = [
     ("REINFORCE", "CartPole-v1", {}),
@@ -29,6 +29,8 @@ VARIANTS = [
     ("C51", "CartPole-v1", {}),
     ("QRDQN", "CartPole-v1", {"prioritized": True}),
     ("Rainbow", "CartPole-v1", {}),
+    ("PQN", "CartPole-v1", {}),
+    ("PQN", "functional/CartPole", {}),
 ]
 
 

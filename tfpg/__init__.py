@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfpg.agents.dqn import DQN
     from tfpg.agents.policy_gradient import ActorCritic
     from tfpg.agents.ppo import PPO
+    from tfpg.agents.pqn import PQN
     from tfpg.agents.qrdqn import QRDQN
     from tfpg.agents.rainbow import Rainbow
     from tfpg.agents.reinforce import Reinforce
@@ -54,6 +55,7 @@ __all__ = [
     "EnvError",
     "EnvWorkerDied",
     "PPO",
+    "PQN",
     "Policy",
     "QRDQN",
     "Rainbow",
@@ -91,6 +93,7 @@ __getattr__, __dir__ = lazy_names(
         "EnvError": "tfpg.errors:EnvError",
         "EnvWorkerDied": "tfpg.errors:EnvWorkerDied",
         "PPO": "tfpg.agents.ppo:PPO",
+        "PQN": "tfpg.agents.pqn:PQN",
         "Policy": "tfpg.models.policy:Policy",
         "QRDQN": "tfpg.agents.qrdqn:QRDQN",
         "Rainbow": "tfpg.agents.rainbow:Rainbow",

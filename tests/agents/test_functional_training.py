@@ -15,11 +15,12 @@ from tfpg.rollouts.functional_rollout import FunctionalCollector, begin, play, s
 ENV = functional.CartPole()
 OPTIONS = {"num_envs": 4, "num_steps": 16, "gamma": 0.9}
 EPISODES = {"episodes_per_update": 4, "max_steps": 12, "gamma": 0.9, "baseline": "value"}
-ALGORITHMS = [tfpg.A2C, tfpg.PPO, tfpg.Reinforce]
+ALGORITHMS = [tfpg.A2C, tfpg.PPO, tfpg.Reinforce, tfpg.PQN]
 
 
 def agent_of(algorithm=tfpg.PPO, env=ENV, seed=0, model=None, **options):
-    model = model or tfpg.networks.actor_critic(env, hidden=(8,), seed=seed)
+    network = tfpg.networks.mlp if algorithm is tfpg.PQN else tfpg.networks.actor_critic
+    model = model or network(env, hidden=(8,), seed=seed)
     return algorithm(model, **{**(EPISODES if algorithm is tfpg.Reinforce else OPTIONS), **options})
 
 
@@ -87,6 +88,8 @@ def first_rollout(agent, seed):
     steps = agent.max_steps if episodes else agent.num_steps
     start = begin(ENV, agent.num_envs, seed, zero)
     options = {"max_steps": agent.max_steps, "single_episode": episodes}
+    if isinstance(agent, tfpg.PQN):
+        options["epsilon"] = tf.constant(agent.epsilon_at(0))
     position, played = play(ENV, agent.policy, start, steps, seed, zero, **options)
     data = tf.nest.map_structure(lambda x: x.numpy(), played.data)
     exact = {name: getattr(data, name).astype(np.float64) for name in ("rewards", "mask")}
@@ -102,6 +105,7 @@ VALUE_MODEL = {"baseline": None, "value_updates": 3}
         (tfpg.A2C, {}),
         (tfpg.PPO, {"minibatches": 1, "reward_scale": 0.5}),
         (tfpg.PPO, {"minibatches": 1, "reward_scale": "auto"}),
+        (tfpg.PQN, {"minibatches": 1, "epsilon": 0.3}),
         (tfpg.Reinforce, {}),
         (tfpg.Reinforce, {"gae_lambda": 0.8, "entropy_coef": 0.1, "standardize": None}),
         (tfpg.Reinforce, {"baseline": "mean", "standardize": "episode"}),

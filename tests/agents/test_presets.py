@@ -8,7 +8,7 @@ import tfpg
 from tfpg.agents import presets
 
 NAMES = list(presets.PRESETS)
-Q_LEARNING = ("dqn", "c51", "qrdqn", "rainbow")
+Q_LEARNING = ("dqn", "c51", "qrdqn", "rainbow", "pqn")
 
 
 @pytest.mark.parametrize(("algorithm", "env"), slow_but([("reinforce", "Acrobot-v1")], NAMES))
@@ -23,7 +23,7 @@ def test_every_preset_makes_an_agent_that_trains(algorithm, env):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN, tfpg.Rainbow],
+    [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN, tfpg.Rainbow, tfpg.PQN],
 )
 def test_the_defaults_are_those_of_the_agent(algorithm):
     name, env = algorithm.__name__.lower(), "MountainCar-v0" if algorithm is tfpg.A2C else "Taxi-v4"
@@ -58,7 +58,7 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
     small = {"num_envs": 2, "jit_compile": False}
     if algorithm == "reinforce":
         small = {"episodes_per_update": 2}
-    elif algorithm in Q_LEARNING:
+    elif algorithm in Q_LEARNING and algorithm != "pqn":
         small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
     agent = presets.make(algorithm, env, seed=0, preset=preset, **small)
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()

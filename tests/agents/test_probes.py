@@ -10,6 +10,7 @@ from marks import slow_but
 import tfpg
 import tfpg.ops.returns
 from tfpg.envs.probes import PROBES, NoisyChain, ObservedAction, OneAction, RealEnd, TimeLimit
+from tfpg.schedules import linear
 
 GAMMA = 0.7
 
@@ -87,8 +88,16 @@ def rainbow(env):
     return dqn(env, model, tfpg.Rainbow, v_min=-1.0, v_max=4.0, epsilon=0.0)
 
 
+def pqn(env):
+    model = tfpg.networks.mlp(env, (16,), "relu", layer_norm=True, seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    options = {"num_envs": 8, "num_steps": 16, "epochs": 4, "minibatches": 2, "jit_compile": False}
+    return tfpg.PQN(model, gamma=GAMMA, epsilon=linear(1.0, 0.0, 8000), **options), 80
+
+
 AGENTS = {
     "dqn": dqn,
+    "pqn": pqn,
     "c51": c51,
     "qrdqn": qrdqn,
     "noisy dqn": noisy_dqn,

@@ -26,6 +26,7 @@ from tfpg.envs import make_vec, open_vec
 from tfpg.models.policy import Policy
 from tfpg.rollouts.collector import Collector
 from tfpg.rollouts.env_state import running_statistics
+from tfpg.schedules import linear
 
 
 class Noisy(gymnasium.Env):
@@ -144,6 +145,12 @@ def rainbow(env):
     return tfpg.Rainbow(model, v_max=100.0, **{**SMALL, "num_envs": 2, "explore_steps": 3})
 
 
+def pqn(env):
+    model = tfpg.networks.mlp(env, hidden=(8,), layer_norm=True, normalize=True, seed=0)
+    options = {"num_envs": 3, "num_steps": 9, "minibatches": 2, "jit_compile": False}
+    return tfpg.PQN(model, epsilon=linear(1.0, 0.1, 150), reward_scale="auto", **options)
+
+
 def frames(env):
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -171,6 +178,8 @@ CASES = {
     "dqn": (dqn, "CartPole-v1"),
     "c51": (c51, "CartPole-v1"),
     "rainbow": (rainbow, "CartPole-v1"),
+    "pqn": (pqn, "CartPole-v1"),
+    "pqn-cut": (pqn, Noisy),
     "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
     "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),

@@ -52,12 +52,13 @@ class TestGoodEnvironments:
     @pytest.mark.parametrize(
         ("env_id", "algorithms"),
         [
-            ("CartPole-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow"),
+            ("CartPole-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow, pqn"),
             (
                 "Pendulum-v1",
-                "reinforce, a2c, ppo; not dqn, c51, qrdqn, rainbow, which need Discrete actions",
+                "reinforce, a2c, ppo; "
+                "not dqn, c51, qrdqn, rainbow, pqn, which need Discrete actions",
             ),
-            ("FrozenLake-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow"),
+            ("FrozenLake-v1", "reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow, pqn"),
         ],
     )
     def test_gymnasiums_environments_have_no_issue(self, env_id, algorithms):
@@ -153,7 +154,7 @@ BROKEN = [
     (
         "Tupled",
         "algorithms",
-        "none of reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow takes these spaces",
+        "none of reinforce, a2c, ppo, dqn, c51, qrdqn, rainbow, pqn takes these spaces",
     ),
     ("Unmakeable", "environment", "RuntimeError: no simulator on this machine (misbehaving.py:"),
     ("Spaceless", "environment", "TypeError: self.observation_space is not a Gymnasium space"),

@@ -311,6 +311,7 @@ class TestOptions:
         [
             ({"activation": "relu"}, "--activation is for dense networks, and Atari games use"),
             ({"normalize": True}, "--normalize is for dense networks"),
+            ({"layer_norm": True}, "--layer-norm is for dense networks"),
             ({"hidden": [64, 64]}, "--hidden takes one number for nature_cnn, .* got 2"),
         ],
     )

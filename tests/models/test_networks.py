@@ -69,6 +69,34 @@ class TestMlp:
             networks.mlp((box, spaces.Text(3)))
 
 
+@pytest.mark.parametrize("make", [networks.mlp, networks.dueling, networks.actor_critic])
+def test_layer_norm_normalizes_each_hidden_layer_before_its_activation(make):
+    plain, model = (make("CartPole-v1", (16, 8), "tanh", layer_norm=x, seed=0) for x in (0, 1))
+    kinds = [type(layer).__name__ for layer in model.layers]
+    hidden = sum(layer.units in (16, 8) for layer in model.layers if hasattr(layer, "units"))
+    assert kinds.count("LayerNormalization") == kinds.count("Activation") == hidden
+    assert [x.shape for x in plain.get_weights() if x.ndim == 2] == [
+        x.shape for x in model.get_weights() if x.ndim == 2
+    ]
+    x = RNG.normal(size=(9, 4)).astype("float32")
+    first, norm, activation = (
+        next(x for x in model.layers if type(x) is kind)
+        for kind in (keras.layers.Dense, keras.layers.LayerNormalization, keras.layers.Activation)
+    )
+    seen = keras.Model(model.input, [first.output, norm.output, activation.output])
+    features, normalized, after = (np.asarray(x) for x in seen(x))
+    centered = features - features.mean(axis=-1, keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + norm.epsilon)
+    np.testing.assert_allclose(normalized, expected, atol=1e-5)
+    np.testing.assert_allclose(after, np.tanh(expected), atol=1e-5)
+
+
+def test_layer_norm_normalizes_the_channels_of_convolutions():
+    model = networks.cnn((image(9, 9, 3), ACTIONS), layer_norm=True, seed=0)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("LayerNormalization") == kinds.count("Conv2D") + kinds.count("Dense") - 1
+
+
 class TestActorCritic:
     def test_the_hidden_layers_are_shared_only_on_request(self):
         counts = {

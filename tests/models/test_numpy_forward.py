@@ -45,6 +45,15 @@ def test_frozen_batch_normalization_equals_that_of_keras():
     check(model)
 
 
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_layer_normalization_over_the_last_axis_equals_that_of_keras(shape):
+    layer = layers.LayerNormalization(epsilon=0.1)
+    model = keras.Sequential([keras.Input(shape), layer, layers.Flatten(), layers.Dense(3)])
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.uniform(0.5, 2, 4) for _ in layer.weights])
+    check(model, shape)
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_logits_leave_out_the_last_activation_only(activation):
     body, last = layers.Dense(6, activation), layers.Dense(3, activation)
@@ -112,7 +121,9 @@ class Subclassed(keras.Model):
         lambda: functional(lambda x: layers.Dense(2)(x) + 1.0),
         lambda: functional(lambda x: x),
         lambda: functional(layers.Dense(2, activation=lambda x: x * x)),
-        lambda: functional(layers.LayerNormalization()),
+        lambda: functional(layers.LayerNormalization(center=False)),
+        lambda: keras.Sequential([keras.Input((2, 3)), layers.LayerNormalization(axis=1)]),
+        lambda: functional(layers.UnitNormalization()),
         lambda: functional(layers.BatchNormalization()),
         lambda: functional(layers.Rescaling([1.0, 2.0, 3.0, 4.0])),
         lambda: functional(layers.Dense(2, dtype="float64")),

@@ -68,7 +68,7 @@ class TestActing:
     def test_auto_chooses_numpy_for_small_models_that_it_supports(self):
         large = keras.Sequential([keras.Input((4,)), layers.Dense(1024), layers.Dense(1024)])
         large.add(layers.Dense(2))
-        other = keras.Sequential([keras.Input((4,)), layers.LayerNormalization(), layers.Dense(2)])
+        other = keras.Sequential([keras.Input((4,)), layers.UnitNormalization(), layers.Dense(2)])
         for model, acting in [
             (model_of(2), "numpy"),
             (large, "tensorflow"),

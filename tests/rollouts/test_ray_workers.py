@@ -27,6 +27,7 @@ from tfpg import RayWorkers
 from tfpg.checkpoints.store import Store
 from tfpg.errors import EnvDataError, EnvError, EnvWorkerDied
 from tfpg.rollouts.remote import Host, Request, Share
+from tfpg.schedules import linear
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'tfpg[ray]'")
 
@@ -58,10 +59,17 @@ def dqn(env, **options):
     return tfpg.DQN(model, **{**small, **options})
 
 
+def pqn(env):
+    model = tfpg.networks.mlp(env, hidden=(16, 16), layer_norm=True, seed=0)
+    small = {"num_envs": 10, "num_steps": 16, "minibatches": 2, "jit_compile": False}
+    return tfpg.PQN(model, epsilon=linear(1.0, 0.1, 400), **small)
+
+
 AGENTS = {
     "ppo": (ppo, "Acrobot-v1"),
     "reinforce": (reinforce, "Pendulum-v1"),
     "dqn": (dqn, "Acrobot-v1"),
+    "pqn": (pqn, "Acrobot-v1"),
 }
 
 

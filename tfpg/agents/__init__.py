@@ -2,5 +2,5 @@
 
 # The algorithms by what their models output, under their names on the command line.
 POLICY_GRADIENT = ("reinforce", "a2c", "ppo")
-Q_LEARNING = ("dqn", "c51", "qrdqn", "rainbow")
+Q_LEARNING = ("dqn", "c51", "qrdqn", "rainbow", "pqn")
 ALGORITHMS = (*POLICY_GRADIENT, *Q_LEARNING)

@@ -77,7 +77,8 @@ class CompiledIterations:
             numbers = np.array(collector.fragment, np.int64), np.array(count, np.int32)
             scale = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), agent.return_scale)
             state = collector.position, scale, agent.batches_seen()
-            results, state = self._call(state, collector.seed_tensor, *numbers)
+            epsilons = agent.exploration(self.most, self.num_steps)
+            results, state = self._call(state, collector.seed_tensor, *numbers, epsilons)
             collector.position, agent.return_scale, batches = state
             agent.set_batches_seen(batches)
             rows = results["logs"][: int(results["made"])]
@@ -90,16 +91,22 @@ class CompiledIterations:
         collector.steps += int(logs.pop("steps"))
         agent.env_steps = before + collector.steps
         agent.check_results(logs)
-        return {"env_steps": agent.env_steps, **logs}
+        return {"env_steps": agent.env_steps, **logs, **agent.count_steps(self.num_steps)}
 
     def _iterate(
-        self, state: tuple[Position, Any, Any], seed: tf.Tensor, first: tf.Tensor, count: tf.Tensor
+        self,
+        state: tuple[Position, Any, Any],
+        seed: tf.Tensor,
+        first: tf.Tensor,
+        count: tf.Tensor,
+        epsilons: tf.Tensor | None,
     ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any, Any]]:
         """Make ``count`` iterations from number ``first``; stop where a result is not finite."""
 
         def iterate(k: Any, _: Any, state: tuple[Position, Any, Any], rows: tf.TensorArray) -> Any:
             number = first + tf.cast(k, tf.int64)
-            logs, state = self._play_and_learn(*state, seed, number)
+            epsilon = None if epsilons is None else epsilons[k]
+            logs, state = self._play_and_learn(*state, seed, number, epsilon)
             fine = logs["returns_finite"] & tf.reduce_all(logs["finite"])
             (row,) = self._layout.packed(logs, None)
             return k + 1, fine, state, rows.write(k, row)
@@ -113,7 +120,13 @@ class CompiledIterations:
         return {"made": made, "logs": rows.stack()}, state
 
     def _play_and_learn(
-        self, position: Position, scale: Any, batches: Any, seed: tf.Tensor, number: tf.Tensor
+        self,
+        position: Position,
+        scale: Any,
+        batches: Any,
+        seed: tf.Tensor,
+        number: tf.Tensor,
+        epsilon: tf.Tensor | None,
     ) -> tuple[dict[str, tf.Tensor], tuple[Position, Any, Any]]:
         """Make one iteration: a rollout or whole episodes, and the updates."""
         agent, episodes = self._agent, self._agent.plays_episodes
@@ -128,6 +141,7 @@ class CompiledIterations:
             number,
             self._limit,
             single_episode=episodes,
+            epsilon=epsilon,
         )
         order, data = None, played.data
         if not episodes and agent.minibatches > 1:

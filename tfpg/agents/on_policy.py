@@ -129,6 +129,21 @@ class OnPolicy(Agent):
             each.updated(seen, rows, tf.convert_to_tensor, counts) for each, seen in found
         ]
 
+    def exploration(self, iterations: int, steps: int) -> np.ndarray | None:
+        """Return epsilon in each of the next iterations, ``[iterations]`` float32.
+
+        None, unless the agent is a `tfpg.agents.q_network.QNetworkAgent`.
+
+        Args:
+            iterations: Number of iterations.
+            steps: Environment steps in each of them, over all environments.
+        """
+        return None
+
+    def count_steps(self, steps: int) -> dict[str, float]:
+        """Count the environment steps of an iteration, and return what else to log about it."""
+        return {}
+
     def make_updates(self, data: Trajectory, order: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Make all updates of an iteration, as tensors, and return the metrics to log."""
         raise NotImplementedError
@@ -183,18 +198,20 @@ class OnPolicy(Agent):
         """
         raise NotImplementedError
 
-    def to_batch(self, data: Trajectory, values: tf.Tensor | None = None) -> Batch:
+    def to_batch(self, data: Trajectory, values: tf.Tensor) -> Batch:
         """Return the steps of a trajectory with the targets that are learned from.
 
         Args:
-            data: Arrays ``[T, N]``, or tensors whose observations are model inputs.
-            values: ``[T+1, N]``, the values of the observations, if ``data`` holds tensors.
+            data: Tensors ``[T, N]``, whose observations are model inputs.
+            values: ``[T+1, N]``, the values of the observations.
         """
         raise NotImplementedError
 
 
 class RolloutAgent(OnPolicy):
     """An agent that steps its environments ``num_steps`` times, and learns in minibatches."""
+
+    section = "Rollout options"
 
     num_steps: int = option(
         default=16, check=count, help="Steps of each environment per iteration."
@@ -305,7 +322,7 @@ class RolloutAgent(OnPolicy):
         self.set_batches_seen(seen_now or seen)
         self.keep_weights(logs)
         self.check_results(logs)
-        return logs
+        return logs | self.count_steps(self.num_steps * data.mask.shape[1])
 
     def scaled(self, data: Trajectory, scale: Any) -> tuple[Trajectory, Any]:
         """Return a rollout with its rewards multiplied by ``reward_scale``, and the new scale.

@@ -1,4 +1,4 @@
-"""The base class of Q-learning agents: the target network, exploration, and blocks of updates.
+"""The base class of Q-learning from a replay buffer: the target network, and blocks of updates.
 
 An algorithm is a subclass with its `QLearning.losses`. See `tfpg.DQN`, `tfpg.C51`,
 `tfpg.QRDQN` and `tfpg.Rainbow`.
@@ -7,23 +7,23 @@ An algorithm is a subclass with its `QLearning.losses`. See `tfpg.DQN`, `tfpg.C5
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.optimization import CompiledUpdate
+from tfpg.agents.q_network import QNetworkAgent
 from tfpg.agents.target_network import TargetNetwork
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import tf
 from tfpg.core.options import count, flag, one_of, option, optional, positive_fraction
-from tfpg.models.heads import NOISE, QUANTILES, EpsilonGreedyHead
-from tfpg.models.policy import Policy, head_options_of
+from tfpg.models.heads import NOISE
+from tfpg.models.policy import Policy
 from tfpg.ops import numeric as xp
 from tfpg.ops.gradients import mean_gradient, sum_of_squares
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
-from tfpg.schedules import IN_THE_END, linear, probability_schedule
 
 if TYPE_CHECKING:
     from tfpg.rollouts.collector import Collector
@@ -32,7 +32,7 @@ _TAU = 0.01
 _LOGS = ("loss", "mean_q", "td_error", "grad_norm")
 
 
-class QLearning(OffPolicy):
+class QLearning(QNetworkAgent, OffPolicy):
     """A network of action values that is trained on transitions from a replay buffer.
 
     Environment steps are counted over all environments together. After ``learning_starts`` steps
@@ -57,11 +57,6 @@ class QLearning(OffPolicy):
         help="Instead of copying, move the target network this fraction of the way toward the "
         "online network after every update. None: 0.01, unless target_update_period is given.",
     )
-    epsilon: float | Callable[[float], float] = option(
-        default=linear(1.0, 0.05, 20_000),
-        check=probability_schedule,
-        help="Probability of a random action: a number or a schedule (see `tfpg.schedules`).",
-    )
     epsilon_per: str = option(
         default="step",
         check=one_of("step", "episode"),
@@ -82,23 +77,8 @@ class QLearning(OffPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.target: TargetNetwork | None = None
-        known = head_options_of(self.model).get("support")
-        same = self.support is not None and (known == QUANTILES) == (self.support == QUANTILES)
-        if known is not None and not same:
-            right = "tfpg.QRDQN" if known == QUANTILES else "tfpg.C51"
-            raise ValueError(f"The model outputs distributions of returns: use {right}.")
-
-    @staticmethod
-    def default_optimizer() -> keras.optimizers.Optimizer:
-        """Return Adam with gradients clipped at a norm of 10."""
-        return keras.optimizers.Adam(5e-4, global_clipnorm=10.0)
 
     def build(self, policy: Policy) -> None:
-        if policy.has_value:
-            raise ValueError(
-                "The model has a second output, but a Q-network has only one: the value of each "
-                "action."
-            )
         if self.target is None or not self.target.belongs_to(self.trainable.variables):
             self.target = TargetNetwork(policy, self.trainable.variables)
             self.updates = 0
@@ -126,22 +106,6 @@ class QLearning(OffPolicy):
             ``"loss"``, which is minimized; ``"mean_q"`` and ``"td_error"``, which are logged; and
             ``"errors"``, by whose size transitions are prioritized. Each ``[B]``.
         """
-
-    @property
-    def support(self) -> str | tuple[float, float] | None:
-        """What the network's outputs are; see `tfpg.models.heads.EpsilonGreedyHead`."""
-        return None
-
-    @property
-    def head(self) -> EpsilonGreedyHead:
-        """The head of the policy that is trained."""
-        head = self.trained_policy.head
-        assert isinstance(head, EpsilonGreedyHead)
-        return head
-
-    def outputs(self, inputs: Any) -> tf.Tensor:
-        """Return the outputs ``[B, K]`` of the network that is trained."""
-        return self.trained_policy.outputs(inputs)
 
     def next_outputs(self, batch: Transitions) -> tf.Tensor:
         """Return the trained network's outputs ``[B, K]`` for the observations that follow.
@@ -203,11 +167,8 @@ class QLearning(OffPolicy):
         head = self.head
         steps = self.env_steps if self.epsilon_per == "step" else self.episodes
         head.hold = self.explore_steps
-        head.epsilon = 1.0 if at_random else self._epsilon_at(steps)
+        head.epsilon = 1.0 if at_random else self.epsilon_at(steps)
         return head.epsilon
-
-    def head_options(self) -> dict[str, Any]:
-        return {"epsilon": self._epsilon_at(IN_THE_END), **self._support()}
 
     def get_state(self) -> dict[str, Any]:
         return {**super().get_state(), "updates": self.updates}
@@ -226,13 +187,6 @@ class QLearning(OffPolicy):
         assert self.target is not None, "prepare was not called"
         return self.target
 
-    def _epsilon_at(self, steps: float) -> float:
-        assert callable(self.epsilon)  # since the options were checked
-        return min(max(float(self.epsilon(steps)), 0.0), 1.0)
-
-    def policy_options(self) -> dict[str, Any]:
-        return {**super().policy_options(), "epsilon": self._epsilon_at(0), **self._support()}
-
     def _with_noise(self, batch: Transitions, noise: tf.Tensor) -> Transitions:
         """The batch with noise ``[2, S]``, for the online network and for the target network.
 
@@ -246,9 +200,6 @@ class QLearning(OffPolicy):
             observations={**batch.observations, NOISE: online},
             next_observations={**batch.next_observations, NOISE: target},
         )
-
-    def _support(self) -> dict[str, Any]:
-        return {} if self.support is None else {"support": self.support}
 
     def _update_all(
         self, batches: Transitions, before: tf.Tensor, seed: tf.Tensor

@@ -24,6 +24,7 @@ _CLASSES = {
     "c51": "tfpg.agents.c51:C51",
     "qrdqn": "tfpg.agents.qrdqn:QRDQN",
     "rainbow": "tfpg.agents.rainbow:Rainbow",
+    "pqn": "tfpg.agents.pqn:PQN",
 }
 
 

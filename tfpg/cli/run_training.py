@@ -13,6 +13,7 @@ import tfpg
 from tfpg.agents import presets
 from tfpg.checkpoints.store import Store
 from tfpg.cli.reporting import message
+from tfpg.cli.values import dashed
 from tfpg.core import signals
 from tfpg.core.backend import keras, start_tensorflow
 from tfpg.core.messages import number, show, warn
@@ -296,10 +297,11 @@ def nature_cnn_network(network: Mapping[str, Any]) -> dict[str, Any]:
         >>> nature_cnn_network({"hidden": (256,)})
         {'hidden': 256}
     """
-    for name in ("activation", "normalize"):
+    for name in ("activation", "normalize", "layer_norm"):
         if name in network:
             raise ValueError(
-                f"--{name} is for dense networks, and Atari games use nature_cnn: leave it out."
+                f"{dashed(name)} is for dense networks, and Atari games use nature_cnn: leave it "
+                "out."
             )
     hidden = network.get("hidden")
     if hidden is None:

@@ -66,6 +66,7 @@ class Model(WithOptions):
     hidden: tuple[int, ...] | None = setting("Units of each hidden layer.", each(count))
     activation: str | None = setting("Keras name of the activation function of the hidden layers.")
     normalize: bool | None = setting("Standardize observations with running statistics.")
+    layer_norm: bool | None = setting("Normalize each hidden layer before its activation.")
     dueling: bool | None = setting(
         "Split the network into streams for the state value and the advantages."
     )
@@ -75,7 +76,7 @@ class Model(WithOptions):
 
     def network(self) -> dict[str, Any]:
         """Return the settings of a new network that were given."""
-        names = ("hidden", "activation", "normalize", "atoms", "noisy", "log_std")
+        names = ("hidden", "activation", "normalize", "layer_norm", "atoms", "noisy", "log_std")
         return {x: getattr(self, x) for x in names if getattr(self, x) is not None}
 
     def check_options(self) -> None:

@@ -32,6 +32,7 @@ _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
     *("embedding", "add", "subtract", "mean", "functional", "log_std", "average_pooling2d"),
     *("activation", "gaussian_noise", "zeros_like", "absolute", "sqrt", "sign", "multiply"),
+    "layer_normalization",
 )
 
 _SIGMA = 0.5  # initial standard deviation of a noisy layer's outputs, for inputs of size 1
@@ -53,6 +54,7 @@ def mlp(
     activation: str = "tanh",
     *,
     normalize: bool = False,
+    layer_norm: bool = False,
     log_std: float = 0.0,
     atoms: int | None = None,
     noisy: bool = False,
@@ -72,6 +74,7 @@ def mlp(
         activation: Keras name of the activation of the hidden layers.
         normalize: Standardize real-valued observations with running statistics in the first layer.
             Agents update them during training; see `tfpg.models.normalization`.
+        layer_norm: Normalize each hidden layer before its activation, which `tfpg.PQN` needs.
         log_std: Initial log standard deviation of `Box` actions.
         atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and
             `tfpg.QRDQN`). None: a single output.
@@ -100,7 +103,7 @@ def mlp(
         ((None, 4), (None, 2))
     """
     features = partial(_features, convolve=False)
-    layer = _layer_maker(seed, noisy)
+    layer = _layer_maker(seed, noisy, layer_norm)
     head = log_std, atoms
     return _policy(_spaces(env), features, hidden, activation, normalize, head, layer, name)
 
@@ -111,6 +114,7 @@ def cnn(
     activation: str = "relu",
     *,
     normalize: bool = False,
+    layer_norm: bool = False,
     log_std: float = 0.0,
     atoms: int | None = None,
     noisy: bool = False,
@@ -127,6 +131,7 @@ def cnn(
         hidden: Units of each hidden layer after the convolutions.
         activation: Keras name of the activation of these layers.
         normalize: See `mlp`. Images are standardized only if a side has fewer than 36 pixels.
+        layer_norm: See `mlp`. The channels of convolutions are normalized, too.
         log_std: See `mlp`.
         atoms: See `mlp`.
         noisy: See `mlp`.
@@ -153,7 +158,7 @@ def cnn(
         raise ValueError(
             f"cnn needs images, but the observation space is {both[0]}. Use networks.mlp."
         )
-    layer = _layer_maker(seed, noisy)
+    layer = _layer_maker(seed, noisy, layer_norm)
     head = log_std, atoms
     return _policy(both, _features, hidden, activation, normalize, head, layer, name)
 
@@ -210,6 +215,7 @@ def actor_critic(
     *,
     shared: bool = False,
     normalize: bool = True,
+    layer_norm: bool = False,
     log_std: float = 0.0,
     seed: int | None = None,
     name: str | None = None,
@@ -222,6 +228,7 @@ def actor_critic(
         activation: Keras name of the activation of the hidden layers.
         shared: Use the same hidden layers for both outputs. Otherwise each has its own.
         normalize: See `mlp`.
+        layer_norm: See `mlp`.
         log_std: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
@@ -237,7 +244,7 @@ def actor_critic(
         [(None, 2), (None, 1)]
     """
     observation_space, action_space = _spaces(env)
-    layer = _layer_maker(seed)
+    layer = _layer_maker(seed, layer_norm=layer_norm)
     inputs, features = _features(observation_space, normalize, layer)
     x = v = _stack(features, hidden, activation, layer)
     if not shared:
@@ -252,6 +259,7 @@ def dueling(
     activation: str = "relu",
     *,
     normalize: bool = False,
+    layer_norm: bool = False,
     atoms: int | None = None,
     noisy: bool = False,
     seed: int | None = None,
@@ -266,6 +274,7 @@ def dueling(
         hidden: Units of each hidden layer, at least one.
         activation: Keras name of the activation of the hidden layers.
         normalize: See `mlp`.
+        layer_norm: See `mlp`.
         atoms: See `mlp`.
         noisy: See `mlp`.
         seed: See `mlp`.
@@ -288,7 +297,7 @@ def dueling(
     observation_space, action_space = _spaces(env)
     if not hidden:
         raise ValueError("hidden must have at least one layer for the streams, but it is empty.")
-    layer = _layer_maker(seed, noisy)
+    layer = _layer_maker(seed, noisy, layer_norm)
     inputs, x = _features(observation_space, normalize, layer)
     x = _stack(x, hidden[:-1], activation, layer)
 
@@ -404,7 +413,9 @@ def _policy(
     return keras.Model(inputs, _policy_output(x, both[1], layer, *head), name=name)
 
 
-def _layer_maker(seed: int | None, noisy: bool = False) -> Callable[..., Callable]:
+def _layer_maker(
+    seed: int | None, noisy: bool = False, layer_norm: bool = False
+) -> Callable[..., Callable]:
     check_not_forked()
     layer_seeds = np.random.default_rng(seed)
 
@@ -415,17 +426,22 @@ def _layer_maker(seed: int | None, noisy: bool = False) -> Callable[..., Callabl
         if codes:
             normal = keras.initializers.RandomNormal(stddev=gain, seed=layer_seed)
             return keras.layers.Embedding(codes, units, embeddings_initializer=normal)
+        normalized = layer_norm and activation is not None
         options = {
-            "activation": activation,
+            "activation": None if normalized else activation,
             "kernel_initializer": keras.initializers.Orthogonal(gain, seed=layer_seed),
         }
-        if not window and noisy:
-            return partial(_noisy_dense, keras.layers.Dense(units, **options), layer_seed)
-        if not window:
-            return keras.layers.Dense(units, **options)
-        return keras.layers.Conv2D(units, *window, **options)
+        linear = keras.layers.Conv2D if window else keras.layers.Dense
+        new = linear(units, *window, **options)
+        if noisy and not window:
+            new = partial(_noisy_dense, new, layer_seed)
+        return partial(_normalized, new, activation) if normalized else new
 
     return make
+
+
+def _normalized(layer: Callable, activation: str | None, x: Any) -> Any:
+    return keras.layers.Activation(activation)(keras.layers.LayerNormalization()(layer(x)))
 
 
 def _noisy_dense(dense: keras.layers.Dense, seed: int | None, x: Any) -> Any:

@@ -155,9 +155,10 @@ def mirror(model: keras.Model, *, logits: bool = False, noise: Sequence[Any] = (
     """Return the forward pass of a Keras model in NumPy, or None if it has other layers than these.
 
     Supports Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Reshape`,
-    `Rescaling`, `Concatenate`, and frozen `BatchNormalization` layers with the usual activations,
-    and of the `keras.ops` for clipping, sums, differences, products, means, signs and roots, all in
-    float32. In a model with a value output, only what the policy's output needs is computed.
+    `Rescaling`, `Concatenate`, `LayerNormalization` over the last axis, and frozen
+    `BatchNormalization` layers with the usual activations, and of the `keras.ops` for clipping,
+    sums, differences, products, means, signs and roots, all in float32. In a model with a value
+    output, only what the policy's output needs is computed.
 
     Args:
         model: A built Keras model.
@@ -290,6 +291,8 @@ def _numpy_layer(layer: Any, linear: bool) -> _NumpyLayer | None:
         return _made(_concatenated), []
     if kind is layers.BatchNormalization:
         return _numpy_batch_normalization(layer)
+    if kind is layers.LayerNormalization:
+        return _numpy_layer_normalization(layer)
     if kind is layers.Reshape:
         return _made(partial(_reshaped, len(layer.input.shape) - 1, layer.output.shape[1:])), []
     if kind is layers.Flatten and layer.data_format == "channels_last":
@@ -334,6 +337,26 @@ def _batch_normalization(
     scale = 1 / np.sqrt(given["variance"] + epsilon) * given.get("gamma", np.float32(1))
     mean, offset = given["mean"], given.get("beta", np.float32(0))
     return lambda x: (x - mean) * scale + offset
+
+
+def _numpy_layer_normalization(layer: Any) -> _NumpyLayer | None:
+    over_last = layer.axis in ([-1], [len(layer.output.shape) - 1])
+    if not (over_last and layer.scale and layer.center):
+        return None
+    size = np.float32(layer.output.shape[-1])
+    make = partial(_layer_normalization, np.float32(layer.epsilon), size)
+    return make, [layer.gamma, layer.beta]
+
+
+def _layer_normalization(
+    epsilon: np.float32, size: np.float32, gamma: np.ndarray, beta: np.ndarray
+) -> ArrayFunction:
+    def normalize(x: np.ndarray) -> np.ndarray:
+        x = x - np.add.reduce(x, axis=-1, keepdims=True) / size
+        variance = np.add.reduce(x * x, axis=-1, keepdims=True) / size
+        return x / np.sqrt(variance + epsilon) * gamma + beta
+
+    return normalize
 
 
 def _numpy_operation(operation: Any) -> ArrayFunction | None:

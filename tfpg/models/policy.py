@@ -245,8 +245,7 @@ class Policy:
         head: The `tfpg.models.heads.Head` that reads the model's outputs.
         value_scale: See ``value_scale`` above.
         acting: ``"numpy"`` or ``"tensorflow"``.
-        has_value: Whether the model or the value model outputs values. A Q-network has none besides
-            its Q-values.
+        has_value: Whether there are values besides Q-values, from the model or the value model.
 
     Raises:
         ValueError: The model does not fit the environment, or has layers that behave differently
@@ -593,8 +592,8 @@ class Policy:
         if acting == "numpy" and found is None:
             raise ValueError(
                 "This model cannot act in NumPy, which supports Dense, Activation, Flatten, "
-                "Rescaling, Concatenate, frozen BatchNormalization, and a few keras.ops in "
-                'float32. Use acting="auto".'
+                "Rescaling, Concatenate, LayerNormalization, frozen BatchNormalization, and a few "
+                'keras.ops in float32. Use acting="auto".'
             )
         return found
 

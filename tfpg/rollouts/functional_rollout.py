@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ def play(
     iteration: tf.Tensor,
     max_steps: int | None,
     single_episode: bool = False,
+    epsilon: tf.Tensor | None = None,
 ) -> tuple[Position, Played]:
     """Step N environments ``num_steps`` times, in a TensorFlow loop.
 
@@ -81,18 +83,21 @@ def play(
         max_steps: Length at which an episode is truncated. None: never.
         single_episode: Play a single episode in each environment, until the last of them ends. What
             follows is masked.
+        epsilon: Of a Q-network: the probability of a random action, scalar. None: that of the
+            policy's head.
 
     Returns:
         The position after the last step, and the rollout.
     """
     num_envs, first = position.over.shape[0], 1 + iteration * num_steps
-    noise = policy.head.noise(step_seed(seed, iteration, _NOISE), num_steps, num_envs)
+    head = _exploring(policy.head, epsilon)
+    noise = head.noise(step_seed(seed, iteration, _NOISE), num_steps, num_envs)
 
     def step(t: Any, now: Position, arrays: Sequence[tf.TensorArray]) -> Any:
         outputs = policy.outputs(now.observations)
-        actions = policy.head.distribution(outputs).sample(noise[t])
+        actions = head.distribution(outputs).sample(noise[t])
         rng = Random(step_seed(seed, first + tf.cast(t, tf.int64), _ENV), num_envs)
-        played = policy.head.env_actions(actions)
+        played = head.env_actions(actions)
         after = env.transition(now.state, played, rng)
         real = ~now.over
         rewards = tf.where(real, env.reward(now.state, played, after, rng), 0.0)
@@ -132,9 +137,17 @@ def play(
         terminated,
         truncated,
         tf.cast(real, tf.float32),
-        policy.head.distribution(outputs).log_prob(actions),
+        head.distribution(outputs).log_prob(actions),
     )
     return position, Played(data, returns, lengths)
+
+
+def _exploring(head: Any, epsilon: tf.Tensor | None) -> Any:
+    """The head, with another epsilon unless that is None."""
+    if epsilon is not None:
+        head = copy.copy(head)
+        head.epsilon = epsilon
+    return head
 
 
 def _padded(observations: tf.Tensor, last: tf.Tensor) -> tf.Tensor:

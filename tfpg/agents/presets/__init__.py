@@ -132,7 +132,7 @@ def continued_head(head: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
 def continued(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with which a trained model is trained further.
 
-    A DQN has already explored: it continues with the last epsilon, after one batch.
+    A Q-network has already explored: it continues with the last epsilon, and a DQN after one batch.
 
     Example:
         >>> from tfpg.schedules import linear
@@ -142,8 +142,8 @@ def continued(options: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(options)
     if "learning_starts" in options:
         options["learning_starts"] = options["batch_size"]
-        if callable(options.get("epsilon")):
-            options["epsilon"] = options["epsilon"](IN_THE_END)
+    if callable(options.get("epsilon")):
+        options["epsilon"] = options["epsilon"](IN_THE_END)
     return options
 
 

@@ -264,6 +264,22 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         score=Score(259.0, 233.1, 267.4),
     ),
+    ("pqn", "CartPole-v1"): Preset(
+        env_steps=100_000,
+        learning_rate=1e-3,
+        adam=_Q_ADAM,
+        anneal=True,
+        network={"hidden": (128, 128), "activation": "relu", "layer_norm": True},
+        options={
+            "num_envs": 8,
+            "num_steps": 32,
+            "epochs": 2,
+            "minibatches": 8,
+            "q_lambda": 0.95,
+            "epsilon": linear(1.0, 0.05, 30_000),
+        },
+        score=Score(500.0, 500.0, 500.0),
+    ),
 }
 
 _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
@@ -279,6 +295,12 @@ DEFAULTS: dict[str, Preset] = {
     "c51": _DQN._replace(network=_ATOMS),
     "qrdqn": _DQN._replace(network=_ATOMS),
     "rainbow": _DQN._replace(network=_RAINBOW),
+    "pqn": Preset(
+        env_steps=1_000_000,
+        learning_rate=5e-4,
+        adam=_Q_ADAM,
+        network={"activation": "relu", "layer_norm": True},
+    ),
 }
 
 _ATARI_DQN = Preset(
