@@ -18,9 +18,12 @@ EPISODES = {"episodes_per_update": 4, "max_steps": 12, "gamma": 0.9, "baseline":
 ALGORITHMS = [tfpg.A2C, tfpg.PPO, tfpg.Reinforce, tfpg.PQN]
 
 
+def network_of(algorithm):
+    return tfpg.networks.mlp if algorithm is tfpg.PQN else tfpg.networks.actor_critic
+
+
 def agent_of(algorithm=tfpg.PPO, env=ENV, seed=0, model=None, **options):
-    network = tfpg.networks.mlp if algorithm is tfpg.PQN else tfpg.networks.actor_critic
-    model = model or network(env, hidden=(8,), seed=seed)
+    model = model or network_of(algorithm)(env, hidden=(8,), seed=seed)
     return algorithm(model, **{**(EPISODES if algorithm is tfpg.Reinforce else OPTIONS), **options})
 
 
@@ -201,7 +204,7 @@ def test_other_action_spaces_train(name):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_running_statistics_are_those_of_the_host_loop(algorithm):
     def agent():
-        model = tfpg.networks.actor_critic(ENV, hidden=(8,), normalize=True, seed=0)
+        model = network_of(algorithm)(ENV, hidden=(8,), normalize=True, seed=0)
         return agent_of(algorithm, model=model, **scaled)
 
     scaled = {} if algorithm is tfpg.Reinforce else {"reward_scale": "auto", "minibatches": 1}
@@ -312,7 +315,8 @@ class Broken(functional.CartPole):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_nothing_is_learned_from_rewards_that_are_not_finite(algorithm):
-    agent = agent_of(algorithm, entropy_coef=0.1)
+    options = {} if algorithm is tfpg.PQN else {"entropy_coef": 0.1}
+    agent = agent_of(algorithm, **options)
     before = flat_weights(agent.model)
     with pytest.raises(FloatingPointError, match="because the rewards are not"):
         agent.fit(Broken(), 1, seed=0, verbose=0)
