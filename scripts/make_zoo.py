@@ -65,7 +65,7 @@ def make_compatible(pack: Path) -> None:
     parts["config.json"] = re.sub(rb'(?<="config": \{)"name": "(clip|mean)", ', b"", config)
     parts["metadata.json"] = re.sub(rb'"3\.\d+\.\d+"', b'"3.10.0"', parts["metadata.json"])
     members["model.keras"] = write_zip(parts)
-    pack.write_bytes(write_zip(members))
+    pack.write_bytes(write_zip(members, zipfile.ZIP_DEFLATED))
 
 
 def read_zip(data: bytes) -> dict[str, bytes]:
@@ -73,9 +73,9 @@ def read_zip(data: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def write_zip(parts: dict[str, bytes]) -> bytes:
+def write_zip(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in parts.items():
             archive.writestr(name, data)
     return file.getvalue()

@@ -286,6 +286,21 @@ _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture=
 _ATOMS = {"atoms": 51}
 _RAINBOW = {"atoms": 51, "noisy": True}
 
+# The ranges of discounted returns.
+_RETURNS = {"CartPole-v1": (0.0, 100.0)}
+
+
+def _like_dqn(algorithm: str, env: str, score: Score) -> Preset:
+    """DQN's settings for an environment, for an algorithm with distributions of returns."""
+    preset = PRESETS["dqn", env]
+    options, network = dict(preset.options), {**preset.network, **_ATOMS}
+    if algorithm != "qrdqn":
+        options["v_min"], options["v_max"] = _RETURNS[env]
+    return preset._replace(network=network, options=options, score=score)
+
+
+PRESETS["c51", "CartPole-v1"] = _like_dqn("c51", "CartPole-v1", Score(500.0, 494.1, 500.0))
+
 # For environments without a measured preset: the defaults of the agents and their optimizers.
 DEFAULTS: dict[str, Preset] = {
     "reinforce": Preset(env_steps=1_000_000, learning_rate=0.01),
