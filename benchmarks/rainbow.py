@@ -1,12 +1,12 @@
-"""What each part of Rainbow contributes: DQN with one part, and Rainbow without one.
+"""Measure what each part of Rainbow contributes: DQN with one part, and Rainbow without one.
 
     python benchmarks/rainbow.py CartPole-v1
     python benchmarks/rainbow.py Acrobot-v1 --seeds 5 --v-min -100 --v-max 0
     python benchmarks/rainbow.py CartPole-v1 --env-steps 5000 --seeds 1     # to see that it runs
 
 Each row is the interquartile mean over the seeds, with a 95% bootstrap interval, of the greedy mean
-return of 100 new episodes with the last model. All rows have the settings of DQN's preset for the
-environment otherwise, except that DQN without the part "n_step" learns from single rewards.
+return of 100 new episodes with the last model. Otherwise, all rows use the settings of DQN's preset
+for the environment. Parts that a row does not name are off, even if the preset has them.
 """
 
 import argparse

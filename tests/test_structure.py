@@ -146,6 +146,7 @@ FOREIGN_PRIVATES = {
     "_exit",  # os: ends a process as a crash does
     "_getframe",  # sys: the line outside tfpg that a warning is about
     "_inference_function",  # tf.function: the quickest way to call it
+    "_inbound_nodes",  # Keras: how often a layer is called
     "_initial_epoch",  # keras.Model: where BackupAndRestore says a training continues
     "_keras_history",  # Keras: the operation that made a symbolic tensor
     "_learning_rate",  # Keras's optimizers: the schedule, which `learning_rate` evaluates

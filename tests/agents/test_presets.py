@@ -64,11 +64,29 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
 
 
-def test_parts_of_rainbow_alone_and_together():
+@pytest.mark.parametrize("parts", [[], *([part] for part in presets.PARTS), presets.PARTS])
+@pytest.mark.parametrize("env", ["CartPole-v1", "LunarLander-v3", "Taxi-v4"])
+def test_agents_with_other_parts_of_rainbow_have_the_settings_of_dqn_otherwise(env, parts):
+    dqn, (_, preset) = presets.find("dqn", env), presets.with_parts(parts, env)
+    assert preset.env_steps == dqn.env_steps
+    assert preset[1] == dqn.learning_rate
+    assert (preset.anneal, preset.adam) == (dqn.anneal, dqn.adam)
+    changed = {"double", "prioritized", "n_step", "epsilon", "v_min", "v_max"}
+    for name in preset.options.keys() - changed:
+        assert preset.options[name] == dqn.options[name], name
+    hidden = dqn.network.get("hidden", (128, 128))
+    assert (preset.network["hidden"], preset.network["activation"]) == (hidden, "relu")
+
+
+def test_with_parts_turns_on_these_parts_and_no_others():
     algorithm, plain = presets.with_parts([], "LunarLander-v3")
     off = {"double": False, "prioritized": False, "n_step": 1}
-    assert (algorithm, plain.architecture) == ("dqn", "mlp")
+    assert (algorithm, plain.architecture) == ("dqn", None)
     assert off.items() <= plain.options.items()
+    bounds = {"v_min": 0.0, "v_max": 100.0}
+    algorithm, alone = presets.with_parts(["distributional"], "CartPole-v1")
+    assert (algorithm, alone.network["atoms"]) == ("c51", 51)
+    assert (off | bounds).items() <= alone.options.items()
     assert callable(plain.options["epsilon"])
     algorithm, rainbow = presets.with_parts(presets.PARTS, "ALE/Pong-v5")
     on = {"double": True, "prioritized": True, "n_step": 3, "epsilon": 0.0}

@@ -205,13 +205,16 @@ def test_a_trained_agent_is_exported_with_its_environment(algorithm, tmp_path):
     agent = small_agent(algorithm)
     agent.fit("CartPole-v1", 2, seed=0, verbose=0)
     exported = tfpg.export(agent, tmp_path / "policy.onnx", "CartPole-v1", sampled=True, seed=1)
-    drawn_by = {tfpg.Reinforce: "gumbel", tfpg.DQN: "random", tfpg.Rainbow: None}
-    assert exported.noise == drawn_by[algorithm]
+    drawn_by = {tfpg.Reinforce: "gumbel", tfpg.DQN: "random"}
+    assert exported.noise == drawn_by.get(algorithm, "random and standard_normal")
     assert exported.steps == 1000
     x = sample(agent.policy.observation_space, 50)
     noise = agent.policy.head.noise(np.random.default_rng(0), 50)
     actions = played(exported.path, {"observation": x, "noise": noise})
     np.testing.assert_array_equal(actions, agent.policy.actor()(x, noise).env_actions)
+    variables = {"observation": x[0]}
+    exec(exported.code, variables)
+    assert variables["action"] in (0, 1)
 
 
 def test_a_free_standard_deviation_is_in_the_file(tmp_path):

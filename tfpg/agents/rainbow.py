@@ -1,8 +1,8 @@
-"""Rainbow: six improvements of deep Q-learning together.
+"""Rainbow: six improvements of deep Q-learning, combined.
 
 Double Q-learning, prioritized replay, n-step returns and distributions of returns are those of
-`tfpg.C51` with its options. The dueling streams and the noise that it explores with are parts of
-the network; see `tfpg.networks.dueling`.
+`tfpg.C51` with its options. The dueling streams and the noise for exploration are parts of the
+network; see `tfpg.networks.dueling`.
 
 Source: Hessel et al., "Rainbow: Combining Improvements in Deep Reinforcement Learning", 2018,
 https://arxiv.org/abs/1710.02298.
@@ -46,6 +46,6 @@ class Rainbow(C51):
     epsilon: float | Callable[[float], float] = option(
         default=0.0,
         check=probability_schedule,
-        help="Probability of a random action: a number or a schedule (see `tfpg.schedules`). 0: "
-        "only the noise of the network explores.",
+        help="Probability of a random action: a number or a schedule (see `tfpg.schedules`). "
+        "With 0, only the network's noise explores.",
     )

@@ -70,8 +70,10 @@ class Model(WithOptions):
     dueling: bool | None = setting(
         "Split the network into streams for the state value and the advantages."
     )
-    atoms: int | None = setting("Outputs for each action.", count)
-    noisy: bool | None = setting("Explore with trained noise on the weights of the network.")
+    atoms: int | None = setting("Outputs per action, for the distribution of its return.", count)
+    noisy: bool | None = setting(
+        "Explore with trainable noise on the network's weights (with DQN, use --epsilon 0)."
+    )
     log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
 
     def network(self) -> dict[str, Any]:

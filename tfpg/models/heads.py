@@ -52,7 +52,7 @@ from tfpg.ops.distributions import (
 )
 
 QUANTILES = "quantiles"
-NOISE = "/noise"  # the input of a noisy network that is noise; no observation has this key
+NOISE = "/noise"  # key of the noise among the inputs of a noisy network
 _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
 
 
@@ -70,7 +70,7 @@ class Head(abc.ABC):
         low_entropy: Entropy in nats below which a policy hardly explores.
         at_random: Whether samples do not depend on the outputs.
         hold: How many steps in a row use the same noise while steps are collected.
-        model_noise: How many numbers of the noise are an input of the model, for noisy networks.
+        model_noise: How many noise values a noisy network takes as input; otherwise 0.
     """
 
     space_type: ClassVar[type[gymnasium.Space]]
@@ -114,7 +114,7 @@ class Head(abc.ABC):
         return None
 
     def with_noise(self, inputs: Any, noise: Any) -> Any:
-        """Return encoded observations with the noise that the model itself takes.
+        """Add the model's own noise to encoded observations.
 
         Args:
             inputs: ``[B, ...]``, or a dict of such arrays or tensors.
@@ -273,7 +273,8 @@ class EpsilonGreedyHead(DiscreteHead):
         support: None: the outputs are Q-values. ``"quantiles"``: they are quantiles of equal
             probability, and the Q-value is their mean. ``(low, high)``: they are the logits of N
             returns at equal distances from ``low`` to ``high``.
-        model_noise: S, the number of normally distributed inputs of a noisy network, `NOISE`.
+        model_noise: S, the number of standard normal values that a noisy network takes as its input
+            `NOISE`.
     """
 
     space_type = spaces.Discrete

@@ -182,7 +182,10 @@ def noise_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _is_noise_on_zeros(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is called once, on zeros, and gives standard normal noise ``[B, S]``."""
     if not isinstance(layer, keras.layers.GaussianNoise) or layer.stddev != 1:
+        return False
+    if len(layer._inbound_nodes) != 1 or len(layer.output.shape) != 2:
         return False
     history = getattr(layer.input, "_keras_history", None)
     return history is not None and type(history.operation).__name__ == "ZerosLike"
@@ -209,9 +212,15 @@ def check_layers(model: keras.Model, allowed: Collection[keras.layers.Layer] = (
         *(layers.SpatialDropout3D, layers.AlphaDropout, layers.GaussianDropout),
         layers.GaussianNoise,
     )
+    noise = noise_layers(model)
     for layer in all_layers(model):
         if layer in allowed:
             continue
+        if layer in noise:
+            raise ValueError(
+                f"Layer {layer.name!r} (GaussianNoise) makes this a noisy network, and only a "
+                "Q-network can be one: use tfpg.DQN, or epsilon=0.0 in tfpg.Policy."
+            )
         if isinstance(layer, random) and getattr(layer, "rate", True):
             reason = "is random in training"
         elif isinstance(layer, layers.BatchNormalization) and layer.trainable:
@@ -226,7 +235,9 @@ def check_layers(model: keras.Model, allowed: Collection[keras.layers.Layer] = (
         )
 
 
-def check_calls(model: keras.Model, inputs: Any) -> None:
+def check_calls(
+    model: keras.Model, inputs: Any, noise: Collection[keras.layers.Layer] = ()
+) -> None:
     """Raise if a model adds losses, or responds differently in training.
 
     Outputs are not compared if the model is random outside training as well.
@@ -234,6 +245,7 @@ def check_calls(model: keras.Model, inputs: Any) -> None:
     Args:
         model: A model that was called on such inputs before.
         inputs: A batch of inputs.
+        noise: Layers whose noise does not count.
 
     Raises:
         ValueError: It calls ``add_loss``; or with ``training=True``, its outputs differ, or weights
@@ -253,10 +265,18 @@ def check_calls(model: keras.Model, inputs: Any) -> None:
             v.assign(value)
         return outputs, changed
 
-    acting, changed_acting = call(training=False)
-    training, changed_training = call(training=True)
+    deviations = [layer.stddev for layer in noise]
+    for layer in noise:
+        layer.stddev = 0.0
+    try:
+        acting, changed_acting = call(training=False)
+        training, changed_training = call(training=True)
+        again, _ = call(training=False)
+    finally:
+        for layer, deviation in zip(noise, deviations, strict=True):
+            layer.stddev = deviation
     changed = [path for path in changed_training if path not in changed_acting]
-    same = _close(acting, training) or not _close(acting, call(training=False)[0])
+    same = _close(acting, training) or not _close(acting, again)
     if changed or not same:
         what = f"changes {changed[0]!r}" if same else "returns different outputs"
         raise ValueError(

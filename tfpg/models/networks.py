@@ -35,7 +35,7 @@ _KERAS_NAMES = (
     "layer_normalization",
 )
 
-_SIGMA = 0.5  # initial standard deviation of a noisy layer's outputs, for inputs of size 1
+_SIGMA = 0.5  # sigma_0 of noisy networks: with p inputs, the noise starts at sigma_0 / sqrt(p)
 _CLIP = 10.0  # standard deviations at which normalized observations are clipped
 _SMALLEST_PICTURE = 36  # the DQN paper's convolutions reduce anything smaller to nothing
 _LARGEST_ONE_HOT, _EMBEDDING = 1000, 64
@@ -78,8 +78,8 @@ def mlp(
         log_std: Initial log standard deviation of `Box` actions.
         atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and
             `tfpg.QRDQN`). None: a single output.
-        noisy: Put trainable noise on the weights of the Dense layers, with which a Q-network
-            explores without epsilon. In Keras, it is drawn with ``training=True`` only.
+        noisy: Add trainable noise to the weights of the Dense layers, so that a Q-network explores
+            without epsilon. In plain Keras, noise is drawn only with ``training=True``.
         seed: Seed of the initial weights. None: Keras's global seed
             (`keras.utils.set_random_seed`).
         name: Name of the model.

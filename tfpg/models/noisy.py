@@ -1,8 +1,8 @@
-"""Noisy networks: Keras models with noise in their layers, which a Q-network explores with.
+"""Noisy networks: Keras models that explore with noise on their weights.
 
 The noise is that of `GaussianNoise` layers on zeros; see ``noisy`` of `tfpg.networks.mlp`. In
-Keras, it is drawn with ``training=True`` and zero otherwise. In tfpg, it is an input, so that both
-forward passes act alike, and equal seeds give equal actions.
+Keras, it is drawn with ``training=True`` and zero otherwise. In tfpg, it is an input, so that NumPy
+and TensorFlow act alike, and equal seeds give equal actions.
 
 Source: Fortunato et al., "Noisy Networks for Exploration", 2018, https://arxiv.org/abs/1706.10295.
 """
@@ -38,8 +38,11 @@ class NoisyNetwork:
 
     def __init__(self, model: keras.Model):
         inputs = inputs_by_key(model)
+        if NOISE in inputs:
+            raise ValueError(f"{NOISE!r} cannot be an observation key of a noisy network.")
         self.noise = [layer.output for layer in noise_layers(model)]
         self.names = list(inputs)
+        self._dtypes = [x.dtype for x in inputs.values()]
         self._sizes = [x.shape[-1] for x in self.noise]
         self.size = sum(self._sizes)
         self._function = keras.Function([*inputs.values(), *self.noise], policy_output(model))
@@ -47,4 +50,6 @@ class NoisyNetwork:
     def __call__(self, inputs: dict[str, Any]) -> tf.Tensor:
         """Return the outputs ``[B, K]`` for the model's inputs by their names, and `NOISE`."""
         noise = tf.split(inputs[NOISE], self._sizes, axis=-1)
-        return self._function([*(inputs[name] for name in self.names), *noise])
+        # A model casts its inputs, but a function does not.
+        named = zip(self.names, self._dtypes, strict=True)
+        return self._function([*(tf.cast(inputs[name], dtype) for name, dtype in named), *noise])

@@ -179,9 +179,10 @@ def mirror(model: keras.Model, *, logits: bool = False, noise: Sequence[Any] = (
     sources = {key: id(x) for key, x in inputs_by_key(model).items()}
     target = id(policy_output(model))
     steps, ends = [], np.cumsum([x.shape[-1] for x in noise]).tolist()
+    if noise:
+        sources[NOISE] = id(noise)
     for x, first, end in zip(noise, [0, *ends], ends, strict=False):
-        sources[NOISE] = 0
-        steps.append(_Step(_made(partial(_part, first, end)), [], [0], id(x)))
+        steps.append(_Step(_made(partial(_part, first, end)), [], [id(noise)], id(x)))
     known = {*sources.values(), *map(id, noise)}
     found = _layers_to(model, list(sources.values()), target, known)
     if not found or not _is_complete(found, known):

@@ -291,13 +291,13 @@ class Policy:
         noise = noise_layers(model) if known.get("epsilon") is not None else []
         check_layers(model, noise)
         self._noisy: NoisyNetwork | None = None
-        if noise:
+        if noise:  # few models have any, and PPO does not load it
             from tfpg.models.noisy import NoisyNetwork
 
             self._noisy = NoisyNetwork(model)
         check_space(self.observation_space)
         self._input_space = input_space(model, self.observation_space)
-        self._keys, example = self._probe(model)
+        self._keys, example = self._probe(model, noise)
         self._value_keys = self._encoded_keys = self._keys
         outputs, value = split_outputs(example)
         _check_output_shapes(outputs, value)
@@ -546,7 +546,9 @@ class Policy:
         call = self._compiled[1]
         return lambda inputs: call(map_arrays(_as_rows, inputs, spec)).numpy()
 
-    def _probe(self, model: keras.Model) -> tuple[list[str] | None, Any]:
+    def _probe(
+        self, model: keras.Model, noise: Sequence[keras.layers.Layer] = ()
+    ) -> tuple[list[str] | None, Any]:
         """The keys that a model takes, and its outputs for random observations; builds it."""
         keys = input_keys(model, self._input_space)
 
@@ -565,8 +567,7 @@ class Policy:
             raise ValueError(
                 f"The model cannot be called on inputs of shape {shapes}: {one_line(error)}"
             ) from error
-        if self._noisy is None:
-            check_calls(model, inputs)
+        check_calls(model, inputs, noise)
         return keys, outputs
 
     def _encoding(self) -> Callable[[Any], Any]:

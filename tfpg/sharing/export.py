@@ -45,7 +45,8 @@ class Exported(NamedTuple):
         inputs: The dtype and shape of each input by its name.
         output: The dtype and shape of the output, ``action``.
         noise: The method of a NumPy generator that draws the input ``noise``, such as
-            ``"gumbel"``. None: there is no noise, or its distribution is not one of tfpg's.
+            ``"gumbel"``; for a noisy network, ``"random and standard_normal"``. None: there is no
+            noise, or its distribution is not one of tfpg's.
         bytes: The size of the file or folder.
         steps: The number of observations on which the actions were compared.
         difference: The largest difference between an action and that of the policy.

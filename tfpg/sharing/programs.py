@@ -42,6 +42,8 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "saved_model": ""}
 
 NOISE, ACTION = "noise", "action"
 # The method of a NumPy generator that draws the noise of a distribution.
+#: two numbers by `random`, and the others by `standard_normal`
+NOISY_NETWORK = "random and standard_normal"
 _DRAWN_BY: dict[Any, str] = {
     Bernoulli.noise: "logistic",
     Categorical.noise: "gumbel",
@@ -61,8 +63,8 @@ class Program(NamedTuple):
         function: Maps tensors to ``{"action": [N, ...]}``.
         inputs: The `tf.TensorSpec` of each input by its name.
         keys: The observation key of each input but the noise; None if it is the whole observation.
-        drawn_by: The method of a NumPy generator that draws the noise. None: there is no noise,
-            or its distribution is not one of tfpg's.
+        drawn_by: The method of a NumPy generator that draws the noise, or `NOISY_NETWORK`. None:
+            there is no noise, or its distribution is not one of tfpg's.
     """
 
     function: Any
@@ -102,11 +104,11 @@ def trace(policy: Policy, sampled: bool = False) -> Program:
 
     def act(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         observations = inputs[0] if None in parts else dict(zip(parts, inputs, strict=False))
-        encoded, noise = policy.encode(observations), inputs[-1]
+        encoded = policy.encode(observations)
         if sampled:
-            encoded = policy.head.with_noise(encoded, noise)
+            encoded = policy.head.with_noise(encoded, inputs[-1])
         distribution = policy.distribution(encoded)
-        actions = distribution.sample(noise) if sampled else distribution.mode()
+        actions = distribution.sample(inputs[-1]) if sampled else distribution.mode()
         return {ACTION: policy.head.env_actions(actions)}
 
     function = tf.function(act, input_signature=list(specs.values()), autograph=False)
@@ -117,8 +119,9 @@ def trace(policy: Policy, sampled: bool = False) -> Program:
             "The policy cannot be exported, because a layer calls Python code (tf.py_function or "
             "tf.numpy_function). Write the layer with keras.ops or TensorFlow operations."
         )
-    known = sampled and not policy.head.model_noise
-    drawn_by = _DRAWN_BY.get(policy.head.distribution_type.noise) if known else None
+    drawn_by = _DRAWN_BY.get(policy.head.distribution_type.noise) if sampled else None
+    if sampled and policy.head.model_noise:
+        drawn_by = NOISY_NETWORK
     return Program(function, specs, keys, drawn_by)
 
 
@@ -292,8 +295,12 @@ def code(program: Program, path: Path, format: str) -> str:
     if NOISE in program.inputs:
         size = (1, *program.inputs[NOISE].shape[1:])
         given[NOISE] = "noise"
-        if program.drawn_by is not None:
+        if program.drawn_by == NOISY_NETWORK:
+            parts = f"[rng.random((1, 2)), rng.standard_normal((1, {size[1] - 2}))]"
+            given[NOISE] = f'np.concatenate({parts}, axis=1).astype("float32")'
+        elif program.drawn_by is not None:
             given[NOISE] = f'rng.{program.drawn_by}(size={size}).astype("float32")'
+        if program.drawn_by is not None:
             lines.append("rng = np.random.default_rng()")
     if any("np." in text for text in (*lines, *given.values())):
         lines.insert(0, "import numpy as np")

@@ -40,7 +40,7 @@ _SIZES = (
 )
 #: the six improvements of DQN that Rainbow combines
 PARTS = ("double", "prioritized", "n_step", "dueling", "distributional", "noisy")
-_N_STEP = 3  # Rainbow's
+_N_STEP, _ATOMS = 3, 51  # Rainbow's
 # The iterations of a run whose length is not known in advance: its environment steps end it.
 _UNKNOWN = 100_000
 
@@ -75,7 +75,9 @@ def find(algorithm: str, env_id: str) -> Preset:
 
 
 def with_parts(parts: Collection[str], env_id: str) -> tuple[str, Preset]:
-    """Return DQN, or C51, with some of the six improvements that Rainbow combines, and no others.
+    """Return a preset of DQN or C51 with just these of the six improvements that Rainbow combines.
+
+    All else is as in DQN's preset.
 
     Args:
         parts: Names from `PARTS`.
@@ -89,12 +91,11 @@ def with_parts(parts: Collection[str], env_id: str) -> tuple[str, Preset]:
 
     Example:
         >>> algorithm, preset = with_parts(["noisy"], "CartPole-v1")
-        >>> algorithm, preset.architecture, preset.network["noisy"], preset.options["double"]
-        ('dqn', 'mlp', True, False)
+        >>> algorithm, preset.env_steps, preset.network["noisy"], preset.options["double"]
+        ('dqn', 50000, True, False)
     """
     check_names(parts, PARTS, "part of Rainbow")
-    algorithm = "c51" if "distributional" in parts else "dqn"
-    preset = find(algorithm, env_id)
+    preset = find("dqn", env_id)
     options, network = dict(preset.options), dict(preset.network)
     options |= {"double": "double" in parts, "prioritized": "prioritized" in parts}
     options["n_step"] = max(_N_STEP, options.get("n_step", 1)) if "n_step" in parts else 1
@@ -103,8 +104,14 @@ def with_parts(parts: Collection[str], env_id: str) -> tuple[str, Preset]:
     architecture, dueling = preset.architecture, "dueling" in parts
     if architecture == "nature_cnn":
         network["dueling"] = dueling
-    else:
-        architecture = "dueling" if dueling else "mlp"
+    else:  # with the layers of networks.dueling in any case
+        network = {"hidden": (128, 128), "activation": "relu", **network}
+        architecture = "dueling" if dueling else None
+    algorithm = "dqn"
+    if "distributional" in parts:
+        algorithm, network["atoms"] = "c51", _ATOMS
+        measured = find("c51", env_id).options
+        options |= {name: measured[name] for name in ("v_min", "v_max") if name in measured}
     return algorithm, preset._replace(options=options, network=network, architecture=architecture)
 
 
