@@ -77,6 +77,13 @@ def small_agent(algorithm, env="CartPole-v1", model=None, **options):
     return algorithm(model, **{**options_for(algorithm), **options})
 
 
+def small_sac(env="Pendulum-v1", hidden=(8,), **options):
+    """A SAC whose iterations take milliseconds."""
+    model = tfpg.networks.mlp(env, hidden, "tanh", log_std=None, seed=0)
+    critic = tfpg.networks.twin_critic(env, hidden, "tanh", seed=1)
+    return tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None, **options})
+
+
 def q_network(inputs=4, outputs=2, seed=0, optimizer=None):
     keras.utils.set_random_seed(seed)
     layers = keras.layers

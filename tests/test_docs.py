@@ -31,7 +31,9 @@ DOCUMENTS = [
     path.relative_to(ROOT).as_posix()
     for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 ]
-TRAINING = {f"tfpg.{name}" for name in ["agents.a2c", "agents.dqn", "agents.ppo", "callbacks"]}
+TRAINING = {
+    f"tfpg.{name}" for name in ["agents.a2c", "agents.dqn", "agents.ppo", "agents.sac", "callbacks"]
+}
 
 
 @pytest.mark.parametrize("name", slow_but([m for m in MODULES if m not in TRAINING], MODULES))

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import keras
 import pytest
-from small import small_agent, small_model
+from small import small_agent, small_model, small_sac
 
 import tfpg
 
 PAGE = Path(__file__).parents[1] / "docs/metrics.md"
 AGENTS = {"REINFORCE": tfpg.Reinforce, "A2C": tfpg.A2C, "PPO": tfpg.PPO, "DQN": tfpg.DQN}
 AGENTS |= {"C51": tfpg.C51, "QRDQN": tfpg.QRDQN, "Rainbow": tfpg.Rainbow, "PQN": tfpg.PQN}
+AGENTS |= {"SAC": tfpg.SAC}
 SHORT = {"max_steps": 20}
 VARIANTS = [
     ("REINFORCE", "CartPole-v1", {}),
@@ -31,6 +32,7 @@ VARIANTS = [
     ("Rainbow", "CartPole-v1", {}),
     ("PQN", "CartPole-v1", {}),
     ("PQN", "functional/CartPole", {}),
+    ("SAC", "Pendulum-v1", SHORT),
 ]
 
 
@@ -60,7 +62,10 @@ def logged(name, env, options, folder):
     model = small_model(agent_class, env)
     if options.get("value_updates"):
         options["value_model"] = tfpg.networks.critic(env, hidden=(8,), seed=0)
-    agent = small_agent(agent_class, env, model, **options)
+    if agent_class is tfpg.SAC:
+        agent = small_sac(env, **options)
+    else:
+        agent = small_agent(agent_class, env, model, **options)
     history = agent.fit(
         env,
         iterations=2,

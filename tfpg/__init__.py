@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfpg.agents.qrdqn import QRDQN
     from tfpg.agents.rainbow import Rainbow
     from tfpg.agents.reinforce import Reinforce
+    from tfpg.agents.sac import SAC
     from tfpg.checkpoints.manager import Checkpoints
     from tfpg.checks.env_checks import check_env
     from tfpg.errors import EnvError, EnvWorkerDied
@@ -61,6 +62,7 @@ __all__ = [
     "Rainbow",
     "RayWorkers",
     "Reinforce",
+    "SAC",
     "callbacks",
     "check_env",
     "compare",
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy_names(
         "Rainbow": "tfpg.agents.rainbow:Rainbow",
         "RayWorkers": "tfpg.rollouts.ray_workers:RayWorkers",
         "Reinforce": "tfpg.agents.reinforce:Reinforce",
+        "SAC": "tfpg.agents.sac:SAC",
         "callbacks": "tfpg.callbacks",
         "check_env": "tfpg.checks.env_checks:check_env",
         "compare": "tfpg.results.comparison:compare",

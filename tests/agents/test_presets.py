@@ -23,12 +23,16 @@ def test_every_preset_makes_an_agent_that_trains(algorithm, env):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN, tfpg.Rainbow, tfpg.PQN],
+    [
+        *(tfpg.Reinforce, tfpg.A2C, tfpg.PPO, tfpg.DQN, tfpg.C51, tfpg.QRDQN),
+        *(tfpg.Rainbow, tfpg.PQN, tfpg.SAC),
+    ],
 )
 def test_the_defaults_are_those_of_the_agent(algorithm):
     name, env = algorithm.__name__.lower(), "MountainCar-v0" if algorithm is tfpg.A2C else "Taxi-v4"
+    env = "MountainCarContinuous-v0" if algorithm is tfpg.SAC else env
     agent = presets.make(name, env, seed=0)
-    plain = algorithm(agent.model)
+    plain = algorithm(agent.model, **({"critic": agent.critic} if algorithm is tfpg.SAC else {}))
     assert agent.get_config() == plain.get_config()
     expected = algorithm.default_optimizer().get_config()
     found = agent.model.optimizer.get_config()
@@ -49,7 +53,7 @@ def test_every_preset_has_a_score_within_its_interval(algorithm, env):
             (algorithm, env)
             for algorithm in presets.DEFAULTS
             for env in ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4"]
-            if env != "Pendulum-v1" or algorithm not in Q_LEARNING
+            if algorithm not in (("sac",), Q_LEARNING)[env == "Pendulum-v1"]
         ],
     ),
 )
@@ -58,7 +62,7 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
     small = {"num_envs": 2, "jit_compile": False}
     if algorithm == "reinforce":
         small = {"episodes_per_update": 2}
-    elif algorithm in Q_LEARNING and algorithm != "pqn":
+    elif algorithm != "pqn" and algorithm in (*Q_LEARNING, "sac"):
         small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
     agent = presets.make(algorithm, env, seed=0, preset=preset, **small)
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()

@@ -5,6 +5,8 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from gymnasium import spaces
 from marks import slow_but
 
 import tfpg
@@ -135,6 +137,40 @@ def test_every_agent_solves_every_probe(name, probe):
         observations, values = probe().values(GAMMA)
         found = agent.policy_for(probe).values(observations)
         np.testing.assert_allclose(found, values, atol=0.15 * max(values))
+
+
+def continuous(probe):
+    """The probe with a number as action, whose sign chooses between two actions."""
+
+    class Continuous(probe):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+        def step(self, action):
+            return super().step(action[0] > 0 and self.num_actions > 1)
+
+    return Continuous
+
+
+@pytest.mark.parametrize("probe", slow_but([TimeLimit], PROBES))
+def test_sac_solves_every_probe(probe):
+    env = continuous(probe)
+    model = tfpg.networks.mlp(env, (16,), "relu", log_std=None, seed=0)
+    critic = tfpg.networks.twin_critic(env, (16,), seed=0)
+    for each in (model, critic):
+        each.compile(keras.optimizers.Adam(0.01))
+    options = {"gamma": GAMMA, "alpha": 0.01, "tau": 0.05, "batch_size": 64}
+    options |= {"learning_starts": 100, "steps_per_iteration": 256, "jit_compile": False}
+    agent = tfpg.SAC(model, critic=critic, **options)
+    agent.fit(env, 12, seed=0, verbose=0)
+    spread = 0.2 if probe.__name__ == "ObservedReward" else 0.01
+    result = agent.evaluate(env, 200, seed=1)
+    assert result["episode_return"] == pytest.approx(probe().best_return(), abs=spread)
+    observations, values = probe().values(GAMMA)
+    actions = tf.constant(agent.predict(observations))  # the bounds are -1 and 1
+    found = agent.q_values(tf.constant(observations), actions).numpy()
+    np.testing.assert_allclose(found, np.stack([values] * 2, 1), atol=0.15 * max(values))
 
 
 def test_a_time_limit_and_a_real_end_have_different_values():

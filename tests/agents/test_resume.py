@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from marks import slow_but
-from small import SMALL, every_checkpoint, q_network
+from small import SMALL, every_checkpoint, q_network, small_sac
 
 import tfpg
 from tfpg.callbacks.best import KeepBest
@@ -164,6 +164,10 @@ def pong(env):
     return dqn(env, model=model, capacity=300, max_steps=30, batch_size=4, learning_starts=40)
 
 
+def sac(env):
+    return small_sac(env, num_envs=2, capacity=400, n_step=2, prioritized=True)
+
+
 MIXED = {"prioritized": True, "n_step": 3, "tau": 0.05, "priority_beta": lambda n: min(n / 400, 1)}
 
 CASES = {
@@ -180,6 +184,7 @@ CASES = {
     "rainbow": (rainbow, "CartPole-v1"),
     "pqn": (pqn, "CartPole-v1"),
     "pqn-cut": (pqn, Noisy),
+    "sac": (sac, "Pendulum-v1"),
     "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
     "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),
@@ -246,7 +251,7 @@ def train(build, env, folder, iterations, checkpoints=None, callbacks=(), **opti
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-@pytest.mark.parametrize("name", slow_but(["reinforce", "ppo", "dqn-mixed"], CASES))
+@pytest.mark.parametrize("name", slow_but(["reinforce", "ppo", "dqn-mixed", "sac"], CASES))
 def test_a_training_in_three_parts_equals_one_in_one_part(tmp_path, name):
     build, env = CASES[name]
     agent, history = train(build, env, tmp_path / "whole", 6)

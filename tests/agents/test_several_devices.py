@@ -22,6 +22,9 @@ SMALL = {
         "num_envs": 4, "learning_starts": 64, "steps_per_iteration": 64, "batch_size": 31,
         "prioritized": True,
     }),
+    "sac": ("Pendulum-v1", {
+        "num_envs": 4, "learning_starts": 64, "steps_per_iteration": 64, "batch_size": 31,
+    }),
     "reinforce": ("Acrobot-v1", {"episodes_per_update": 3, "max_steps": 20}),
 }
 
@@ -33,11 +36,13 @@ def make(name, devices, optimizer):
         shape = tfpg.envs.spaces_of(env)[0].shape
         layers, x = keras.layers, keras.Input(shape)
         y = layers.Dense(16, "tanh", kernel_regularizer=keras.regularizers.L2(0.01))(x)
-        actions = layers.Dense(1 if env == "Pendulum-v1" else 3)(y)
+        actions = layers.Dense({"a2c": 1, "sac": 2}.get(name, 3))(y)
         outputs = [actions, layers.Dense(1)(y)] if name in ("ppo", "a2c") else actions
         model = keras.Model(x, outputs)
         if optimizer is not None:
             model.compile(optimizer=keras.optimizers.get(optimizer))
+        if name == "sac":
+            options = {**options, "critic": tfpg.networks.twin_critic(env, (16,), seed=0)}
     return tfpg.agents.registry.algorithm_class(name)(model, **options)
 
 
@@ -78,7 +83,7 @@ def test_two_devices_learn_as_one_does_and_resume():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert set(found) == {"ppo", "a2c", "dqn", "reinforce"}
+    assert set(found) == {"ppo", "a2c", "dqn", "sac", "reinforce"}
     for name, results in found.items():
         differences = [x for x in results.values() if isinstance(x, float)]
         assert len(differences) == (3 if name == "ppo" else 1)

@@ -629,3 +629,19 @@ def test_a_model_of_distributions_is_trained_further_by_its_algorithm_only(tmp_p
     done = run("train", "dqn", *short, "--model", "r", "--run", "other", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("distributions of returns: use tfpg.C51.")
+
+
+@pytest.mark.slow
+def test_sac_trains_and_is_trained_further(tmp_path):
+    short = ["Pendulum-v1", "--env-steps", "1300", "--hidden", "8", "--seed", "1", "--no-video"]
+    succeeds("train", "sac", *short, "--alpha", "0.2", "--run", "r", cwd=tmp_path)
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    assert config["critic"] == {"hidden": [8]}
+    assert config["options"]["alpha"] == 0.2
+    short = [*short[:3], "--alpha", "auto", "--no-video"]
+    succeeds("train", "sac", *short, "--model", "r", "--run", "more", cwd=tmp_path)
+    succeeds("evaluate", "more", "--episodes", "1", cwd=tmp_path)
+    done = run("train", "sac", "CartPole-v1", "--run", "other", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "needs a Box of actions" in done.stderr
+    assert not (tmp_path / "other").exists()

@@ -52,6 +52,13 @@ class TestMlp:
         assert float(by_path["log_std/bias"][0]) == 10
         assert not np.any(by_path["log_std/kernel"])
 
+    def test_log_standard_deviations_may_depend_on_the_observation(self):
+        model = networks.mlp("Pendulum-v1", log_std=None, seed=0)
+        x = RNG.normal(size=(10, 3)).astype("float32")
+        log_stds = np.asarray(model(x))[:, 1]
+        assert 0 < np.ptp(log_stds) < 0.1
+        np.testing.assert_allclose(log_stds, 0.0, atol=0.05)
+
     def test_observations_of_several_dimensions_are_flattened(self):
         pair = (spaces.Box(0, 1, (3, 2), np.float32), spaces.Discrete(4))
         assert networks.mlp(pair)(np.zeros((5, 3, 2))).shape == (5, 4)
@@ -315,3 +322,43 @@ class TestDueling:
             networks.dueling("Pendulum-v1")
         with pytest.raises(ValueError, match="hidden must have at least one layer"):
             networks.dueling("CartPole-v1", hidden=())
+
+
+class TestTwinCritic:
+    def test_its_networks_share_no_weights(self):
+        model = networks.twin_critic("Pendulum-v1", (8,), seed=0)
+        x, actions = (RNG.normal(size=(10, n)).astype("float32") for n in (3, 1))
+        before = np.asarray(model([x, actions]))
+        assert before.shape == (10, 2)
+        assert not np.allclose(before[:, 0], before[:, 1])
+        used = []
+        for i in range(2):
+            with tf.GradientTape() as tape:
+                output = model([x, actions])[:, i]
+            values = [v.value for v in model.trainable_variables]
+            used.append([g is not None and np.any(g) for g in tape.gradient(output, values)])
+        assert np.sum(used, axis=0).tolist() == [1] * 8
+
+    @pytest.mark.parametrize(
+        "space",
+        [
+            spaces.Discrete(3),
+            spaces.Box(0, 255, (40, 40, 3), np.uint8),
+            spaces.Dict({"scaled_actions": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)}),
+        ],
+    )
+    def test_it_takes_any_observation_and_is_saved_and_loaded(self, space, tmp_path):
+        both = space, spaces.Box(-1, 1, (2, 2))
+        model = networks.twin_critic(both, (8,), seed=0)
+        assert model.output_shape == (None, 2)
+        tfpg.save_model(model, tmp_path / "critic.keras")
+        loaded = tfpg.load_model(tmp_path / "critic.keras")
+        policy = tfpg.Policy(networks.mlp(both, log_std=None), both, squash=True)
+        batch = [space.sample() for _ in range(3)]
+        if isinstance(space, spaces.Dict):
+            batch = {key: np.stack([x[key] for x in batch]) for key in space}
+        else:
+            batch = np.stack(batch)
+        inputs = keras.tree.map_structure(tf.constant, policy.encode(batch))
+        actions = tf.zeros((3, 4))
+        np.testing.assert_array_equal(loaded([inputs, actions]), model([inputs, actions]))

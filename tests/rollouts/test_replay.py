@@ -358,6 +358,31 @@ def test_observations_in_a_dict():
     np.testing.assert_array_equal(observations["a"][:, 2], observations["b"])
 
 
+def test_actions_may_be_vectors():
+    """Each is found with its own reward, also if it is not the first of several rewards."""
+    replay = ReplayBuffer(NUMBERS, 60, 2, n_step=3, gamma=0.5, action=np.dtype((np.float32, (2,))))
+    smaller = ReplayBuffer(NUMBERS, 60, 2)
+    assert replay.nbytes - smaller.nbytes == 60 * (2 - 1) * 4
+    numbers = np.arange(24, dtype=np.float32).reshape(12, 2)
+    data = Trajectory(
+        np.zeros((13, 2, 1), np.float32),
+        np.stack([numbers, -numbers / 7], axis=-1),
+        numbers,
+        *np.zeros((2, 12, 2), bool),
+        np.ones((12, 2)),
+        np.zeros((12, 2)),
+    )
+    replay.add(data)
+    found = sample(replay, 50)
+    assert found.actions.dtype == np.float32
+    first = found.actions[:, 0]
+    np.testing.assert_array_equal(found.actions[:, 1], -first / 7)
+    np.testing.assert_allclose(found.rewards, first + 0.5 * (first + 2) + 0.25 * (first + 4))
+    other = ReplayBuffer(NUMBERS, 60, 2, n_step=3, gamma=0.5, action=np.dtype((np.float32, (2,))))
+    other.set_state(replay.get_state(), [replay.rows_since()])
+    np.testing.assert_array_equal(sample(other, 50).actions, found.actions)
+
+
 @modes
 @pytest.mark.parametrize("prioritized", [False, True])
 @pytest.mark.parametrize("steps", [[2], [7, 7], [12] * 9])

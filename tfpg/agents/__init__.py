@@ -3,4 +3,5 @@
 # The algorithms by what their models output, under their names on the command line.
 POLICY_GRADIENT = ("reinforce", "a2c", "ppo")
 Q_LEARNING = ("dqn", "c51", "qrdqn", "rainbow", "pqn")
-ALGORITHMS = (*POLICY_GRADIENT, *Q_LEARNING)
+SQUASHED = ("sac",)
+ALGORITHMS = (*POLICY_GRADIENT, *Q_LEARNING, *SQUASHED)

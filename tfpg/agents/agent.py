@@ -354,7 +354,9 @@ class Agent(WithOptions, abc.ABC):
         self._trained_policy = policy
         models = (policy, *map(compiled_in, self.models))
         if self._compiled_for != models:
-            self._trainable = Trainable(policy, *self.models[1:])
+            self._trainable = Trainable(
+                policy, next(iter(self.models[1:]), None), self.own_variables
+            )
             self._statistics = [ObservationStatistics(model) for model in self.models]
             self._compiled_for, self._built_for = models, None
         for each in self._statistics:
@@ -370,6 +372,11 @@ class Agent(WithOptions, abc.ABC):
         for each in self._statistics:
             each.mark()
         set_head_options(self.model, self.head_options())
+
+    @property
+    def own_variables(self) -> Sequence[Any]:
+        """Trained variables that belong neither to a model nor to the head."""
+        return ()
 
     @property
     def trainable(self) -> Trainable:
@@ -486,6 +493,8 @@ class Agent(WithOptions, abc.ABC):
         }
         for model in self.models[1:]:
             groups["value model"] = list(model.variables)
+        if self.own_variables:
+            groups["agent"] = list(self.own_variables)
         for i, (optimizer, _) in enumerate(self.trainable.groups):
             groups[f"optimizer {i}" if i else "optimizer"] = list(optimizer.variables)
         return groups

@@ -1,4 +1,4 @@
-"""Learning from a replay buffer: environment steps and updates, in turn or at the same time.
+"""Learning from a replay buffer: environment steps and blocks of updates.
 
 Environment steps are counted over all environments together. After ``learning_starts`` steps of
 random play, ``updates_per_learn`` updates are made every ``learn_period`` steps in one compiled
@@ -11,20 +11,33 @@ import abc
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tfpg.agents.agent import Agent
-from tfpg.agents.warnings import QLearningWarnings
+from tfpg.agents.optimization import CompiledUpdate
+from tfpg.agents.target_network import TargetNetwork
+from tfpg.agents.warnings import ReplayWarnings
+from tfpg.core.backend import tf
 from tfpg.core.memory import available_memory, readable_bytes
 from tfpg.core.messages import show, warn
-from tfpg.core.options import count, flag, fraction, option, optional, positive
+from tfpg.core.options import (
+    count,
+    flag,
+    fraction,
+    one_of,
+    option,
+    optional,
+    positive,
+    positive_fraction,
+)
 from tfpg.core.seeding import shuffle_rng
 from tfpg.envs.contracts import usable_space
 from tfpg.models.policy import Policy
+from tfpg.ops.gradients import mean_gradient, sum_of_squares
 from tfpg.rollouts.replay import ReplayBuffer, Transitions
-from tfpg.rollouts.replay_storage import bytes_needed, check_stacked, replay_device
+from tfpg.rollouts.replay_storage import INDEX, bytes_needed, check_stacked, replay_device
 from tfpg.rollouts.trajectory import Trajectory
 from tfpg.schedules import probability_schedule
 
@@ -35,13 +48,13 @@ if TYPE_CHECKING:
 _WARM_UP_STEPS = 128
 # A replay buffer this large and a warm-up this long are announced.
 _LARGE_REPLAY, _LONG_WARM_UP = 100_000_000, 10_000  # bytes, steps
-_COUNTERS = ("episodes", "_episodes_before", "_stored_steps", "_stack_checked")
+_COUNTERS = ("updates", "episodes", "_episodes_before", "_stored_steps", "_stack_checked")
 
 
 class OffPolicy(Agent):
     """An agent that learns from a replay buffer.
 
-    Subclasses define `build`, `explore` and `learn_from`.
+    Subclasses define `losses`, `value_network` and `explore`.
     """
 
     n_step: int = option(default=3, check=count, help="Number of rewards per transition.")
@@ -116,8 +129,36 @@ class OffPolicy(Agent):
         "those updates. Only for models that act in NumPy.",
     )
 
+    target_update_period: int | None = option(
+        default=None,
+        check=optional(count),
+        help="Updates between copies of the online network into the target network. None: tau is "
+        "used instead.",
+    )
+    tau: float | None = option(
+        default=None,
+        check=optional(positive_fraction),
+        help="Instead of copying, move the target network this fraction of the way toward the "
+        "online network after every update. None: 0.01 (SAC: 0.005), unless target_update_period "
+        "is given.",
+    )
+    jit_compile: bool | str = option(
+        default="auto",
+        check=one_of(True, False, "auto"),
+        help="Compile the updates with XLA. 'auto': on, unless the model has convolutions and runs "
+        "on a CPU, where XLA convolutions are slow.",
+    )
+
+    # Tau, if neither tau nor target_update_period is given.
+    default_tau: ClassVar[float] = 0.01
+    # What to warn about.
+    advice: ClassVar[type[ReplayWarnings]] = ReplayWarnings
+    # The entries of `losses` that are logged, in addition to the loss.
+    logged: ClassVar[tuple[str, ...]] = ("mean_q", "td_error")
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.target: TargetNetwork | None = None
         self.replay: ReplayBuffer | None = None  # type: ignore[assignment]
         self.updates = 0
         self.episodes = 0
@@ -125,7 +166,7 @@ class OffPolicy(Agent):
         self._stored_steps = 0
         self._stack_checked = False
         self._stored_by: tuple = ()
-        self._warnings: QLearningWarnings
+        self._warnings: ReplayWarnings
 
     def check_options(self) -> None:
         super().check_options()
@@ -135,26 +176,51 @@ class OffPolicy(Agent):
             )
 
     @abc.abstractmethod
-    def explore(self, at_random: bool = False) -> float:
-        """Set the amount of exploration for the next steps, and return it.
+    def losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
+        """Return the losses of a batch of transitions: the algorithm.
+
+        Args:
+            batch: ``B`` transitions, as tensors.
+
+        Returns:
+            ``"loss"``, which is minimized; ``"mean_q"``, ``"td_error"`` and others to log; and
+            ``"errors"``, by whose size transitions are prioritized. Each ``[B]``.
+        """
+
+    @property
+    @abc.abstractmethod
+    def value_network(self) -> tuple[Callable, Sequence[Any]]:
+        """The function that the target network copies, and its trainable variables."""
+
+    @abc.abstractmethod
+    def explore(self, at_random: bool = False) -> Any:
+        """Set the amount of exploration for the next steps.
 
         Args:
             at_random: Whether all actions are random.
         """
 
-    @abc.abstractmethod
-    def learn_from(
-        self, transitions: Transitions, seed: Sequence[int] = (0, 0)
-    ) -> tuple[dict[str, float], np.ndarray]:
-        """Make an update for every ``batch_size`` transitions.
+    @property
+    def update_noise(self) -> tuple[int, ...]:
+        """The shape of the normally distributed noise that the losses of a batch take."""
+        return (0,)
 
-        Args:
-            transitions: ``M`` transitions, a multiple of ``batch_size``.
-            seed: The seed of random numbers in the updates, two integers.
+    def with_noise(self, batch: Transitions, noise: tf.Tensor) -> Transitions:
+        """Return the batch with noise of the shape `update_noise`, for `losses`."""
+        return batch
 
-        Returns:
-            The metrics to log, and the transitions' errors.
-        """
+    def build(self, policy: Policy) -> None:
+        network, variables = self.value_network
+        if self.target is None or not self.target.belongs_to(variables):
+            self.target = TargetNetwork(network, variables)
+            self.updates = 0
+        self._update_block = CompiledUpdate(self._update_all, self.jit_compile, self.models)
+
+    @property
+    def target_network(self) -> TargetNetwork:
+        """The target network."""
+        assert self.target is not None, "prepare was not called"
+        return self.target
 
     @property
     def manual_resets(self) -> bool:  # type: ignore[override]
@@ -179,6 +245,7 @@ class OffPolicy(Agent):
         replay.cut()
         self._warnings.cut()
         self._episodes_before = self.episodes
+        self.target_network.copy_if_changed()
 
     def warm_up(self, collector: Collector, policy: Policy) -> None:
         """Play at random until ``learning_starts`` steps are stored."""
@@ -207,12 +274,12 @@ class OffPolicy(Agent):
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         """Step and update in turn or at the same time, and return the means of the logs."""
         before = self.env_steps - collector.steps
-        logs, fragments, acting, epsilon = [], [], policy, 0.0
+        logs, fragments, acting = [], [], policy
         overlap = self.overlap and policy.acting == "numpy"
         with ThreadPoolExecutor(1) as other_thread:
             learning: Future | None = None
             for _ in range(self._blocks):
-                epsilon = self.explore()
+                self.explore()
                 data = self.collect(collector, acting)
                 self.env_steps = before + collector.steps
                 if self._statistics[0].layers:
@@ -230,10 +297,11 @@ class OffPolicy(Agent):
             if learning is not None:
                 logs.append(learning.result())
         self.update_statistics(fragments, policy)
+        self.target_network.mark()
         means = {name: float(np.mean([each[name] for each in logs])) for name in logs[0]}
         self._warnings.look(means | self.episode_logs(collector))
         counts = {"env_steps": self.env_steps, "episodes": self.episodes, "updates": self.updates}
-        return {**means, **counts, "epsilon": epsilon}
+        return {**means, **counts}
 
     def collect(self, collector: Collector, policy: Policy) -> Trajectory:
         """Step all environments, ``learn_period`` steps together."""
@@ -257,6 +325,46 @@ class OffPolicy(Agent):
         self._store(data)
         return self._learn(np.random.default_rng(seed), self._beta())
 
+    def learn_from(
+        self, transitions: Transitions, seed: Sequence[int] = (0, 0)
+    ) -> tuple[dict[str, float], np.ndarray]:
+        """Make an update for every ``batch_size`` transitions, in one compiled call.
+
+        Args:
+            transitions: ``M`` transitions, a multiple of ``batch_size``.
+            seed: The seed of random numbers in the updates, two integers.
+
+        Returns:
+            The means over the updates of the metrics to log, and the errors ``[M]`` that the
+            transitions had when they were learned from.
+
+        Raises:
+            FloatingPointError: The loss is not finite, or the gradients of many calls in a row.
+                None of the updates was applied.
+        """
+        self.trainable.follow_learning_rate()
+        encode = self.trained_policy.encode
+
+        def batches(x: np.ndarray | tf.Tensor) -> Any:
+            shape = (-1, self.batch_size, *x.shape[1:])
+            return tf.reshape(x, shape) if tf.is_tensor(x) else np.reshape(x, shape)
+
+        data = transitions._replace(
+            observations=encode(transitions.observations),
+            next_observations=encode(transitions.next_observations),
+            indices=(),  # type: ignore[arg-type]
+        )
+        data = tf.nest.map_structure(batches, data)
+        before = np.array(self.updates % (self.target_update_period or 1), np.int32)
+        # XLA would draw other numbers than TensorFlow does without it.
+        shape = len(transitions.rewards) // self.batch_size, *self.update_noise
+        noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
+        logs, _ = self._update_block(data, before, noise)
+        errors, finite = logs.pop("errors"), logs.pop("finite")
+        if self.trainable.check(finite, logs["loss"]):
+            self.updates += len(errors)
+        return logs, errors.ravel()
+
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {name: getattr(self, name) for name in _COUNTERS}
 
@@ -264,6 +372,10 @@ class OffPolicy(Agent):
         super().set_state(state)
         for name in _COUNTERS:
             setattr(self, name, state[name])
+        self.target_network.mark()
+
+    def variables(self) -> dict[str, Sequence[Any]]:
+        return {**super().variables(), "target network": self.target_network.weights}
 
     def restart_episodes(self, which: np.ndarray) -> None:
         self._replay.cut(which)
@@ -284,7 +396,10 @@ class OffPolicy(Agent):
         space = usable_space(envs.single_observation_space)
         stack = self.frame_stack or getattr(envs, "frame_stack", None)
         what = space, repr(getattr(envs, "spec", None)), self.reward_clip, self.end_on_life_loss
-        kind = self.n_step, self.prioritized, self.priority_alpha, self.replay_device
+        head = self.trained_policy.head
+        is_index = np.issubdtype(head.action_dtype, np.integer) and not head.action_shape
+        action = INDEX if is_index else np.dtype((head.action_dtype, head.action_shape))
+        kind = action, self.n_step, self.prioritized, self.priority_alpha, self.replay_device
         stored_by = what, stack, envs.num_envs, self.capacity, kind
         if self.replay is not None and self._stored_by == stored_by:
             return self.replay
@@ -300,9 +415,10 @@ class OffPolicy(Agent):
             frame_stack=stack,
             prioritized=self.prioritized,
             alpha=self.priority_alpha,
+            action=action,
         )
         rows = self.capacity // envs.num_envs
-        needed, images = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized)
+        needed, images = bytes_needed(space, rows * envs.num_envs, stack, self.prioritized, action)
         if self._verbose and needed >= _LARGE_REPLAY:
             free = f"memory ({readable_bytes(available_memory())} free)"
             where = f"memory, {readable_bytes(images)} of it on {device}" if device else free
@@ -319,7 +435,7 @@ class OffPolicy(Agent):
             self.replay = make()
         self._stored_steps, self._stored_by = 0, stored_by
         self._stack_checked = self.frame_stack is None
-        self._warnings = QLearningWarnings(self.gamma, self.capacity, self.learning_starts)
+        self._warnings = self.advice(self.gamma, self.capacity, self.learning_starts)
         return self.replay
 
     def _beta(self) -> float:
@@ -357,3 +473,62 @@ class OffPolicy(Agent):
             known = np.isfinite(errors)
             self._replay.update_priorities(transitions.indices[known], errors[known])
         return logs
+
+    def _update_all(
+        self, batches: Transitions, before: tf.Tensor, noise: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], None]:
+        """Update once for every batch, and undo all updates if a gradient was not finite.
+
+        Args:
+            batches: Transitions, each field ``[updates, batch_size, ...]``.
+            before: Updates since the last copy into the target network, scalar.
+            noise: ``[updates, *update_noise]``.
+
+        Returns:
+            Means of the logs; ``errors``, ``[updates, batch_size]``; and ``finite``, for each
+            variable whether its gradients were finite.
+        """
+        variables, assigned = self.trainable.variables, self._assigned()
+        saved = [tf.identity(v) for v in assigned]
+        updates, size = batches.rewards.shape
+        period, tau = self.target_update_period, self.tau
+        if period is None and tau is None:
+            tau = self.default_tau
+
+        def update(index: Any, sums: Any, errors: Any, finite: Any) -> Any:
+            batch = tf.nest.map_structure(lambda x: x[index], batches)
+            batch = self.with_noise(batch, noise[index])
+            gradients, logs = mean_gradient(self.losses, variables, batch, keep=("errors",))
+            errors = errors.write(index, logs.pop("errors"))
+            squares = tf.stack([sum_of_squares(g) for g in gradients])
+            logs["grad_norm"] = tf.cast(tf.sqrt(tf.reduce_sum(squares)), tf.float32)
+            self.trainable.apply(gradients)
+            self.target_network.follow(before + index + 1, period or 1, tau)
+            sums = {name: x + logs[name] for name, x in sums.items()}
+            # The Huber loss has a finite gradient where the loss is infinite.
+            finite &= tf.math.is_finite(squares) & tf.math.is_finite(logs["loss"])
+            return index + 1, sums, errors, finite
+
+        _, sums, errors, finite = tf.while_loop(
+            lambda index, *_: index < updates,
+            update,
+            (
+                tf.constant(0),
+                {name: tf.constant(0.0) for name in ("loss", *self.logged, "grad_norm")},
+                tf.TensorArray(tf.float32, updates, element_shape=[size]),
+                tf.fill([len(variables)], True),
+            ),
+        )
+        # Checking before each update would cost a fifth of its time.
+        good = tf.reduce_all(finite)
+        for variable, old in zip(assigned, saved, strict=True):
+            variable.assign(tf.where(good, variable, old))
+        means = {name: x / updates for name, x in sums.items()}
+        return {**means, "errors": errors.stack(), "finite": finite}, None
+
+    def _assigned(self) -> list[tf.Variable]:
+        """All variables that an update assigns."""
+        variables = list(self.trainable.variables)
+        for optimizer, _ in self.trainable.groups:
+            variables += optimizer.variables
+        return [v.value for v in variables] + self.target_network.weights

@@ -23,7 +23,7 @@ from tfpg.agents.minibatches import (
 from tfpg.agents.optimization import CompiledUpdate, apply_where
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import tf
-from tfpg.core.options import count, one_of, option, optional, positive
+from tfpg.core.options import count, one_of, option, optional, positive_or_auto
 from tfpg.core.seeding import shuffle_rng
 from tfpg.models.normalization import Moments
 from tfpg.models.policy import Policy
@@ -36,21 +36,6 @@ JIT_HELP = (
     "Compile the updates with XLA. 'auto': on, unless the model has convolutions and runs on a "
     "CPU, where XLA convolutions are slow."
 )
-
-
-def positive_or_auto(value: Any) -> float | str:
-    """A number above 0, or ``"auto"``.
-
-    Example:
-        >>> positive_or_auto("auto"), positive_or_auto(1)
-        ('auto', 1.0)
-    """
-    if isinstance(value, str) and value == "auto":
-        return value
-    try:
-        return positive(value)
-    except ValueError as error:
-        raise ValueError(f"{error} or 'auto'") from None
 
 
 class OnPolicy(Agent):

@@ -21,15 +21,17 @@ MAX_SKIPPED_UPDATES = 10
 class Trainable:
     """The trainable variables of a policy, its head and a value model.
 
-    Each model has its own optimizer. The variables of a head (a free log standard deviation) get
-    an optimizer like the policy's.
+    Each model has its own optimizer. The variables of a head (a free log standard deviation) or of
+    an agent get an optimizer like the policy's.
 
     Args:
         policy: A policy whose model is compiled.
         value_model: A compiled value model, or None.
+        own: Variables of the agent.
 
     Attributes:
-        groups: Pairs of an optimizer and its variables: the policy's, the head's, the value's.
+        groups: Pairs of an optimizer and its variables: the policy's, the head's and the agent's,
+            the value's.
         variables: The variables of all groups, in order.
 
     Raises:
@@ -44,18 +46,20 @@ class Trainable:
         6
     """
 
-    def __init__(self, policy: Policy, value_model: keras.Model | None = None):
+    def __init__(
+        self, policy: Policy, value_model: keras.Model | None = None, own: Sequence[Any] = ()
+    ):
         model = policy.model
         if not model.trainable_variables:
             raise ValueError("The model has no trainable weights: there is nothing to train.")
         if value_model is not None:
             _check_separate(model, value_model)
         self.groups = [(model.optimizer, list(model.trainable_variables))]
-        self._head_optimizer: Any = None
-        if policy.head.variables:
+        self._like_policys: Any = None  # optimizer
+        if free := [*policy.head.variables, *own]:
             with scope_of(model.variables):
-                self._head_optimizer = _optimizer_like(model.optimizer)
-            self.groups.append((self._head_optimizer, list(policy.head.variables)))
+                self._like_policys = _optimizer_like(model.optimizer)
+            self.groups.append((self._like_policys, free))
         if value_model is not None:
             self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
         for optimizer, variables in self.groups:
@@ -71,10 +75,10 @@ class Trainable:
         self._skipped = self._skipped_in_a_row = 0  # updates
 
     def follow_learning_rate(self) -> None:
-        """Give the head's optimizer the learning rate that a callback gave the policy's."""
+        """Give the optimizer like the policy's the learning rate that a callback gave that one."""
         optimizer = self.groups[0][0]
-        if self._head_optimizer is not None and not has_schedule(optimizer):
-            self._head_optimizer.learning_rate = float(read_variable(optimizer.learning_rate))
+        if self._like_policys is not None and not has_schedule(optimizer):
+            self._like_policys.learning_rate = float(read_variable(optimizer.learning_rate))
 
     def apply(self, gradients: Sequence[tf.Tensor]) -> None:
         """Apply gradients, one for each variable."""
@@ -139,13 +143,13 @@ def _check_separate(model: keras.Model, value_model: keras.Model) -> None:
     if shared:
         name = next(v.path for v in model.weights if id(v) in shared)
         raise ValueError(
-            f"The model and the value_model share the weight {name!r}, which both would train: "
-            "make one model with two outputs."
+            f"The policy and the value network share the weight {name!r}, which both would train: "
+            "give each its own, or make one model with two outputs."
         )
     if value_model.optimizer is model.optimizer:
         raise ValueError(
-            "The model and the value_model were compiled with the same optimizer object: compile "
-            "each with an optimizer of its own."
+            "The policy and the value network were compiled with the same optimizer object: "
+            "compile each with an optimizer of its own."
         )
 
 
@@ -165,7 +169,7 @@ def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     except Exception:
         warn(
             f"{type(optimizer).__name__} cannot be made again from its get_config(), so Adam "
-            "trains the free log standard deviation, with the same learning rate."
+            "trains the variables outside the models, with the same learning rate."
         )
         return keras.optimizers.Adam(rate)
     finally:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfpg.agents.minibatches import Batch, make_batch
-from tfpg.agents.on_policy import RolloutAgent, positive_or_auto
+from tfpg.agents.on_policy import RolloutAgent
 from tfpg.agents.q_network import QNetworkAgent
 from tfpg.core.backend import tf
-from tfpg.core.options import count, fraction, option
+from tfpg.core.options import count, fraction, option, positive_or_auto
 from tfpg.models.policy import Policy
 from tfpg.ops.value_losses import td_errors
 from tfpg.rollouts.trajectory import Trajectory

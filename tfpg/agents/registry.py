@@ -25,6 +25,7 @@ _CLASSES = {
     "qrdqn": "tfpg.agents.qrdqn:QRDQN",
     "rainbow": "tfpg.agents.rainbow:Rainbow",
     "pqn": "tfpg.agents.pqn:PQN",
+    "sac": "tfpg.agents.sac:SAC",
 }
 
 

@@ -234,9 +234,7 @@ def _networks(agent: Any) -> dict[str, Any]:
     Variables alone are not enough: models with other activations or momentums have the same shapes.
     """
     facts: dict[str, Any] = {}
-    for prefix, model in (("", agent.model), ("value ", getattr(agent, "value_model", None))):
-        if model is None:
-            continue
+    for prefix, model in zip(("", "value "), agent.models, strict=False):
         config = _config(model.optimizer)
         if not isinstance(config.get("learning_rate"), dict):  # compared by _check_rates
             config.pop("learning_rate", None)

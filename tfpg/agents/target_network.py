@@ -1,26 +1,25 @@
-"""The target network of Q-learning: older weights of the same model."""
+"""Target networks: a model with older weights."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfpg.core.backend import keras, read_variable, tf
-from tfpg.models.policy import Policy
 
 
 class TargetNetwork:
-    """A second set of weights for a policy's model.
+    """A second set of weights for a model.
 
     The model is called with them, so that any Keras model has a target network, even one that
     cannot be cloned. At first they are the model's weights.
 
     Args:
-        policy: A policy whose outputs are Q-values.
-        variables: The trainable variables of its model.
+        network: A function that calls the model.
+        variables: The trainable variables of the model.
 
     Attributes:
         weights: The target network's weights, one for each variable.
@@ -28,15 +27,14 @@ class TargetNetwork:
     Example:
         >>> import numpy as np, tfpg
         >>> model = tfpg.networks.mlp("CartPole-v1", seed=0)
-        >>> policy = tfpg.Policy(model, "CartPole-v1", epsilon=0.1)
-        >>> target = TargetNetwork(policy, model.trainable_variables)
+        >>> target = TargetNetwork(model, model.trainable_variables)
         >>> inputs = np.zeros((1, 4), "float32")
-        >>> bool(np.array_equal(target.outputs(inputs), policy.outputs(inputs)))
+        >>> bool(np.array_equal(target.outputs(inputs), model(inputs)))
         True
     """
 
-    def __init__(self, policy: Policy, variables: Sequence[Any]):
-        self._policy = policy
+    def __init__(self, network: Callable[..., Any], variables: Sequence[Any]):
+        self._network = network
         self._variables = list(variables)
         self.weights = [tf.Variable(read_variable(v)) for v in variables]
         self.mark()
@@ -45,11 +43,13 @@ class TargetNetwork:
         """Whether these are the variables whose older weights this network holds."""
         return [id(v) for v in self._variables] == [id(v) for v in variables]
 
-    def outputs(self, inputs: Any) -> tf.Tensor:
+    def outputs(self, *inputs: Any) -> tf.Tensor:
         """Return the target network's outputs ``[B, K]``."""
-        weights = [tf.convert_to_tensor(w) for w in self.weights]
-        with keras.StatelessScope(list(zip(self._variables, weights, strict=True))):
-            return self._policy.outputs(inputs)
+        return self._call_with(self.weights, inputs)
+
+    def constant_outputs(self, *inputs: Any) -> tf.Tensor:
+        """Return the outputs with the model's own weights, as constants: without their gradient."""
+        return self._call_with([tf.stop_gradient(v.value) for v in self._variables], inputs)
 
     def follow(self, updates: tf.Tensor, period: int, tau: float | None) -> None:
         """Move the target network after an update. Called in compiled code.
@@ -85,6 +85,11 @@ class TargetNetwork:
             for weight, variable in zip(self.weights, self._variables, strict=True):
                 weight.assign(variable.value)
             self.mark()
+
+    def _call_with(self, weights: Sequence[Any], inputs: Sequence[Any]) -> tf.Tensor:
+        values = map(tf.convert_to_tensor, weights)
+        with keras.StatelessScope(list(zip(self._variables, values, strict=True))):
+            return self._network(*inputs)
 
     def _checksum_now(self) -> int:
         checksum = 0

@@ -100,12 +100,13 @@ class TrainingWarnings(_Warnings):
             patience=1,
         )
         entropy = logs.get("entropy", math.inf)
+        weight = "alpha" if "alpha" in self._options else "entropy_coef"
         self._observe(
             "entropy",
             entropy < self._entropy_floor,
             f"The policy's entropy fell to {entropy:.3g} nats: it hardly explores anymore. If "
-            "episode_return is not high enough yet, use a larger entropy_coef or a smaller "
-            "learning rate.",
+            f"episode_return is not high enough yet, use a larger {weight} or a smaller learning "
+            "rate.",
         )
         self._observe(
             "gradient",
@@ -154,8 +155,8 @@ class TrainingWarnings(_Warnings):
         )
 
 
-class QLearningWarnings(_Warnings):
-    """Warns about impossible Q-values, and about steps from which nothing can be learned.
+class ReplayWarnings(_Warnings):
+    """Warns if the replay buffer is too small for the steps before the first update.
 
     Args:
         gamma: Discount factor.
@@ -166,7 +167,7 @@ class QLearningWarnings(_Warnings):
         >>> import warnings
         >>> with warnings.catch_warnings(record=True) as shown:
         ...     warnings.simplefilter("always")
-        ...     _ = QLearningWarnings(0.99, capacity=500, learning_starts=1000)
+        ...     _ = ReplayWarnings(0.99, capacity=500, learning_starts=1000)
         >>> len(shown)
         1
     """
@@ -174,16 +175,6 @@ class QLearningWarnings(_Warnings):
     def __init__(self, gamma: float, capacity: int, learning_starts: int):
         super().__init__()
         self.gamma = gamma
-        #: the lowest and the highest return that the network's outputs can have, if it is known
-        self.support: tuple[float, float] | None = None
-        self._partial_returns: np.ndarray | None = None
-        self._since_start = np.zeros((0, 2))  # the discounted return so far, and the next discount
-        self._lowest_return, self._highest_return = np.inf, -np.inf  # of whole episodes
-        self._largest_return = 0.0
-        self._largest_reward = 0.0
-        self._steps = self._terminated = self._truncated = 0
-        self._values: deque[float] = deque(maxlen=_DRIFT)
-        self._returns: deque[float] = deque(maxlen=_DRIFT)
         self._observe(
             "capacity",
             capacity < learning_starts,
@@ -194,11 +185,35 @@ class QLearningWarnings(_Warnings):
         )
 
     def cut(self) -> None:
-        """Forget the current episodes: the environments start new ones."""
-        self._partial_returns = None
+        """Take note that the environments start new episodes."""
 
     def meet(self, data: Trajectory) -> None:
         """Take note of steps that are stored."""
+
+    def look(self, logs: dict[str, float]) -> None:
+        """Check the logs of an iteration."""
+
+
+class QLearningWarnings(ReplayWarnings):
+    """Warns about impossible Q-values, too, and about steps from which nothing can be learned."""
+
+    def __init__(self, gamma: float, capacity: int, learning_starts: int):
+        super().__init__(gamma, capacity, learning_starts)
+        #: the lowest and the highest return that the network's outputs can have, if it is known
+        self.support: tuple[float, float] | None = None
+        self._partial_returns: np.ndarray | None = None
+        self._since_start = np.zeros((0, 2))  # the discounted return so far, and the next discount
+        self._lowest_return, self._highest_return = np.inf, -np.inf  # of whole episodes
+        self._largest_return = 0.0
+        self._largest_reward = 0.0
+        self._steps = self._terminated = self._truncated = 0
+        self._values: deque[float] = deque(maxlen=_DRIFT)
+        self._returns: deque[float] = deque(maxlen=_DRIFT)
+
+    def cut(self) -> None:
+        self._partial_returns = None
+
+    def meet(self, data: Trajectory) -> None:
         real, rewards = data.mask > 0, data.rewards
         self._steps += int(real.sum())
         self._terminated += int((data.terminated & real).sum())
@@ -222,7 +237,6 @@ class QLearningWarnings(_Warnings):
             self._since_start[ended[t]] = 0.0, 1.0
 
     def look(self, logs: dict[str, float]) -> None:
-        """Check the logs of an iteration."""
         value, possible = logs["mean_q"], self._largest_possible_value()
         self._observe(
             "diverging",

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from tfpg import envs
-from tfpg.agents import ALGORITHMS, Q_LEARNING
+from tfpg.agents import ALGORITHMS, Q_LEARNING, SQUASHED
 from tfpg.checks.random_play import (
     ERRORS,
     Findings,
@@ -235,7 +235,11 @@ class _Check:
 
     def _check_spaces(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
         findings = self.findings
-        names = [name for name in ALGORITHMS if supports(action, q_values=name in Q_LEARNING)]
+        names = [
+            name
+            for name in ALGORITHMS
+            if supports(action, q_values=name in Q_LEARNING, squash=name in SQUASHED)
+        ]
         try:
             check_space(usable_space(observation))
             findings.add("observation space", _observation_space_issues(observation))
@@ -251,9 +255,13 @@ class _Check:
             )
         except ValueError as error:
             findings.add("action space", [Issue(PROBLEM, "kind", one_line(error, 300))])
-        missing = ", ".join(name for name in ALGORITHMS if name not in names)
-        but = f"; not {missing}, which need Discrete actions" * bool(missing)
-        findings.passed["algorithms"] = ", ".join(names) + but
+        needs = {"which need Discrete actions": Q_LEARNING, "which needs a bounded Box": SQUASHED}
+        but = [
+            f"; not {', '.join(missing)}, {reason}"
+            for reason, group in needs.items()
+            if (missing := [name for name in group if name not in names])
+        ]
+        findings.passed["algorithms"] = "".join([", ".join(names), *but])
         self.can_train = bool(names)
         if not names:
             detail = f"none of {', '.join(ALGORITHMS)} takes these spaces"

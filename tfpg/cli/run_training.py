@@ -108,7 +108,7 @@ class Training:
             iterations=self.iterations,
             env_steps=None if command.iterations else preset.env_steps,
             network={"model": str(command.model)} if self.source else network,
-            critic=preset.critic if getattr(agent, "value_model", None) else None,
+            critic=preset.critic if len(agent.models) > 1 else None,
             optimizer=keras.optimizers.serialize(agent.model.optimizer),
             options=agent.get_config(),
             head=agent.head_options(),
@@ -269,7 +269,8 @@ def preset_of(command: Any) -> presets.Preset:
     """Return the preset of an algorithm and an environment, changed by the options given."""
     preset = presets.find(command.algorithm, command.env)
     options = {**preset.options, **command.agent_options}
-    network = {**preset.network, **command.network()}
+    given = command.network()
+    network = {**preset.network, **given}
     architecture = preset.architecture
     if command.dueling is not None and architecture in (None, "mlp", "dueling"):
         architecture = "dueling" if command.dueling else "mlp"
@@ -279,7 +280,12 @@ def preset_of(command: Any) -> presets.Preset:
         network = nature_cnn_network(network)
     if command.model:
         options = {**presets.continued(options), **command.agent_options}
-    preset = preset._replace(options=options, network=network, architecture=architecture)
+    critic = preset.critic
+    if critic is not None:
+        critic = {**critic, **{x: given[x] for x in ("hidden", "activation") if x in given}}
+    preset = preset._replace(
+        options=options, network=network, architecture=architecture, critic=critic
+    )
     if command.env_steps:
         preset = presets.with_budget(preset, command.env_steps)
     if command.learning_rate:

@@ -26,6 +26,7 @@ RANGES = {
     "ppo": {**_ACTOR_CRITIC, "epochs": "2:20"},
     "pqn": {"num_steps": "8,16,32,64,128", "q_lambda": "0:1", "epochs": "1:4"},
     "dqn": {"n_step": "1:10", "batch_size": "32,64,128,256", "updates_per_learn": "1,4,16"},
+    "sac": {"batch_size": "64,128,256,512", "n_step": "1:5"},
 }
 
 

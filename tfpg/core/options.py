@@ -295,6 +295,21 @@ def finite(value: Any) -> float:
     return _number(value, "a number", math.isfinite)
 
 
+def positive_or_auto(value: Any) -> float | str:
+    """A number above 0, or ``"auto"``.
+
+    Example:
+        >>> positive_or_auto("auto"), positive_or_auto(1)
+        ('auto', 1.0)
+    """
+    if isinstance(value, str) and value == "auto":
+        return value
+    try:
+        return positive(value)
+    except ValueError as error:
+        raise ValueError(f"{error} or 'auto'") from None
+
+
 def positive(value: Any) -> float:
     """A finite number above 0.
 

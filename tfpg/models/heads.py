@@ -54,6 +54,9 @@ from tfpg.ops.distributions import (
 QUANTILES = "quantiles"
 NOISE = "/noise"  # key of the noise among the inputs of a noisy network
 _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
+# Of a squashed Gaussian. With larger ones, most actions are at the bounds; with smaller ones,
+# float32 hardly tells an action from the mean.
+_LOG_STD_LIMITS = -10.0, 2.0
 
 
 class Head(abc.ABC):
@@ -344,7 +347,10 @@ class GaussianHead(Head):
     """``Box`` from 2D outputs, or D.
 
     Actions are learned as they are sampled, and clipped to be played. With ``squash``, they are
-    learned as they are before the tanh, which brings them into the bounds.
+    learned as they are before the tanh, which brings them into the bounds, and the log standard
+    deviations that a model outputs are clipped to [-10, 2].
+
+    With ``at_random``, samples of a squashed Gaussian are uniform within the bounds.
     """
 
     space_type = spaces.Box
@@ -387,9 +393,15 @@ class GaussianHead(Head):
             mean, log_std = outputs, self.variables[0] + 0.0 * outputs
         else:
             mean, log_std = outputs[..., : self.dims], outputs[..., self.dims :]
+            log_std = xp.clip(log_std, *_LOG_STD_LIMITS) if self.squash else log_std
         if self.squash:
             return SquashedGaussian(mean, log_std, self.low, self.high)
         return DiagonalGaussian(mean, log_std)
+
+    def noise(self, rng: Any, *shape: int) -> Any:
+        if self.at_random:  # outputs are 0, and the tanh of half a logistic number is uniform
+            return xp.cast(0.5 * xp.logistic(rng, (*shape, self.dims)), np.float32)
+        return super().noise(rng, *shape)
 
     def env_actions(self, actions: Any) -> Any:
         if self.squash:
@@ -436,19 +448,21 @@ def heads_of(space: gymnasium.Space, *, q_values: bool = False) -> dict[int, typ
     if q_values:
         raise ValueError(
             f"Q-values need Discrete actions, but the action space is {space}. Use tfpg.Reinforce, "
-            "tfpg.A2C or tfpg.PPO instead."
+            "tfpg.A2C or tfpg.PPO instead, or tfpg.SAC for a bounded Box."
         )
     known = sorted({head.space_type.__name__ for head in HEADS})
     raise ValueError(f"Unsupported action space {space}: expected {alternatives(known)}.")
 
 
-def supports(space: gymnasium.Space, *, q_values: bool = False) -> bool:
-    """Whether a policy, or a Q-network, can act in an action space.
+def supports(space: gymnasium.Space, *, q_values: bool = False, squash: bool = False) -> bool:
+    """Whether a policy, or a Q-network or a squashed policy, can act in an action space.
 
     Example:
         >>> supports(spaces.Box(-1, 1, (2,))), supports(spaces.Box(-1, 1, (2,)), q_values=True)
         (True, False)
     """
+    if squash:
+        return isinstance(space, spaces.Box) and space.is_bounded("both")
     heads = (EpsilonGreedyHead,) if q_values else HEADS
     return any(isinstance(space, head.space_type) for head in heads)
 
@@ -511,7 +525,7 @@ def head_for(
         raise ValueError(
             f"positive_action=0 is for models with a single output, but this one has {count}."
         )
-    if squash and not (isinstance(space, spaces.Box) and space.is_bounded("both")):
+    if squash and not supports(space, squash=True):
         raise ValueError(
             f"squash=True needs a bounded Box, but the action space is {action_space}."
         )

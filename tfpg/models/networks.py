@@ -27,12 +27,12 @@ from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
 from tfpg.models.observations import Codes, check_space, input_dtype, input_shape, map_space
 
-# What Keras names the layers and operations below, with a number at the end.
+# What Keras, with a number at the end, and the functions below name layers and operations.
 _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
-    *("embedding", "add", "subtract", "mean", "functional", "log_std", "average_pooling2d"),
+    *("embedding", "add", "subtract", "mean", "functional", "average_pooling2d"),
     *("activation", "gaussian_noise", "zeros_like", "absolute", "sqrt", "sign", "multiply"),
-    "layer_normalization",
+    *("layer_normalization", "log_std", "scaled_actions"),
 )
 
 _SIGMA = 0.5  # sigma_0 of noisy networks: with p inputs, the noise starts at sigma_0 / sqrt(p)
@@ -55,7 +55,7 @@ def mlp(
     *,
     normalize: bool = False,
     layer_norm: bool = False,
-    log_std: float = 0.0,
+    log_std: float | None = 0.0,
     atoms: int | None = None,
     noisy: bool = False,
     seed: int | None = None,
@@ -64,8 +64,8 @@ def mlp(
     """Return a policy: a stack of Dense layers from the observations of ``env`` to its actions.
 
     The outputs are those of `tfpg.models.heads`. A `Box` of D dimensions gets 2D outputs, D means
-    and D log standard deviations. The log standard deviations are weights that do not depend on the
-    observation.
+    and D log standard deviations. By default, the log standard deviations are weights that do not
+    depend on the observation.
 
     Args:
         env: An environment id, environment, vector environment, or callable that makes one; or its
@@ -75,7 +75,8 @@ def mlp(
         normalize: Standardize real-valued observations with running statistics in the first layer.
             Agents update them during training; see `tfpg.models.normalization`.
         layer_norm: Normalize each hidden layer before its activation, which `tfpg.PQN` needs.
-        log_std: Initial log standard deviation of `Box` actions.
+        log_std: Initial log standard deviation of `Box` actions. None: it depends on the
+            observation, and is about 0 at first.
         atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and
             `tfpg.QRDQN`). None: a single output.
         noisy: Add trainable noise to the weights of the Dense layers, so that a Q-network explores
@@ -115,7 +116,7 @@ def cnn(
     *,
     normalize: bool = False,
     layer_norm: bool = False,
-    log_std: float = 0.0,
+    log_std: float | None = 0.0,
     atoms: int | None = None,
     noisy: bool = False,
     seed: int | None = None,
@@ -206,6 +207,56 @@ def critic(
     layer = _layer_maker(seed)
     inputs, x = _features(_spaces(env)[0], normalize, layer)
     return keras.Model(inputs, layer(1, 1.0)(_stack(x, hidden, activation, layer)), name=name)
+
+
+def twin_critic(
+    env: EnvLike | Spaces,
+    hidden: Sequence[int] = (256, 256),
+    activation: str = "relu",
+    *,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Return two Q-networks for `Box` actions as one model.
+
+    Args:
+        env: See `mlp`. Its actions must be a `Box`.
+        hidden: Units of each hidden layer of both networks.
+        activation: Keras name of the activation of the hidden layers.
+        seed: See `mlp`.
+        name: Name of the model.
+
+    Returns:
+        An uncompiled Keras model, ``[inputs [B, ...], actions [B, D]] -> [B, 2]``. The actions are
+        scaled to [-1, 1]. Both networks share the convolutions of images, but no other weights.
+
+    Raises:
+        ValueError: The actions are not a `Box`.
+
+    Source:
+        Two networks: Fujimoto, van Hoof and Meger, "Addressing Function Approximation Error in
+        Actor-Critic Methods", 2018, https://arxiv.org/abs/1802.09477.
+
+    Example:
+        >>> twin_critic("Pendulum-v1").output_shape
+        (None, 2)
+    """
+    observation_space, action_space = _spaces(env)
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"twin_critic, for tfpg.SAC, needs a Box of actions, but the action space is "
+            f"{action_space}. Use tfpg.PPO instead."
+        )
+    layer = _layer_maker(seed)
+    actions = keras.Input((math.prod(action_space.shape),), name="scaled_actions")
+    inputs, features = _features(observation_space, False, layer)
+
+    def q_value() -> Any:
+        x = keras.layers.Concatenate()([features, actions])
+        return layer(1, 1.0)(_stack(x, hidden, activation, layer))
+
+    q_values = keras.layers.Concatenate()([q_value(), q_value()])
+    return keras.Model([inputs, actions], q_values, name=name)
 
 
 def actor_critic(
@@ -404,7 +455,7 @@ def _policy(
     hidden: Sequence[int],
     activation: str,
     normalize: bool,
-    head: tuple[float, int | None],
+    head: tuple[float | None, int | None],
     layer: Callable,
     name: str | None,
 ) -> keras.Model:
@@ -605,12 +656,12 @@ def _dueling(stream: Callable[[int], Any], space: gymnasium.Space, atoms: int | 
 
 
 def _policy_output(
-    x: Any, space: gymnasium.Space, layer: Callable, log_std: float, atoms: int | None = None
+    x: Any, space: gymnasium.Space, layer: Callable, log_std: float | None, atoms: int | None = None
 ) -> Any:
     outputs = max(heads_of(space))
     if atoms is not None:
         return layer(max(heads_of(space, q_values=True)) * atoms, 0.01)(x)
-    if not isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.Box) or log_std is None:
         return layer(outputs, 0.01)(x)
     dims = outputs // 2
     # Plain Keras has no layer with just weights, so this is the bias of a Dense layer of zeros.

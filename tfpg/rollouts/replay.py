@@ -20,7 +20,7 @@ import numpy as np
 from tfpg.core.arrays import map_arrays
 from tfpg.core.memory import check_memory
 from tfpg.ops.returns import n_step_transitions
-from tfpg.rollouts.replay_storage import COLUMNS, bytes_needed, make_rows, row_of
+from tfpg.rollouts.replay_storage import INDEX, bytes_needed, columns_of, make_rows, row_of
 from tfpg.rollouts.sum_tree import SumTree
 from tfpg.rollouts.trajectory import Trajectory
 
@@ -38,12 +38,13 @@ class Transitions(NamedTuple):
     """
 
     observations: Any  # [B, ...]  as the environment returned them
-    actions: np.ndarray  # [B]  int32
+    actions: np.ndarray  # [B]  int32; or vectors, [B, D]
     rewards: np.ndarray  # [B]  discounted sum of up to n rewards, float32
     discounts: np.ndarray  # [B]  of the next value, 0 where the step terminated, float32
     next_observations: Any  # [B, ...]  n steps later, or what the episode ended with
     weights: np.ndarray  # [B]  of the losses, 1 unless prioritized, float32
     indices: np.ndarray  # [B]  for `ReplayBuffer.update_priorities`
+    noise: Any = ()  # [B, ...]  for losses that sample actions
 
 
 class ReplayBuffer:
@@ -61,6 +62,7 @@ class ReplayBuffer:
         prioritized: Whether to sample by errors instead of uniformly.
         alpha: How much errors count, from 0 (not at all) to 1.
         device: The TensorFlow device that stores images. None: main memory.
+        action: The dtype of an action, with its shape.
 
     Attributes:
         nbytes: Memory of the full buffer.
@@ -99,6 +101,7 @@ class ReplayBuffer:
         prioritized: bool = False,
         alpha: float = 0.6,
         device: str | None = None,
+        action: np.dtype = INDEX,
     ):
         self.num_envs = num_envs
         self.n_step = n_step
@@ -114,12 +117,14 @@ class ReplayBuffer:
                 f"{least * num_envs} or more."
             )
         total = self.rows * num_envs
-        self.nbytes, images = bytes_needed(observation_space, total, frame_stack, prioritized)
+        self.nbytes, images = bytes_needed(
+            observation_space, total, frame_stack, prioritized, action
+        )
         here = self.nbytes if device is None else self.nbytes - images
         check_memory(here, f"A replay buffer of {total:,} rows", "use a smaller capacity")
         self._observations = make_rows(row_of(observation_space, self.stack), total, device)
         self._columns: dict[str, np.ndarray] = {
-            name: np.zeros(total, dtype) for name, dtype in COLUMNS.items()
+            name: np.zeros(total, dtype) for name, dtype in columns_of(action).items()
         }
         self._real = self._columns["real"]
         self.tree = SumTree(total) if prioritized else None

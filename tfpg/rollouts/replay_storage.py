@@ -18,14 +18,14 @@ from tfpg.core.backend import tf
 from tfpg.core.memory import readable_bytes
 from tfpg.rollouts.sum_tree import SumTree
 
-# The arrays with a value for each row, in addition to the observations.
-COLUMNS = {
-    "actions": np.int32,
+# The arrays with a value for each row, in addition to the observations and actions.
+_COLUMNS = {
     "rewards": np.float32,
     "real": np.bool_,  # a step; else an observation that ended an episode, or an earlier frame
     "terminated": np.bool_,
     "truncated": np.bool_,
 }
+INDEX = np.dtype(np.int32)  # of an action that is one of several
 
 CHUNK = 64_000_000  # bytes that are moved to or from a device at a time
 
@@ -138,6 +138,19 @@ def row_of(space: gymnasium.Space, stack: int) -> Any:
     return np.dtype((space.dtype, shape if stack == 1 else shape[:-1]))
 
 
+def columns_of(action: np.dtype) -> dict[str, np.dtype]:
+    """Return the dtype, with a shape, of what a row stores in addition to an observation.
+
+    Args:
+        action: That of an action.
+
+    Example:
+        >>> columns_of(np.dtype((np.float32, (6,))))["actions"].shape
+        (6,)
+    """
+    return {"actions": action} | {name: np.dtype(dtype) for name, dtype in _COLUMNS.items()}
+
+
 def is_image(row: np.dtype) -> bool:
     """Return whether rows are the pixels of an image, which may be kept on a device.
 
@@ -164,6 +177,7 @@ def bytes_needed(
     capacity: int,
     frame_stack: int | None = None,
     prioritized: bool = False,
+    action: np.dtype = INDEX,
 ) -> tuple[int, int]:
     """Return the memory of a full replay buffer, and the part for images, which a device can hold.
 
@@ -175,7 +189,7 @@ def bytes_needed(
     parts = list(row.values()) if isinstance(row, dict) else [row]
     images = sum(part.itemsize for part in parts if is_image(part))
     others = sum(part.itemsize for part in parts if not is_image(part))
-    others += sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
+    others += sum(dtype.itemsize for dtype in columns_of(action).values())
     tree = SumTree.bytes_for(capacity) if prioritized else 0
     return capacity * (images + others) + tree, capacity * images
 

@@ -157,8 +157,8 @@ def continued(options: Mapping[str, Any]) -> dict[str, Any]:
 def with_budget(preset: Preset, env_steps: int) -> Preset:
     """Return a preset for a different number of environment steps.
 
-    At most half of them are a DQN's warm-up. Its iterations are as long as before, or a little
-    shorter, to fill the budget.
+    At most half of them are the warm-up of an agent with a replay buffer. Its iterations are as
+    long as before, or a little shorter, to fill the budget.
 
     Example:
         >>> with_budget(find("dqn", "ALE/Pong-v5"), 30_000).options["steps_per_iteration"]
@@ -245,10 +245,11 @@ def make(
     elif learning_rate:
         optimizer.learning_rate = learning_rate
     if critic is not None:
-        value_model = networks.critic(env, seed=seed, **critic)
+        twin = "critic" in options_of(agent_class)
+        value_model = (networks.twin_critic if twin else networks.critic)(env, seed=seed, **critic)
         rate = preset.critic_learning_rate or preset.learning_rate
         value_model.compile(optimizer=_optimizer(preset._replace(anneal=False), rate, iterations))
-        options["value_model"] = value_model
+        options["critic" if twin else "value_model"] = value_model
     return agent_class(model, **options)
 
 

@@ -27,7 +27,7 @@ class Preset(NamedTuple):
     options: Mapping[str, Any] = {}  #: of the agent
     network: Mapping[str, Any] = {}  #: arguments of the architecture
     architecture: str | None = None  #: a name in tfpg.networks. None for mlp or actor_critic
-    critic: Mapping[str, Any] | None = None  #: arguments of tfpg.networks.critic for a value_model
+    critic: Mapping[str, Any] | None = None  #: of tfpg.networks.critic, or twin_critic for SAC
     critic_learning_rate: float | None = None  #: of Adam, for the critic
     adam: Mapping[str, Any] = {}  #: other arguments of Adam
     anneal: bool = False  #: decay the learning rate to 0 over the budget, linearly
@@ -315,6 +315,12 @@ DEFAULTS: dict[str, Preset] = {
         learning_rate=5e-4,
         adam=_Q_ADAM,
         network={"activation": "relu", "layer_norm": True},
+    ),
+    "sac": Preset(
+        env_steps=300_000,
+        learning_rate=3e-4,
+        network={"hidden": (256, 256), "activation": "relu", "log_std": None},
+        critic={"hidden": (256, 256)},
     ),
 }
 

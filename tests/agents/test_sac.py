@@ -1,0 +1,315 @@
+"""SAC: its updates against the paper's, how it explores, and what it refuses."""
+
+import re
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+from small import flat_weights, prepared, small_sac
+from toys import Bandit
+
+import tfpg
+from tfpg.models.heads import GaussianHead
+from tfpg.rollouts.replay import Transitions
+
+SEED = 3, 4
+LOW, HIGH = np.float32([-1.0, 0.0]), np.float32([3.0, 0.5])
+
+
+class TwoActions(gymnasium.Env):
+    """Two dimensions with different bounds; observes three random numbers."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Box(LOW, HIGH)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.normal(size=3).astype("float32"), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), repr(action)
+        over = bool(self.np_random.random() < 0.2)
+        return self.np_random.normal(size=3).astype("float32"), float(action[0]), over, False, {}
+
+
+def sgd():
+    return keras.optimizers.SGD(0.05)
+
+
+def ready(**options):
+    agent = small_sac(TwoActions(), **options)
+    for model in agent.models:
+        model.compile(sgd())
+    return prepared(agent, TwoActions())
+
+
+def random_transitions(count=24, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype("float32")  # noqa: E731
+    return Transitions(
+        normal(count, 3),
+        normal(count, 2),
+        normal(count),
+        rng.choice([0.0, 0.9], count).astype("float32"),
+        normal(count, 3),
+        rng.random(count).astype("float32"),
+        np.arange(count),
+    )
+
+
+def sampled(model, observations, noise):
+    """Actions in [-1, 1] and their log-probabilities, by the density of a change of variables."""
+    mean, log_std = tf.split(tf.cast(model(observations), tf.float64), 2, axis=1)
+    u = mean + tf.exp(log_std) * noise
+    density = tf.exp(-0.5 * ((u - mean) / tf.exp(log_std)) ** 2 - log_std) / np.sqrt(2 * np.pi)
+    return tf.tanh(u), tf.reduce_sum(tf.math.log(density / (1 - tf.tanh(u) ** 2)), axis=1)
+
+
+def call(critic, observations, actions):
+    inputs = tf.constant(observations), tf.cast(actions, tf.float32)
+    return tf.cast(critic(list(inputs)), tf.float64)
+
+
+def papers_updates(model, critic, log_alpha, data, *, learned, target_entropy, tau):
+    """The updates of the paper one at a time, and the means of what they log."""
+    target = keras.models.clone_model(critic)
+    target.set_weights(critic.get_weights())
+    logs, drawn = [], np.random.default_rng(SEED).standard_normal((3, 8, 2, 2), np.float32)
+    for start in range(0, len(data.rewards), 8):
+        part = Transitions(*(x[start : start + 8] for x in data[:7]))
+        noise, next_noise = np.moveaxis(drawn[start // 8], 1, 0)
+        alpha = float(np.exp(log_alpha))
+        next_actions, next_log_probs = sampled(model, part.next_observations, next_noise)
+        smaller = tf.reduce_min(call(target, part.next_observations, next_actions), axis=1)
+        goals = part.rewards + part.discounts * (smaller - alpha * next_log_probs).numpy()
+        with tf.GradientTape(persistent=True) as tape:
+            q_values = call(critic, part.observations, np.tanh(part.actions))
+            errors = q_values - goals[:, None]
+            critic_loss = tf.reduce_mean(part.weights * tf.reduce_sum(errors**2, axis=1))
+            actions, log_probs = sampled(model, part.observations, noise)
+            values = call(critic, part.observations, actions)
+            policy_loss = tf.reduce_mean(alpha * log_probs - tf.reduce_min(values, axis=1))
+        critic_gradients = tape.gradient(critic_loss, critic.trainable_variables)
+        gradients = tape.gradient(policy_loss, model.trainable_variables)
+        slope = -float(tf.reduce_mean(log_probs)) - target_entropy if learned else 0.0
+        logs.append(
+            {
+                "loss": critic_loss + policy_loss + log_alpha * slope,
+                "policy_loss": policy_loss,
+                "mean_q": tf.reduce_mean(q_values),
+                "td_error": tf.reduce_mean(tf.abs(errors)),
+                "entropy": np.log((HIGH - LOW) / 2).sum() - tf.reduce_mean(log_probs),
+                "alpha": alpha,
+                "grad_norm": tf.linalg.global_norm(
+                    [*critic_gradients, *gradients, tf.constant(slope)]
+                ),
+            }
+        )
+        critic.optimizer.apply(critic_gradients, critic.trainable_variables)
+        model.optimizer.apply(gradients, model.trainable_variables)
+        log_alpha -= 0.05 * slope
+        pairs = zip(target.get_weights(), critic.get_weights(), strict=True)
+        target.set_weights([old + tau * (new - old) for old, new in pairs])
+    means = {name: float(np.mean([float(each[name]) for each in logs])) for name in logs[0]}
+    return log_alpha, means
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"tau": 0.1}, {"learned": True, "target_entropy": -2.0}),
+        ({"tau": 0.1, "target_entropy": 0.5}, {"learned": True, "target_entropy": 0.5}),
+        ({"tau": 0.3, "alpha": 0.2}, {"learned": False, "target_entropy": -2.0}),
+    ],
+)
+def test_updates_are_those_of_the_paper(options, expected):
+    data, agent, same = random_transitions(), ready(**options), ready()
+    log_alpha = 0.0 if expected["learned"] else np.log(0.2)
+    logs, _ = agent.learn_from(data, SEED)
+    log_alpha, means = papers_updates(
+        same.model, same.critic, log_alpha, data, tau=options["tau"], **expected
+    )
+    np.testing.assert_allclose(flat_weights(agent.model), flat_weights(same.model), atol=1e-5)
+    np.testing.assert_allclose(flat_weights(agent.critic), flat_weights(same.critic), atol=1e-5)
+    assert logs == pytest.approx(means, rel=1e-4, abs=1e-5)
+    if expected["learned"]:
+        assert float(agent.log_alpha) == pytest.approx(log_alpha, abs=1e-5)
+    else:
+        assert float(agent.log_alpha) == 0.0
+
+
+@pytest.mark.slow
+def test_xla_gives_the_same_weights():
+    data = random_transitions()
+    plain, compiled = ready(), ready(jit_compile=True)
+    (logs, errors), (xla_logs, xla_errors) = (x.learn_from(data) for x in (plain, compiled))
+    np.testing.assert_allclose(errors, xla_errors, atol=1e-5)
+    for one, other in zip(plain.models, compiled.models, strict=True):
+        np.testing.assert_allclose(flat_weights(one), flat_weights(other), atol=1e-5)
+    assert logs == pytest.approx(xla_logs, rel=1e-4)
+
+
+def test_updates_with_a_gradient_that_is_not_finite_are_undone():
+    agent, data = ready(), random_transitions()
+    before = [flat_weights(*agent.models), [w.numpy() for w in agent.target.weights]]
+    data.rewards[5] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        agent.learn_from(data)
+    np.testing.assert_array_equal(flat_weights(*agent.models), before[0])
+    for weight, old in zip(agent.target.weights, before[1], strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert float(agent.log_alpha) == 0.0
+
+
+def test_the_warm_up_is_uniform_within_the_bounds_and_what_follows_is_the_policys():
+    agent = small_sac(TwoActions(), learning_starts=4000, capacity=8000)
+    agent.model.get_layer(index=-1).bias.assign([3.0, -3.0, -5.0, -5.0])  # hardly random
+    agent.model.get_layer(index=-1).kernel.assign(np.zeros((8, 4)))
+    agent.fit(TwoActions, 1, seed=0, verbose=0)
+    rows = agent.replay.rows_since()
+    actions = np.tanh(rows["actions"][rows["real"]])
+    per_env = len(actions) // agent.num_envs
+    first = actions.reshape(agent.num_envs, per_env, 2)[:, :900].reshape(-1, 2)
+    np.testing.assert_allclose(np.histogram(first, 10, (-1, 1))[0] / first.size, 0.1, atol=0.02)
+    assert np.corrcoef(first.T)[0, 1] == pytest.approx(0, abs=0.06)
+    last = actions.reshape(agent.num_envs, per_env, 2)[:, -5:]
+    assert (last[..., 0] > 0.9).all()
+    assert (last[..., 1] < -0.9).all()
+
+
+def test_actions_are_stored_as_they_are_before_the_tanh():
+    """However close to a bound, they are exact."""
+    agent = small_sac(TwoActions())
+    agent.model.get_layer(index=-1).bias.assign([30.0, 0.0, -5.0, 0.0])
+    agent.fit(TwoActions, 1, seed=0, verbose=0)
+    rows = agent.replay.rows_since()
+    actions = rows["actions"][rows["real"]]
+    assert actions.dtype == np.float32
+    assert actions.shape[1:] == (2,)
+    assert (actions[:, 0] > 20).any()
+    assert len(np.unique(actions[:, 0])) == len(actions)
+
+
+class TestHead:
+    space = spaces.Box(LOW, HIGH)
+
+    def test_log_stds_are_clipped(self):
+        head = GaussianHead(self.space, 4, squash=True)
+        outputs = np.array([[0.0, 0.0, -50.0, 50.0]], np.float32)
+        np.testing.assert_array_equal(head.distribution(outputs).log_std, [[-10.0, 2.0]])
+        np.testing.assert_array_equal(
+            head.distribution(tf.constant(outputs)).log_std, [[-10.0, 2.0]]
+        )
+        free = GaussianHead(self.space, 4)
+        np.testing.assert_array_equal(free.distribution(outputs).log_std, [[-50.0, 50.0]])
+
+    def test_at_random_actions_of_the_environment_are_uniform(self):
+        head = GaussianHead(self.space, 4, squash=True)
+        head.at_random = True
+        noise = head.noise(np.random.default_rng(0), 20_000)
+        actions = head.env_actions(
+            head.distribution(np.zeros((20_000, 4), "float32")).sample(noise)
+        )
+        share = (np.sort(actions, axis=0) - LOW) / (HIGH - LOW)
+        expected = np.linspace(0, 1, 20_000)[:, None].repeat(2, axis=1)
+        np.testing.assert_allclose(share, expected, atol=0.02)
+
+
+@pytest.mark.slow
+def test_the_entropy_approaches_its_target_where_all_actions_are_equally_good():
+    class Indifferent(TwoActions):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, 0.0, *rest
+
+    agent = small_sac(Indifferent(), target_entropy=-3.0, updates_per_learn=64)
+    for model in agent.models:
+        model.compile(keras.optimizers.Adam(0.01))
+    history = agent.fit(Indifferent, 25, seed=0, verbose=0).history
+    expected = -3.0 + np.log((HIGH - LOW) / 2).sum()
+    assert np.mean(history["entropy"][-5:]) == pytest.approx(expected, abs=0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"n_step": 3, "prioritized": True}, {"overlap": True}])
+def test_it_finds_the_best_action(options):
+    env = Bandit(spaces.Box(-2, 4, (1,), np.float32))
+    options |= {"updates_per_learn": 32, "batch_size": 64, "target_entropy": -3.0}
+    agent = small_sac(env, (32, 32), **options)
+    for model in agent.models:
+        model.compile(keras.optimizers.Adam(0.01))
+    agent.fit(lambda: Bandit(env.action_space), 12, seed=0, verbose=0)
+    actions = agent.predict(np.array([[-1.0], [1.0]], np.float32))
+    np.testing.assert_allclose(actions, [[-0.5], [0.5]], atol=0.2)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    one, two = small_sac(TwoActions()), small_sac(TwoActions())
+    for agent in (one, two):
+        agent.fit(TwoActions, 2, seed=3, verbose=0)
+    np.testing.assert_array_equal(flat_weights(*one.models), flat_weights(*two.models))
+    assert float(one.log_alpha) == float(two.log_alpha) != 0.0
+
+
+def test_a_saved_model_acts_as_it_was_trained(tmp_path):
+    agent = small_sac(TwoActions())
+    agent.fit(TwoActions, 1, seed=0, verbose=0)
+    agent.save(tmp_path / "model.keras")
+    observations = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
+    policy = tfpg.Policy(tfpg.load_model(tmp_path / "model.keras"), TwoActions())
+    np.testing.assert_array_equal(policy.act(observations), agent.predict(observations))
+    means = keras.models.load_model(tmp_path / "model.keras")(observations)[:, :2]
+    expected = LOW + (HIGH - LOW) * (np.tanh(means) + 1) / 2
+    np.testing.assert_allclose(agent.predict(observations), expected, atol=1e-6)
+
+
+def test_discrete_and_dict_observations_train_too():
+    class Named(TwoActions):
+        observation_space = spaces.Dict(
+            {"actions": spaces.Discrete(3), "x": TwoActions.observation_space}
+        )
+
+        def reset(self, **options):
+            observation, info = super().reset(**options)
+            return {"actions": 1, "x": observation}, info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return {"actions": 2, "x": observation}, *rest
+
+    agent = small_sac(Named())
+    history = agent.fit(Named, 1, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+class TestErrors:
+    def test_a_critic_is_needed(self):
+        with pytest.raises(ValueError, match=re.escape("critic=tfpg.networks.twin_critic(env)")):
+            tfpg.SAC(tfpg.networks.mlp("Pendulum-v1"))
+
+    @pytest.mark.parametrize("env", ["CartPole-v1", "unbounded"])
+    def test_actions_must_be_bounded(self, env):
+        agent = small_sac("Pendulum-v1")
+        if env == "unbounded":
+            env = spaces.Box(-1, 1, (3,)), spaces.Box(-np.inf, np.inf, (1,))
+        with pytest.raises(ValueError, match="SAC needs actions in a bounded Box"):
+            agent.policy_for(env)
+
+    def test_two_q_values_are_needed(self):
+        critic = tfpg.networks.critic("Pendulum-v1")
+        agent = tfpg.SAC(tfpg.networks.mlp("Pendulum-v1", log_std=None), critic=critic)
+        with pytest.raises(ValueError, match="critic cannot be called"):
+            prepared(agent, "Pendulum-v1")
+
+    def test_a_log_std_is_needed(self):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        agent = tfpg.SAC(model, critic=tfpg.networks.twin_critic("Pendulum-v1", (8,)))
+        with pytest.raises(ValueError, match="SAC needs a model with 2 outputs"):
+            prepared(agent, "Pendulum-v1")
+
+    def test_twin_critics_are_for_boxes(self):
+        with pytest.raises(ValueError, match="twin_critic, for tfpg.SAC, needs a Box"):
+            tfpg.networks.twin_critic("CartPole-v1")
