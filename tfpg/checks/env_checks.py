@@ -33,11 +33,22 @@ from tfpg.checks.random_play import (
     error_issue,
     first_difference,
     peeled,
+    random_valid,
 )
 from tfpg.checks.report import Report
 from tfpg.core.messages import one_line
 from tfpg.core.seeding import check_seed
-from tfpg.envs.contracts import PROBLEM, WARNING, Issue, left_out, usable_space
+from tfpg.envs.action_masks import mask_source, with_masks
+from tfpg.envs.contracts import (
+    ACTION_MASK,
+    PROBLEM,
+    WARNING,
+    Issue,
+    flat_mask,
+    left_out,
+    mask_choices,
+    usable_space,
+)
 from tfpg.models.heads import heads_of, supports
 from tfpg.models.observations import check_space
 from tfpg.models.policy import Decision
@@ -248,10 +259,15 @@ class _Check:
             findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
             names = []
         try:
-            outputs = " or ".join(map(str, heads_of(action)))
+            outputs, source = list(heads_of(action)), mask_source(self.env)
+            masks = ""
+            if source is not None:
+                mask_choices(with_masks(self.env).observation_space, action)  # raises if it cannot
+                outputs, masks = [max(outputs)], f"; its action masks are in {source}"
             findings.add("action space", _action_space_issues(action))
             findings.passed["action space"] = (
-                f"{_describe_space(action)}; a model has {outputs} outputs"
+                f"{_describe_space(action)}; a model has {' or '.join(map(str, outputs))} outputs"
+                f"{masks}"
             )
         except ValueError as error:
             findings.add("action space", [Issue(PROBLEM, "kind", one_line(error, 300))])
@@ -447,18 +463,28 @@ def _warning_issues(caught: Iterable[warnings.WarningMessage]) -> Iterator[Issue
 
 
 def _frames_of_a_step(env: gymnasium.Env, seed: int) -> list[Any]:
-    env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
     images = render_images(env)
-    env.step(env.action_space.sample())
+    action = env.action_space.sample()
+    if mask_choices(env.observation_space, env.action_space):
+        masks = flat_mask(observation[ACTION_MASK])[None]
+        action = random_valid(env.action_space, masks, np.random.default_rng(seed))[0]
+    env.step(action)
     return images + render_images(env)
 
 
 def _steps_per_second(many: VectorEnv, seed: int) -> float:
     """Measure the loop that training uses, with random actions."""
-    count, seeds = many.num_envs, itertools.count(seed)
+    count, seeds, rng = many.num_envs, itertools.count(seed), np.random.default_rng(seed)
+    space = many.single_action_space
+    masked = mask_choices(usable_space(many.single_observation_space), space) is not None
 
-    def act(*_: Any) -> Decision:
-        actions = many.action_space.sample()
+    def act(observations: Any, _: Any) -> Decision:
+        actions = (
+            random_valid(space, observations[ACTION_MASK], rng)
+            if masked
+            else many.action_space.sample()
+        )
         return Decision(actions, actions, actions)
 
     def next_seeds(over: np.ndarray, _: np.ndarray) -> list[int | None]:

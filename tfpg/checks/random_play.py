@@ -19,16 +19,23 @@ from gymnasium import wrappers
 
 from tfpg.checks.report import Row
 from tfpg.core.messages import one_line
+from tfpg.envs.action_masks import with_masks
 from tfpg.envs.contracts import (
+    ACTION_MASK,
     PROBLEM,
     WARNING,
     Issue,
     as_numbers,
+    flat_mask,
+    mask_choices,
+    mask_issues,
     observation_issues,
     reset_issues,
     reward_issues,
     step_issues,
+    usable_space,
 )
+from tfpg.models.heads import heads_of
 
 # The exceptions that an environment may raise. sys.exit() raises SystemExit.
 ERRORS = (Exception, SystemExit)
@@ -119,7 +126,8 @@ class RandomPlay:
 
     def __init__(self, env: gymnasium.Env, seed: int, call: Callable, findings: Findings):
         self.limit = None if env.spec is None else env.spec.max_episode_steps
-        self.env = peeled(env)
+        self.env = with_masks(peeled(env))
+        self._choices = mask_choices(self.env.observation_space, self.env.action_space)
         self.moments: list[Moment] = []
         self.lengths: list[int] = []
         self.truncated = 0
@@ -127,6 +135,7 @@ class RandomPlay:
         self.cut = False
         self._seed, self._call, self._findings = seed, call, findings
         self._errors = 0
+        self._rng = np.random.default_rng(seed)  # for actions that are valid
         self._at = Moment(seed, None)
         self._last: tuple[Any, Any, Moment] | None = None  # observation, fingerprint and moment
         self._rewards: list[float] = []
@@ -156,13 +165,18 @@ class RandomPlay:
         arguments = {"seed": seed} if accepts(self.env, "seed") else {}
         result = self._call("reset", self.env.reset, at=at, **arguments)
         self._findings.add("reset", reset_issues(result), at)
-        self._observe(result[0] if isinstance(result, tuple) and result else result)
+        observation = result[0] if isinstance(result, tuple) and result else result
+        self._observe(observation)
         yield
         ended = False
         while not ended:
             t = 0 if at.step is None else at.step + 1
             at = self._at = Moment(seed, t)
-            result = self._call("step", self.env.step, next(actions), at=at)
+            action = next(actions)
+            if self._choices is not None:
+                masks = flat_mask(observation[ACTION_MASK])[None]
+                action = random_valid(self.env.action_space, masks, self._rng)[0]
+            result = self._call("step", self.env.step, action, at=at)
             self._findings.add("step", step_issues(result), at)
             if not isinstance(result, (tuple, list)) or len(result) < 4:
                 self._errors = _MAX_ERRORS  # there is nothing to play on with
@@ -183,7 +197,9 @@ class RandomPlay:
     def _observe(self, x: Any, reward: Any = None, end: Any = None) -> None:
         """Check an observation, and that the previous one has not changed."""
         try:
-            issues = list(observation_issues(self.env.observation_space, x))
+            issues = list(observation_issues(usable_space(self.env.observation_space), x))
+            if self._choices is not None and not (end and end[0]):
+                issues += mask_issues(self._choices, flat_mask(x[ACTION_MASK]))
         except ERRORS as error:  # of a space
             issues = [error_issue(error)]
         self._findings.add("observations", issues, self._at)
@@ -312,6 +328,21 @@ def accepts(env: gymnasium.Env, name: str) -> bool:
     """
     parameters = inspect.signature(env.unwrapped.reset).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def random_valid(space: gymnasium.Space, masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return uniformly random valid actions ``[N, ...]`` for action masks ``[N, A]``.
+
+    Example:
+        >>> space = gymnasium.spaces.Discrete(3, start=1)
+        >>> random_valid(space, np.array([[0, 0, 1]]), np.random.default_rng(0))
+        array([3])
+    """
+    heads = heads_of(space)
+    head: Any = heads[max(heads)](space)  # type: ignore[call-arg]
+    outputs = head.masked(np.zeros(masks.shape, np.float32), masks)
+    actions = head.distribution(outputs).sample(head.noise(rng, len(masks)))
+    return head.env_actions(actions)
 
 
 def _random_actions(space: gymnasium.Space, seed: int) -> Iterator[Any]:

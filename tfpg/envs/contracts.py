@@ -13,6 +13,10 @@ terminated, truncated    True, False, 0, 1, or an array with a  bool
 info                     a dict                                 its ``lives``, if that is a number
 =======================  =====================================  ===================================
 
+The part ``"action_mask"`` of a `Dict` observation has a 1 for each valid action of a `Discrete`,
+or for each valid option of each choice of a `MultiDiscrete`, and 0 for the others. There has to be
+one, unless the episode has terminated. `tfpg.envs.action_masks` makes this part from other masks.
+
 A vector environment returns all of them ``[N, ...]``, and may return ``[N, 1]`` rewards and flags.
 Anything else is refused, with the name of the value. NaN and infinity are found later, where a
 whole trajectory is checked at once.
@@ -42,6 +46,10 @@ WARNING, PROBLEM = "warning", "problem"
 # The spaces whose observations are numbers. A `Dict` of them is supported as well.
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
+# The key of a `Dict` observation that holds which actions are valid, and that of the rest if there
+# is only one other part.
+ACTION_MASK, OBSERVATION = "action_mask", "observation"
+
 _BOOL = np.dtype(bool)
 
 
@@ -62,7 +70,8 @@ class Issue(NamedTuple):
 def usable_space(space: Any) -> Any:
     """Return an observation space without the keys of a `Dict` that no model can take.
 
-    The space itself is returned if all or none of its keys can be used.
+    An action mask becomes a `Box` with one axis. The space itself is returned if nothing changes,
+    or none of its keys can be used.
 
     Example:
         >>> usable_space(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
@@ -70,10 +79,120 @@ def usable_space(space: Any) -> Any:
     """
     if not isinstance(space, spaces.Dict):
         return space
+    parts = {key: _flat(part) if key == ACTION_MASK else part for key, part in space.items()}
     usable: dict[str, gymnasium.Space] = {
-        key: part for key, part in space.items() if isinstance(part, NUMERIC)
+        key: part for key, part in parts.items() if isinstance(part, NUMERIC)
     }
-    return spaces.Dict(usable) if 0 < len(usable) < len(space) else space
+    changed = len(usable) < len(space) or parts.get(ACTION_MASK) is not space.get(ACTION_MASK)
+    return spaces.Dict(usable) if usable and changed else space
+
+
+def _flat(space: Any) -> Any:
+    """The space of a mask as a `Box` with one axis."""
+    parts = space.spaces if isinstance(space, spaces.Tuple) else (space,)
+    binary = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
+    if not all(isinstance(part, binary) for part in parts):
+        return space
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return space
+    size = sum(int(np.prod(cast(Any, part.shape))) for part in parts)
+    return spaces.Box(0, 1, (size,), np.int8)
+
+
+def flat_mask(mask: Any) -> Any:
+    """Return a mask as one array: one of several axes, or a tuple of one for each choice.
+
+    Example:
+        >>> flat_mask((np.array([1, 0]), [True, True, False])).tolist()
+        [1, 0, 1, 1, 0]
+    """
+    parts = mask if isinstance(mask, tuple) else (mask,)
+    arrays = [as_numbers(part) for part in parts]
+    if any(array is None for array in arrays):
+        raise ValueError(f"its action mask must be numbers or booleans, but it is {_type(mask)}")
+    return np.concatenate([np.ravel(cast(np.ndarray, array)) for array in arrays])
+
+
+def mask_choices(space: gymnasium.Space, actions: gymnasium.Space) -> tuple[int, ...] | None:
+    """Return the numbers of options that an action mask has for each choice.
+
+    Args:
+        space: The observation space.
+        actions: The action space.
+
+    Returns:
+        ``(A,)`` for a `Discrete` with A actions, one number for each choice of a `MultiDiscrete`,
+        or None if observations have no mask.
+
+    Raises:
+        ValueError: The mask does not fit the actions.
+
+    Example:
+        >>> mask = spaces.Dict(action_mask=spaces.MultiBinary(5))
+        >>> mask_choices(mask, spaces.MultiDiscrete([3, 2]))
+        (3, 2)
+    """
+    if not isinstance(space, spaces.Dict) or ACTION_MASK not in space.spaces:
+        return None
+    choices = action_choices(actions)
+    shape = _flat(space[ACTION_MASK]).shape
+    if shape != (sum(choices),):
+        raise ValueError(
+            f"The action mask has shape {shape}, but {actions} needs {sum(choices)} values: one "
+            f"for each {'action' if len(choices) == 1 else 'option of each choice'}."
+        )
+    return choices
+
+
+def action_choices(actions: gymnasium.Space) -> tuple[int, ...]:
+    """Return the numbers of options of each choice of an action that can be masked.
+
+    Raises:
+        ValueError: The actions cannot be masked.
+
+    Example:
+        >>> action_choices(spaces.Discrete(4)), action_choices(spaces.MultiDiscrete([3, 2]))
+        ((4,), (3, 2))
+    """
+    if isinstance(actions, spaces.Discrete):
+        return (int(actions.n),)
+    if isinstance(actions, spaces.MultiDiscrete):
+        return tuple(actions.nvec.ravel().tolist())
+    raise ValueError(
+        f"An action mask needs Discrete or MultiDiscrete actions, but the action space is "
+        f"{actions}. Remove the mask, or give it another name to use it as an observation."
+    )
+
+
+def mask_issues(choices: tuple[int, ...], mask: np.ndarray) -> Iterator[Issue]:
+    """Check that a mask ``[sum(choices)]`` holds zeros and ones, and a 1 for each choice.
+
+    Example:
+        >>> [issue.detail for issue in mask_issues((2, 3), np.array([0, 1, 0, 0, 0]))]
+        ['no option of choice 1 is valid, but the episode has not terminated']
+    """
+    valid = mask != 0
+    if not np.array_equal(mask, valid):
+        wrong = mask[(mask != 0) & (mask != 1)]
+        yield Issue(PROBLEM, "mask", f"expected zeros and ones, got {wrong[0]:g}")
+    if len(choices) == 1:
+        if not valid.any():
+            detail = "no action is valid, but the episode has not terminated"
+            yield Issue(PROBLEM, "none valid", detail)
+        return
+    for d, part in enumerate(np.split(valid, np.cumsum(choices)[:-1])):
+        if not part.any():
+            detail = f"no option of choice {d} is valid, but the episode has not terminated"
+            yield Issue(PROBLEM, "none valid", detail)
+
+
+def warn_about_unused_mask(space: gymnasium.Space, info: dict[str, Any]) -> None:
+    """Warn if the infos of a reset hold an action mask that the observations do not."""
+    if ACTION_MASK in info and not (isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces):
+        warn(
+            f"Ignoring the {ACTION_MASK!r} in the infos. To use it, return it as a part of a Dict "
+            "observation; for a single environment, tfpg.envs.action_masks.ActionMasks does this."
+        )
 
 
 def warn_about_left_out(space: Any) -> None:
@@ -102,7 +221,11 @@ def left_out(space: Any) -> list[Any]:
         ['goal']
     """
     parts = space.items() if isinstance(space, spaces.Dict) else ()
-    return [key for key, part in parts if not isinstance(part, NUMERIC)]
+    return [
+        key
+        for key, part in parts
+        if not isinstance(_flat(part) if key == ACTION_MASK else part, NUMERIC)
+    ]
 
 
 def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Issue]:
@@ -127,7 +250,10 @@ def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Iss
         elif key not in space.spaces:
             yield Issue(WARNING, f"{key} extra", f"{key!r} is not in the space, and is ignored")
         else:
-            for issue in observation_issues(space[key], observation[key]):
+            x = observation[key]
+            if key == ACTION_MASK and isinstance(x, tuple):
+                x = flat_mask(x)
+            for issue in observation_issues(space[key], x):
                 kind, detail = f"{key} {issue.kind}", f"{key!r}: {issue.detail}"
                 yield issue._replace(kind=kind, detail=detail)
 
@@ -297,28 +423,46 @@ def observation_in(space: gymnasium.Space, observation: Any) -> Any:
             return observation.copy()
     elif isinstance(space, spaces.Dict) and isinstance(observation, dict):
         with suppress(KeyError):
-            return {key: observation_in(space[key], observation[key]) for key in space}
+            return {
+                key: observation_in(part, flat_mask(x) if key == ACTION_MASK else x)
+                for key, part, x in ((key, space[key], observation[key]) for key in space)
+            }
     _refuse("observation", observation_issues(space, observation))
     if isinstance(space, NUMERIC):
         return np.array(observation, space.dtype)
     return observation
 
 
-def single_reset(space: gymnasium.Space, result: Any) -> tuple[Any, dict[str, Any]]:
+def single_reset(
+    space: gymnasium.Space, result: Any, choices: tuple[int, ...] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """Return what ``reset`` of an environment returned, in one form.
+
+    Args:
+        space: The observation space.
+        result: What it returned.
+        choices: What `mask_choices` returns.
 
     Raises:
         ValueError: Something in it is refused.
     """
     _refuse("reset()", reset_issues(result))
     observation, info = result
-    return observation_in(space, observation), _known(info)
+    observation = observation_in(space, observation)
+    if choices is not None:
+        _refuse(ACTION_MASK, mask_issues(choices, observation[ACTION_MASK]))
+    return observation, _known(info)
 
 
 def single_step(
-    space: gymnasium.Space, result: Any
+    space: gymnasium.Space, result: Any, choices: tuple[int, ...] | None = None
 ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
     """Return what ``step`` of an environment returned, in one form.
+
+    Args:
+        space: The observation space.
+        result: What it returned.
+        choices: What `mask_choices` returns.
 
     Raises:
         ValueError: Something in it is refused.
@@ -338,7 +482,10 @@ def single_step(
         reward = float(np.asarray(reward).reshape(()))
     # NumPy takes microseconds for a single flag.
     flags = [x if isinstance(x, bool) else bool(np.ravel(x)[0]) for x in (terminated, truncated)]
-    return observation_in(space, observation), reward, *flags, _known(info)
+    observation = observation_in(space, observation)
+    if choices is not None and not flags[0]:
+        _refuse(ACTION_MASK, mask_issues(choices, observation[ACTION_MASK]))
+    return observation, reward, *flags, _known(info)
 
 
 def _known(info: dict[str, Any]) -> dict[str, Any]:
@@ -367,6 +514,10 @@ class VectorForm:
         self._shape = (self._count,)
         self._space = usable_space(envs.single_observation_space)
         self._steps: Any = None
+        # A `SupervisedEnv` checks its own masks.
+        is_checked = hasattr(envs.unwrapped, "on_env_error")
+        actions = envs.single_action_space
+        self._choices = None if is_checked else mask_choices(self._space, actions)
 
     def step(
         self, result: Any, steps: Any = None
@@ -400,7 +551,10 @@ class VectorForm:
                 raise self._refused("rewards", "numbers", rewards, _is_reward)
             rewards = array.reshape(self._count)
         rewards = np.array(rewards, np.float64)
-        return self.observations(observations, steps), rewards, terminated, truncated, infos
+        observations = self.observations(observations, steps)
+        if self._choices is not None:
+            self._check_masks(observations[ACTION_MASK], ~terminated)
+        return observations, rewards, terminated, truncated, infos
 
     def reset(self, result: Any) -> Any:
         """Return the observations that ``reset`` returned, as a new array or a dict of them.
@@ -410,7 +564,11 @@ class VectorForm:
         """
         for issue in reset_issues(result):
             raise ValueError(f"The vector environment's reset(): {issue.detail}.")
-        return self.observations(result[0])
+        warn_about_unused_mask(self._space, result[1])
+        observations = self.observations(result[0])
+        if self._choices is not None:
+            self._check_masks(observations[ACTION_MASK], np.ones(self._shape, bool))
+        return observations
 
     def observations(self, observations: Any, steps: Any = None) -> Any:
         """Return observations ``[N, ...]`` as a new array of their space, or a dict of them.
@@ -460,6 +618,16 @@ class VectorForm:
                     f"{one_line(error, 200)}."
                 ) from error
         return observations
+
+    def _check_masks(self, masks: np.ndarray, playing: np.ndarray) -> None:
+        """Check the masks of the environments that are playing ``[N]``."""
+        assert self._choices is not None
+        for n in np.flatnonzero(playing).tolist():
+            for issue in mask_issues(self._choices, masks[n]):
+                raise ValueError(
+                    f"The vector environment returned an invalid {ACTION_MASK}{self._where(n)}: "
+                    f"{issue.detail}."
+                )
 
     def _flags(self, name: str, x: Any) -> np.ndarray:
         if type(x) is np.ndarray and x.dtype is _BOOL and x.shape == self._shape:

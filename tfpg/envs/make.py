@@ -135,7 +135,7 @@ def make_vec(
                 "Workers make their own environments: pass an id or a callable instead of an "
                 "environment."
             )
-        return vectorize(env, on_error=on_env_error)
+        return vectorize(_with_masks(env), on_error=on_env_error)
     if isinstance(env, str):
         env_id, own = _resolve(env)
         kwargs = {**own, **kwargs}
@@ -165,6 +165,7 @@ def make_vec(
             f"Expected a callable that returns a Gymnasium environment, but {env!r} returned "
             f"{type(first).__name__}."
         )
+    first, build = _all_with_masks(first, build)
     if workers is None:
         return vectorize(first, build, num_envs, on_env_error, first_index)
     from tfpg.envs.worker_pool import WorkerPool
@@ -214,7 +215,7 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
         'rgb_array'
     """
     if isinstance(env, gymnasium.Env):
-        yield env
+        yield _with_masks(env)
         return
     made: Any = env
     if isinstance(env, FuncEnv):
@@ -231,10 +232,26 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
                 "Expected a single environment (an id, a Gymnasium environment or a callable that "
                 f"makes one), but got {type(made).__name__}."
             )
-        yield made
+        yield _with_masks(made)
     finally:
         if made is not env and isinstance(made, (gymnasium.Env, VectorEnv)):
             _close(made)
+
+
+def _with_masks(env: gymnasium.Env) -> gymnasium.Env:
+    from tfpg.envs.action_masks import with_masks
+
+    return with_masks(env)
+
+
+def _all_with_masks(
+    first: gymnasium.Env, build: Callable[[], Any]
+) -> tuple[gymnasium.Env, Callable[[], Any]]:
+    """The first of several environments and how to make the others, all with masks or none."""
+    from tfpg.envs.action_masks import masked
+
+    with_masks = _with_masks(first)
+    return with_masks, build if with_masks is first else partial(masked, build)
 
 
 def check_separate(envs: VectorEnv, other: gymnasium.Env | VectorEnv, what: str) -> None:
@@ -285,7 +302,7 @@ def spaces_of(env: EnvLike | Spaces) -> Spaces:
     if isinstance(env, tuple):
         space, actions = env
     elif isinstance(env, gymnasium.Env):
-        space, actions = env.observation_space, env.action_space
+        space, actions = _with_masks(env).observation_space, env.action_space
     else:
         with open_vec(env) as envs:
             space, actions = envs.single_observation_space, envs.single_action_space

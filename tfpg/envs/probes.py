@@ -230,6 +230,69 @@ class NoisyChain(Probe):
         return self.np_random.standard_normal()
 
 
+class Divisors(gymnasium.Env):
+    """Subtract proper divisors from a number until it is 1, in few steps. Tests action masks.
+
+    Action ``a`` subtracts ``a + 1``, and is valid if this is less than the number, and divides it.
+    A step costs 1. An invalid action ends the episode, and costs as much as the longest one.
+
+    Args:
+        largest: The largest number. There are half as many actions.
+        masks: Observe ``"action_mask"`` next to the number. Otherwise observe the number only.
+
+    Attributes:
+        number: The current number.
+        invalid: How many invalid actions were taken.
+
+    Example:
+        >>> env = Divisors(largest=6)
+        >>> observation, _ = env.reset(seed=1)
+        >>> observation["observation"], observation["action_mask"].tolist()
+        (4, [1, 1, 0])
+        >>> env.fewest_steps()[2:].tolist()
+        [1, 2, 2, 3, 3]
+    """
+
+    def __init__(self, largest: int = 64, masks: bool = True):
+        self.largest, self.masks = largest, masks
+        self.action_space = spaces.Discrete(largest // 2)
+        number = spaces.Discrete(largest, start=1)
+        mask = spaces.Box(0, 1, (largest // 2,), np.int8)
+        self.observation_space = (
+            spaces.Dict(observation=number, action_mask=mask) if masks else number
+        )
+        self.number = self.invalid = 0
+
+    def valid(self, number: int) -> np.ndarray:
+        """Return which actions are valid, ``[A]`` int8."""
+        divisors = 1 + np.arange(self.largest // 2)
+        return ((number % divisors == 0) & (divisors < number)).astype(np.int8)
+
+    def fewest_steps(self) -> np.ndarray:
+        """Return the steps that the best policy takes from each number on, ``[largest + 1]``."""
+        steps = np.zeros(self.largest + 1, int)
+        for number in range(2, self.largest + 1):
+            steps[number] = 1 + min(steps[number - 1 - np.flatnonzero(self.valid(number))])
+        return steps
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        self.number = int(self.np_random.integers(2, self.largest + 1))
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Any:
+        if not self.valid(self.number)[action]:
+            self.invalid += 1
+            return self._observe(), -float(self.largest), True, False, {}
+        self.number -= int(action) + 1
+        return self._observe(), -1.0, self.number == 1, False, {}
+
+    def _observe(self) -> Any:
+        if not self.masks:
+            return self.number
+        return {"observation": self.number, "action_mask": self.valid(self.number)}
+
+
 PROBES = (
     *(OneAction, ObservedReward, TwoSteps, OneStep, ObservedAction),
     *(DelayedReward, TimeLimit, RealEnd),

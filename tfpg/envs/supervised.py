@@ -13,7 +13,14 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, create_empty_array, iterate
 
 from tfpg.core.messages import warn
-from tfpg.envs.contracts import single_reset, single_step, usable_space, warn_about_left_out
+from tfpg.envs.contracts import (
+    mask_choices,
+    single_reset,
+    single_step,
+    usable_space,
+    warn_about_left_out,
+    warn_about_unused_mask,
+)
 from tfpg.errors import EnvError
 
 ON_ENV_ERROR = ("raise", "restart", "drop")
@@ -105,6 +112,7 @@ class SupervisedEnv(gymnasium.Wrapper):
         self._build = build
         self._failures = failures or Failures()
         self._space = self.observation_space = usable_space(env.observation_space)
+        self._choices = mask_choices(self._space, env.action_space)
         if index == 0:
             warn_about_left_out(env.observation_space)
         self._idle = False
@@ -119,7 +127,9 @@ class SupervisedEnv(gymnasium.Wrapper):
         self._idle, self._error, self._seed, self._steps = False, None, seed, 0
         try:
             result = self.env.reset(seed=seed, options=options or None)
-            observation, info = single_reset(self._space, result)
+            observation, info = single_reset(self._space, result, self._choices)
+            if self.index == 0:
+                warn_about_unused_mask(self._space, result[1])
         except Exception as error:
             self._error = self._fail("could not be reset", error)
             return self._observation, {}
@@ -130,7 +140,9 @@ class SupervisedEnv(gymnasium.Wrapper):
         if not self._idle:
             try:
                 result = self.env.step(action)
-                observation, reward, terminated, truncated, info = single_step(self._space, result)
+                observation, reward, terminated, truncated, info = single_step(
+                    self._space, result, self._choices
+                )
                 if self._failures.on_error != "raise":
                     _check_finite(observation, reward)
                 self._steps += 1

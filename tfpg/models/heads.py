@@ -16,6 +16,9 @@ action space             outputs   distribution
 ``epsilon=``              A * N     ... or with ``support=``, the distributions of the returns
 =======================  ========  ============================================================
 
+Where observations have an ``"action_mask"``, the outputs of invalid actions are set to ``-inf``.
+That needs `Discrete` or `MultiDiscrete` actions, and an output for each option.
+
 ``squash=True`` turns the DiagonalGaussian of a bounded ``Box`` into a SquashedGaussian. Actions of
 several dimensions are flattened, row by row. A model that ends in a sigmoid or softmax outputs
 probabilities and any other outputs logits; ``from_logits`` overrides this, as in Keras's losses.
@@ -35,7 +38,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tfpg.core.arrays import batch_size
-from tfpg.core.backend import keras, read_variable, tf
+from tfpg.core.backend import keras, read_variable
 from tfpg.core.messages import alternatives
 from tfpg.core.options import checked, fraction
 from tfpg.models.inspection import last_activation
@@ -49,6 +52,7 @@ from tfpg.ops.distributions import (
     MultiBinary,
     MultiCategorical,
     SquashedGaussian,
+    with_one_valid,
 )
 
 QUANTILES = "quantiles"
@@ -74,6 +78,7 @@ class Head(abc.ABC):
         at_random: Whether samples do not depend on the outputs.
         hold: How many steps in a row use the same noise while steps are collected.
         model_noise: How many noise values a noisy network takes as input; otherwise 0.
+        masks: Whether outputs may be minus infinity, for invalid actions.
     """
 
     space_type: ClassVar[type[gymnasium.Space]]
@@ -90,6 +95,7 @@ class Head(abc.ABC):
     at_random: bool = False
     hold: int = 1
     model_noise: int = 0
+    masks: bool = False
 
     @staticmethod
     @abc.abstractmethod
@@ -175,6 +181,13 @@ class DiscreteHead(Head):
         if self._start is not None:
             actions = actions + self._start
         return xp.cast(actions, self.space.dtype)
+
+    def masked(self, outputs: Any, mask: Any) -> Any:
+        """Return outputs ``[..., K]`` with minus infinity where a mask ``[..., A]`` is 0.
+
+        Where nothing is valid, as in observations after the end of an episode, nothing is masked.
+        """
+        return xp.where(with_one_valid(mask, self.choices), outputs, -np.inf)
 
     def look_like_probabilities(self, outputs: np.ndarray) -> bool:
         """Whether outputs ``[B, K]`` are all in [0, 1] and sum to 1 where probabilities do."""
@@ -296,6 +309,7 @@ class EpsilonGreedyHead(DiscreteHead):
         self.epsilon = epsilon
         self.model_noise = model_noise
         self.noise_shape = (2 + model_noise,)
+        self.choices = (int(space.n),)
         self.outputs = outputs or self.outputs
         self.support = support
         self._shape = (int(space.n), self.outputs // int(space.n))
@@ -337,10 +351,20 @@ class EpsilonGreedyHead(DiscreteHead):
         outputs = self.per_action(outputs)
         if self.atoms is None:
             return xp.sum(outputs) / self._shape[1]
-        return xp.sum(xp.exp(xp.log_softmax(outputs)) * self.atoms)
+        if not self.masks:
+            return xp.sum(xp.exp(xp.log_softmax(outputs)) * self.atoms)
+        valid = outputs[..., :1] > -np.inf
+        logits = xp.where(valid, outputs, xp.zeros_like(outputs))  # a softmax of -inf would be NaN
+        returns = xp.sum(xp.exp(xp.log_softmax(logits)) * self.atoms)
+        return xp.where(valid[..., 0], returns, -np.inf)
+
+    def masked(self, outputs: Any, mask: Any) -> Any:
+        valid = with_one_valid(mask, self.choices)[..., None]
+        masked = xp.where(valid, self.per_action(outputs), -np.inf)
+        return xp.reshape(masked, (-1, self.outputs))
 
     def distribution(self, outputs: Any) -> EpsilonGreedy:
-        return EpsilonGreedy(self.q_values(outputs), self.epsilon)
+        return EpsilonGreedy(self.q_values(outputs), self.epsilon, self.masks)
 
 
 class GaussianHead(Head):
@@ -622,6 +646,5 @@ def _logits(outputs: Any, from_logits: bool) -> Any:
 
 
 def _log(probabilities: Any) -> Any:
-    if isinstance(probabilities, np.ndarray):
-        return np.log(np.minimum(np.maximum(probabilities, _EPSILON), 1 - _EPSILON))
-    return tf.math.log(tf.clip_by_value(probabilities, _EPSILON, 1 - _EPSILON))
+    logits = xp.log(xp.clip(probabilities, _EPSILON, 1 - _EPSILON))
+    return xp.where(probabilities > -np.inf, logits, -np.inf)  # invalid actions stay invalid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -11,7 +11,8 @@ from gymnasium import spaces
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras
 from tfpg.core.messages import one_line, warn
-from tfpg.models.observations import Codes, input_shape, map_space
+from tfpg.envs.contracts import OBSERVATION
+from tfpg.models.observations import Codes, input_shape, map_space, without_mask
 
 
 def has_graph(model: keras.Model) -> bool:
@@ -93,8 +94,23 @@ def inputs_by_key(model: keras.Model) -> dict[str, Any]:
     return dict(inputs) if isinstance(inputs, dict) else {x.name: x for x in model.inputs}
 
 
+def takes_no_dict(model: keras.Model, space: Any) -> bool:
+    """Whether a model takes the only observation in a `Dict` with an action mask as an array."""
+    has_one = isinstance(space, spaces.Dict) and not isinstance(without_mask(space), spaces.Dict)
+    return has_one and takes_array(model)
+
+
+def takes_array(model: keras.Model) -> bool:
+    """Whether a model has one input that is not in a dict, as far as that is known."""
+    if not has_graph(model) or isinstance(model, keras.Sequential):
+        return True
+    return len(model.inputs) == 1 and not isinstance(model.input, dict)
+
+
 def input_space(model: keras.Model, space: Any) -> Any:
     """The observation space, with `Codes` in place of the parts that a model takes as integers."""
+    if takes_no_dict(model, space):
+        return spaces.Dict({**space, OBSERVATION: input_space(model, space[OBSERVATION])})
     if not has_graph(model):
         return space
 
@@ -112,17 +128,24 @@ def input_space(model: keras.Model, space: Any) -> Any:
     return coded(space, model.inputs[0]) if len(model.inputs) == 1 else space
 
 
-def input_keys(model: keras.Model, space: Any) -> list[str] | None:
+def input_keys(model: keras.Model, space: Any) -> str | list[str] | None:
     """Check the inputs of a model, and return the keys of a `Dict` observation that it takes.
 
     Returns:
-        The keys. None: all, or the observation is not a `Dict`.
+        The keys, or the key of an observation that it takes without a dict. None: all, or the
+        observation is not a `Dict`.
 
     Raises:
         ValueError: An input has another name or shape than the observations.
     """
+    if takes_no_dict(model, space):
+        input_keys(model, space[OBSERVATION])
+        return OBSERVATION
     keys = None
-    if isinstance(space, spaces.Dict) and has_graph(model):
+    if isinstance(space, spaces.Dict) and not has_graph(model):
+        known = without_mask(space)
+        return None if known is space else list(cast(spaces.Dict, known))
+    if isinstance(space, spaces.Dict):
         keys = list(inputs_by_key(model))
         if not set(keys) <= set(space):
             raise ValueError(

@@ -23,9 +23,17 @@ from gymnasium import spaces
 
 from tfpg.core.backend import check_not_forked, keras
 from tfpg.envs import EnvLike, Spaces, spaces_of
+from tfpg.envs.contracts import mask_choices
 from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
-from tfpg.models.observations import Codes, check_space, input_dtype, input_shape, map_space
+from tfpg.models.observations import (
+    Codes,
+    check_space,
+    input_dtype,
+    input_shape,
+    map_space,
+    without_mask,
+)
 
 # What Keras, with a number at the end, and the functions below name layers and operations.
 _KERAS_NAMES = (
@@ -445,6 +453,8 @@ def nature_cnn(
 
 def _spaces(env: EnvLike | Spaces) -> Spaces:
     observation_space, action_space = spaces_of(env)
+    mask_choices(observation_space, action_space)  # raises if a mask does not fit
+    observation_space = without_mask(observation_space)
     check_space(observation_space)
     return observation_space, action_space
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfpg.core.backend import keras
-from tfpg.models.inspection import all_layers, has_graph
+from tfpg.envs.contracts import ACTION_MASK, OBSERVATION
+from tfpg.models.inspection import all_layers, has_graph, takes_array
 from tfpg.ops import numeric as xp
 
 _SUFFIX = "_statistics"
@@ -101,6 +102,7 @@ class ObservationStatistics:
         self.batches: list[Any] = []
         self._marked: list[np.ndarray] | None = None
         self.recount()
+        self._takes_array = takes_array(model)
         if self.layers:
             self._layer_inputs = keras.Model(model.input, [layer.input for layer in self.layers])
 
@@ -148,6 +150,8 @@ class ObservationStatistics:
             How many batches each layer has seen now.
         """
         after: list[Any] = []
+        if isinstance(inputs, dict) and ACTION_MASK in inputs and self._takes_array:
+            inputs = inputs[OBSERVATION]
         found = keras.tree.flatten(self._layer_inputs(inputs)) if self.layers else []
         for layer, batch, seen in zip(self.layers, found, batches, strict=True):
             mean, variance = layer.moving_mean, layer.moving_variance

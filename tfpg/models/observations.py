@@ -11,6 +11,9 @@ observation space       model input
                         or whose inputs are named after them
 ======================  ==========================================================
 
+The part ``"action_mask"`` of a `Dict` is for the head. A model gets it only if it has an input of
+this name. If the only other part is ``"observation"``, a model can take it without a dict.
+
 A model receives integers, for example for an `Embedding` layer, if its input has an integer dtype
 and the shape above.
 
@@ -27,8 +30,24 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tfpg.envs.contracts import NUMERIC
+from tfpg.envs.contracts import ACTION_MASK, NUMERIC, OBSERVATION
 from tfpg.ops import numeric as xp
+
+
+def without_mask(space: gymnasium.Space) -> gymnasium.Space:
+    """Return an observation space without its action mask, if it has one.
+
+    If only ``"observation"`` is left, its space is returned instead of a `Dict`.
+
+    Example:
+        >>> mask = spaces.MultiBinary(4)
+        >>> without_mask(spaces.Dict(observation=spaces.Discrete(9), action_mask=mask))
+        Discrete(9)
+    """
+    if not isinstance(space, spaces.Dict) or ACTION_MASK not in space.spaces:
+        return space
+    rest = {key: part for key, part in space.items() if key != ACTION_MASK}
+    return rest[OBSERVATION] if list(rest) == [OBSERVATION] else spaces.Dict(rest)
 
 
 class Codes(spaces.Box):
@@ -83,19 +102,23 @@ def encode(space: gymnasium.Space, observations: Any, keys: Sequence[str] | None
 
 
 def map_space(
-    function: Callable[[Any], Any], space: gymnasium.Space, keys: Sequence[str] | None = None
+    function: Callable[[Any], Any],
+    space: gymnasium.Space,
+    keys: str | Sequence[str] | None = None,
 ) -> Any:
     """Return the function of a space, or, for a `Dict`, a dict with that of each part.
 
     Args:
         function: A function of a space that is not a `Dict`.
         space: An observation space.
-        keys: The keys of a `Dict` to include. None: all.
+        keys: The keys of a `Dict` to include, or the key of the only part. None: all.
 
     Example:
         >>> map_space(input_shape, spaces.Dict({"room": spaces.Discrete(4)}))
         {'room': (4,)}
     """
+    if isinstance(keys, str):
+        return function(space[keys])  # type: ignore[index]
     if isinstance(space, spaces.Dict):
         return {key: function(space[key]) for key in keys or space}
     return function(space)

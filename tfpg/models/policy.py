@@ -18,7 +18,8 @@ from tfpg.core.arrays import BLOCK, batch_size, map_arrays
 from tfpg.core.backend import check_not_forked, keras, read_variable, scope_of, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.heads import NOISE, EpsilonGreedyHead, Head, head_for
+from tfpg.envs.contracts import ACTION_MASK, mask_choices, mask_issues
+from tfpg.models.heads import NOISE, BernoulliHead, EpsilonGreedyHead, Head, head_for
 from tfpg.models.inspection import (
     check_calls,
     check_layers,
@@ -88,7 +89,8 @@ class Decision(NamedTuple):
 
     actions: np.ndarray  #: [N, ...]  as they are learned
     env_actions: np.ndarray  #: [N, ...]  as the environment expects them
-    outputs: np.ndarray  #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax
+    #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax; -inf for invalid actions
+    outputs: np.ndarray
 
 
 class Actor:
@@ -139,6 +141,8 @@ class Actor:
         # The sum of the squares is finite unless an output is not, or it overflows.
         if not math.isfinite(np.vdot(outputs, outputs)) and not np.isfinite(outputs).all():
             raise FloatingPointError(explain_non_finite(self._model, observations, outputs))
+        if head.masks:
+            outputs = cast(Any, head).masked(outputs, observations[ACTION_MASK])
         distribution = head.distribution(outputs)
         actions = distribution.mode() if noise is None else distribution.sample(noise)
         return Decision(actions, head.env_actions(actions), outputs)
@@ -283,6 +287,7 @@ class Policy:
         self.model = model
         self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)
+        choices = mask_choices(self.observation_space, self.action_space)
         options = from_logits, positive_action, squash, log_std, epsilon, support
         named = zip(_HEAD_NAMES, options, strict=True)
         given = {name: value for name, value in named if value is not None}
@@ -298,7 +303,9 @@ class Policy:
         check_space(self.observation_space)
         self._input_space = input_space(model, self.observation_space)
         self._keys, example = self._probe(model, noise)
-        self._value_keys = self._encoded_keys = self._keys
+        if self._noisy is not None and isinstance(self._keys, str):
+            self._noisy.names = [self._keys]
+        self._value_keys: str | list[str] | None = None
         outputs, value = split_outputs(example)
         _check_output_shapes(outputs, value)
         self.has_value = value is not None or value_model is not None
@@ -312,6 +319,12 @@ class Policy:
                 np.asarray(tf.cast(outputs, tf.float32)),
                 model_noise=self._noisy.size if self._noisy else 0,
                 **known,
+            )
+        self.head.masks = choices is not None
+        if choices is not None and isinstance(self.head, BernoulliHead):
+            raise ValueError(
+                "A model with a single output cannot have its actions masked. Give it two outputs, "
+                "the logits of both actions."
             )
         self._mirror = self._mirror_for(acting)
         self.acting = "numpy" if self._mirror else "tensorflow"
@@ -331,7 +344,7 @@ class Policy:
         if self.value_model is None:
             return self
         other = copy.copy(self)
-        other.value_model, other.has_value, other._encoded_keys = None, False, self._keys
+        other.value_model, other.has_value, other._value_keys = None, False, None
         other._compiled = other._compiled_value = None
         return other
 
@@ -342,17 +355,12 @@ class Policy:
 
     def encode(self, observations: Any) -> Any:
         """Return the model inputs for observations as the environment returns them."""
-        return self._encoding()(observations)
+        return self._encoding(self._encoded_keys)(observations)
 
     @property
     def input_spec(self) -> Any:
         """The `tf.TensorSpec` of a batch of model inputs, or a dict of them."""
-
-        def spec(space: gymnasium.Space) -> tf.TensorSpec:
-            return tf.TensorSpec([None, *input_shape(space)], input_dtype(space))
-
-        specs = map_space(spec, self._input_space, self._encoded_keys)
-        return specs if self._input_name is None else {self._input_name: specs}
+        return self._spec_of(self._encoded_keys)
 
     def outputs(self, inputs: Any) -> tf.Tensor:
         """Return the model's policy outputs ``[B, K]`` for encoded observations, in float32."""
@@ -461,7 +469,7 @@ class Policy:
         if forward is None:
             forward = self._mirror.snapshot(read) if self._mirror else self._compiled_forward()
         unchanged = isinstance(self.observation_space, spaces.Box) and self._noisy is None
-        encoding = None if unchanged else self._encoding()
+        encoding = None if unchanged else self._encoding(_listed(self._keys))
         return Actor(forward, self._acting_head(read), encoding, self.model)
 
     def portable_actor(self, weights: Sequence[np.ndarray] | None = None) -> Actor:
@@ -525,8 +533,24 @@ class Policy:
             head.from_logits = True
         return head
 
+    @property
+    def _encoded_keys(self) -> list[str] | None:
+        """The keys of a `Dict` observation that its inputs hold. None: all, or it is no `Dict`."""
+        if self._keys is None:
+            return None
+        used = {*(_listed(self._keys) or ()), *[ACTION_MASK] * self.head.masks}
+        if self.value_model is not None:
+            used |= {*(_listed(self._value_keys) or cast(Any, self.observation_space))}
+        return [key for key in cast(Any, self.observation_space) if key in used]
+
     def _call(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The policy's outputs ``[B, K]`` and the model's own value ``[B]`` or None."""
+        outputs, value = self._call_model(inputs)
+        if self.head.masks:
+            outputs = cast(Any, self.head).masked(outputs, inputs[ACTION_MASK])
+        return outputs, value
+
+    def _call_model(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         if self._noisy is not None and NOISE in inputs:
             return tf.cast(self._noisy(inputs), tf.float32), None
         name = self._input_name
@@ -537,18 +561,24 @@ class Policy:
         return tf.cast(outputs, tf.float32), value
 
     def _compiled_forward(self) -> Forward:
-        spec, constants = self.input_spec, traced_constants(self.model)
+        """A function of the inputs that the model takes, which the `Actor` masks."""
+        spec = self._spec_of(_listed(self._keys))
+        constants = traced_constants(self.model)
         if self._noisy is not None:
             spec = {**spec, NOISE: tf.TensorSpec([None, self._noisy.size])}
         if self._compiled is None or self._compiled[0] != constants:
-            call = tf.function(self.outputs, input_signature=[spec], autograph=False)
+
+            def forward(inputs: Any) -> tf.Tensor:
+                return self._call_model(inputs)[0]
+
+            call = tf.function(forward, input_signature=[spec], autograph=False)
             self._compiled = constants, call
         call = self._compiled[1]
         return lambda inputs: call(map_arrays(_as_rows, inputs, spec)).numpy()
 
     def _probe(
         self, model: keras.Model, noise: Sequence[keras.layers.Layer] = ()
-    ) -> tuple[list[str] | None, Any]:
+    ) -> tuple[str | list[str] | None, Any]:
         """The keys that a model takes, and its outputs for random observations; builds it."""
         keys = input_keys(model, self._input_space)
 
@@ -570,11 +600,15 @@ class Policy:
         check_calls(model, inputs, noise)
         return keys, outputs
 
-    def _encoding(self) -> Callable[[Any], Any]:
+    def _encoding(self, keys: list[str] | None) -> Callable[[Any], Any]:
         """The function from observations to model inputs, which can be pickled."""
         if self._input_name is not None:
             return partial(_encode_as, self._input_name, self._input_space)
-        return partial(encode, self._input_space, keys=self._encoded_keys)
+        return partial(encode, self._input_space, keys=keys)
+
+    def _spec_of(self, keys: list[str] | None) -> Any:
+        specs = map_space(_spec, self._input_space, keys)
+        return specs if self._input_name is None else {self._input_name: specs}
 
     @property
     def _input_name(self) -> str | None:
@@ -596,13 +630,16 @@ class Policy:
                 "Rescaling, Concatenate, LayerNormalization, frozen BatchNormalization, and a few "
                 'keras.ops in float32. Use acting="auto".'
             )
+        if found is not None and isinstance(self._keys, str):
+            names = (x if x == NOISE else self._keys for x in found.sources)
+            found = found._replace(sources=dict(zip(names, found.sources.values(), strict=True)))
         return found
 
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
             raise ValueError("The model has a value output, so it does not need a value_model.")
         theirs = input_space(value_model, self.observation_space)
-        taken: list[Any] = input_keys(value_model, theirs) or [None]
+        taken: list[Any] = _listed(input_keys(value_model, theirs)) or [None]
         for key in taken:
             mine, other = ((x if key is None else x[key]) for x in (self._input_space, theirs))
             if isinstance(mine, Codes) != isinstance(other, Codes):
@@ -616,9 +653,6 @@ class Policy:
                 "A value_model's output must have shape (batch, 1), but it has shape "
                 f"{(None, *values.shape[1:])}."
             )
-        if self._keys is not None:
-            used = {*self._keys, *(self._value_keys or cast(Any, self.observation_space))}
-            self._encoded_keys = [key for key in cast(Any, self.observation_space) if key in used]
 
     def _checked(self, observations: Any) -> Any:
         """The observations as arrays, after a check of their shapes."""
@@ -637,7 +671,16 @@ class Policy:
                 )
             return x
 
-        return map_arrays(checked, shapes, observations)
+        observations = map_arrays(checked, shapes, observations)
+        if self.head.masks:
+            self._check_masks(observations[ACTION_MASK])
+        return observations
+
+    def _check_masks(self, masks: np.ndarray) -> None:
+        choices = cast(Any, mask_choices(self.observation_space, self.action_space))
+        for n, mask in enumerate(masks):
+            for issue in mask_issues(choices, mask):
+                raise ValueError(f"The action mask of observation {n} is invalid: {issue.detail}.")
 
 
 def _check_output_shapes(outputs: Any, value: Any) -> None:
@@ -686,12 +729,22 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     )
 
 
-def _select(inputs: Any, keys: Sequence[str] | None) -> Any:
+def _select(inputs: Any, keys: str | Sequence[str] | None) -> Any:
+    if isinstance(keys, str):
+        return inputs[keys]
     return inputs if keys is None else {key: inputs[key] for key in keys}
 
 
 def _encode_as(name: str, space: gymnasium.Space, observations: Any) -> dict[str, Any]:
     return {name: encode(space, observations)}
+
+
+def _listed(keys: str | list[str] | None) -> list[str] | None:
+    return [keys] if isinstance(keys, str) else keys
+
+
+def _spec(space: gymnasium.Space) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *input_shape(space)], input_dtype(space))
 
 
 def _as_rows(x: Any, spec: tf.TensorSpec) -> np.ndarray:

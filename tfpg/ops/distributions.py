@@ -3,6 +3,9 @@
 A distribution with NumPy parameters returns arrays, and one with tensors returns tensors, by the
 same formulas. Event dimensions are summed, so ``log_prob`` and ``entropy`` have shape ``[B]``.
 
+A logit or Q-value of minus infinity belongs to an invalid action, whose probability is 0, also in
+random exploration.
+
 Samples are a function of noise that the caller draws: ``sample(noise)``, with noise from
 ``noise(rng, shape)``, where ``rng`` is a NumPy generator, or a seed ``[2]`` int64 for a tensor.
 Equal noise gives equal actions, however the parameters were computed.
@@ -20,6 +23,7 @@ from tfpg.ops import numeric as xp
 from tfpg.ops.numeric import Array
 
 _LOG_2_PI = math.log(2.0 * math.pi)
+_INVALID = -math.inf
 
 
 class Distribution(Protocol):
@@ -121,7 +125,7 @@ class Categorical:
     """One of A actions, with probabilities ``softmax(logits)``.
 
     Args:
-        logits: ``[B, A]``. They need not be normalized.
+        logits: ``[B, A]``. They need not be normalized. Those of invalid actions are ``-inf``.
 
     Source:
         The largest sum of a logit and Gumbel noise is a sample: Maddison, Tarlow and Minka,
@@ -155,7 +159,9 @@ class Categorical:
 
     def entropy(self) -> Array:
         log_probs = xp.log_softmax(self.logits)
-        return -xp.sum(xp.exp(log_probs) * log_probs)
+        # 0 log 0 is 0, and its gradient must not be NaN.
+        finite = xp.where(log_probs > _INVALID, log_probs, xp.zeros_like(log_probs))
+        return -xp.sum(xp.exp(log_probs) * finite)
 
 
 class MultiCategorical:
@@ -210,6 +216,7 @@ class EpsilonGreedy:
     Args:
         q_values: ``[B, A]``.
         epsilon: In [0, 1].
+        masked: Whether Q-values may be minus infinity, for invalid actions.
 
     Source:
         Sutton and Barto, "Reinforcement Learning", 2nd edition, 2018, section 2.2.
@@ -223,9 +230,10 @@ class EpsilonGreedy:
         array([0])
     """
 
-    def __init__(self, q_values: Array, epsilon: float):
+    def __init__(self, q_values: Array, epsilon: float, masked: bool = False):
         self.q_values = q_values
         self.epsilon = epsilon
+        self.masked = masked
 
     @staticmethod
     def noise(rng: Any, shape: tuple[int, ...]) -> Array:
@@ -233,10 +241,19 @@ class EpsilonGreedy:
         return xp.uniform(rng, shape)
 
     def sample(self, noise: Array) -> Array:
-        count = self.q_values.shape[-1]
+        explores, position = noise[..., 0] < self.epsilon, noise[..., 1]
+        count: Any = self.q_values.shape[-1]
+        if self.masked:
+            valid = xp.cumsum(xp.as_integer(self.q_values > _INVALID))
+            count = valid[..., -1]
+            position = position * xp.like(count, noise)
+        else:
+            position = position * count
         # Casting the noise to float32 can round it up to 1.
-        drawn = xp.minimum(xp.as_integer(noise[..., 1] * count), count - 1)
-        return xp.where(noise[..., 0] < self.epsilon, drawn, self.mode())
+        drawn = xp.minimum(xp.as_integer(position), count - 1)
+        if self.masked:  # the action after so many valid ones
+            drawn = xp.sum(xp.as_integer(valid <= drawn[..., None]))
+        return xp.where(explores, drawn, self.mode())
 
     def mode(self) -> Array:
         return xp.argmax(self.q_values)
@@ -251,7 +268,11 @@ class EpsilonGreedy:
     def _probabilities(self) -> Array:
         count = self.q_values.shape[-1]
         greedy = xp.like(xp.one_hot(self.mode(), count), self.q_values)
-        return greedy * (1 - self.epsilon) + self.epsilon / count
+        explored: Any = 1 / count
+        if self.masked:
+            valid = xp.like(self.q_values > _INVALID, self.q_values)
+            explored = valid / xp.sum(valid)[..., None]
+        return greedy * (1 - self.epsilon) + self.epsilon * explored
 
 
 class DiagonalGaussian:
@@ -358,6 +379,31 @@ class SquashedGaussian(DiagonalGaussian):
 
     def _log_half(self) -> Array:
         return xp.like(np.log((self.high - self.low) / 2), self.mean)
+
+
+def with_one_valid(mask: Array, choices: Sequence[int]) -> Array:
+    """Return which options are valid: those of a mask, or all of a choice where it has none.
+
+    Observations after the end of an episode may have none, and nothing depends on them. But a
+    softmax over nothing would be NaN.
+
+    Args:
+        mask: ``[..., sum(choices)]``, 0 or False for an option that is not valid.
+        choices: The number of options of each choice.
+
+    Returns:
+        ``[..., sum(choices)]`` bool.
+
+    Example:
+        >>> import numpy as np
+        >>> with_one_valid(np.array([[0, 1, 0, 0]]), (2, 2)).tolist()
+        [[False, True, True, True]]
+    """
+    valid, parts = xp.cast(mask, np.float32) > 0, []  # LiteRT cannot compare bytes
+    for end, n in zip(np.cumsum(choices), choices, strict=True):
+        part = valid[..., end - n : end]
+        parts.append(part | ~xp.any(part)[..., None])
+    return parts[0] if len(parts) == 1 else xp.concatenate(parts)
 
 
 def _log_tanh_slope(u: Array) -> Array:

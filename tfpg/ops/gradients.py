@@ -104,7 +104,10 @@ def _weighted_sums(
         with tf.GradientTape() as tape:
             losses = step_losses(part).items()
             logs = {
-                name: x if name in keep else tf.reduce_sum(tf.cast(share, x.dtype) * x)
+                # Steps that do not count may be impossible, and then their losses are infinite.
+                name: x
+                if name in keep
+                else tf.reduce_sum(tf.math.multiply_no_nan(x, tf.cast(share, x.dtype)))
                 for name, x in losses
             }
         return gradient_of(tape, logs["loss"], variables), logs

@@ -54,6 +54,10 @@ def sum(x: Array) -> Array:
     return x.sum(axis=-1) if is_array(x) else tf.reduce_sum(x, axis=-1)
 
 
+def cumsum(x: Array) -> Array:
+    return x.cumsum(axis=-1) if is_array(x) else tf.cumsum(x, axis=-1)
+
+
 def total(x: Array, axis: int | None = None) -> Array:
     """The sum over one axis, or all, which are kept with a size of 1."""
     if is_array(x):

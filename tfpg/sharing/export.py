@@ -242,7 +242,7 @@ def _nearby_actions(
     policy: Policy, outputs: np.ndarray, noise: Any, rows: np.ndarray, tolerance: float
 ) -> Iterator[np.ndarray]:
     """The actions in some rows, for each output a little smaller and a little larger."""
-    step = tolerance * np.abs(outputs).max()
+    step = tolerance * np.abs(outputs, where=np.isfinite(outputs), out=np.zeros_like(outputs)).max()
     for k in range(outputs.shape[1] if rows.size else 0):
         for shift in (-step, step):
             moved = outputs[rows]

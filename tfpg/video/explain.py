@@ -132,7 +132,7 @@ def action_bars(
 
     A bar shows, by the kind of policy:
 
-    - Q-network: the Q-value of an action, within ``q_range``, which it widens
+    - Q-network: the Q-value of an action, within ``q_range``, which it widens; -inf if invalid
     - `Discrete`: the probability of an action
     - `MultiBinary`: the probability of a 1
     - `MultiDiscrete`: the probability of the choice that was made
@@ -151,7 +151,9 @@ def action_bars(
     distribution: Any = policy.distribution_of(decision.outputs)
     if isinstance(distribution, EpsilonGreedy):
         values = distribution.q_values[0]
-        lengths, chosen = q_range.scale(values), np.arange(len(values)) == played - space.start
+        lengths, chosen = np.zeros(len(values)), np.arange(len(values)) == played - space.start
+        valid = np.isfinite(values)
+        lengths[valid] = q_range.scale(values[valid])
     elif isinstance(distribution, (Bernoulli, Categorical)):
         options = np.arange(int(space.n))
         values = lengths = np.exp([distribution.log_prob(np.array([a]))[0] for a in options])
