@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from marks import slow_but
+from masked import reporting
 from small import SMALL, every_checkpoint, q_network, small_sac
 
 import tfpg
@@ -190,6 +191,8 @@ CASES = {
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),
     "dqn-frames": (frames, Frames),
     "dqn-dict": (dqn, lambda: Noisy(named=True)),
+    "ppo-masks": (ppo, lambda: reporting("infos")),
+    "dqn-masks": (dqn, lambda: reporting("method")),
     "pong": (pong, "ALE/Pong-v5"),
     "workers": (dqn, "workers"),
 }

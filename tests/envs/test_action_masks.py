@@ -1,0 +1,338 @@
+"""Masks are found wherever an environment reports them, and checked like observations."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from masked import WAYS, InInfos, InMethod, Pairs, reporting
+
+import tfpg
+from tfpg.envs import open_env, open_vec, spaces_of
+from tfpg.envs.action_masks import ActionMasks, mask_source, with_masks
+from tfpg.envs.contracts import VectorForm, flat_mask, mask_choices, usable_space
+from tfpg.envs.probes import Divisors
+from tfpg.errors import EnvError
+
+BOX = spaces.Box(-1, 1, (1,), np.float32)
+
+
+class Scripted(gymnasium.Env):
+    """Observes a mask from a list in each step, and ends with the last of them.
+
+    Args:
+        masks: The masks, that of the reset first.
+        ends: ``"terminated"`` or ``"truncated"``.
+    """
+
+    def __init__(self, masks, ends="terminated", actions=None, space=None):
+        self.masks, self.ends = masks, ends
+        self.action_space = actions or spaces.Discrete(3)
+        space = space or spaces.Box(0, 1, np.shape(masks[0]), np.int8)
+        self.observation_space = spaces.Dict(observation=BOX, action_mask=space)
+
+    def observe(self):
+        return {"observation": np.zeros(1, np.float32), "action_mask": self.masks[self.t]}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        last = self.t == len(self.masks) - 1
+        flags = last and self.ends == "terminated", last and self.ends == "truncated"
+        return self.observe(), 0.0, *flags, {}
+
+
+def masks_of(*rows):
+    return [np.array(row, np.int8) for row in rows]
+
+
+class TestWhereTheyAre:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_they_become_a_part_of_the_observations(self, way):
+        space, _ = spaces_of(lambda: reporting(way))
+        assert set(space) == {"action_mask", "observation"}
+        with (
+            open_vec(Divisors, 3) as plain,
+            open_vec(lambda: reporting(way, Divisors()), 3) as envs,
+        ):
+            expected, _ = plain.reset(seed=[1, 2, 3])
+            found, _ = envs.reset(seed=[1, 2, 3])
+            for _ in range(4):
+                for key in space:
+                    np.testing.assert_array_equal(found[key], expected[key])
+                actions = expected["action_mask"].argmax(axis=1)
+                expected, *_ = plain.step(actions)
+                found, *_ = envs.step(actions)
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_an_environment_of_your_own_and_one_for_videos_have_them(self, way):
+        env = reporting(way)
+        assert "action_mask" in spaces_of(env)[0].spaces
+        with open_env(env) as opened:
+            assert "action_mask" in opened.reset(seed=0)[0]
+        with open_env(lambda: reporting(way)) as opened:
+            assert "action_mask" in opened.reset(seed=0)[0]
+
+    @pytest.mark.parametrize("way", ["infos", "method"])
+    def test_they_are_seen_through_wrappers(self, way):
+        env = gymnasium.wrappers.TimeLimit(reporting(way), 5)
+        assert isinstance(with_masks(env), ActionMasks)
+
+    def test_a_dict_gets_one_more_key(self):
+        class Named(gymnasium.ObservationWrapper):
+            def __init__(self, env):
+                super().__init__(env)
+                self.observation_space = spaces.Dict(number=env.observation_space)
+
+            def observation(self, observation):
+                return {"number": observation}
+
+        space, _ = spaces_of(lambda: Named(reporting("infos")))
+        assert set(space) == {"action_mask", "number"}
+
+    def test_gymnasiums_taxi_has_them(self):
+        (env_id,) = [name for name in gymnasium.registry if name.startswith("Taxi-v")][-1:]
+        space, _ = spaces_of(env_id)
+        assert space["observation"] == spaces.Discrete(500)
+        with open_vec(env_id, 2) as envs:
+            assert envs.reset(seed=[0, 1])[0]["action_mask"].shape == (2, 6)
+
+    def test_other_environments_are_not_even_reset(self):
+        env = gymnasium.make("CartPole-v1")
+        assert with_masks(env) is env
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step(0)
+
+    def test_your_environment_is_reset_once_to_see_its_infos(self):
+        class Counting(InInfos):
+            resets = 0
+
+            def reset(self, **arguments):
+                self.resets += 1
+                return super().reset(**arguments)
+
+        env = Counting(Divisors(largest=12))
+        for _ in range(3):
+            spaces_of(env)
+        assert env.resets == 1
+
+    def test_a_key_that_the_infos_do_not_have_is_no_mask(self):
+        class Reader(gymnasium.Wrapper):
+            def reset(self, **arguments):
+                observation, info = self.env.reset(**arguments)
+                info.pop("action_mask", None)
+                return observation, info
+
+        assert mask_source(Reader(gymnasium.make("CartPole-v1"))) is None
+
+    def test_masks_that_nobody_expected_are_not_ignored_in_silence(self):
+        key = "action" + "_mask"  # which no constant of the class shows
+
+        class Hidden(gymnasium.Env):
+            observation_space, action_space = BOX, spaces.Discrete(2)
+
+            def reset(self, *, seed=None, options=None):
+                return np.zeros(1, np.float32), {key: np.ones(2, np.int8)}
+
+        with (
+            open_vec(Hidden) as envs,
+            pytest.warns(UserWarning, match=r"Ignoring the 'action_mask'"),
+        ):
+            envs.reset(seed=[0])
+        with open_vec(lambda: ActionMasks(Hidden())) as envs:
+            assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[1, 1]]
+        own = SyncVectorEnv([Hidden], autoreset_mode=AutoresetMode.DISABLED)
+        with pytest.warns(UserWarning, match=r"Ignoring the 'action_mask'"):
+            VectorForm(own).reset(own.reset(seed=0))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("way", WAYS)
+    def test_workers_return_the_same(self, way):
+        results = []
+        for workers in (None, 2):
+            with open_vec(lambda: reporting(way), 3, workers=workers) as envs:
+                observations, _ = envs.reset(seed=[5, 6, 7])
+                rows = [observations["action_mask"].copy()]
+                observations, *_ = envs.step(rows[0].argmax(axis=1))
+                results.append([*rows, observations["action_mask"].copy()])
+        np.testing.assert_array_equal(*results)
+
+
+class TestTheirForm:
+    @pytest.mark.parametrize(
+        ("space", "mask"),
+        [
+            (spaces.MultiBinary(3), np.array([0, 1, 1], np.int8)),
+            (spaces.MultiDiscrete([2, 2, 2]), [0, 1, 1]),
+            (spaces.Box(0, 1, (3,), bool), np.array([False, True, True])),
+            (spaces.Box(0, 1, (3,)), np.array([0.0, 1.0, 1.0])),
+            (spaces.Box(0, 1, (1, 3), np.uint8), np.array([[0, 1, 1]])),
+        ],
+        ids=str,
+    )
+    def test_masks_of_every_space_become_zeros_and_ones(self, space, mask):
+        env = Scripted([mask, mask], space=space)
+        assert usable_space(env.observation_space)["action_mask"].shape == (3,)
+        with open_vec(lambda: env) as envs:
+            assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[0, 1, 1]]
+
+    def test_a_tuple_has_a_mask_for_each_choice(self):
+        assert mask_choices(usable_space(Pairs.observation_space), Pairs.action_space) == (3, 3)
+        for build in (Pairs, lambda: InInfos(Pairs()), lambda: InMethod(Pairs())):
+            with open_vec(build, 2) as envs:
+                observations, _ = envs.reset(seed=[0, 1])
+                assert observations["action_mask"].shape == (2, 6)
+                numbers, masks = observations["observation"], observations["action_mask"]
+                by_two = (numbers % 2 == 0) & (numbers > 2)
+                np.testing.assert_array_equal(masks[:, [1, 4]] > 0, by_two)
+
+    def test_a_flat_mask_stays(self):
+        assert flat_mask([True, False]).tolist() == [1, 0]
+        with pytest.raises(ValueError, match="must be numbers or booleans, but it is NoneType"):
+            flat_mask(None)
+
+
+class TestMistakes:
+    def error_of(self, env, steps=5, **options):
+        with open_vec(lambda: env, **options) as envs, pytest.raises(EnvError) as caught:
+            envs.reset(seed=[7])
+            for _ in range(steps):
+                envs.step(np.array([0]))
+        return str(caught.value)
+
+    def test_no_valid_action_names_the_environment_and_the_step(self):
+        text = self.error_of(Scripted(masks_of([1, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0])))
+        assert "Environment 0" in text
+        assert "step 1" in text
+        assert "no action is valid, but the episode has not terminated" in text
+        text = self.error_of(Scripted(masks_of([0, 0, 0])))
+        assert "could not be reset" in text
+
+    def test_no_valid_option_names_the_choice(self):
+        masks = masks_of([1, 0, 1, 0], [1, 0, 0, 0], [1, 0, 1, 0])
+        text = self.error_of(Scripted(masks, actions=spaces.MultiDiscrete([2, 2])))
+        assert "no option of choice 1 is valid" in text
+
+    def test_after_a_termination_no_action_has_to_be_valid(self):
+        masks = masks_of([1, 0, 0], [0, 0, 0])
+        with open_vec(lambda: Scripted(masks)) as envs:
+            envs.reset(seed=[0])
+            assert envs.step(np.array([0]))[2].all()
+        assert "no action is valid" in self.error_of(Scripted(masks, ends="truncated"))
+
+    def test_after_a_termination_masks_may_be_missing(self):
+        class Ending(InMethod):
+            def action_masks(self):
+                assert self.env.number > 1, "the game is over"
+                return super().action_masks()
+
+        class Missing(InInfos):
+            def infos(self, observation):
+                return super().infos(observation) if self.env.number > 1 else {}
+
+        for kind in (Ending, Missing):
+            with open_vec(lambda kind=kind: kind(Divisors(largest=2))) as envs:
+                envs.reset(seed=[0])
+                observations, _, terminated, *_ = envs.step(np.array([0]))
+                assert terminated.all()
+                assert not observations["action_mask"].any()
+
+    def test_other_values_than_zero_and_one_are_refused(self):
+        text = self.error_of(Scripted(masks_of([1, 0, 0], [1, 3, 0], [1, 0, 0])))
+        assert "expected zeros and ones, got 3" in text
+
+    def test_masks_of_another_size_are_refused(self):
+        class Short(InMethod):
+            def action_masks(self):
+                return super().action_masks()[:-1]
+
+        text = self.error_of(Short(Divisors(largest=12)))
+        assert "its action mask has 5 values, but Discrete(6) needs 6" in text
+        with pytest.raises(ValueError, match=r"has shape \(2,\), but Discrete\(3\) needs 3 values"):
+            tfpg.networks.mlp(Scripted(masks_of([1, 1])))
+
+    def test_infos_without_the_mask_are_refused(self):
+        class Sometimes(InInfos):
+            def step(self, action):
+                *result, _ = super().step(action)
+                return *result, {}
+
+        env = Sometimes(Divisors(largest=12))
+        env.reset(seed=0)
+        text = self.error_of(env)
+        assert "its infos had 'action_mask' before, but not now" in text
+
+    @pytest.mark.parametrize("actions", [spaces.Box(-1, 1, (3,)), spaces.MultiBinary(3)], ids=str)
+    def test_other_actions_cannot_be_masked(self, actions):
+        env = Scripted(masks_of([1, 0, 0], [1, 0, 0]), actions=actions)
+        with pytest.raises(ValueError, match="needs Discrete or MultiDiscrete actions"):
+            tfpg.networks.mlp(env)
+        with (
+            pytest.raises(ValueError, match="needs Discrete or MultiDiscrete actions"),
+            open_vec(lambda: env),
+        ):
+            pass
+
+    @pytest.mark.parametrize("at", [0, 1])
+    def test_a_vector_environment_is_checked_too(self, at):
+        class Vector(VectorEnv):
+            num_envs = 2
+            single_observation_space = spaces.Dict(
+                observation=BOX, action_mask=spaces.MultiBinary(2)
+            )
+            single_action_space = spaces.Discrete(2)
+
+            def observe(self):
+                masks = np.ones((2, 2), np.int8)
+                if self.t == at:
+                    masks[1] = 0
+                self.t += 1
+                return {"observation": np.zeros((2, 1), np.float32), "action_mask": masks}
+
+        envs = Vector()
+        envs.t, form = 0, VectorForm(envs)
+        flags, lengths = np.array([False, False]), np.array([4, 4])
+        match = "environment 1 after a reset" if at == 0 else "in step 4 of environment 1"
+        with pytest.raises(ValueError, match=f"invalid action_mask .*{match}.*no action is valid"):
+            form.reset((envs.observe(), {}))
+            form.step((envs.observe(), np.zeros(2), flags, flags, {}), lengths)
+        envs.t = at
+        over = np.array([False, True])
+        form.step((envs.observe(), np.zeros(2), over, flags, {}), lengths)  # it has terminated
+
+
+class TestTheCheck:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_it_finds_them_and_plays_valid_actions(self, way):
+        made = []
+
+        def build():
+            made.append(reporting(way))
+            return made[-1]
+
+        report = tfpg.check_env(build, steps=200)
+        assert report.ok, report
+        where = "action_masks()" if way == "method" else way
+        assert f"its action masks are in {where}" in report.rows[2].detail
+        assert sum(env.unwrapped.invalid for env in made) == 0
+
+    def test_it_plays_several_choices(self):
+        assert tfpg.check_env(lambda: InInfos(Pairs()), steps=100).ok
+
+    def test_it_reports_masks_without_a_valid_action(self):
+        env = Scripted(masks_of([1, 0, 0], [0, 0, 0], [1, 0, 0]))
+        report = tfpg.check_env(lambda: env, steps=20)
+        assert not report.ok
+        assert "no action is valid, but the episode has not terminated (step 0, seed 0" in str(
+            report
+        ).replace("\n" + " " * 28, " ")
+
+    def test_it_reports_actions_that_cannot_be_masked(self):
+        env = Scripted(masks_of([1, 0, 0], [1, 0, 0]), actions=spaces.MultiBinary(3))
+        report = tfpg.check_env(lambda: env, steps=20)
+        assert not report.ok
+        assert "needs Discrete or MultiDiscrete" in " ".join(row.detail for row in report.rows)
