@@ -182,7 +182,7 @@ class TestUpdates:
     @pytest.mark.parametrize("algorithm", [tfpg.DQN, *DISTRIBUTIONAL])
     def test_targets_are_those_of_the_best_valid_action(self, algorithm, double):
         options = {"double": double}
-        if algorithm is tfpg.C51:
+        if issubclass(algorithm, tfpg.C51):
             options |= {"v_min": -2.0, "v_max": 3.0}
         atoms = None if algorithm is tfpg.DQN else 5
         model = tfpg.networks.mlp(lambda: Divisors(LARGEST), hidden=(8,), atoms=atoms, seed=0)

@@ -165,6 +165,20 @@ def test_only_an_input_of_this_name_gets_the_mask():
         assert np.array_equal(outputs[0, 1:3], outputs[1, 1:3]) is same
 
 
+@pytest.mark.parametrize("others", [{}, {"goal": spaces.Discrete(2)}], ids=["one", "two"])
+def test_noisy_networks_are_masked(others):
+    both, masks = (space_of((4,), **others), spaces.Discrete(4)), masks_of((4,), 200)
+    model = tfpg.networks.mlp(both, hidden=(8,), noisy=True, seed=0)
+    observations = {"observation": RNG.normal(size=(200, SIZE)).astype("f"), "action_mask": masks}
+    observations |= {key: np.zeros(200, int) for key in others}
+    policies = [Policy(model, both, epsilon=0.2, acting=a) for a in ("numpy", "tensorflow")]
+    noise = policies[0].head.noise(np.random.default_rng(0), 200)
+    for drawn in (None, noise):
+        one, other = (policy.actor()(observations, drawn).env_actions for policy in policies)
+        assert is_valid(policies[0], masks, one)
+        np.testing.assert_array_equal(one, other)
+
+
 def test_integers_can_enter_an_embedding():
     model = keras.Sequential(
         [
