@@ -287,7 +287,6 @@ class Policy:
         self.model = model
         self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)
-        choices = mask_choices(self.observation_space, self.action_space)
         options = from_logits, positive_action, squash, log_std, epsilon, support
         named = zip(_HEAD_NAMES, options, strict=True)
         given = {name: value for name, value in named if value is not None}
@@ -313,19 +312,7 @@ class Policy:
             self._add_value_model(value_model, value is not None)
         self.value_scale = known_scale if value_scale is None else value_scale
         with scope_of(model.variables):
-            self.head = head_for(
-                self.action_space,
-                model,
-                np.asarray(tf.cast(outputs, tf.float32)),
-                model_noise=self._noisy.size if self._noisy else 0,
-                **known,
-            )
-        self.head.masks = choices is not None
-        if choices is not None and isinstance(self.head, BernoulliHead):
-            raise ValueError(
-                "A model with a single output cannot have its actions masked. Give it two outputs, "
-                "the logits of both actions."
-            )
+            self.head = self._head_for(np.asarray(tf.cast(outputs, tf.float32)), known)
         self._mirror = self._mirror_for(acting)
         self.acting = "numpy" if self._mirror else "tensorflow"
         self._forward: Forward | None = None  # with weights from an earlier time
@@ -634,6 +621,17 @@ class Policy:
             names = (x if x == NOISE else self._keys for x in found.sources)
             found = found._replace(sources=dict(zip(names, found.sources.values(), strict=True)))
         return found
+
+    def _head_for(self, outputs: np.ndarray, options: dict[str, Any]) -> Head:
+        noise = self._noisy.size if self._noisy else 0
+        head = head_for(self.action_space, self.model, outputs, model_noise=noise, **options)
+        head.masks = mask_choices(self.observation_space, self.action_space) is not None
+        if head.masks and isinstance(head, BernoulliHead):
+            raise ValueError(
+                "A model with a single output cannot have its actions masked. Give it two outputs, "
+                "the logits of both actions."
+            )
+        return head
 
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
