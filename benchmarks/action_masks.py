@@ -8,7 +8,8 @@ Each algorithm trains with its defaults, with masks and without, until its greed
 0.1 steps of the best one. Then its policy with masks plays a million steps, half of them greedily.
 
     python benchmarks/action_masks.py
-    python benchmarks/action_masks.py --only ppo --env-steps 400000
+    python benchmarks/action_masks.py --only ppo reinforce a2c dqn
+    python benchmarks/action_masks.py --only c51 qrdqn rainbow --env-steps 4000
 """
 
 import argparse
@@ -75,12 +76,12 @@ def invalid_actions(policy, steps: int, seed: int, count: int = 1000) -> int:
 
 
 def main() -> None:
-    algorithms = ["ppo", "reinforce", "a2c", "dqn", "c51", "qrdqn"]
+    algorithms = ["ppo", "reinforce", "a2c", "dqn", "c51", "qrdqn", "rainbow"]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=algorithms, default=algorithms)
-    parser.add_argument("--env-steps", type=int, default=100_000, help="at most, without masks")
+    parser.add_argument("--env-steps", type=int, default=100_000, help="at most; with masks, half")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print("| | steps with masks | steps without | best return without | invalid actions |")
