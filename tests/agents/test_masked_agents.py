@@ -15,7 +15,7 @@ from tfpg.envs import open_vec
 from tfpg.envs.probes import Divisors
 from tfpg.rollouts.replay import Transitions
 
-EVERY = [*ALGORITHMS, *DISTRIBUTIONAL]
+EVERY = [*ALGORITHMS, *DISTRIBUTIONAL, tfpg.PQN]
 LARGEST = 12
 Q_LEARNING = [("dqn", 20_000), ("c51", 8_000), ("qrdqn", 20_000)]
 
@@ -39,7 +39,11 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("algorithm", "way"),
         slow_but(
-            [*((each, "observations") for each in ALGORITHMS), (tfpg.C51, "infos")],
+            [
+                *((each, "observations") for each in ALGORITHMS),
+                (tfpg.C51, "infos"),
+                (tfpg.PQN, "method"),
+            ],
             [(each, way) for each in EVERY for way in WAYS],
         ),
     )
@@ -67,6 +71,7 @@ class TestTraining:
         ("algorithm", "options"),
         [
             (tfpg.A2C, {"num_steps": 9}),
+            (tfpg.PQN, {"num_steps": 9}),
             (tfpg.PPO, {"num_steps": 9, "epochs": 2, "minibatches": 2}),
             (tfpg.PPO, {"target_kl": 0.01, "value_clip": 0.2, "entropy_coef": 0.1}),
         ],
