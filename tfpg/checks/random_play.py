@@ -33,7 +33,6 @@ from tfpg.envs.contracts import (
     reset_issues,
     reward_issues,
     step_issues,
-    usable_space,
 )
 from tfpg.models.heads import heads_of
 
@@ -197,7 +196,7 @@ class RandomPlay:
     def _observe(self, x: Any, reward: Any = None, end: Any = None) -> None:
         """Check an observation, and that the previous one has not changed."""
         try:
-            issues = list(observation_issues(usable_space(self.env.observation_space), x))
+            issues = list(observation_issues(self.env.observation_space, x))
             if self._choices is not None and not (end and end[0]):
                 issues += mask_issues(self._choices, flat_mask(x[ACTION_MASK]))
         except ERRORS as error:  # of a space

@@ -250,10 +250,7 @@ def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Iss
         elif key not in space.spaces:
             yield Issue(WARNING, f"{key} extra", f"{key!r} is not in the space, and is ignored")
         else:
-            x = observation[key]
-            if key == ACTION_MASK and isinstance(x, tuple):
-                x = flat_mask(x)
-            for issue in observation_issues(space[key], x):
+            for issue in observation_issues(space[key], observation[key]):
                 kind, detail = f"{key} {issue.kind}", f"{key!r}: {issue.detail}"
                 yield issue._replace(kind=kind, detail=detail)
 
