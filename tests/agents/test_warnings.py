@@ -206,10 +206,18 @@ class TestQValues:
     def test_returns_beyond_the_range_of_the_distributions_are_a_warning(self):
         # Ten rewards of 1 with gamma=0.9 are worth 6.51.
         (text,) = self.warnings_of([1.0] * 3, support=(0.0, 6.4))
-        assert text.startswith("The discounted returns of episodes are from 6.51 to 6.51, beyond")
+        assert text.startswith(
+            "Discounted returns range from 1 to 6.51, outside the network's range"
+        )
         assert "v_min=0 to v_max=6.4" in text
-        assert self.warnings_of([-1.0] * 3, data=[rollout(reward=-1.0)], support=(-6.4, 0.0))
+        (text,) = self.warnings_of([-1.0] * 3, data=[rollout(reward=-1.0)], support=(-6.4, 0.0))
+        assert text.startswith("Discounted returns range from -6.51 to -1,")
         assert self.warnings_of([1.0] * 3, support=(0.0, 6.4), gamma=0.85) == []
+        # A last reward is the return of the last step.
+        crash = rollout(steps=100, length=100)
+        crash.rewards[:] = -20.0 * crash.terminated
+        (text,) = self.warnings_of([-1.0] * 3, data=[crash], support=(-10.0, 10.0))
+        assert text.startswith("Discounted returns range from -20 to -0.00059,")
         # One percent beyond is fine.
         assert self.warnings_of([1.0] * 3, support=(0.0, 6.46)) == []
 
@@ -251,7 +259,7 @@ class TestInTraining:
     def test_a_range_that_is_too_small_is_a_warning(self):
         model = small_model(tfpg.C51, Countdown)
         agent = small_agent(tfpg.C51, Countdown, model, v_min=-1.0, v_max=-0.5)
-        with pytest.warns(TrainingWarning, match="beyond the range of the network's distrib"):
+        with pytest.warns(TrainingWarning, match="Discounted returns range from"):
             agent.fit(Countdown, 1, seed=3, verbose=0)
 
     def test_the_next_fit_remembers_returns_and_uses_its_own_gamma(self):
@@ -282,3 +290,8 @@ class TestInTraining:
         agent = tfpg.DQN(q_network(seed=1), **{**SMALL, "updates_per_learn": 8})
         fit = lambda: agent.fit("CartPole-v1", 30, seed=0, verbose=0)  # noqa: E731
         assert training_warnings(fit) == []
+
+    def test_a_greedy_agent_without_noise_is_warned(self):
+        agent = small_agent(tfpg.Rainbow, model=small_model(tfpg.C51))
+        with pytest.warns(TrainingWarning, match="Nothing explores: epsilon is 0, and the model"):
+            agent.fit("CartPole-v1", 1, seed=0, verbose=0)

@@ -628,7 +628,7 @@ def test_a_model_of_distributions_is_trained_further_by_its_algorithm_only(tmp_p
     assert json.loads((tmp_path / "more/config.json").read_text())["options"]["v_max"] == 100.0
     done = run("train", "dqn", *short, "--model", "r", "--run", "other", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("distributions of returns: use tfpg.C51.")
+    assert done.stderr.splitlines()[-1].endswith("of returns: use tfpg.C51 or tfpg.Rainbow.")
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The base class of Q-learning from a replay buffer: targets of Q-values, and exploration.
 
-An algorithm is a subclass with its `QLearning.losses`. See `tfpg.DQN`, `tfpg.C51`,
-`tfpg.QRDQN` and `tfpg.Rainbow`.
+An algorithm is a subclass with its `QLearning.losses`. See `tfpg.DQN`, `tfpg.C51`, `tfpg.QRDQN`
+and `tfpg.Rainbow`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.q_network import QNetworkAgent
 from tfpg.agents.warnings import QLearningWarnings
 from tfpg.core.backend import tf
+from tfpg.core.messages import warn
 from tfpg.core.options import count, flag, one_of, option
+from tfpg.errors import TrainingWarning
 from tfpg.models.heads import NOISE
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
+from tfpg.schedules import IN_THE_END
 
 if TYPE_CHECKING:
     from tfpg.models.policy import Policy
@@ -42,7 +45,9 @@ class QLearning(QNetworkAgent, OffPolicy):
         help="Unit of the epsilon schedule: environment steps or episodes.",
     )
     explore_steps: int = option(
-        default=1, check=count, help="Repeat a random action for this many steps."
+        default=1,
+        check=count,
+        help="Repeat a random action, or keep the noise of a noisy network, for this many steps.",
     )
     advice = QLearningWarnings
     may_be_noisy = True
@@ -56,14 +61,21 @@ class QLearning(QNetworkAgent, OffPolicy):
         if isinstance(self.support, tuple):
             assert isinstance(self._warnings, QLearningWarnings)
             self._warnings.support = self.support
+        epsilons = self.epsilon_at(0), self.epsilon_at(IN_THE_END)
+        if not self.head.model_noise and max(epsilons) == 0:
+            warn(
+                "Nothing explores: epsilon is 0, and the model is not noisy. Use noisy=True in the "
+                "network, or a schedule for epsilon.",
+                TrainingWarning,
+            )
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         return {**super().iterate(collector, policy), "epsilon": self.head.epsilon}
 
     def next_outputs(self, batch: Transitions) -> tf.Tensor:
-        """Return the trained network's outputs ``[B, K]`` for the observations that follow.
+        """Return the trained network's outputs ``[B, K]`` for the next observations.
 
-        The noise of a noisy network is that for ``batch.observations``.
+        A noisy network has the same noise as for ``batch.observations``.
         """
         inputs = batch.next_observations
         if self.head.model_noise:
@@ -94,8 +106,8 @@ class QLearning(QNetworkAgent, OffPolicy):
     def with_noise(self, batch: Transitions, noise: tf.Tensor) -> Transitions:
         """Return the batch with noise for a noisy online network and for its target network.
 
-        As in the paper, all transitions have the same: drawing it for each would take several times
-        as long as the rest of the update.
+        As in the paper, all transitions share it: drawing noise for each one would take several
+        times as long as the rest of the update.
         """
         if not self.head.model_noise:
             return batch

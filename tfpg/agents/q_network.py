@@ -32,7 +32,7 @@ class QNetworkAgent(Agent):
         known = head_options_of(self.model).get("support")
         same = self.support is not None and (known == QUANTILES) == (self.support == QUANTILES)
         if known is not None and not same:
-            right = "tfpg.QRDQN" if known == QUANTILES else "tfpg.C51"
+            right = "tfpg.QRDQN" if known == QUANTILES else "tfpg.C51 or tfpg.Rainbow"
             raise ValueError(f"The model outputs distributions of returns: use {right}.")
 
     @staticmethod

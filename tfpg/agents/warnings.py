@@ -199,11 +199,11 @@ class QLearningWarnings(ReplayWarnings):
 
     def __init__(self, gamma: float, capacity: int, learning_starts: int):
         super().__init__(gamma, capacity, learning_starts)
-        #: the lowest and the highest return that the network's outputs can have, if it is known
+        #: the lowest and highest return that the network can represent, if known
         self.support: tuple[float, float] | None = None
         self._partial_returns: np.ndarray | None = None
         self._since_start = np.zeros((0, 2))  # the discounted return so far, and the next discount
-        self._lowest_return, self._highest_return = np.inf, -np.inf  # of whole episodes
+        self._lowest_return, self._highest_return = np.inf, -np.inf
         self._largest_return = 0.0
         self._largest_reward = 0.0
         self._steps = self._terminated = self._truncated = 0
@@ -231,7 +231,9 @@ class QLearningWarnings(ReplayWarnings):
             self._partial_returns[ended[t]] = 0.0
             self._since_start[:, 0] += self._since_start[:, 1] * rewards[t]
             self._since_start[:, 1] *= self.gamma
+            # The returns of an episode's first step, and of its last one.
             returns = self._since_start[ended[t] & real[t], 0]
+            returns = np.concatenate([returns, rewards[t, data.terminated[t] & real[t]]])
             self._lowest_return = min(self._lowest_return, returns.min(initial=np.inf))
             self._highest_return = max(self._highest_return, returns.max(initial=-np.inf))
             self._since_start[ended[t]] = 0.0, 1.0
@@ -262,15 +264,14 @@ class QLearningWarnings(ReplayWarnings):
             "truncated where it means terminated. In a task that never ends, this is normal.",
             patience=1,
         )
-
         low, high = self.support or (-np.inf, np.inf)
         slack = 0.01 * (high - low) if self.support else 0.0
         self._observe(
             "support",
             self._lowest_return < low - slack or self._highest_return > high + slack,
-            f"The discounted returns of episodes are from {self._lowest_return:.3g} to "
-            f"{self._highest_return:.3g}, beyond the range of the network's distributions, "
-            f"v_min={low:g} to v_max={high:g}, which cannot represent them. Use a larger range.",
+            f"Discounted returns range from {self._lowest_return:.3g} to "
+            f"{self._highest_return:.3g}, outside the network's range, v_min={low:g} to "
+            f"v_max={high:g}, so it cannot represent them. Use a larger range.",
             patience=1,
         )
 

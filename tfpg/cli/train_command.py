@@ -262,7 +262,8 @@ class AlgorithmCommand(ClickCommand):
         self.algorithm, self.agent = algorithm, algorithm_class(algorithm)
         self.declared = command
         options = options_of(self.agent)
-        # The network's log_std takes the place of the agent's. Only Q-networks are dueling.
+        # Settings of the network that this agent has no use for. The network's log_std takes the
+        # place of the agent's.
         networks = {
             "log_std": "log_std" in options,
             "dueling": "epsilon" in options,
