@@ -152,6 +152,12 @@ def pqn(env):
     return tfpg.PQN(model, epsilon=linear(1.0, 0.1, 150), reward_scale="auto", **options)
 
 
+def recurrent(env):
+    model = tfpg.networks.recurrent(env, units=6, hidden=(8,), cell="lstm", seed=0)
+    options = {"num_envs": 3, "num_steps": 8, "sequence_length": 4, "minibatches": 2}
+    return tfpg.PPO(model, jit_compile=False, **options)
+
+
 def frames(env):
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -193,6 +199,8 @@ CASES = {
     "dqn-dict": (dqn, lambda: Noisy(named=True)),
     "ppo-masks": (ppo, lambda: reporting("infos")),
     "dqn-masks": (dqn, lambda: reporting("method")),
+    "recurrent": (recurrent, "CartPole-v1"),
+    "recurrent-dict": (recurrent, lambda: Noisy(named=True)),
     "pong": (pong, "ALE/Pong-v5"),
     "workers": (dqn, "workers"),
 }

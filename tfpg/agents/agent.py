@@ -28,7 +28,7 @@ from tfpg.core.options import (
     options_of,
 )
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.inspection import check_layers, noise_layers, warn_about_unused_loss
+from tfpg.models.inspection import check_layers, noise_layers, state_shapes, warn_about_unused_loss
 from tfpg.models.normalization import ObservationStatistics
 from tfpg.models.policy import Policy, set_head_options
 from tfpg.rollouts.trajectory import Trajectory, played_observations
@@ -107,6 +107,8 @@ class Agent(WithOptions, abc.ABC):
     needs_value = False
     # Whether it trains noisy networks; see `tfpg.networks.mlp`.
     may_be_noisy = False
+    # Whether it trains recurrent policies; see `tfpg.models.recurrent`.
+    may_be_recurrent = False
     # Whether tfpg must do the resets: no environment may reset itself.
     manual_resets = False
     # The replay buffer of an agent that learns from one.
@@ -528,6 +530,11 @@ class Agent(WithOptions, abc.ABC):
                 f"{model!r:.80}."
             )
         check_layers(model, noise_layers(model) if self.may_be_noisy else ())
+        if (states := state_shapes(model)) and not self.may_be_recurrent:
+            raise ValueError(
+                f"{type(self).__name__} does not train recurrent policies, but the model has the "
+                f"state {next(iter(states))!r}. Use tfpg.PPO or tfpg.A2C."
+            )
         if getattr(model, "optimizer", None) is None:
             with scope_of(model.variables):
                 model.compile(optimizer=self.default_optimizer())

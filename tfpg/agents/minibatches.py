@@ -142,7 +142,7 @@ def steps_of(data: Trajectory, x: Any) -> Any:
     """Return the real steps of arrays ``[T, N, ...]``, or all steps ``[T * N, ...]`` of tensors."""
     if xp.is_array(data.mask):
         return flatten(data, x)
-    return map_arrays(lambda x: tf.reshape(x, [-1, *x.shape[2:]]), x)
+    return map_arrays(lambda x: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]), x)
 
 
 def explained_variance(returns: Any, values: Any, mask: Any) -> Any:
@@ -254,3 +254,34 @@ def minibatch_order(
         for part, chosen in enumerate(np.array_split(rng.permutation(steps), minibatches)):
             order[epoch * minibatches + part, : len(chosen)] = chosen
     return order[order[:, 0] >= 0]
+
+
+def sequence_order(
+    shape: tuple[int, ...],
+    length: int,
+    epochs: int,
+    minibatches: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the steps of each update in sequences of successive steps, for recurrent policies.
+
+    Args:
+        shape: ``(T, N)``, the numbers of steps and environments of a rollout. T is a multiple of
+            ``length``.
+        length: L, the number of steps of a sequence.
+        epochs: See `minibatch_order`.
+        minibatches: See `minibatch_order`. It counts sequences.
+        rng: See `minibatch_order`.
+
+    Returns:
+        Indices into ``[T * N]`` steps, row by row, as those of `minibatch_order`.
+
+    Example:
+        >>> sequence_order((4, 2), 2, 1, 1, np.random.default_rng(1)).tolist()
+        [[1, 3, 5, 7, 0, 2, 4, 6]]
+    """
+    steps, envs = shape
+    starts = envs * np.arange(0, steps, length)[:, None] + np.arange(envs)
+    order = minibatch_order(starts.ravel(), starts.size, epochs, minibatches, rng)[..., None]
+    sequences = np.where(order < 0, -1, order + envs * np.arange(length))
+    return sequences.reshape(len(order), -1).astype(np.int32)

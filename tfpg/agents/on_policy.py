@@ -18,6 +18,7 @@ from tfpg.agents.minibatches import (
     Batch,
     explained_variance,
     minibatch_order,
+    sequence_order,
     without_gaps,
 )
 from tfpg.agents.optimization import CompiledUpdate, apply_where
@@ -81,7 +82,8 @@ class OnPolicy(Agent):
     @property
     def plays_in_tensors(self) -> bool:  # type: ignore[override]
         """Whether iterations in functional environments can be compiled."""
-        return isinstance(self.trained_policy.observation_space, spaces.Box)
+        policy = self.trained_policy
+        return isinstance(policy.observation_space, spaces.Box) and not policy.states
 
     def batches_seen(self) -> list[list[tf.Tensor]]:
         """Return how many batches each layer with running statistics has seen, as tensors."""
@@ -233,6 +235,11 @@ class RolloutAgent(OnPolicy):
             )
 
     @property
+    def steps_together(self) -> int:
+        """How many successive steps of an environment stay together in minibatches."""
+        return 1
+
+    @property
     def kl_limit(self) -> float:
         """The mean ``approx_kl`` in nats above which the updates of an iteration end."""
         return np.inf
@@ -296,10 +303,13 @@ class RolloutAgent(OnPolicy):
             raise FloatingPointError(NOT_FINITE.format("rewards"))
         policy = self.trained_policy
         data = without_gaps(data, self.num_steps, self.gamma, policy.values)
-        order = None
-        if self.minibatches > 1:
+        order, passes = None, (self.epochs, self.minibatches)
+        if policy.states:
+            rng = shuffle_rng(*self._shuffle)
+            order = sequence_order(data.mask.shape, self.steps_together, *passes, rng)
+        elif self.minibatches > 1:
             real, rng = np.flatnonzero(data.mask), shuffle_rng(*self._shuffle)
-            order = minibatch_order(real, data.mask.size, self.epochs, self.minibatches, rng)
+            order = minibatch_order(real, data.mask.size, *passes, rng)
         numbers = np.stack(data[2:], dtype=np.float32, casting="unsafe")
         inputs = policy.encode(data.observations)
         seen = self.batches_seen()
@@ -377,7 +387,7 @@ class RolloutAgent(OnPolicy):
         policy = self.trained_policy
         batch = self.to_batch(data, policy.rollout_values(data.observations))
         weights = tf.reshape(data.mask, [-1])
-        first = tf.nest.map_structure(lambda x: x[:1], batch)
+        first = tf.nest.map_structure(lambda x: x[: self.steps_together], batch)
         sums = {name: tf.constant(0.0) for name in (*self.losses(first), "grad_norm")}
         variables = self.trainable.variables
 

@@ -170,8 +170,27 @@ class ActorCritic(RolloutAgent, PolicyGradient):
         help="Lambda of generalized advantage estimation, in [0, 1]: 1 uses all the rewards that "
         "follow; 0 uses one reward and the next value estimate.",
     )
+    sequence_length: int = option(
+        default=16,
+        check=count,
+        help="For recurrent policies: number of successive steps that gradients flow through. It "
+        "must divide num_steps.",
+    )
     needs_value = True
+    may_be_recurrent = True
 
     def build(self, policy: Policy) -> None:
         policy.require_value()
+        if policy.states and self.num_steps % self.sequence_length:
+            raise ValueError(
+                f"The model is recurrent, so num_steps ({self.num_steps}) must be a multiple of "
+                f"sequence_length ({self.sequence_length})."
+            )
         super().build(policy)
+
+    @property
+    def steps_together(self) -> int:
+        return self.sequence_length if self.trained_policy.states else 1
+
+    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
+        return self.trained_policy.distribution_and_value(inputs, self.steps_together)

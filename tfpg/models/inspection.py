@@ -29,11 +29,44 @@ def all_layers(model: Any) -> Iterator[keras.layers.Layer]:
             yield from all_layers(layer)
 
 
-def split_outputs(outputs: Any) -> tuple[Any, Any]:
+def state_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the states of a recurrent policy: of outputs that are inputs, too.
+
+    They are known by their names in dicts of outputs and inputs; see `tfpg.models.recurrent`.
+
+    Raises:
+        ValueError: A state has another shape as an output than as an input.
+
+    Example:
+        >>> import tfpg
+        >>> state_shapes(tfpg.networks.recurrent("CartPole-v1", units=32))
+        {'state': (32,)}
+    """
+    outputs = None
+    if has_graph(model) and not isinstance(model, keras.Sequential):
+        outputs = model.output
+    if not isinstance(outputs, dict):
+        return {}
+    inputs = inputs_by_key(model)
+    states = {name: x for name, x in outputs.items() if name in inputs}
+    for name, x in states.items():
+        if x.shape != inputs[name].shape or None in x.shape[1:]:
+            raise ValueError(
+                f"The state {name!r} has the shape {tuple(inputs[name].shape)} as an input and "
+                f"{tuple(x.shape)} as an output: they must be equal, and known but for the batch."
+            )
+    return {name: tuple(x.shape[1:]) for name, x in states.items()}
+
+
+def split_outputs(outputs: Any, states: Collection[str] = ()) -> tuple[Any, Any]:
     """Split the outputs of a model into the policy's and the value.
 
     A single output is the policy's. Of two, the first is the policy's and the second is the value.
     In a dict, the value is called ``"value"``.
+
+    Args:
+        outputs: The outputs.
+        states: Names of outputs in a dict that are neither.
 
     Returns:
         The policy's output, and the value or None.
@@ -46,7 +79,7 @@ def split_outputs(outputs: Any) -> tuple[Any, Any]:
         (('logits', 'v'), ('logits', 'v'))
     """
     if isinstance(outputs, dict):
-        others = [output for name, output in outputs.items() if name != "value"]
+        others = [x for name, x in outputs.items() if name not in ("value", *states)]
         if len(others) == 1:
             return others[0], outputs.get("value")
     elif not isinstance(outputs, (list, tuple)):
@@ -64,7 +97,7 @@ def policy_output(model: keras.Model) -> Any:
     """The symbolic tensor of the policy's output, for a model with a graph."""
     if isinstance(model, keras.Sequential):
         return model.outputs[0]
-    return split_outputs(model.output)[0]
+    return split_outputs(model.output, state_shapes(model))[0]
 
 
 def last_activation(model: keras.Model) -> str | None:

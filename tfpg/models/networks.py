@@ -23,7 +23,7 @@ from gymnasium import spaces
 
 from tfpg.core.backend import check_not_forked, keras
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.envs.contracts import mask_choices
+from tfpg.envs.contracts import OBSERVATION, mask_choices
 from tfpg.models.heads import heads_of
 from tfpg.models.normalization import statistics_layer
 from tfpg.models.observations import (
@@ -39,7 +39,17 @@ from tfpg.models.observations import (
 _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
     *("embedding", "add", "subtract", "mean", "functional", "average_pooling2d"),
-    *("activation", "gaussian_noise", "zeros_like", "absolute", "sqrt", "sign", "multiply"),
+    *(
+        "gru_cell",
+        "lstm_cell",
+        "activation",
+        "gaussian_noise",
+        "zeros_like",
+        "absolute",
+        "sqrt",
+        "sign",
+        "multiply",
+    ),
     *("layer_normalization", "log_std", "scaled_actions"),
 )
 
@@ -310,6 +320,78 @@ def actor_critic(
         v = _stack(features, hidden, activation, layer)
     outputs = [_policy_output(x, action_space, layer, log_std), layer(1, 1.0)(v)]
     return keras.Model(inputs, outputs, name=name)
+
+
+def recurrent(
+    env: EnvLike | Spaces,
+    units: int = 64,
+    hidden: Sequence[int] = (64,),
+    activation: str = "tanh",
+    *,
+    cell: str = "gru",
+    normalize: bool = True,
+    log_std: float | None = 0.0,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Return a policy with a memory, and the value, as one model that computes a single step.
+
+    The state of a GRU or LSTM cell is an input and an output: zero at the start of an episode, and
+    then what the model returned in the last step. See `tfpg.models.recurrent`.
+
+    Args:
+        env: See `mlp`.
+        units: Size of the state.
+        hidden: Units of each hidden layer before the cell.
+        activation: Keras name of the activation of the hidden layers.
+        cell: ``"gru"`` or ``"lstm"``.
+        normalize: See `mlp`.
+        log_std: See `mlp`.
+        seed: See `mlp`.
+        name: Name of the model.
+
+    Returns:
+        An uncompiled Keras model. Its inputs are a dict of ``"observation"``, or the keys of a
+        `Dict`, and ``"state"`` (LSTM: ``"state"`` and ``"carry"``), each ``[B, units]``. Its
+        outputs are a dict of ``"policy"``, ``"value"`` and the same states.
+
+    Raises:
+        ValueError: There is no such cell.
+
+    Source:
+        Cho et al., 2014, https://arxiv.org/abs/1406.1078; Hochreiter and Schmidhuber, 1997,
+        https://doi.org/10.1162/neco.1997.9.8.1735.
+
+    Example:
+        >>> model = recurrent("CartPole-v1", units=32)
+        >>> {name: x.shape for name, x in model.output.items()}
+        {'policy': (None, 2), 'value': (None, 1), 'state': (None, 32)}
+    """
+    if cell not in ("gru", "lstm"):
+        raise ValueError(f'cell must be "gru" or "lstm", but it is {cell!r}.')
+    observation_space, action_space = _spaces(env)
+    layer = _layer_maker(seed)
+    if not isinstance(observation_space, spaces.Dict):
+        observation_space = spaces.Dict({OBSERVATION: observation_space})
+    inputs, x = _features(observation_space, normalize, layer)
+    x = _stack(x, hidden, activation, layer)
+    names = ["state"] if cell == "gru" else ["state", "carry"]
+    states = {each: keras.Input((units,), name=each) for each in names}
+    kinds = {"gru": keras.layers.GRUCell, "lstm": keras.layers.LSTMCell}
+    seeds = [None, None] if seed is None else [seed, seed + 1]
+    memory = kinds[cell](
+        units,
+        kernel_initializer=keras.initializers.GlorotUniform(seeds[0]),
+        recurrent_initializer=keras.initializers.Orthogonal(seed=seeds[1]),
+        seed=seed,
+    )
+    x, following = memory(x, list(states.values()))
+    outputs = {
+        "policy": _policy_output(x, action_space, layer, log_std),
+        "value": layer(1, 1.0)(x),
+        **dict(zip(names, following, strict=True)),
+    }
+    return keras.Model({**inputs, **states}, outputs, name=name)
 
 
 def dueling(

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfpg.core.backend import keras
-from tfpg.envs.contracts import ACTION_MASK, OBSERVATION
-from tfpg.models.inspection import all_layers, has_graph, takes_array
+from tfpg.envs.contracts import OBSERVATION
+from tfpg.models.inspection import all_layers, has_graph, inputs_by_key, takes_array
 from tfpg.ops import numeric as xp
 
 _SUFFIX = "_statistics"
@@ -104,6 +104,7 @@ class ObservationStatistics:
         self.recount()
         self._takes_array = takes_array(model)
         if self.layers:
+            self._names = list(inputs_by_key(model))
             self._layer_inputs = keras.Model(model.input, [layer.input for layer in self.layers])
 
     def update(self, inputs: Any) -> None:
@@ -150,8 +151,11 @@ class ObservationStatistics:
             How many batches each layer has seen now.
         """
         after: list[Any] = []
-        if isinstance(inputs, dict) and ACTION_MASK in inputs and self._takes_array:
-            inputs = inputs[OBSERVATION]
+        if isinstance(inputs, dict) and self.layers:  # there may be more in it
+            if self._takes_array:
+                inputs = inputs[OBSERVATION if OBSERVATION in inputs else self._names[0]]
+            else:
+                inputs = {name: inputs[name] for name in self._names}
         found = keras.tree.flatten(self._layer_inputs(inputs)) if self.layers else []
         for layer, batch, seen in zip(self.layers, found, batches, strict=True):
             mean, variance = layer.moving_mean, layer.moving_variance

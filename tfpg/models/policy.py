@@ -28,6 +28,7 @@ from tfpg.models.inspection import (
     input_space,
     noise_layers,
     split_outputs,
+    state_shapes,
     traced_constants,
 )
 from tfpg.models.numpy_forward import Forward, Mirror, mirror
@@ -43,6 +44,7 @@ from tfpg.ops.distributions import Distribution
 
 if TYPE_CHECKING:
     from tfpg.models.noisy import NoisyNetwork
+    from tfpg.models.recurrent import Memory
 
 # Up to about this many parameters, NumPy was never slower than a TensorFlow call on a CPU; see
 # benchmarks/acting.py.
@@ -91,6 +93,8 @@ class Decision(NamedTuple):
     env_actions: np.ndarray  #: [N, ...]  as the environment expects them
     #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax; -inf for invalid actions
     outputs: np.ndarray
+    state: dict[str, np.ndarray] | None = None  #: of a recurrent policy: after this step
+    memory: dict[str, np.ndarray] | None = None  #: what it remembered before, if it did
 
 
 class Actor:
@@ -103,6 +107,8 @@ class Actor:
         head: Reads the outputs. Its variables are arrays.
         encode: Maps observations to model inputs. None: they are the same.
         model: The model, to explain outputs that are not finite. It is not pickled.
+        states: The shapes of the states of a recurrent policy. ``forward`` returns the states
+            after the outputs, in further columns.
 
     Example:
         >>> import keras, pickle, tfpg
@@ -119,12 +125,21 @@ class Actor:
         head: Head,
         encode: Callable[[Any], Any] | None = None,
         model: keras.Model | None = None,
+        states: Mapping[str, tuple[int, ...]] | None = None,
     ):
-        self.head = head
+        self.head, self.states = head, states or {}
         self._forward, self._encode, self._model = forward, encode, model
 
     def __reduce__(self) -> Any:
-        return Actor, (self._forward, self.head, self._encode)
+        return Actor, (self._forward, self.head, self._encode, None, self.states)
+
+    def remembering(self, count: int) -> Actor | Memory:
+        """Return the actor, or a recurrent one with the states of ``count`` environments."""
+        if not self.states:
+            return self
+        from tfpg.models.recurrent import Memory
+
+        return Memory(self, count)
 
     def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Decision:
         """Act.
@@ -141,11 +156,22 @@ class Actor:
         # The sum of the squares is finite unless an output is not, or it overflows.
         if not math.isfinite(np.vdot(outputs, outputs)) and not np.isfinite(outputs).all():
             raise FloatingPointError(explain_non_finite(self._model, observations, outputs))
+        state = None
+        if self.states:
+            outputs, state = self._split(outputs)
         if head.masks:
             outputs = cast(Any, head).masked(outputs, observations[ACTION_MASK])
         distribution = head.distribution(outputs)
         actions = distribution.mode() if noise is None else distribution.sample(noise)
-        return Decision(actions, head.env_actions(actions), outputs)
+        return Decision(actions, head.env_actions(actions), outputs, state)
+
+    def _split(self, columns: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The outputs and the states of a recurrent model."""
+        states, end = {}, self.head.outputs
+        for name, shape in self.states.items():
+            first, end = end, end + math.prod(shape)
+            states[name] = columns[:, first:end].reshape(len(columns), *shape)
+        return columns[:, : self.head.outputs], states
 
     def distribution_of(self, outputs: np.ndarray) -> Distribution:
         """Return the distribution for the outputs ``[..., K]`` of a `Decision`."""
@@ -250,6 +276,8 @@ class Policy:
         value_scale: See ``value_scale`` above.
         acting: ``"numpy"`` or ``"tensorflow"``.
         has_value: Whether there are values besides Q-values, from the model or the value model.
+        states: The shapes of the states of a recurrent model, which are a part of the policy's
+            observations; see `tfpg.models.recurrent`.
 
     Raises:
         ValueError: The model does not fit the environment, or has layers that behave differently
@@ -287,6 +315,11 @@ class Policy:
         self.model = model
         self.value_model = value_model
         self.observation_space, self.action_space = spaces_of(env)
+        self.states = state_shapes(model)
+        if self.states:
+            from tfpg.models.recurrent import with_states
+
+            self.observation_space = with_states(self.observation_space, self.states)
         options = from_logits, positive_action, squash, log_std, epsilon, support
         named = zip(_HEAD_NAMES, options, strict=True)
         given = {name: value for name, value in named if value is not None}
@@ -305,7 +338,7 @@ class Policy:
         if self._noisy is not None and isinstance(self._keys, str):
             self._noisy.names = [self._keys]
         self._value_keys: str | list[str] | None = None
-        outputs, value = split_outputs(example)
+        outputs, value = split_outputs(example, self.states)
         _check_output_shapes(outputs, value)
         self.has_value = value is not None or value_model is not None
         if value_model is not None:
@@ -357,9 +390,26 @@ class Policy:
         """Return the differentiable action distribution for encoded observations, as tensors."""
         return self.head.distribution(self.outputs(inputs))
 
-    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
-        """Return the action distribution and the value ``[B]``, or None if there is no value."""
-        outputs, value = self._call(inputs)
+    def distribution_and_value(
+        self, inputs: Any, length: int = 1
+    ) -> tuple[Distribution, tf.Tensor | None]:
+        """Return the action distribution and the value ``[B]``, or None if there is no value.
+
+        Args:
+            inputs: Encoded observations.
+            length: For a recurrent model, the length of the sequences that they consist of.
+        """
+        if length > 1:
+            from tfpg.models.recurrent import unrolled
+
+            def step(inputs: Any) -> Any:
+                outputs, value, states = self._call_model(inputs)
+                return [outputs] if value is None else [outputs, value], states
+
+            results = unrolled(step, inputs, list(self.states), length)
+            outputs, value = self._masked(results[0], inputs), results[-1] if results[1:] else None
+        else:
+            outputs, value = self._call(inputs)
         if self.value_model is not None:
             value = self.value(inputs)
         return self.head.distribution(outputs), value
@@ -383,7 +433,7 @@ class Policy:
         steps, count = keras.tree.flatten(inputs)[0].shape[:2]
 
         def flat(x: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(x, [-1, *x.shape[2:]])
+            return tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]])
 
         if steps * count <= _VALUES_PER_CALL:
             # A loss needs all rows but the last one, too, and XLA computes them once.
@@ -457,7 +507,7 @@ class Policy:
             forward = self._mirror.snapshot(read) if self._mirror else self._compiled_forward()
         unchanged = isinstance(self.observation_space, spaces.Box) and self._noisy is None
         encoding = None if unchanged else self._encoding(_listed(self._keys))
-        return Actor(forward, self._acting_head(read), encoding, self.model)
+        return Actor(forward, self._acting_head(read), encoding, self.model, self.states)
 
     def portable_actor(self, weights: Sequence[np.ndarray] | None = None) -> Actor:
         """Return the actor in a form that can be pickled, also if it acts in TensorFlow.
@@ -526,26 +576,36 @@ class Policy:
         if self._keys is None:
             return None
         used = {*(_listed(self._keys) or ()), *[ACTION_MASK] * self.head.masks}
+        if self.states:
+            from tfpg.models.recurrent import BEGIN
+
+            used.add(BEGIN)
         if self.value_model is not None:
             used |= {*(_listed(self._value_keys) or cast(Any, self.observation_space))}
         return [key for key in cast(Any, self.observation_space) if key in used]
 
     def _call(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The policy's outputs ``[B, K]`` and the model's own value ``[B]`` or None."""
-        outputs, value = self._call_model(inputs)
+        outputs, value, _ = self._call_model(inputs)
+        return self._masked(outputs, inputs), value
+
+    def _masked(self, outputs: tf.Tensor, inputs: Any) -> tf.Tensor:
         if self.head.masks:
             outputs = cast(Any, self.head).masked(outputs, inputs[ACTION_MASK])
-        return outputs, value
+        return outputs
 
-    def _call_model(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+    def _call_model(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor | None, dict[str, tf.Tensor]]:
+        """The model's outputs ``[B, K]``, its value ``[B]`` or None, and its next states."""
         if self._noisy is not None and NOISE in inputs:
-            return tf.cast(self._noisy(inputs), tf.float32), None
+            return tf.cast(self._noisy(inputs), tf.float32), None, {}
         name = self._input_name
         inputs = _select(inputs, self._keys) if name is None else inputs[name]
-        outputs, value = split_outputs(self.model(inputs, training=False))
+        results = self.model(inputs, training=False)
+        outputs, value = split_outputs(results, self.states)
         if value is not None:
             value = tf.cast(value, tf.float32)[:, 0]
-        return tf.cast(outputs, tf.float32), value
+        states = {state: tf.cast(results[state], tf.float32) for state in self.states}
+        return tf.cast(outputs, tf.float32), value, states
 
     def _compiled_forward(self) -> Forward:
         """A function of the inputs that the model takes, which the `Actor` masks."""
@@ -556,7 +616,13 @@ class Policy:
         if self._compiled is None or self._compiled[0] != constants:
 
             def forward(inputs: Any) -> tf.Tensor:
-                return self._call_model(inputs)[0]
+                outputs, _, states = self._call_model(inputs)
+                if not states:
+                    return outputs
+                sizes = [math.prod(shape) for shape in self.states.values()]
+                pairs = zip(states.values(), sizes, strict=True)
+                flat = [tf.reshape(x, [tf.shape(x)[0], size]) for x, size in pairs]
+                return tf.concat([outputs, *flat], axis=-1)
 
             call = tf.function(forward, input_signature=[spec], autograph=False)
             self._compiled = constants, call
@@ -606,7 +672,8 @@ class Policy:
 
     def _mirror_for(self, acting: str) -> Mirror | None:
         """The forward pass in NumPy, if the policy acts in NumPy."""
-        if acting == "tensorflow" or (acting == "auto" and self.model.count_params() > _LARGE):
+        is_large = self.model.count_params() > _LARGE
+        if acting == "tensorflow" or (acting == "auto" and (is_large or self.states)):
             return None
         noise = self._noisy.noise if self._noisy else []
         # A logit far from zero holds more than its probability, so NumPy stops before that.
@@ -636,6 +703,10 @@ class Policy:
     def _add_value_model(self, value_model: keras.Model, has_own: bool) -> None:
         if has_own:
             raise ValueError("The model has a value output, so it does not need a value_model.")
+        if self.states:
+            raise ValueError(
+                "A recurrent model needs a value output of its own instead of a value_model."
+            )
         theirs = input_space(value_model, self.observation_space)
         taken: list[Any] = _listed(input_keys(value_model, theirs)) or [None]
         for key in taken:
@@ -708,6 +779,10 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
     """
     if isinstance(policy, Policy):
         observation_space, action_space = spaces_of(env)
+        if policy.states:
+            from tfpg.models.recurrent import with_states
+
+            observation_space = with_states(observation_space, policy.states)
         mine, given = (
             map_space(lambda part: (type(part), input_shape(part)), space)
             for space in (policy.observation_space, observation_space)
@@ -747,4 +822,5 @@ def _spec(space: gymnasium.Space) -> tf.TensorSpec:
 
 def _as_rows(x: Any, spec: tf.TensorSpec) -> np.ndarray:
     """``[..., *shape]`` as ``[B, *shape]`` of the spec's dtype."""
-    return np.asarray(x, spec.dtype.as_numpy_dtype).reshape(-1, *spec.shape[1:])
+    x = np.asarray(x, spec.dtype.as_numpy_dtype)
+    return x.reshape(math.prod(x.shape[: x.ndim - len(spec.shape) + 1]), *spec.shape[1:])

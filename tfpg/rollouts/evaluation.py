@@ -14,7 +14,7 @@ from tfpg.core.options import checked, count
 from tfpg.core.seeding import check_seed, evaluation_rng
 from tfpg.envs import EnvLike, has_own_vectorization, open_vec
 from tfpg.models.heads import Head
-from tfpg.models.policy import Decision, as_policy, is_policy_like
+from tfpg.models.policy import Actor, Decision, as_policy, is_policy_like
 from tfpg.rollouts.finite import check_rewards
 from tfpg.rollouts.loop import play_episodes
 
@@ -69,8 +69,15 @@ def evaluate(
             part = slice(first, min(first + envs.num_envs, episodes))
             wanted = part.stop - part.start
             rngs = [evaluation_rng(seed, first + i) for i in range(envs.num_envs)]
+            playing = remembering(act, envs.num_envs)
             for step in play_episodes(
-                envs, act, rngs, head=head, num_episodes=wanted, max_steps=max_steps
+                envs,
+                playing,
+                rngs,
+                head=head,
+                num_episodes=wanted,
+                max_steps=max_steps,
+                forget=getattr(playing, "forget", None),
             ):
                 check_rewards(step.rewards, step.real, step.lengths - 1)
                 returns[part] += step.rewards[:wanted]
@@ -96,6 +103,11 @@ def open_envs(env: EnvLike, episodes: int) -> AbstractContextManager[VectorEnv]:
     """
     vectorized = isinstance(env, str) and has_own_vectorization(env)
     return open_vec(env, min(episodes, _MAX_ENVS if vectorized else _MAX_MADE))
+
+
+def remembering(act: Callable, count: int) -> Callable:
+    """Return how a policy acts in ``count`` environments, with states if it is recurrent."""
+    return act.remembering(count) if isinstance(act, Actor) else act
 
 
 def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:

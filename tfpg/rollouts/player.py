@@ -89,6 +89,7 @@ class Player:
         self._lives = np.full(count, np.nan)
         self._held: np.ndarray | None = None  # noise that is used for several steps
         self._held_for = 0
+        self._memory: dict[str, np.ndarray] | None = None  # of a recurrent policy
 
     def episodes(
         self, actor: Actor, episode: int, num_episodes: int, max_steps: int | None = None
@@ -112,9 +113,7 @@ class Player:
         count, head = self.envs.num_envs, actor.head
         # Only environments that idle after their episode can be replayed exactly.
         tracker = self._tracker if hasattr(self.envs.unwrapped, "on_env_error") else None
-        act: Any = self._of_part(actor)
-        if tracker is not None:
-            act = tracker.recorded(act)
+        act = self._of_part(actor)
         rounds = []
         for start in range(0, num_episodes, self._total):
             columns = start + self._indices
@@ -126,14 +125,16 @@ class Player:
             if tracker is not None:
                 seeds = [reset_seed(training_rng(self.seed, number)) for number in numbers]
                 tracker.reset(range(count), seeds)
+            playing = act.remembering(count)
             steps = play_episodes(
                 self.envs,
-                act,
+                playing if tracker is None else tracker.recorded(playing),
                 rngs,
                 head=head,
                 num_episodes=wanted,
                 max_steps=max_steps,
                 replacement=partial(self._replacement, numbers, [0] * count),
+                forget=getattr(playing, "forget", None),
             )
             played = list(steps)
             rounds.append(Columns(columns[:wanted], record(played, actor, num_episodes=wanted)))
@@ -179,7 +180,11 @@ class Player:
             )
         if self.progress is None:
             self.progress = self._begin()
-        act: Any = self._of_part(actor)
+        act: Any = self._of_part(actor).remembering(self.envs.num_envs)
+        forget = getattr(act, "forget", None)
+        memory = act if forget is not None else None
+        if memory is not None and self._memory is not None:
+            memory.memory = self._memory
         if self._tracker is not None:
             act = self._tracker.recorded(act)
         steps: list[Step] = []
@@ -192,6 +197,7 @@ class Player:
             single_episode=False,
             next_seeds=self._next_seeds,
             max_steps=max_steps,
+            forget=forget,
         ):
             if end_on_life_loss:
                 lost = self._life_lost(self.progress.infos, step.real & ~step.ended)
@@ -203,6 +209,8 @@ class Player:
                 ended.append((times, self._indices[n], self._returns[n], step.lengths[n]))
                 self._returns[step.ended | step.failed] = 0.0
             steps.append(step)
+        if memory is not None:
+            self._memory = memory.memory
         data = record(steps, actor, num_steps=num_steps, log_probs=log_probs)
         nothing = np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0, int)
         times, envs, returns, lengths = map(np.concatenate, zip(nothing, *ended, strict=True))
@@ -229,6 +237,7 @@ class Player:
             "lives": self._lives.copy(),
             "held": None if self._held is None else self._held.copy(),
             "held_for": self._held_for,
+            "memory": None if self._memory is None else dict(self._memory),
         }
         tracker, seen = self._tracker, self._last
         if self.progress is not None:
@@ -249,6 +258,7 @@ class Player:
         self._begun, self._seeds = np.array(state["begun"]), list(state["seeds"])
         self._returns, self._lives = np.array(state["returns"]), np.array(state["lives"])
         self._held, self._held_for = state["held"], state["held_for"]
+        self._memory = state["memory"]
         lost = np.zeros(self.envs.num_envs, bool)
         self.follow()
         assert self._tracker is not None
@@ -272,6 +282,10 @@ class Player:
                 assign(observations, lost, map_arrays(lambda x: x[lost], begun))
             self.progress = Progress(observations, playing | lost, np.where(lost, 0, lengths))
         self._returns[lost], self._lives[lost] = 0.0, np.nan
+        if self._memory is not None and lost.any():
+            from tfpg.models.recurrent import forgotten
+
+            self._memory = forgotten(self._memory, lost)
         return lost
 
     def _of_part(self, actor: Actor) -> Actor:

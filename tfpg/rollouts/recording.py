@@ -35,6 +35,8 @@ def record(
     Raises:
         tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
     """
+    if steps[0].decision.memory is not None:
+        steps = [_with_memory(step) for step in steps]
     fields: Any = Step._make(zip(*steps, strict=True))
     decisions: Any = Decision._make(zip(*fields.decision, strict=True))
 
@@ -62,6 +64,17 @@ def record(
     if not (is_finite(data.rewards) and is_finite(data.observations)):
         _check_finite(steps)
     return data
+
+
+def _with_memory(step: Step) -> Step:
+    """A step whose observations have the states of a recurrent policy."""
+    from tfpg.models.recurrent import joined, memory_after
+
+    memory, following = step.decision.memory, memory_after(step.decision)
+    return step._replace(
+        observations=joined(step.observations, memory or {}),
+        following=joined(step.following, following),
+    )
 
 
 def _arranged(

@@ -92,6 +92,8 @@ def trace(policy: Policy, sampled: bool = False) -> Program:
         >>> program.function(tf.zeros([3, 4]), tf.zeros([3, 2]))["action"].shape
         TensorShape([3])
     """
+    if policy.states:
+        raise ValueError("recurrent policies cannot be exported: save the model with save_model.")
     space = policy.observation_space
     parts: dict[Any, Any] = {None: space}
     if isinstance(space, spaces.Dict):

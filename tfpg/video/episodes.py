@@ -13,7 +13,7 @@ import numpy as np
 from tfpg.core.arrays import map_arrays
 from tfpg.core.seeding import evaluation_rng, reset_seed
 from tfpg.models.policy import Decision
-from tfpg.rollouts.evaluation import actor_for
+from tfpg.rollouts.evaluation import actor_for, remembering
 from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import NO_LIMIT_STEPS, ActionNoise, warn_of_the_cut
 from tfpg.video.render_env import render_images
@@ -79,13 +79,14 @@ class Player:
         limit = self._max_steps or env_limit or NO_LIMIT_STEPS
         noise = repeat(None) if self._head is None else ActionNoise(self._head, [rng])
         observation, _ = env.reset(seed=reset_seed(rng))
+        act = remembering(self._act, 1)
         episode_return, over = 0.0, False
         for t in range(limit + 1):
             row = map_arrays(lambda x: np.asarray(x)[np.newaxis], observation)
             if over or t == limit:
                 yield row, None, t, episode_return
                 break
-            decision = self._decide(row, next(noise), t)
+            decision = _decide(act, row, next(noise), t)
             yield row, decision, t, episode_return
             observation, reward, terminated, truncated, _ = env.step(decision.env_actions[0])
             check_rewards(np.asarray([reward], float), np.ones(1, bool), t)
@@ -94,12 +95,13 @@ class Player:
         if not (over or self._max_steps or env_limit):
             warn_of_the_cut(limit)
 
-    def _decide(self, row: Any, noise: np.ndarray | None, step: int) -> Decision:
-        try:
-            return self._act(row, noise)
-        except FloatingPointError:
-            check_observations(row, np.ones(1, bool), step)
-            raise
+
+def _decide(act: Callable, row: Any, noise: np.ndarray | None, step: int) -> Decision:
+    try:
+        return act(row, noise)
+    except FloatingPointError:
+        check_observations(row, np.ones(1, bool), step)
+        raise
 
 
 def list_episodes(policy: Any, count: int) -> list[Episode]:

@@ -1,0 +1,292 @@
+"""Recurrent policies: how they remember, and their updates against backpropagation by hand."""
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from masked import reporting
+from small import ROLLOUT, collected, flat_weights, prepared
+from toys import Countdown
+
+import tfpg
+from tfpg.agents.minibatches import sequence_order, without_gaps
+from tfpg.models.recurrent import BEGIN
+
+CELLS = ["gru", "lstm"]
+
+
+def network(env="CartPole-v1", **options):
+    options = {"units": 6, "hidden": (5,), "normalize": False, "seed": 0, **options}
+    return tfpg.networks.recurrent(env, **options)
+
+
+def with_sgd(model, rate=0.1):
+    model.compile(keras.optimizers.SGD(rate))
+    return model
+
+
+def agent_of(algorithm, env="CartPole-v1", model=None, **options):
+    options = {**ROLLOUT, "sequence_length": 4, **options}
+    return algorithm(model or with_sgd(network(env)), **options)
+
+
+def larger(model):
+    """The model with weights that make a difference."""
+    rng = np.random.default_rng(1)
+    model.set_weights([w + rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+class Cue(gymnasium.Env):
+    """Shows a cue in the first step, and asks for it in the last one."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, delay=20):
+        self.delay = delay
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cue, self.t = int(self.np_random.integers(2)), 0
+        return np.array([2 * self.cue - 1, 0], np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        asked = self.t == self.delay
+        over = self.t > self.delay
+        reward = float(action == self.cue) if over else 0.0
+        return np.array([0, asked], np.float32), reward, over, False, {}
+
+
+class TestMemory:
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_the_state_of_a_step_is_what_the_model_returned_in_the_step_before(self, cell):
+        model = larger(network(Countdown, cell=cell))
+        agent = prepared(agent_of(tfpg.A2C, Countdown, model), Countdown)
+        data = collected(agent, Countdown, num_steps=9)
+        seen, names = data.observations, [name for name in model.input if name != "observation"]
+        begins = seen[BEGIN]
+        # An episode of Countdown has three steps, and a row with its last observation.
+        assert begins[:, 0].tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1][: len(begins)]
+        for t in range(len(begins) - 1):
+            row = {name: seen[name][t] for name in model.input}
+            after = model(row)
+            for name in names:
+                expected = np.where(begins[t + 1][:, None], 0.0, after[name])
+                np.testing.assert_allclose(seen[name][t + 1], expected, atol=1e-5)
+
+    @pytest.mark.parametrize("mode", list(AutoresetMode))
+    def test_it_begins_again_with_each_episode_in_all_autoreset_modes(self, mode):
+        envs = SyncVectorEnv([Countdown] * 4, autoreset_mode=mode)
+        model = larger(network(Countdown))
+        agent = prepared(agent_of(tfpg.A2C, Countdown, model), Countdown)
+        data = collected(agent, envs, num_steps=9)
+        first = data.observations["observation"][..., 0] == 0
+        real = np.concatenate([data.mask > 0, np.ones_like(data.mask[:1], bool)])
+        assert (data.observations[BEGIN][real] == first[real]).all()
+        assert (data.observations["state"][first & real] == 0).all()
+        later = real & ~first
+        assert (np.abs(data.observations["state"][later]).sum(axis=-1) > 0).all()
+
+    def test_fragments_continue_episodes(self):
+        model = larger(network())
+        agent = prepared(agent_of(tfpg.A2C, model=model), "CartPole-v1")
+        with tfpg.envs.open_vec("CartPole-v1", 4) as envs:
+            from tfpg.rollouts.collector import Collector
+
+            collector = Collector(envs, 5)
+            one, other = (collector.collect_steps(agent.policy, 4) for _ in range(2))
+        np.testing.assert_array_equal(one.observations["state"][-1], other.observations["state"][0])
+
+    def test_evaluation_and_videos_remember(self, tmp_path):
+        """The greedy actions are those of the model alone, called with its own states."""
+        model = larger(network(Cue))
+        env, total = Cue(delay=5), []
+        result = tfpg.evaluate(model, lambda: Cue(delay=5), episodes=4, seed=3)
+        for episode in range(4):
+            from tfpg.core.seeding import evaluation_rng, reset_seed
+
+            observation, _ = env.reset(seed=reset_seed(evaluation_rng(3, episode)))
+            state, episode_return, over = np.zeros((1, 6), np.float32), 0.0, False
+            while not over:
+                outputs = model({"observation": observation[None], "state": state})
+                state = outputs["state"].numpy()
+                action = int(np.argmax(outputs["policy"]))
+                observation, reward, over, *_ = env.step(action)
+                episode_return += reward
+            total.append(episode_return)
+        assert result["episode_returns"] == total
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_outputs_of_sequences_are_those_of_the_steps_that_were_played(cell):
+    """Also where an episode begins inside a sequence."""
+    model = larger(network(Countdown, cell=cell))
+    agent = prepared(agent_of(tfpg.PPO, Countdown, model), Countdown)
+    data = collected(agent, Countdown, num_steps=6)
+    steps, envs = data.mask.shape
+    order = sequence_order((steps, envs), steps, 1, 1, np.random.default_rng(0))[0]
+    rows = {
+        name: tf.constant(np.reshape(x[:-1], (-1, *x.shape[2:]))[order])
+        for name, x in agent.policy.encode(data.observations).items()
+    }
+    distribution, values = agent.policy.distribution_and_value(rows, steps)
+    real = data.mask.ravel()[order] > 0
+    log_probs = distribution.log_prob(data.actions.ravel()[order]).numpy()
+    np.testing.assert_allclose(log_probs[real], data.log_probs.ravel()[order][real], atol=1e-5)
+    expected = agent.policy.values(data.observations)[:-1].ravel()[order]
+    np.testing.assert_allclose(values.numpy()[real], expected[real], atol=1e-5)
+
+
+def test_an_update_is_that_of_backpropagation_through_time():
+    """In each sequence, from the state that it was played with; through no beginning."""
+    length, model = 3, larger(network(Countdown))
+    options = {"sequence_length": length, "num_steps": 6, "gae_lambda": 0.9, "standardize": None}
+    options |= {"entropy_coef": 0.0, "max_steps": None}
+    agent = prepared(agent_of(tfpg.A2C, Countdown, with_sgd(model), **options), Countdown)
+    envs = SyncVectorEnv([lambda: Countdown(length=4)] * 4, autoreset_mode=AutoresetMode.SAME_STEP)
+    data = collected(agent, envs, num_steps=6)
+    data = without_gaps(data, 6, agent.gamma, agent.policy.values)
+    other = with_sgd(network(Countdown))
+    other.set_weights(model.get_weights())
+    targets = agent.to_batch(data)
+    column = {name: getattr(targets, name).reshape(4, 6) for name in ("advantages", "returns")}
+    assert (data.mask == 1).all()
+    losses = []
+    with tf.GradientTape() as tape:
+        for n in range(4):
+            for start in range(0, 6, length):
+                state = tf.constant(data.observations["state"][start][n : n + 1])
+                for t in range(start, start + length):
+                    if data.observations[BEGIN][t, n]:
+                        state = tf.zeros((1, 6))
+                    seen = data.observations["observation"][t][n : n + 1]
+                    outputs = other({"observation": tf.constant(seen), "state": state})
+                    state = outputs["state"]
+                    log_probs = tf.nn.log_softmax(outputs["policy"])[0]
+                    error = outputs["value"][0, 0] - column["returns"][n, t]
+                    policy_loss = -column["advantages"][n, t] * log_probs[data.actions[t, n]]
+                    losses.append(policy_loss + 0.5 * error**2)
+        loss = tf.reduce_mean(losses)
+    gradients = tape.gradient(loss, other.trainable_variables)
+    other.optimizer.apply(gradients, other.trainable_variables)
+    before = flat_weights(model)
+    logs = agent.update(data)
+    assert logs["loss"] == pytest.approx(float(loss), rel=1e-4)
+    np.testing.assert_allclose(flat_weights(model), flat_weights(other), atol=1e-5)
+    assert np.abs(flat_weights(model) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("algorithm", [tfpg.A2C, tfpg.PPO])
+def test_a_state_of_size_0_trains_as_a_model_without_one(algorithm):
+    plain = with_sgd(tfpg.networks.actor_critic("CartPole-v1", (5,), normalize=False, seed=0))
+    x = keras.Input((4,), name="observation")
+    state = keras.Input((0,), name="state")
+    policy, value = plain(x)
+    model = keras.Model(
+        {"observation": x, "state": state}, {"policy": policy, "value": value, "state": state + 0.0}
+    )
+    with_sgd(model)
+    agents = [
+        agent_of(algorithm, model=each, epochs=2, minibatches=1, num_steps=8)
+        for each in (model, plain)
+    ]
+    first = plain.get_weights()
+    histories, weights = [], []
+    for agent in agents:
+        plain.set_weights(first)
+        histories.append(agent.fit("CartPole-v1", 3, seed=0, verbose=0).history)
+        weights.append(flat_weights(plain))
+    np.testing.assert_allclose(*weights, atol=1e-6)
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_saved_model_acts_alike_and_plain_keras_loads_it(cell, tmp_path):
+    model = network(cell=cell)
+    agent = agent_of(tfpg.PPO, model=model)
+    agent.fit("CartPole-v1", 2, seed=0, verbose=0)
+    path = tfpg.save_model(model, tmp_path / "model.keras")
+    inputs = {name: np.ones((2, *x.shape[1:]), "f") for name, x in model.input.items()}
+    expected = model(inputs)
+    for loaded in (keras.saving.load_model(path), tfpg.load_model(path)):
+        for name, x in loaded(inputs).items():
+            np.testing.assert_allclose(x, expected[name], atol=1e-6)
+    results = [tfpg.evaluate(x, "CartPole-v1", 3, seed=0) for x in (agent, tfpg.load_model(path))]
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_masks_and_memory_together():
+    env = reporting("infos")
+    agent = agent_of(tfpg.PPO, lambda: env, network(lambda: env))
+    history = agent.fit(lambda: reporting("infos"), 3, seed=0, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert env.unwrapped.invalid == 0
+
+
+def test_minibatches_consist_of_sequences():
+    order = sequence_order((6, 3), 3, 2, 2, np.random.default_rng(0))
+    assert order.shape == (4, 9)
+    assert sorted(order[:2].ravel().tolist()) == list(range(18))
+    for sequence in order.reshape(-1, 3):
+        assert np.diff(sequence).tolist() == [3, 3]
+        assert sequence[0] // 3 in (0, 3)
+    uneven = sequence_order((2, 3), 2, 1, 2, np.random.default_rng(0))
+    assert uneven.shape == (2, 4)
+    assert (uneven == -1).sum(axis=1).tolist() == [0, 2]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.DQN, tfpg.PQN])
+    def test_other_algorithms(self, algorithm):
+        with pytest.raises(ValueError, match="has the state 'state'. Use tfpg.PPO or tfpg.A2C"):
+            algorithm(network())
+
+    def test_sequences_that_do_not_fit(self):
+        agent = agent_of(tfpg.A2C, num_steps=8, sequence_length=3)
+        with pytest.raises(ValueError, match=r"num_steps \(8\) must be a multiple of sequence_len"):
+            agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+
+    def test_a_separate_value_model(self):
+        model = network()
+        outputs = {name: x for name, x in model.output.items() if name != "value"}
+        agent = tfpg.PPO(
+            keras.Model(model.input, outputs), value_model=tfpg.networks.critic("CartPole-v1")
+        )
+        with pytest.raises(ValueError, match="needs a value output of its own"):
+            agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+
+    def test_a_state_named_as_an_observation(self):
+        space = spaces.Dict(state=spaces.Box(-1, 1, (3,)))
+        x, state = keras.Input((3,), name="observation"), keras.Input((2,), name="state")
+        outputs = {"policy": keras.layers.Dense(2)(x), "state": 0.5 * state}
+        model = keras.Model({"observation": x, "state": state}, outputs)
+        with pytest.raises(ValueError, match="'state' has the name of an observation"):
+            tfpg.Policy(model, (space, spaces.Discrete(2)))
+
+    def test_a_state_that_changes_its_shape(self):
+        x, state = keras.Input((3,), name="observation"), keras.Input((2,), name="state")
+        outputs = {"policy": keras.layers.Dense(2)(x), "state": keras.layers.Dense(4)(state)}
+        model = keras.Model({"observation": x, "state": state}, outputs)
+        with pytest.raises(ValueError, match=r"shape \(None, 2\) as an input and \(None, 4\)"):
+            tfpg.Policy(model, (spaces.Box(-1, 1, (3,)), spaces.Discrete(2)))
+
+    def test_exports(self, tmp_path):
+        policy = tfpg.Policy(network(), "CartPole-v1")
+        with pytest.raises(ValueError, match="recurrent policies cannot be exported"):
+            tfpg.export(policy, tmp_path / "policy.onnx")
+
+
+@pytest.mark.slow
+def test_ppo_remembers_a_cue_for_twenty_steps():
+    model = tfpg.networks.recurrent(Cue, units=32, hidden=(32,), seed=0)
+    model.compile(keras.optimizers.Adam(3e-3, epsilon=1e-5, global_clipnorm=0.5))
+    options = {"num_envs": 16, "num_steps": 44, "sequence_length": 22, "epochs": 4, "gamma": 1.0}
+    agent = tfpg.PPO(model, minibatches=2, gae_lambda=1.0, **options)
+    agent.fit(Cue, 100, seed=0, verbose=0)
+    assert agent.evaluate(Cue, 100, seed=1)["episode_return"] == 1.0

@@ -1,0 +1,161 @@
+"""Recurrent policies: Keras models whose state is both an input and an output, by the same name.
+
+Such a model computes one step: from an observation and the state before it to the outputs and the
+state after it. In plain Keras, it is an ordinary model of named inputs and outputs. For tfpg, the
+state is a part of the observation: it is stored with it, and `BEGIN` marks where an episode begins,
+and the state is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from tfpg.core.backend import tf
+from tfpg.envs.contracts import OBSERVATION
+
+if TYPE_CHECKING:
+    from tfpg.models.policy import Actor, Decision
+
+#: key of the flag, 1 for the first observation of an episode; no observation has it
+BEGIN = "/begin"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def with_states(space: gymnasium.Space, shapes: Shapes) -> gymnasium.Space:
+    """Return an observation space with the states of a policy.
+
+    Args:
+        space: The environment's observation space.
+        shapes: The shape of each state by its name. If there are none, the space is returned.
+
+    Raises:
+        ValueError: An observation has the name of a state.
+
+    Example:
+        >>> list(with_states(spaces.Discrete(5), {"h": (8,)}))
+        ['/begin', 'h', 'observation']
+    """
+    if not shapes:
+        return space
+    parts: dict[str, Any] = {OBSERVATION: space}
+    if isinstance(space, spaces.Dict):
+        parts = dict(space.items())
+    if BEGIN in parts:
+        return space
+    if taken := set(shapes) & set(parts):
+        raise ValueError(
+            f"The model's state {min(taken)!r} has the name of an observation. Rename the state."
+        )
+    states = {name: spaces.Box(-np.inf, np.inf, shape) for name, shape in shapes.items()}
+    return spaces.Dict({**parts, **states, BEGIN: spaces.Box(0, 1, (), np.int8)})
+
+
+def joined(observations: Any, memory: Mapping[str, Any]) -> dict[str, Any]:
+    """Return observations ``[N, ...]`` with the states and `BEGIN` of their policy.
+
+    Example:
+        >>> joined(np.zeros((2, 3)), {"h": np.zeros((2, 8))}).keys()
+        dict_keys(['observation', 'h'])
+    """
+    parts = observations if isinstance(observations, dict) else {OBSERVATION: observations}
+    return {**parts, **memory}
+
+
+def memory_after(decision: Decision) -> dict[str, np.ndarray]:
+    """Return what a policy remembers after a decision if the episode goes on."""
+    assert decision.state is not None
+    assert decision.memory is not None
+    return {**decision.state, BEGIN: np.zeros_like(decision.memory[BEGIN])}
+
+
+def forgotten(memory: Mapping[str, np.ndarray], which: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a policy remembers if some environments, ``[N]`` bool, begin an episode."""
+    states = {
+        name: np.where(which.reshape(-1, *[1] * (x.ndim - 1)), np.zeros_like(x), x)
+        for name, x in memory.items()
+    }
+    return {**states, BEGIN: np.maximum(memory[BEGIN], which)}
+
+
+class Memory:
+    """A recurrent policy that acts in N environments, and remembers their states.
+
+    Args:
+        actor: Acts with given states.
+        count: N.
+
+    Attributes:
+        memory: The states ``[N, ...]`` by their names, and `BEGIN`, ``[N]`` int8.
+    """
+
+    def __init__(self, actor: Actor, count: int):
+        self._actor = actor
+        self.memory: dict[str, np.ndarray] = {
+            name: np.zeros((count, *shape), np.float32) for name, shape in actor.states.items()
+        }
+        self.memory[BEGIN] = np.ones(count, np.int8)
+
+    def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Decision:
+        """Act, and remember the states that follow."""
+        before = self.memory
+        decision = self._actor(joined(observations, before), noise)._replace(memory=before)
+        self.memory = memory_after(decision)
+        return decision
+
+    def forget(self, which: np.ndarray) -> None:
+        """Begin new episodes in some environments, ``[N]`` bool."""
+        if which.any():
+            self.memory = forgotten(self.memory, which)
+
+
+def unrolled(
+    step: Callable[[dict[str, Any]], tuple[Sequence[tf.Tensor], dict[str, tf.Tensor]]],
+    inputs: Mapping[str, Any],
+    names: Sequence[str],
+    length: int,
+) -> list[tf.Tensor]:
+    """Return the outputs of a model for sequences of steps, with gradients through its states.
+
+    Args:
+        step: Maps model inputs ``[S, ...]`` to outputs and states ``[S, ...]``.
+        inputs: Model inputs ``[S * L, ...]``, one sequence after another, with the states that each
+            step was played with. Those of the first step of a sequence, and of the first step of
+            an episode, are used; the others are computed.
+        names: The names of the states.
+        length: L, the number of steps of a sequence.
+
+    Returns:
+        The outputs ``[S * L, ...]``.
+    """
+
+    def by_time(x: tf.Tensor) -> tf.Tensor:
+        x = tf.reshape(x, [tf.shape(x)[0] // length, length, *x.shape[1:]])
+        return tf.transpose(x, [1, 0, *range(2, len(x.shape))])
+
+    rows = {name: by_time(x) for name, x in inputs.items()}
+
+    def at(t: int, states: Mapping[str, tf.Tensor]) -> tuple[Any, Any]:
+        now = {name: x[t] for name, x in rows.items()}
+        begins = now[BEGIN] > 0
+        for name in names:
+            given, axes = now[name], [-1] + [1] * (len(now[name].shape) - 1)
+            fresh = tf.reshape(begins, axes)
+            now[name] = tf.where(fresh, given, states[name]) if states else given
+        return step(now)
+
+    outputs, states = at(0, {})
+    collected = [list(outputs)]
+    for t in range(1, length):
+        outputs, states = at(t, states)
+        collected.append(list(outputs))
+
+    def by_sequence(*xs: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.stack(xs, axis=1), [-1, *xs[0].shape[1:]])
+
+    return [by_sequence(*xs) for xs in zip(*collected, strict=True)]
