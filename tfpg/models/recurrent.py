@@ -9,7 +9,7 @@ and the state is zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,9 +17,6 @@ from gymnasium import spaces
 
 from tfpg.core.backend import tf
 from tfpg.envs.contracts import OBSERVATION
-
-if TYPE_CHECKING:
-    from tfpg.models.policy import Actor, Decision
 
 #: key of the flag, 1 for the first observation of an episode; no observation has it
 BEGIN = "/begin"
@@ -67,10 +64,8 @@ def joined(observations: Any, memory: Mapping[str, Any]) -> dict[str, Any]:
     return {**parts, **memory}
 
 
-def memory_after(decision: Decision) -> dict[str, np.ndarray]:
-    """Return what a policy remembers after a decision if the episode goes on."""
-    assert decision.state is not None
-    assert decision.memory is not None
+def memory_after(decision: Any) -> dict[str, np.ndarray]:
+    """Return what a policy remembers after a `tfpg.models.policy.Decision`, in the same episode."""
     return {**decision.state, BEGIN: np.zeros_like(decision.memory[BEGIN])}
 
 
@@ -87,21 +82,21 @@ class Memory:
     """A recurrent policy that acts in N environments, and remembers their states.
 
     Args:
-        actor: Acts with given states.
+        actor: The `tfpg.models.policy.Actor`, which acts with given states.
         count: N.
 
     Attributes:
         memory: The states ``[N, ...]`` by their names, and `BEGIN`, ``[N]`` int8.
     """
 
-    def __init__(self, actor: Actor, count: int):
+    def __init__(self, actor: Any, count: int):
         self._actor = actor
         self.memory: dict[str, np.ndarray] = {
             name: np.zeros((count, *shape), np.float32) for name, shape in actor.states.items()
         }
         self.memory[BEGIN] = np.ones(count, np.int8)
 
-    def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Decision:
+    def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Any:
         """Act, and remember the states that follow."""
         before = self.memory
         decision = self._actor(joined(observations, before), noise)._replace(memory=before)
@@ -139,23 +134,23 @@ def unrolled(
         return tf.transpose(x, [1, 0, *range(2, len(x.shape))])
 
     rows = {name: by_time(x) for name, x in inputs.items()}
+    rows[BEGIN] = tf.concat([tf.ones_like(rows[BEGIN][:1]), rows[BEGIN][1:]], axis=0)
 
-    def at(t: int, states: Mapping[str, tf.Tensor]) -> tuple[Any, Any]:
-        now = {name: x[t] for name, x in rows.items()}
-        begins = now[BEGIN] > 0
+    def advance(before: Any, now: dict[str, tf.Tensor]) -> Any:
+        _, states = before
         for name in names:
-            given, axes = now[name], [-1] + [1] * (len(now[name].shape) - 1)
-            fresh = tf.reshape(begins, axes)
-            now[name] = tf.where(fresh, given, states[name]) if states else given
+            begins = tf.reshape(now[BEGIN] > 0, [-1] + [1] * (len(now[name].shape) - 1))
+            now = {**now, name: tf.where(begins, now[name], states[name])}
         return step(now)
 
-    outputs, states = at(0, {})
-    collected = [list(outputs)]
-    for t in range(1, length):
-        outputs, states = at(t, states)
-        collected.append(list(outputs))
+    first = {name: x[0] for name, x in rows.items()}
+    # Only their shapes matter.
+    nothing = [tf.zeros_like(x) for x in step(first)[0]]
+    # With Python's loop, XLA takes minutes to compile it.
+    outputs, _ = tf.scan(advance, rows, (nothing, {name: first[name] for name in names}))
 
-    def by_sequence(*xs: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(tf.stack(xs, axis=1), [-1, *xs[0].shape[1:]])
+    def by_sequence(x: tf.Tensor) -> tf.Tensor:
+        x = tf.transpose(x, [1, 0, *range(2, len(x.shape))])
+        return tf.reshape(x, [-1, *x.shape[2:]])
 
-    return [by_sequence(*xs) for xs in zip(*collected, strict=True)]
+    return [by_sequence(x) for x in outputs]

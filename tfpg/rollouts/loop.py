@@ -89,7 +89,6 @@ def play(
     single_episode: bool,
     next_seeds: Callable[[np.ndarray, np.ndarray], Any] | None = None,
     max_steps: int | None = None,
-    forget: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[Step]:
     """Step the environments for as long as there is noise.
 
@@ -105,8 +104,6 @@ def play(
             or None to reset all without a seed. If this is not given, environments are reset
             without seeds, and failures are raised.
         max_steps: Length at which an episode is truncated. None: never.
-        forget: Called after each step with the environments ``[N]`` bool whose next observation, if
-            it counts, begins an episode.
 
     Yields:
         A `Step`.
@@ -166,8 +163,6 @@ def play(
             steps_left = max_steps - int(progress.lengths.max()) if max_steps else sys.maxsize
         if mode is AutoresetMode.NEXT_STEP and not single_episode:
             progress.playing = everybody if ended is nobody else ~ended
-        if forget is not None:
-            forget(ended | failed | ~real)
         progress.observations, progress.infos = after, infos
         flags = terminated, truncated, real
         yield Step(observations, decision, rewards, *flags, following, ended, lengths, failed)
@@ -217,7 +212,8 @@ def play_episodes(
             `NO_LIMIT_STEPS` with a warning where it has none.
         replacement: Called with the index of an environment that failed; returns the generator of
             the episode to play there instead. None: failures are raised.
-        forget: See `play`.
+        forget: Called after each step with the environments ``[N]`` bool whose next observation, if
+            it counts, begins an episode; see `tfpg.models.recurrent`.
 
     Yields:
         A `Step` for each step of the longest episode.
@@ -255,8 +251,9 @@ def play_episodes(
         single_episode=True,
         next_seeds=None if replacement is None else next_seeds,
         max_steps=limit,
-        forget=forget,
     ):
+        if forget is not None:
+            forget(step.ended | step.failed | ~step.real)
         if guarded and any_of(step.truncated) and (step.lengths >= limit).any():
             warn_of_the_cut(NO_LIMIT_STEPS)
         yield step

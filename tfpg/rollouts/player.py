@@ -181,8 +181,7 @@ class Player:
         if self.progress is None:
             self.progress = self._begin()
         act: Any = self._of_part(actor).remembering(self.envs.num_envs)
-        forget = getattr(act, "forget", None)
-        memory = act if forget is not None else None
+        memory = act if actor.states else None
         if memory is not None and self._memory is not None:
             memory.memory = self._memory
         if self._tracker is not None:
@@ -197,8 +196,9 @@ class Player:
             single_episode=False,
             next_seeds=self._next_seeds,
             max_steps=max_steps,
-            forget=forget,
         ):
+            if memory is not None:
+                memory.forget(step.ended | step.failed | ~step.real)
             if end_on_life_loss:
                 lost = self._life_lost(self.progress.infos, step.real & ~step.ended)
                 step = step._replace(terminated=step.terminated | lost)
