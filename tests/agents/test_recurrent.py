@@ -13,6 +13,7 @@ from toys import Countdown
 
 import tfpg
 from tfpg.agents.minibatches import sequence_order, without_gaps
+from tfpg.core.seeding import evaluation_rng, reset_seed
 from tfpg.models.recurrent import BEGIN
 
 CELLS = ["gru", "lstm"]
@@ -33,10 +34,12 @@ def agent_of(algorithm, env="CartPole-v1", model=None, **options):
     return algorithm(model or with_sgd(network(env)), **options)
 
 
-def larger(model):
+def larger(model, spread=0.5):
     """The model with weights that make a difference."""
     rng = np.random.default_rng(1)
-    model.set_weights([w + rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [w + rng.normal(0, spread, w.shape) * (w.ndim > 1) for w in model.get_weights()]
+    )
     return model
 
 
@@ -60,6 +63,37 @@ class Cue(gymnasium.Env):
         over = self.t > self.delay
         reward = float(action == self.cue) if over else 0.0
         return np.array([0, asked], np.float32), reward, over, False, {}
+
+
+class Recorded(Countdown):
+    """Keeps the actions of all steps, and observes noise."""
+
+    def __init__(self, length=12, render_mode="rgb_array"):
+        super().__init__(length, render_mode=render_mode)
+        self.observation_space = spaces.Box(-9, 9, (2,), np.float32)
+        self.actions = []
+
+    def _observe(self):
+        return self.np_random.normal(size=2).astype(np.float32)
+
+    def step(self, action):
+        self.actions.append(int(action))
+        return super().step(action)
+
+
+def reset_of(seed, episode=0):
+    return reset_seed(evaluation_rng(seed, episode))
+
+
+def actions_of(model, seed, remember=True):
+    env = Recorded()
+    observation, _ = env.reset(seed=seed)
+    state, over = np.zeros((1, 6), np.float32), False
+    while not over:
+        outputs = model({"observation": observation[None], "state": state})
+        state = outputs["state"].numpy() * remember
+        observation, _, over, *_ = env.step(int(np.argmax(outputs["policy"])))
+    return env.actions
 
 
 class TestMemory:
@@ -102,24 +136,39 @@ class TestMemory:
             one, other = (collector.collect_steps(agent.policy, 4) for _ in range(2))
         np.testing.assert_array_equal(one.observations["state"][-1], other.observations["state"][0])
 
-    def test_evaluation_and_videos_remember(self, tmp_path):
+    def test_evaluations_and_videos_remember(self, tmp_path):
         """The greedy actions are those of the model alone, called with its own states."""
-        model = larger(network(Cue))
-        env, total = Cue(delay=5), []
-        result = tfpg.evaluate(model, lambda: Cue(delay=5), episodes=4, seed=3)
-        for episode in range(4):
-            from tfpg.core.seeding import evaluation_rng, reset_seed
+        model, played = larger(network(Recorded), 2.0), []
+        with_memory = [actions_of(model, seed) for seed in range(3)]
+        assert with_memory != [actions_of(model, seed, remember=False) for seed in range(3)]
+        policy = tfpg.Policy(model, Recorded)
+        for seed in range(3):
+            env = Recorded()
+            tfpg.record(policy, env, tmp_path / "a.gif", seed=seed, overlay=("value", "bars"))
+            played.append(env.actions)
+        assert played == [actions_of(model, reset_of(seed)) for seed in range(3)]
+        env = Recorded()
+        tfpg.evaluate(policy, env, episodes=3, seed=0)
+        assert env.actions == [x for e in range(3) for x in actions_of(model, reset_of(0, e))]
 
-            observation, _ = env.reset(seed=reset_seed(evaluation_rng(3, episode)))
-            state, episode_return, over = np.zeros((1, 6), np.float32), 0.0, False
-            while not over:
-                outputs = model({"observation": observation[None], "state": state})
-                state = outputs["state"].numpy()
-                action = int(np.argmax(outputs["policy"]))
-                observation, reward, over, *_ = env.step(action)
-                episode_return += reward
-            total.append(episode_return)
-        assert result["episode_returns"] == total
+    @pytest.mark.parametrize("mode", list(AutoresetMode))
+    def test_time_limits_bootstrap_with_the_state_in_all_autoreset_modes(self, mode):
+        make = lambda: gymnasium.wrappers.TimeLimit(Countdown(length=99), 3)  # noqa: E731
+        envs = SyncVectorEnv([make] * 4, autoreset_mode=mode)
+        agent = prepared(agent_of(tfpg.A2C, Countdown, larger(network(Countdown))), Countdown)
+        data = collected(agent, envs, num_steps=9)
+        last = data.observations["state"][3]  # after three steps, before the next episode
+        rows = {name: data.observations[name][2] for name in ("observation", "state")}
+        np.testing.assert_allclose(last, agent.model(rows)["state"], atol=1e-5)
+
+
+def test_one_policy_serves_all_evaluations():
+    agent = agent_of(tfpg.PPO)
+    agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+    policy = agent.policy
+    for seed in range(2):
+        agent.evaluate("CartPole-v1", 1, seed=seed)
+    assert agent.policy is policy
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -222,11 +271,16 @@ def test_a_saved_model_acts_alike_and_plain_keras_loads_it(cell, tmp_path):
 
 @pytest.mark.slow
 def test_masks_and_memory_together():
-    env = reporting("infos")
-    agent = agent_of(tfpg.PPO, lambda: env, network(lambda: env))
-    history = agent.fit(lambda: reporting("infos"), 3, seed=0, verbose=0).history
+    played = []
+
+    def make():
+        played.append(reporting("infos"))
+        return played[-1]
+
+    agent = agent_of(tfpg.PPO, make, network(make))
+    history = agent.fit(make, 3, seed=0, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    assert env.unwrapped.invalid == 0
+    assert [env.unwrapped.invalid for env in played] == [0] * len(played)
 
 
 def test_minibatches_consist_of_sequences():
@@ -250,6 +304,16 @@ class TestRefusals:
     def test_sequences_that_do_not_fit(self):
         agent = agent_of(tfpg.A2C, num_steps=8, sequence_length=3)
         with pytest.raises(ValueError, match=r"num_steps \(8\) must be a multiple of sequence_len"):
+            agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+
+    def test_acting_without_a_state(self):
+        policy = tfpg.Policy(network(), "CartPole-v1")
+        with pytest.raises(ValueError, match=r"use act = policy.actor\(\).remembering\(N\)"):
+            policy.act(np.zeros((1, 4), np.float32))
+
+    def test_more_minibatches_than_sequences(self):
+        agent = agent_of(tfpg.PPO, num_envs=1, num_steps=8, minibatches=4)
+        with pytest.raises(ValueError, match="has 2 sequences of 4 steps, which is too few for 4"):
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
 
     def test_a_separate_value_model(self):

@@ -312,7 +312,7 @@ class Agent(WithOptions, abc.ABC):
         """Return the agent's model as a `tfpg.Policy` for an environment."""
         spaces = spaces_of(env)
         for policy in self._policies:
-            if (policy.observation_space, policy.action_space) == spaces:
+            if policy.env_spaces == spaces:
                 self.policy = policy
                 return policy
         self.check_options()
@@ -532,7 +532,7 @@ class Agent(WithOptions, abc.ABC):
         check_layers(model, noise_layers(model) if self.may_be_noisy else ())
         if (states := state_shapes(model)) and not self.may_be_recurrent:
             raise ValueError(
-                f"{type(self).__name__} does not train recurrent policies, but the model has the "
+                f"{type(self).__name__} cannot train recurrent policies, but the model has the "
                 f"state {next(iter(states))!r}. Use tfpg.PPO or tfpg.A2C."
             )
         if getattr(model, "optimizer", None) is None:

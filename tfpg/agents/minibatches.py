@@ -276,11 +276,19 @@ def sequence_order(
     Returns:
         Indices into ``[T * N]`` steps, row by row, as those of `minibatch_order`.
 
+    Raises:
+        ValueError: T is not a multiple of ``length``.
+
     Example:
         >>> sequence_order((4, 2), 2, 1, 1, np.random.default_rng(1)).tolist()
         [[1, 3, 5, 7, 0, 2, 4, 6]]
     """
     steps, envs = shape
+    if steps % length:
+        raise ValueError(
+            f"A rollout of {steps} steps cannot be cut into sequences of {length}: their number "
+            "must be a multiple of sequence_length."
+        )
     starts = envs * np.arange(0, steps, length)[:, None] + np.arange(envs)
     order = minibatch_order(starts.ravel(), starts.size, epochs, minibatches, rng)[..., None]
     sequences = np.where(order < 0, -1, order + envs * np.arange(length))

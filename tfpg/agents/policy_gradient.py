@@ -9,7 +9,7 @@ import numpy as np
 
 from tfpg.agents.minibatches import Batch, make_batch
 from tfpg.agents.on_policy import OnPolicy, RolloutAgent
-from tfpg.core.backend import keras, tf
+from tfpg.core.backend import keras, strategy_of, tf
 from tfpg.core.options import as_json, count, flag, fraction, nonnegative, one_of, option, optional
 from tfpg.models.policy import NO_VALUE, Policy, head_options_of, set_head_options
 from tfpg.ops.distributions import Distribution
@@ -173,7 +173,7 @@ class ActorCritic(RolloutAgent, PolicyGradient):
     sequence_length: int = option(
         default=16,
         check=count,
-        help="For recurrent policies: number of successive steps that gradients flow through. It "
+        help="For recurrent policies: number of consecutive steps through which gradients flow. It "
         "must divide num_steps.",
     )
     needs_value = True
@@ -181,12 +181,26 @@ class ActorCritic(RolloutAgent, PolicyGradient):
 
     def build(self, policy: Policy) -> None:
         policy.require_value()
-        if policy.states and self.num_steps % self.sequence_length:
+        if policy.states:
+            self._check_sequences(policy)
+        super().build(policy)
+
+    def _check_sequences(self, policy: Policy) -> None:
+        length = self.sequence_length
+        if self.num_steps % length:
             raise ValueError(
                 f"The model is recurrent, so num_steps ({self.num_steps}) must be a multiple of "
-                f"sequence_length ({self.sequence_length})."
+                f"sequence_length ({length})."
             )
-        super().build(policy)
+        sequences = self.num_envs * self.num_steps // length
+        if self.minibatches > sequences:
+            raise ValueError(
+                f"An iteration has {sequences} sequences of {length} steps, which is too few for "
+                f"{self.minibatches} minibatches. Use a smaller sequence_length, or fewer "
+                "minibatches."
+            )
+        if strategy_of(policy.model.trainable_variables) is not None:
+            raise ValueError("Recurrent policies cannot be trained on several devices.")
 
     @property
     def steps_together(self) -> int:

@@ -30,9 +30,9 @@ def all_layers(model: Any) -> Iterator[keras.layers.Layer]:
 
 
 def state_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the states of a recurrent policy: of outputs that are inputs, too.
+    """Return the shapes of the states of a recurrent policy: of outputs that are also inputs.
 
-    They are known by their names in dicts of outputs and inputs; see `tfpg.models.recurrent`.
+    They are recognized by their names in a dict of outputs; see `tfpg.models.recurrent`.
 
     Raises:
         ValueError: A state has another shape as an output than as an input.

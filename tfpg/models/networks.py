@@ -39,17 +39,8 @@ from tfpg.models.observations import (
 _KERAS_NAMES = (
     *("dense", "conv2d", "flatten", "permute", "reshape", "rescaling", "concatenate", "clip"),
     *("embedding", "add", "subtract", "mean", "functional", "average_pooling2d"),
-    *(
-        "gru_cell",
-        "lstm_cell",
-        "activation",
-        "gaussian_noise",
-        "zeros_like",
-        "absolute",
-        "sqrt",
-        "sign",
-        "multiply",
-    ),
+    *("activation", "gaussian_noise", "zeros_like", "absolute", "sqrt", "sign", "multiply"),
+    *("gru_cell", "lstm_cell"),
     *("layer_normalization", "log_std", "scaled_actions"),
 )
 
@@ -337,7 +328,7 @@ def recurrent(
     """Return a policy with a memory, and the value, as one model that computes a single step.
 
     The state of a GRU or LSTM cell is an input and an output: zero at the start of an episode, and
-    then what the model returned in the last step. See `tfpg.models.recurrent`.
+    afterwards what the model returned in the previous step. See `tfpg.models.recurrent`.
 
     Args:
         env: See `mlp`.
@@ -352,8 +343,9 @@ def recurrent(
 
     Returns:
         An uncompiled Keras model. Its inputs are a dict of ``"observation"``, or the keys of a
-        `Dict`, and ``"state"`` (LSTM: ``"state"`` and ``"carry"``), each ``[B, units]``. Its
-        outputs are a dict of ``"policy"``, ``"value"`` and the same states.
+        `Dict`, and ``"state"`` (LSTM: ``"state"`` and ``"carry"``), each ``[B, units]``; if a key
+        has this name, ``"memory_state"``. Its outputs are a dict of ``"policy"``, ``"value"`` and
+        the same states.
 
     Raises:
         ValueError: There is no such cell.
@@ -376,6 +368,8 @@ def recurrent(
     inputs, x = _features(observation_space, normalize, layer)
     x = _stack(x, hidden, activation, layer)
     names = ["state"] if cell == "gru" else ["state", "carry"]
+    if set(names) & set(observation_space):
+        names = [f"memory_{each}" for each in names]
     states = {each: keras.Input((units,), name=each) for each in names}
     kinds = {"gru": keras.layers.GRUCell, "lstm": keras.layers.LSTMCell}
     seeds = [None, None] if seed is None else [seed, seed + 1]

@@ -153,7 +153,7 @@ class ObservationStatistics:
         after: list[Any] = []
         if isinstance(inputs, dict) and self.layers:  # there may be more in it
             if self._takes_array:
-                inputs = inputs[OBSERVATION if OBSERVATION in inputs else self._names[0]]
+                inputs = inputs[self._names[0] if self._names[0] in inputs else OBSERVATION]
             else:
                 inputs = {name: inputs[name] for name in self._names}
         found = keras.tree.flatten(self._layer_inputs(inputs)) if self.layers else []

@@ -94,7 +94,7 @@ class Decision(NamedTuple):
     #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax; -inf for invalid actions
     outputs: np.ndarray
     state: dict[str, np.ndarray] | None = None  #: of a recurrent policy: after this step
-    memory: dict[str, np.ndarray] | None = None  #: what it remembered before, if it did
+    memory: dict[str, np.ndarray] | None = None  #: of a recurrent policy: before this step
 
 
 class Actor:
@@ -278,6 +278,7 @@ class Policy:
         has_value: Whether there are values besides Q-values, from the model or the value model.
         states: The shapes of the states of a recurrent model, which are a part of the policy's
             observations; see `tfpg.models.recurrent`.
+        env_spaces: The observation and action space of the environment.
 
     Raises:
         ValueError: The model does not fit the environment, or has layers that behave differently
@@ -314,7 +315,7 @@ class Policy:
         check_not_forked()
         self.model = model
         self.value_model = value_model
-        self.observation_space, self.action_space = spaces_of(env)
+        self.env_spaces = self.observation_space, self.action_space = spaces_of(env)
         self.states = state_shapes(model)
         if self.states:
             from tfpg.models.recurrent import with_states
@@ -554,6 +555,11 @@ class Policy:
         Raises:
             ValueError: The observations do not have the shape of the environment's.
         """
+        if self.states:
+            raise ValueError(
+                "A recurrent policy needs its state to act. For N environments, use "
+                "act = policy.actor().remembering(N), then act(observations)."
+            )
         observations = self._checked(observations)
         noise = None
         if not deterministic:
@@ -778,19 +784,14 @@ def as_policy(policy: Any, env: EnvLike) -> Policy:
         ValueError: It does not fit the environment.
     """
     if isinstance(policy, Policy):
-        observation_space, action_space = spaces_of(env)
-        if policy.states:
-            from tfpg.models.recurrent import with_states
-
-            observation_space = with_states(observation_space, policy.states)
+        (known, actions), (space, action_space) = policy.env_spaces, spaces_of(env)
         mine, given = (
-            map_space(lambda part: (type(part), input_shape(part)), space)
-            for space in (policy.observation_space, observation_space)
+            map_space(lambda part: (type(part), input_shape(part)), each) for each in (known, space)
         )
-        if mine != given or policy.action_space != action_space:
+        if mine != given or actions != action_space:
             raise ValueError(
-                f"The policy is for {policy.observation_space} and {policy.action_space}, but the "
-                f"environment has {observation_space} and {action_space}."
+                f"The policy is for {known} and {actions}, but the environment has {space} and "
+                f"{action_space}."
             )
         return policy
     if isinstance(policy, keras.Model):

@@ -1,9 +1,10 @@
-"""Recurrent policies: Keras models whose state is both an input and an output, by the same name.
+"""Recurrent policies: Keras models whose state is both an input and an output of the same
+name.
 
 Such a model computes one step: from an observation and the state before it to the outputs and the
 state after it. In plain Keras, it is an ordinary model of named inputs and outputs. For tfpg, the
-state is a part of the observation: it is stored with it, and `BEGIN` marks where an episode begins,
-and the state is zero.
+state is a part of the observation: the two are stored together, and `BEGIN` marks the first
+observation of an episode, where the state is zero.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gymnasium import spaces
 from tfpg.core.backend import tf
 from tfpg.envs.contracts import OBSERVATION
 
-#: key of the flag, 1 for the first observation of an episode; no observation has it
+#: key of a flag that is 1 for the first observation of an episode
 BEGIN = "/begin"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -70,7 +71,7 @@ def memory_after(decision: Any) -> dict[str, np.ndarray]:
 
 
 def forgotten(memory: Mapping[str, np.ndarray], which: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what a policy remembers if some environments, ``[N]`` bool, begin an episode."""
+    """Return the memory after some environments, ``[N]`` bool, have begun an episode."""
     states = {
         name: np.where(which.reshape(-1, *[1] * (x.ndim - 1)), np.zeros_like(x), x)
         for name, x in memory.items()
@@ -97,7 +98,7 @@ class Memory:
         self.memory[BEGIN] = np.ones(count, np.int8)
 
     def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Any:
-        """Act, and remember the states that follow."""
+        """Act, and store the next states."""
         before = self.memory
         decision = self._actor(joined(observations, before), noise)._replace(memory=before)
         self.memory = memory_after(decision)
@@ -146,7 +147,7 @@ def unrolled(
     first = {name: x[0] for name, x in rows.items()}
     # Only their shapes matter.
     nothing = [tf.zeros_like(x) for x in step(first)[0]]
-    # With Python's loop, XLA takes minutes to compile it.
+    # XLA takes minutes to compile an unrolled Python loop.
     outputs, _ = tf.scan(advance, rows, (nothing, {name: first[name] for name in names}))
 
     def by_sequence(x: tf.Tensor) -> tf.Tensor:

@@ -253,7 +253,7 @@ def play_episodes(
         max_steps=limit,
     ):
         if forget is not None:
-            forget(step.ended | step.failed | ~step.real)
+            forget((step.ended | step.failed | ~step.real) & progress.playing)
         if guarded and any_of(step.truncated) and (step.lengths >= limit).any():
             warn_of_the_cut(NO_LIMIT_STEPS)
         yield step

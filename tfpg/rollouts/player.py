@@ -125,16 +125,14 @@ class Player:
             if tracker is not None:
                 seeds = [reset_seed(training_rng(self.seed, number)) for number in numbers]
                 tracker.reset(range(count), seeds)
-            playing = act.remembering(count)
             steps = play_episodes(
                 self.envs,
-                playing if tracker is None else tracker.recorded(playing),
+                act if tracker is None else tracker.recorded(act),
                 rngs,
                 head=head,
                 num_episodes=wanted,
                 max_steps=max_steps,
                 replacement=partial(self._replacement, numbers, [0] * count),
-                forget=getattr(playing, "forget", None),
             )
             played = list(steps)
             rounds.append(Columns(columns[:wanted], record(played, actor, num_episodes=wanted)))
@@ -198,7 +196,8 @@ class Player:
             max_steps=max_steps,
         ):
             if memory is not None:
-                memory.forget(step.ended | step.failed | ~step.real)
+                over = step.ended | step.failed | ~step.real
+                memory.forget(over & self.progress.playing)
             if end_on_life_loss:
                 lost = self._life_lost(self.progress.infos, step.real & ~step.ended)
                 step = step._replace(terminated=step.terminated | lost)

@@ -203,8 +203,14 @@ def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
         def value(inputs: Any) -> tf.Tensor:
             return policy.value(inputs)
 
-        scale = policy.value_scale
-        return lambda observation, _: scale * float(value(policy.encode(observation))[0])
+        def value_of(observation: Any, decision: Decision) -> float:
+            if decision.memory is not None:
+                from tfpg.models.recurrent import joined
+
+                observation = joined(observation, decision.memory)
+            return policy.value_scale * float(value(policy.encode(observation))[0])
+
+        return value_of
     if isinstance(head := policy.head, EpsilonGreedyHead):
         return lambda _, decision: float(head.q_values(decision.outputs).max())
     return None

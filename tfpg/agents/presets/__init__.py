@@ -221,6 +221,7 @@ def make(
     """
     from tfpg.agents.optimization import has_schedule
     from tfpg.models import networks
+    from tfpg.models.inspection import state_shapes
 
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
@@ -234,7 +235,7 @@ def make(
         policy = "cnn" if networks.has_images(env[0]) else "mlp"
         network = preset.architecture or ("actor_critic" if two_outputs else policy)
         model = getattr(networks, network)(env, seed=seed, **preset.network)
-    has_value = len(getattr(model, "outputs", None) or []) >= 2
+    has_value = len(getattr(model, "outputs", None) or []) - len(state_shapes(model)) == 2
     no_value = options.get("baseline", "value") != "value"
     unused = {"gae_lambda", "value_updates"} if no_value else {"value_updates"} if has_value else ()
     options = {name: x for name, x in options.items() if name in given or name not in unused}
