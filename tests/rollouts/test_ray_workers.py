@@ -415,6 +415,7 @@ def test_a_killed_program_resumes_with_another_number_of_workers(short_folder):
 CLUSTER = """
 import json, psutil, sys, threading, time, tfpg
 from ray.cluster_utils import Cluster
+from tfpg.checkpoints.store import Store
 
 sys.path[:0] = {tests!r}
 from test_ray_workers import digest, ppo
@@ -429,7 +430,8 @@ def replace_node():
     cluster.add_node(num_cpus=2)
 
 def kill_head():
-    time.sleep(4)
+    while not Store({folder!r}).steps():
+        time.sleep(0.1)
     for process in psutil.Process().children(recursive=True):
         if process.name() == "gcs_server":
             process.kill()
