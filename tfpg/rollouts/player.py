@@ -178,10 +178,11 @@ class Player:
             )
         if self.progress is None:
             self.progress = self._begin()
-        act: Any = self._of_part(actor).remembering(self.envs.num_envs)
-        memory = act if actor.states else None
-        if memory is not None and self._memory is not None:
-            memory.memory = self._memory
+        act: Any = self._of_part(actor)
+        memory: Any = None
+        if getattr(actor, "states", None):
+            memory = act = act.remembering(self.envs.num_envs)
+            memory.memory = self._memory or memory.memory
         if self._tracker is not None:
             act = self._tracker.recorded(act)
         steps: list[Step] = []
