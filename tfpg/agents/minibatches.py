@@ -281,7 +281,7 @@ def sequence_order(
 
     Example:
         >>> sequence_order((4, 2), 2, 1, 1, np.random.default_rng(1)).tolist()
-        [[1, 3, 5, 7, 0, 2, 4, 6]]
+        [[0, 2, 1, 3, 4, 6, 5, 7]]
     """
     steps, envs = shape
     if steps % length:
