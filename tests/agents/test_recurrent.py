@@ -322,7 +322,7 @@ class TestRefusals:
         agent = tfpg.PPO(
             keras.Model(model.input, outputs), value_model=tfpg.networks.critic("CartPole-v1")
         )
-        with pytest.raises(ValueError, match="needs a value output of its own"):
+        with pytest.raises(ValueError, match="needs a second output for the value"):
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
 
     def test_a_state_named_as_an_observation(self):

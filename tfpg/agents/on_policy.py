@@ -19,6 +19,7 @@ from tfpg.agents.minibatches import (
     explained_variance,
     minibatch_order,
     sequence_order,
+    steps_of,
     without_gaps,
 )
 from tfpg.agents.optimization import CompiledUpdate, apply_where
@@ -108,7 +109,7 @@ class OnPolicy(Agent):
             The metrics to log, and the new ``batches``.
         """
         logs = self.make_updates(data, order)
-        rows = map_arrays(lambda x: tf.reshape(x[:-1], [-1, *x.shape[2:]]), data.observations)
+        rows = steps_of(data, map_arrays(lambda x: x[:-1], data.observations))
         # Nothing counts if nothing was learned.
         counts = tf.reshape(tf.where(logs["returns_finite"], data.mask, 0.0), [-1])
         found = zip(self._statistics, batches, strict=True)
@@ -236,7 +237,7 @@ class RolloutAgent(OnPolicy):
 
     @property
     def steps_together(self) -> int:
-        """How many successive steps of an environment stay together in minibatches."""
+        """How many consecutive steps of an environment stay together in minibatches."""
         return 1
 
     @property

@@ -59,7 +59,7 @@ QUANTILES = "quantiles"
 NOISE = "/noise"  # key of the noise among the inputs of a noisy network
 _EPSILON = 1e-7  # Keras's losses clip probabilities by the same amount
 # Of a squashed Gaussian. With larger ones, most actions are at the bounds; with smaller ones,
-# float32 hardly tells an action from the mean.
+# an action hardly differs from the mean in float32.
 _LOG_STD_LIMITS = -10.0, 2.0
 
 

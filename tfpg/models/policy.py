@@ -711,7 +711,7 @@ class Policy:
             raise ValueError("The model has a value output, so it does not need a value_model.")
         if self.states:
             raise ValueError(
-                "A recurrent model needs a value output of its own instead of a value_model."
+                "A recurrent model needs a second output for the value instead of a value_model."
             )
         theirs = input_space(value_model, self.observation_space)
         taken: list[Any] = _listed(input_keys(value_model, theirs)) or [None]
