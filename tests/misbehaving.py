@@ -242,15 +242,15 @@ class Simulated(Well):
 
 
 class Tupled(Well):
-    """Has spaces that no model of tfpg supports."""
+    """Has spaces that no model of tfpg supports: tuples in tuples."""
 
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
-        self.observation_space = spaces.Tuple([spaces.Discrete(9), spaces.Discrete(2)])
+        self.observation_space = spaces.Tuple([spaces.Tuple([spaces.Discrete(9)])])
         self.action_space = spaces.Tuple([spaces.Discrete(2)])
 
     def _observe(self):
-        return self.t, 0
+        return ((self.t,),)
 
 
 class Blurred(Well):

@@ -308,6 +308,83 @@ def test_any_result_is_brought_into_form_or_refused_in_one_line(result, space):
     assert "\n" not in text
 
 
+class Named(Single):
+    """Observes two parts: a Box, and a Discrete that does not start at 0."""
+
+    observation_space = spaces.Dict({"0": BOX, "1": spaces.Discrete(5, start=-2)})
+
+    def observe(self, x):
+        return {"0": x, "1": self.t % 5 - 2}
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        return self.observe(x), info
+
+    def step(self, action):
+        x, *rest = super().step(action)
+        return self.observe(x), *rest
+
+
+class Numbered(Named):
+    """Observes the same parts as a tuple."""
+
+    observation_space = spaces.Tuple([BOX, spaces.Discrete(5, start=-2)])
+
+    def observe(self, x):
+        return x, self.t % 5 - 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("workers", [None, 2])
+def test_tuples_train_like_dicts_whose_keys_are_their_indices(algorithm, workers):
+    weights = []
+    for env in (Named, Numbered):
+        with open_vec(env, num_envs=2, workers=workers) as envs:
+            agent = small_agent(algorithm, env)
+            agent.fit(envs, 2, seed=0, verbose=0)
+            returns = tfpg.evaluate(agent, env, episodes=3, seed=0)["episode_returns"]
+        weights.append([*flat_weights(agent.model), *returns])
+    np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.parametrize("algorithm", [tfpg.PPO, tfpg.DQN])
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_vector_environments_may_observe_tuples(algorithm, mode):
+    weights = []
+    for env in (Named, Numbered):
+        agent = small_agent(algorithm, env)
+        agent.fit(SyncVectorEnv([env] * 4, autoreset_mode=mode), 2, seed=0, verbose=0)
+        weights.append(flat_weights(agent.model))
+    np.testing.assert_array_equal(*weights)
+
+
+def test_a_policy_acts_on_tuples():
+    policy = tfpg.Policy(tfpg.networks.mlp(Numbered, seed=0), Numbered)
+    x, k = np.ones((3, 2), np.float32), np.array([-2, 0, 2])
+    expected = policy.act({"0": x, "1": k})
+    np.testing.assert_array_equal(policy.act((x, k)), expected)
+    with pytest.raises(ValueError, match=r"a dict with the keys \['0', '1'\]"):
+        policy.act((x,))
+
+
+def test_a_part_of_a_tuple_that_does_not_fit_is_named_by_its_index():
+    with (
+        open_vec(Numbered) as envs,
+        pytest.raises(EnvError, match="failed in step 0 .*observation: '1': 3 is outside"),
+    ):
+        envs.reset(seed=0)
+        envs.envs[0].unwrapped.observe = lambda x: (x, 3)
+        envs.step(np.zeros(1, int))
+
+
+def test_parts_of_a_tuple_that_no_model_can_take_are_left_out():
+    space = spaces.Tuple([spaces.Text(9), BOX])
+    found, _ = spaces_of((space, BOX))
+    assert found == spaces.Dict({"1": BOX})
+    observed = observation_in(found, ("find the key", np.ones(2, np.float32)))
+    assert list(observed) == ["1"]
+
+
 class Mission(Single):
     """Observations with parts that no model can take."""
 

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from tfpg.envs.contracts import observation_issues, reset_issues, reward_issues, step_issues
 
 BOX = spaces.Box(0, 255, (2,), np.uint8)
+PAIR = spaces.Tuple([spaces.Discrete(2)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,10 @@ BOX = spaces.Box(0, 255, (2,), np.uint8)
             ],
         ),
         (spaces.Dict(a=spaces.Discrete(2)), 1, ["problem: expected a dict, got int"]),
+        (PAIR, (1, 2), ["problem: '1': 2 is outside Discrete(2)"]),
+        (PAIR, (1,), ["problem: '1' is missing"]),
+        (PAIR, (0, 1, 2), ["warning: '2' is not in the space, and is ignored"]),
+        (PAIR, 1, ["problem: expected a tuple, got int"]),
     ],
 )
 def test_observations(space, observation, expected):

@@ -71,7 +71,7 @@ class TestMlp:
     def test_unsupported_spaces_are_refused(self):
         box = spaces.Box(0, 1, (2,))
         with pytest.raises(ValueError, match="FlattenObservation"):
-            networks.mlp((spaces.Tuple([box]), spaces.Discrete(2)))
+            networks.mlp((spaces.Graph(box, box), spaces.Discrete(2)))
         with pytest.raises(ValueError, match="Unsupported action space Text"):
             networks.mlp((box, spaces.Text(3)))
 

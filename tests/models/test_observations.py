@@ -242,7 +242,8 @@ class TestIntegers:
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.Tuple([spaces.Discrete(2)]),
+        spaces.Tuple([spaces.Tuple([spaces.Discrete(2)])]),
+        spaces.Tuple([]),
         spaces.Text(4),
         spaces.Dict({"inner": spaces.Dict({"x": spaces.Discrete(2)})}),
         spaces.Dict(mission=spaces.Text(4)),

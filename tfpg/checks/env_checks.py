@@ -47,6 +47,7 @@ from tfpg.envs.contracts import (
     flat_mask,
     left_out,
     mask_choices,
+    named_parts,
     usable_space,
 )
 from tfpg.models.heads import heads_of, supports
@@ -245,7 +246,7 @@ class _Check:
         self._check_spaces(env.observation_space, env.action_space)
 
     def _check_spaces(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
-        findings = self.findings
+        findings, observation = self.findings, named_parts(observation)
         names = [
             name
             for name in ALGORITHMS

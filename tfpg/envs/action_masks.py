@@ -22,7 +22,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from tfpg.envs.contracts import ACTION_MASK, OBSERVATION, action_choices, as_numbers, flat_mask
+from tfpg.envs.contracts import (
+    ACTION_MASK,
+    OBSERVATION,
+    action_choices,
+    as_numbers,
+    flat_mask,
+    named_parts,
+)
 
 METHOD = "action_masks"
 
@@ -58,7 +65,7 @@ class ActionMasks(gymnasium.Wrapper):
         self._size = sum(action_choices(env.action_space))
         self._has_method = has_method(env)
         mask = spaces.Box(0, 1, (self._size,), np.int8)
-        space: Any = env.observation_space
+        space: Any = named_parts(env.observation_space)
         self._is_dict = isinstance(space, spaces.Dict)
         parts = space if self._is_dict else {OBSERVATION: space}
         self.observation_space = spaces.Dict({**parts, ACTION_MASK: mask})
@@ -85,7 +92,7 @@ class ActionMasks(gymnasium.Wrapper):
                 f"its action mask has {mask.size} values, but {self.action_space} needs "
                 f"{self._size}"
             )
-        parts = observation if self._is_dict else {OBSERVATION: observation}
+        parts = named_parts(observation) if self._is_dict else {OBSERVATION: observation}
         return {**parts, ACTION_MASK: mask}
 
 

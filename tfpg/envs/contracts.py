@@ -4,8 +4,9 @@
 value                    accepted                               becomes
 =======================  =====================================  ===================================
 observation              numbers of the space's shape that its  a new array of the space's dtype;
-                         dtype can hold, the keys of a `Dict`   keys that are not in it, or are no
-                                                                numbers, are left out
+                         dtype can hold; a `Dict`'s keys, or a  keys that are not in it, or are no
+                         `Tuple`'s parts                        numbers, are left out; the parts of
+                                                                a tuple get the keys "0", "1", ...
 reward                   a number, or an array with a single    float
                          one
 terminated, truncated    True, False, 0, 1, or an array with a  bool
@@ -43,7 +44,7 @@ from tfpg.core.messages import one_line, warn
 
 WARNING, PROBLEM = "warning", "problem"
 
-# The spaces whose observations are numbers. A `Dict` of them is supported as well.
+# The spaces whose observations are numbers. A `Dict` or `Tuple` of them is supported as well.
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 # The key of a `Dict` observation that holds which actions are valid, and that of the rest if there
@@ -67,24 +68,40 @@ class Issue(NamedTuple):
     detail: str
 
 
+def named_parts(x: Any) -> Any:
+    """Return a `Tuple` space as a `Dict`, or a tuple as a dict, with keys "0", "1", and so on.
+
+    Anything else is returned unchanged.
+
+    Example:
+        >>> named_parts((3, 5))
+        {'0': 3, '1': 5}
+    """
+    if not isinstance(x, (tuple, spaces.Tuple)):
+        return x
+    named = {str(i): part for i, part in enumerate(x)}
+    return spaces.Dict(named) if isinstance(x, spaces.Tuple) else named
+
+
 def usable_space(space: Any) -> Any:
     """Return an observation space without the keys of a `Dict` that no model can take.
 
-    An action mask becomes a `Box` with one axis. The space itself is returned if nothing changes,
-    or none of its keys can be used.
+    A `Tuple` becomes a `Dict`, as `named_parts` names its parts, and an action mask becomes a `Box`
+    with one axis. The space itself is returned if nothing changes, or none of its keys can be used.
 
     Example:
         >>> usable_space(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
         Dict('room': Discrete(4))
     """
-    if not isinstance(space, spaces.Dict):
+    named = named_parts(space)
+    if not isinstance(named, spaces.Dict):
         return space
-    parts = {key: _flat(part) if key == ACTION_MASK else part for key, part in space.items()}
+    parts = {key: _flat(part) if key == ACTION_MASK else part for key, part in named.items()}
     usable: dict[str, gymnasium.Space] = {
         key: part for key, part in parts.items() if isinstance(part, NUMERIC)
     }
-    changed = len(usable) < len(space) or parts.get(ACTION_MASK) is not space.get(ACTION_MASK)
-    return spaces.Dict(usable) if usable and changed else space
+    unchanged = named is space and all(usable.get(key) is part for key, part in named.items())
+    return space if unchanged or not usable else spaces.Dict(usable)
 
 
 def _flat(space: Any) -> Any:
@@ -197,12 +214,13 @@ def warn_about_unused_mask(space: gymnasium.Space, info: dict[str, Any]) -> None
 
 def warn_about_left_out(space: Any) -> None:
     """Warn about each key of a `Dict` that `usable_space` leaves out, unless it holds text."""
+    named = named_parts(space)
     if usable_space(space) is space:
         return
-    for key in left_out(space):
-        if not _holds_text(space[key]):
+    for key in left_out(named):
+        if not _holds_text(named[key]):
             warn(
-                f"Ignoring the observation {key!r}: {type(space[key]).__name__} spaces are not "
+                f"Ignoring the observation {key!r}: {type(named[key]).__name__} spaces are not "
                 "supported. To use it, wrap the environment."
             )
 
@@ -220,7 +238,8 @@ def left_out(space: Any) -> list[Any]:
         >>> left_out(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
         ['goal']
     """
-    parts = space.items() if isinstance(space, spaces.Dict) else ()
+    named = named_parts(space)
+    parts = named.items() if isinstance(named, spaces.Dict) else ()
     return [
         key
         for key, part in parts
@@ -236,21 +255,23 @@ def observation_issues(space: gymnasium.Space, observation: Any) -> Iterator[Iss
         >>> [issue.detail for issue in observation_issues(space, np.array([0.0, np.nan]))]
         ['float64, but the space has float32', '1 of 2 values is NaN or infinite']
     """
+    expected = "tuple" if isinstance(space, spaces.Tuple) else "dict"
+    space, observed = named_parts(space), named_parts(observation)
     if not isinstance(space, spaces.Dict):
         yield from _array_issues(space, observation)
         return
-    if not isinstance(observation, dict):
-        yield Issue(PROBLEM, "type", f"expected a dict, got {_type(observation)}")
+    if not isinstance(observed, dict):
+        yield Issue(PROBLEM, "type", f"expected a {expected}, got {_type(observation)}")
         return
-    for key in [*space, *(key for key in observation if key not in space.spaces)]:
+    for key in [*space, *(key for key in observed if key not in space.spaces)]:
         if key in space.spaces and not isinstance(space[key], NUMERIC):
             continue
-        if key not in observation:
+        if key not in observed:
             yield Issue(PROBLEM, f"{key} missing", f"{key!r} is missing")
         elif key not in space.spaces:
             yield Issue(WARNING, f"{key} extra", f"{key!r} is not in the space, and is ignored")
         else:
-            for issue in observation_issues(space[key], observation[key]):
+            for issue in observation_issues(space[key], observed[key]):
                 kind, detail = f"{key} {issue.kind}", f"{key!r}: {issue.detail}"
                 yield issue._replace(kind=kind, detail=detail)
 
@@ -418,7 +439,8 @@ def observation_in(space: gymnasium.Space, observation: Any) -> Any:
             and observation.shape == space.shape
         ):
             return observation.copy()
-    elif isinstance(space, spaces.Dict) and isinstance(observation, dict):
+    elif isinstance(space, spaces.Dict) and isinstance(observation, (dict, tuple)):
+        observation = named_parts(observation)
         with suppress(KeyError):
             return {
                 key: observation_in(part, flat_mask(x) if key == ACTION_MASK else x)
@@ -580,6 +602,7 @@ class VectorForm:
         space, self._steps = self._space, steps
         if not isinstance(space, spaces.Dict):
             return self._stacked(space, observations)
+        observations = named_parts(observations)
         if not isinstance(observations, dict) or not set(space) <= set(observations):
             keys = ", ".join(map(repr, space))
             raise ValueError(
@@ -599,7 +622,7 @@ class VectorForm:
             ValueError: They are missing, or do not fit the space.
         """
         observations, self._steps = map_arrays(np.array, observations), steps
-        final = infos.get("final_obs", infos.get("final_observation"))
+        final = named_parts(infos.get("final_obs", infos.get("final_observation")))
         if final is None:
             raise ValueError(
                 "An episode ended in a vector environment whose autoreset mode is SAME_STEP, but "

@@ -475,7 +475,10 @@ def heads_of(space: gymnasium.Space, *, q_values: bool = False) -> dict[int, typ
             "tfpg.A2C or tfpg.PPO instead, or tfpg.SAC for a bounded Box."
         )
     known = sorted({head.space_type.__name__ for head in HEADS})
-    raise ValueError(f"Unsupported action space {space}: expected {alternatives(known)}.")
+    raise ValueError(
+        f"Unsupported action space {space}: expected {alternatives(known)}. Wrap the environment "
+        "in gymnasium.wrappers.TransformAction, which turns actions of one space into another's."
+    )
 
 
 def supports(space: gymnasium.Space, *, q_values: bool = False, squash: bool = False) -> bool:

@@ -9,6 +9,7 @@ observation space       model input
 ``MultiBinary(n)``      ``[n]`` float32
 ``Dict``                a dict of these, for a model that takes a dict with the same keys,
                         or whose inputs are named after them
+``Tuple``               as a ``Dict`` with the keys "0", "1", and so on
 ======================  ==========================================================
 
 The part ``"action_mask"`` of a `Dict` is for the head. A model gets it only if it has an input of
@@ -150,18 +151,18 @@ def check_space(space: gymnasium.Space) -> None:
         ValueError: The space is of another kind, or a `Dict` in a `Dict`.
 
     Example:
-        >>> check_space(spaces.Tuple([spaces.Discrete(2)]))
+        >>> check_space(spaces.Text(5))
         Traceback (most recent call last):
             ...
-        ValueError: Unsupported observation space Tuple(Discrete(2)): expected Box, Discrete, \
-MultiDiscrete, MultiBinary, or a Dict of these. Wrap the environment, for example in \
+        ValueError: Unsupported observation space Text(1, 5, charset=...): expected Box, Discrete, \
+MultiDiscrete, MultiBinary, or a Dict or Tuple of these. Wrap the environment, for example in \
 gymnasium.wrappers.FlattenObservation.
     """
     parts = dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
     if not parts or not all(isinstance(part, NUMERIC) for part in parts.values()):
         raise ValueError(
             f"Unsupported observation space {space}: expected Box, Discrete, MultiDiscrete, "
-            "MultiBinary, or a Dict of these. Wrap the environment, for example in "
+            "MultiBinary, or a Dict or Tuple of these. Wrap the environment, for example in "
             "gymnasium.wrappers.FlattenObservation."
         )
     for key in parts:

@@ -18,7 +18,7 @@ from tfpg.core.arrays import BLOCK, batch_size, map_arrays
 from tfpg.core.backend import check_not_forked, keras, read_variable, scope_of, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.envs.contracts import ACTION_MASK, mask_choices, mask_issues
+from tfpg.envs.contracts import ACTION_MASK, mask_choices, mask_issues, named_parts
 from tfpg.models.heads import NOISE, BernoulliHead, EpsilonGreedyHead, Head, head_for
 from tfpg.models.inspection import (
     check_calls,
@@ -732,10 +732,10 @@ class Policy:
     def _checked(self, observations: Any) -> Any:
         """The observations as arrays, after a check of their shapes."""
         shapes = map_space(lambda part: part.shape or (), self.observation_space)
-        if isinstance(shapes, dict) and not set(shapes) <= set(
-            observations if isinstance(observations, dict) else ()
-        ):
-            raise ValueError(f"Expected observations in a dict with the keys {list(shapes)}.")
+        if isinstance(shapes, dict):
+            observations = named_parts(observations)
+            if not isinstance(observations, dict) or not set(shapes) <= set(observations):
+                raise ValueError(f"Expected observations in a dict with the keys {list(shapes)}.")
 
         def checked(shape: tuple[int, ...], x: Any) -> np.ndarray:
             x = np.asarray(x)
