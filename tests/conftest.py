@@ -1,6 +1,5 @@
 """What all tests share: an honest Xvfb, a server without a display."""
 
-import gc
 import os
 import shutil
 
@@ -14,18 +13,6 @@ CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 def pytest_collection_modifyitems(items):
     """Fast tests first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lasting_objects():
-    """Leaves what a module left behind out of later garbage collections.
-
-    TensorFlow keeps the graph of every update that a Keras optimizer was traced in: without this,
-    every collection takes seconds in a process that has trained hundreds of agents.
-    """
-    yield
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What `fit`, `predict`, `evaluate` and `save` do, whatever the algorithm."""
 
 import copy
+import gc
 import itertools
 import json
 import pickle
@@ -551,3 +552,15 @@ class TestSaving:
         same = [tfpg.evaluate(each, "CartPole-v1", 5, seed=1) for each in (agent, plain)]
         assert same[0]["episode_returns"] == same[1]["episode_returns"]
         algorithm.load(path, **options_for(algorithm)).fit("CartPole-v1", 1, verbose=0)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_agent_that_is_gone_leaves_no_graph_behind(algorithm):
+    def graphs():
+        gc.collect()
+        return sum(type(x).__name__ == "FuncGraph" for x in gc.get_objects())
+
+    small_agent(algorithm).fit("CartPole-v1", 1, seed=0, verbose=0)
+    before = graphs()
+    small_agent(algorithm).fit("CartPole-v1", 1, seed=0, verbose=0)
+    assert graphs() == before

@@ -432,7 +432,13 @@ def _apply(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[A
     """Apply gradients, on each device if the variables are on several."""
     strategy = strategy_of(variables)
     if strategy is None:
-        optimizer.apply(gradients, variables)
+        # Keras would add up the gradients of one device, in an operation that makes TensorFlow keep
+        # the graph for as long as the process runs: some 10 MB for each agent.
+        optimizer._all_reduce_sum_gradients = list
+        try:
+            optimizer.apply(gradients, variables)
+        finally:
+            del optimizer._all_reduce_sum_gradients
         return
 
     def apply_on_device(*gradients: tf.Tensor) -> None:
