@@ -7,12 +7,26 @@ set -eu
 . "$(dirname "$0")/setup.sh" --requirement requirements.txt --editable .
 install_system_packages
 
-marks=""
+speeds=("not slow" "slow")
 if [ "${1:-}" = "--fast" ]; then
     shift
-    marks="not slow"
+    speeds=("not slow")
 fi
 ruff check .
 ruff format --check --quiet .
 mypy
-python -m pytest --numprocesses auto -m "$marks" "$@"
+if [ $# -gt 0 ]; then
+    [ ${#speeds[@]} = 1 ] && set -- -m "${speeds[0]}" "$@"
+    exec python -m pytest --numprocesses auto "$@"
+fi
+
+# TensorFlow keeps what XLA has compiled in a process, gigabytes after thousands of tests: each of
+# these runs has processes of its own.
+status=0
+for speed in "${speeds[@]}"; do
+    for part in tests/agents "tests --ignore=tests/agents"; do
+        # shellcheck disable=SC2086 # two words
+        python -m pytest --numprocesses auto -m "$speed" $part || status=$?
+    done
+done
+exit "$status"

@@ -149,6 +149,7 @@ FOREIGN_PRIVATES = {
     "_inbound_nodes",  # Keras: how often a layer is called
     "_initial_epoch",  # keras.Model: where BackupAndRestore says a training continues
     "_keras_history",  # Keras: the operation that made a symbolic tensor
+    "_all_reduce_sum_gradients",  # Keras: an operation that TensorFlow keeps for good
     "_learning_rate",  # Keras's optimizers: the schedule, which `learning_rate` evaluates
     "_omit_frequent_tracing_warning",  # tf.function: agents made in a loop are no retracing
     *("_container", "_video_stream"),  # imageio's PyAV plugin: settings of the encoder
