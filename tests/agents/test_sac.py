@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
-from small import flat_weights, prepared, small_sac
+from small import SMALL, flat_weights, prepared, small_sac
 from toys import Bandit
 
 import tfpg
@@ -264,6 +264,27 @@ def test_a_saved_model_acts_as_it_was_trained(tmp_path):
     means = keras.models.load_model(tmp_path / "model.keras")(observations)[:, :2]
     expected = LOW + (HIGH - LOW) * (np.tanh(means) + 1) / 2
     np.testing.assert_allclose(agent.predict(observations), expected, atol=1e-6)
+
+
+def test_a_critic_that_was_not_built_is_trained():
+    class Critic(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.out = keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.out(self.hidden(keras.ops.concatenate(inputs, axis=-1)))
+
+    model = small_sac(TwoActions()).model
+    agent = tfpg.SAC(model, critic=Critic(), **{**SMALL, "target_update_period": None})
+    prepared(agent, TwoActions())
+    assert len(agent.trainable.groups[-1][1]) == len(agent.target.weights) == 4
+    weights = [flat_weights(agent.critic)]
+    for iterations in (1, 2):
+        agent.fit(TwoActions, iterations, initial_iteration=iterations - 1, seed=0, verbose=0)
+        weights.append(flat_weights(agent.critic))
+    assert (weights[0] != weights[1]).all()
+    assert (weights[1] != weights[2]).all()
 
 
 def test_discrete_and_dict_observations_train_too():

@@ -127,17 +127,22 @@ class SAC(OffPolicy):
             )
         return super().policy_for(env)
 
-    def build(self, policy: Policy) -> None:
-        head = self.head
+    def prepare(self, policy: Policy) -> None:
+        head = policy.head
+        assert isinstance(head, GaussianHead)  # policy_for has checked the action space
         if head.variables or policy.has_value:
             raise ValueError(
                 f"SAC needs a model with {2 * head.dims} outputs, a mean and a log standard "
                 f"deviation for each of {head.dims} action dimensions, and no second output. See "
                 "tfpg.networks.mlp, with log_std=None."
             )
-        self._check_critic(policy)
+        # Called before its weights are listed: a subclass of keras.Model makes them in a call.
+        self._check_critic(policy, head.dims)
+        super().prepare(policy)
+
+    def build(self, policy: Policy) -> None:
         # Scaled to [-1, 1], actions have a density that is larger by this factor.
-        self._log_scale = float(np.log((head.high - head.low) / 2).sum())
+        self._log_scale = float(np.log((self.head.high - self.head.low) / 2).sum())
         super().build(policy)
 
     @property
@@ -218,13 +223,13 @@ class SAC(OffPolicy):
     def head_options(self) -> dict[str, Any]:
         return {"squash": True}
 
-    def _check_critic(self, policy: Policy) -> None:
+    def _check_critic(self, policy: Policy, dims: int) -> None:
         def zeros(spec: tf.TensorSpec) -> tf.Tensor:
             return tf.zeros([1, *spec.shape[1:]], spec.dtype)
 
         try:
             inputs = map_arrays(zeros, policy.input_spec)
-            shape = tuple(self.q_values(inputs, tf.zeros([1, self.head.dims])).shape)
+            shape = tuple(self.q_values(inputs, tf.zeros([1, dims])).shape)
         except Exception as error:
             raise ValueError(
                 f"The critic cannot be called on [inputs, actions]: {one_line(error)}. See "
