@@ -328,7 +328,7 @@ class Agent(WithOptions, abc.ABC):
         """Save the Keras model and its optimizer's state to a ``.keras`` file.
 
         The file also holds how the agent acts with the model's outputs, for `tfpg.load_model`.
-        A value model is saved separately, with ``agent.value_model.save(path)``.
+        A critic or value model is saved separately: ``tfpg.save_model(agent.critic, path)``.
         """
         from tfpg.models.saving import save_model
 
