@@ -172,6 +172,18 @@ class TestGaussian:
         np.testing.assert_array_equal(head.env_actions(np.full((1, 3), 50.0)), [BOX.high])
         np.testing.assert_array_equal(head.env_actions(np.zeros((1, 3))), [[0, 1, 0]])
 
+    @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32])
+    def test_squashed_actions_fill_the_bounds_of_integers(self, dtype):
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        head = GaussianHead(spaces.Box(low, high, (2,), dtype), outputs=4, squash=True)
+        u = np.float32([[-20, 0], [0.5, 20]])
+        expected = low + (float(high) - low) * (np.tanh(u) + 1) / 2
+        np.testing.assert_allclose(head.env_actions(u), np.rint(expected), rtol=1e-6, atol=1)
+        distribution = head.distribution(np.zeros((2, 4), "float32"))
+        slope = 2 * np.log(1 / np.cosh(u)) + np.log((float(high) - low) / 2)
+        expected = np.sum(-0.5 * u * u - 0.5 * np.log(2 * np.pi) - slope, axis=1)
+        np.testing.assert_allclose(distribution.log_prob(u), expected, rtol=1e-5)
+
     @pytest.mark.parametrize(
         "space",
         [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), spaces.Box(0, np.inf, (1,))],

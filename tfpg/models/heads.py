@@ -393,7 +393,9 @@ class GaussianHead(Head):
         self.squash = squash
         self.dims = int(np.prod(space.shape))
         self.action_shape = self.noise_shape = (self.dims,)
-        self.low, self.high = space.low.ravel(), space.high.ravel()
+        integers = np.issubdtype(space.dtype, np.integer)  # whose difference may overflow
+        dtype = np.float64 if integers else space.dtype
+        self.low, self.high = (x.astype(dtype).ravel() for x in (space.low, space.high))
         self._inside = _rounded_inward(self.low, self.high)
         if outputs == self.dims:
             start = np.broadcast_to(np.asarray(log_std, np.float32), (self.dims,))
