@@ -319,6 +319,11 @@ class TestErrors:
         with pytest.raises(ValueError, match="SAC needs actions in a bounded Box"):
             agent.policy_for(env)
 
+    def test_actions_must_be_able_to_differ(self):
+        env = spaces.Box(-1, 1, (3,)), spaces.Box(2, 2, (1,))
+        with pytest.raises(ValueError, match="bounded Box, but both bounds of dimension 0 are 2"):
+            small_sac("Pendulum-v1").policy_for(env)
+
     def test_two_q_values_are_needed(self):
         critic = tfpg.networks.critic("Pendulum-v1")
         agent = tfpg.SAC(tfpg.networks.mlp("Pendulum-v1", log_std=None), critic=critic)

@@ -192,6 +192,18 @@ class TestGaussian:
         with pytest.raises(ValueError, match="squash=True needs a bounded Box"):
             head_of(space, 2, squash=True)
 
+    def test_squashing_needs_bounds_that_differ_but_not_by_more_than_a_float32(self):
+        with pytest.raises(ValueError, match=r"bounded Box, but both bounds of dimension 1 are 3\."):
+            head_of(spaces.Box(np.float32([0, 3]), np.float32([1, 3])), 4, squash=True)
+        far = r"but the bounds of dimension 0, -3e\+38 and 3e\+38, are too far apart"
+        for dtype in (np.float32, np.float64):
+            with pytest.raises(ValueError, match=far):
+                head_of(spaces.Box(-3e38, 3e38, (1,), dtype), 2, squash=True)
+        head = head_of(spaces.Box(-1e38, 1e38, (1,)), 2, squash=True)
+        u = np.array([[0.5]], "float32")
+        expected = (np.tanh(u) + 1) * 1e38 - 1e38
+        np.testing.assert_allclose(head.env_actions(u), expected, rtol=1e-5)
+
 
 class TestPositiveAction:
     """The sigmoid of a single output may be the probability of action 0."""

@@ -38,7 +38,7 @@ from tfpg.core.options import (
     positive_or_auto,
 )
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.heads import GaussianHead, supports
+from tfpg.models.heads import GaussianHead, squash_obstacle
 from tfpg.models.policy import Policy
 from tfpg.rollouts.replay import Transitions
 
@@ -119,11 +119,9 @@ class SAC(OffPolicy):
         return keras.optimizers.Adam(3e-4)
 
     def policy_for(self, env: EnvLike | Spaces) -> Policy:
-        space = spaces_of(env)[1]
-        if not supports(space, squash=True):
+        if obstacle := squash_obstacle(spaces_of(env)[1]):
             raise ValueError(
-                f"SAC needs actions in a bounded Box, but the action space is {space}. Use "
-                "tfpg.PPO instead."
+                f"SAC needs actions in a bounded Box, but {obstacle}. Use tfpg.PPO instead."
             )
         return super().policy_for(env)
 

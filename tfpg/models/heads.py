@@ -491,9 +491,27 @@ def supports(space: gymnasium.Space, *, q_values: bool = False, squash: bool = F
         (True, False)
     """
     if squash:
-        return isinstance(space, spaces.Box) and space.is_bounded("both")
+        return squash_obstacle(space) is None
     heads = (EpsilonGreedyHead,) if q_values else HEADS
     return any(isinstance(space, head.space_type) for head in heads)
+
+
+def squash_obstacle(space: gymnasium.Space) -> str | None:
+    """Return why actions cannot be squashed into a space, or None if they can.
+
+    Example:
+        >>> squash_obstacle(spaces.Box(np.float32([0, 3]), np.float32([1, 3])))
+        'both bounds of dimension 1 are 3'
+    """
+    if not isinstance(space, spaces.Box) or not space.is_bounded("both"):
+        return f"the action space is {space}"
+    bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
+    for i, (low, high) in enumerate(bounds):
+        if low == high:
+            return f"both bounds of dimension {i} are {low:g}"
+        if high - low > float(np.finfo(np.float32).max):
+            return f"the bounds of dimension {i}, {low:g} and {high:g}, are too far apart"
+    return None
 
 
 def head_for(
@@ -554,10 +572,8 @@ def head_for(
         raise ValueError(
             f"positive_action=0 is for models with a single output, but this one has {count}."
         )
-    if squash and not supports(space, squash=True):
-        raise ValueError(
-            f"squash=True needs a bounded Box, but the action space is {action_space}."
-        )
+    if squash and (obstacle := squash_obstacle(space)):
+        raise ValueError(f"squash=True needs a bounded Box, but {obstacle}.")
     if kind is GaussianHead:
         return GaussianHead(space, count, log_std, squash)
     if epsilon is not None:
