@@ -55,6 +55,10 @@ class Agent(WithOptions, abc.ABC):
     the model that was passed in: plain Keras saves and loads it. If it is compiled, its optimizer
     is used; if not, it is compiled with `default_optimizer`.
 
+    A pickle or a copy has the options and what was trained: the models with their optimizers, a
+    free log standard deviation and the temperature of a `tfpg.SAC`. Its counters, such as
+    ``env_steps``, start from 0, and a replay buffer is empty.
+
     Attributes:
         policy: The model as a `tfpg.Policy` for the last environment used, or None.
         env_steps: Environment steps that the agent has been trained for.
@@ -136,7 +140,7 @@ class Agent(WithOptions, abc.ABC):
         self._verbose = 0
 
     def __reduce__(self) -> Any:
-        """Support pickling and copying: keep only the options and the models with optimizers."""
+        """Support pickling and copying: keep only the options and what was trained."""
         options = {name: getattr(self, name) for name in options_of(type(self))}
         acts = self.head_options()  # a free log_std was trained
         options |= {x: acts[x] for x in acts if x in options and x != "epsilon"}

@@ -113,6 +113,12 @@ class SAC(OffPolicy):
         with scope_of(self.model.variables):
             self.log_alpha = keras.Variable(0.0, dtype="float32", name="log_alpha")
 
+    def __reduce__(self) -> Any:
+        return *super().__reduce__(), float(self.log_alpha)
+
+    def __setstate__(self, log_alpha: float) -> None:
+        self.log_alpha.assign(log_alpha)
+
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
         """Return Adam with a learning rate of 3e-4."""
