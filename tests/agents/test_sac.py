@@ -324,6 +324,16 @@ class TestErrors:
         with pytest.raises(ValueError, match="bounded Box, but both bounds of dimension 0 are 2"):
             small_sac("Pendulum-v1").policy_for(env)
 
+    def test_the_target_of_the_entropy_must_be_reachable(self):
+        limit = r"target_entropy must be below 1\.386, the entropy of uniform actions"
+        with pytest.raises(ValueError, match=limit):
+            prepared(small_sac(TwoActions(), target_entropy=2 * np.log(2)), TwoActions())
+        prepared(small_sac(TwoActions(), target_entropy=1.38), TwoActions())
+
+    def test_a_fixed_temperature_has_no_target(self):
+        with pytest.raises(ValueError, match=r'is for alpha="auto", got alpha=0\.2: leave one'):
+            small_sac(alpha=0.2, target_entropy=-1.0)
+
     def test_two_q_values_are_needed(self):
         critic = tfpg.networks.critic("Pendulum-v1")
         agent = tfpg.SAC(tfpg.networks.mlp("Pendulum-v1", log_std=None), critic=critic)

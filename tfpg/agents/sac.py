@@ -85,8 +85,8 @@ class SAC(OffPolicy):
     target_entropy: float | None = option(
         default=None,
         check=optional(finite),
-        help="For alpha='auto': the entropy in nats of actions that are scaled to [-1, 1]. None: "
-        "minus the number of action dimensions.",
+        help="For alpha='auto': the entropy in nats of actions that are scaled to [-1, 1]. It must "
+        "be below 0.69, that of uniform actions, for each action dimension. None: -1 for each.",
     )
     explore_steps: int = option(
         default=1,
@@ -124,6 +124,13 @@ class SAC(OffPolicy):
         """Return Adam with a learning rate of 3e-4."""
         return keras.optimizers.Adam(3e-4)
 
+    def check_options(self) -> None:
+        super().check_options()
+        if self.target_entropy is not None and self.alpha != "auto":
+            raise ValueError(
+                f'target_entropy is for alpha="auto", got alpha={self.alpha}: leave one out.'
+            )
+
     def policy_for(self, env: EnvLike | Spaces) -> Policy:
         if obstacle := squash_obstacle(spaces_of(env)[1]):
             raise ValueError(
@@ -139,6 +146,13 @@ class SAC(OffPolicy):
                 f"SAC needs a model with {2 * head.dims} outputs, a mean and a log standard "
                 f"deviation for each of {head.dims} action dimensions, and no second output. See "
                 "tfpg.networks.mlp, with log_std=None."
+            )
+        most = head.dims * float(np.log(2))
+        if self.target_entropy is not None and self.target_entropy >= most:
+            raise ValueError(
+                f"target_entropy must be below {most:.4g}, the entropy of uniform actions in "
+                f"[-1, 1] of {head.dims} dimensions, got {self.target_entropy}: alpha would rise "
+                "forever."
             )
         # Called before its weights are listed: a subclass of keras.Model makes them in a call.
         self._check_critic(policy, head.dims)
