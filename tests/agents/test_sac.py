@@ -141,11 +141,19 @@ def test_updates_are_those_of_the_paper(options, expected):
         assert float(agent.log_alpha) == 0.0
 
 
+def test_updates_without_a_seed_differ():
+    data, agents = random_transitions(), [ready() for _ in range(2)]
+    for agent in agents:
+        agent.learn_from(data)
+    one, other = (flat_weights(agent.model) for agent in agents)
+    assert not np.array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_xla_gives_the_same_weights():
     data = random_transitions()
     plain, compiled = ready(), ready(jit_compile=True)
-    (logs, errors), (xla_logs, xla_errors) = (x.learn_from(data) for x in (plain, compiled))
+    (logs, errors), (xla_logs, xla_errors) = (x.learn_from(data, SEED) for x in (plain, compiled))
     np.testing.assert_allclose(errors, xla_errors, atol=1e-5)
     for one, other in zip(plain.models, compiled.models, strict=True):
         np.testing.assert_allclose(flat_weights(one), flat_weights(other), atol=1e-5)

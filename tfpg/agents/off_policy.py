@@ -326,13 +326,13 @@ class OffPolicy(Agent):
         return self._learn(np.random.default_rng(seed), self._beta())
 
     def learn_from(
-        self, transitions: Transitions, seed: Sequence[int] = (0, 0)
+        self, transitions: Transitions, seed: int | Sequence[int] | None = None
     ) -> tuple[dict[str, float], np.ndarray]:
         """Make an update for every ``batch_size`` transitions, in one compiled call.
 
         Args:
             transitions: ``M`` transitions, a multiple of ``batch_size``.
-            seed: The seed of random numbers in the updates, two integers.
+            seed: The seed of random numbers in the updates. None: a random one.
 
         Returns:
             The means over the updates of the metrics to log, and the errors ``[M]`` that the
