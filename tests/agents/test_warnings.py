@@ -295,3 +295,8 @@ class TestInTraining:
         agent = small_agent(tfpg.Rainbow, model=small_model(tfpg.C51))
         with pytest.warns(TrainingWarning, match="Nothing explores: epsilon is 0, and the model"):
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        agent = small_agent(tfpg.PQN, epsilon=0)
+        expected = "Nothing explores: epsilon is 0. Use a schedule for epsilon."
+        assert expected in training_warnings(
+            lambda: agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        )
