@@ -254,6 +254,20 @@ def test_it_finds_the_best_action(options):
     np.testing.assert_allclose(actions, [[-0.5], [0.5]], atol=0.2)
 
 
+@pytest.mark.parametrize("optimizer", [keras.optimizers.AdamW, keras.optimizers.SGD])
+def test_the_decay_of_weights_is_not_for_the_temperature(optimizer):
+    found = []
+    for decay in (0.0, 0.5):
+        agent = small_sac(TwoActions())
+        agent.log_alpha.assign(2.0)
+        for model in agent.models:
+            model.compile(optimizer(0.1, weight_decay=decay))
+        prepared(agent, TwoActions()).learn_from(random_transitions(8), SEED)
+        found.append((float(agent.log_alpha), flat_weights(agent.model)))
+    assert found[0][0] == found[1][0] != 2.0
+    assert not np.array_equal(found[0][1], found[1][1])
+
+
 def test_the_same_seed_gives_the_same_weights():
     one, two = small_sac(TwoActions()), small_sac(TwoActions())
     for agent in (one, two):

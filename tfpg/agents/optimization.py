@@ -154,7 +154,10 @@ def _check_separate(model: keras.Model, value_model: keras.Model) -> None:
 
 
 def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Make another optimizer with the same settings, or else Adam with the same learning rate."""
+    """Make another optimizer with the same settings, or else Adam with the same learning rate.
+
+    It does not decay weights.
+    """
     rate = (
         optimizer._learning_rate
         if has_schedule(optimizer)
@@ -165,6 +168,8 @@ def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
         # A schedule of your own need not have a config, and is used as it is.
         optimizer._learning_rate = 0.0
         config = {**optimizer.get_config(), "learning_rate": rate}
+        if config.get("weight_decay"):  # they are no weights, and 0 is no better a value
+            config["weight_decay"] = 0.0
         return type(optimizer)(**config)
     except Exception:
         warn(
