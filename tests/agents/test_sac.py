@@ -362,6 +362,13 @@ class TestErrors:
         with pytest.raises(ValueError, match="critic cannot be called"):
             prepared(agent, "Pendulum-v1")
 
+    def test_two_outputs_are_to_be_concatenated(self):
+        twin = tfpg.networks.twin_critic("Pendulum-v1", (8,))
+        critic = keras.Model(twin.input, twin.layers[-1].input)
+        agent = tfpg.SAC(small_sac().model, critic=critic)
+        with pytest.raises(ValueError, match=r"\(batch, 2\), .* Concatenate the values of two"):
+            prepared(agent, "Pendulum-v1")
+
     def test_a_log_std_is_needed(self):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
         agent = tfpg.SAC(model, critic=tfpg.networks.twin_critic("Pendulum-v1", (8,)))

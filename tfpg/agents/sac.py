@@ -176,13 +176,11 @@ class SAC(OffPolicy):
 
     @property
     def value_network(self) -> tuple[Callable, Sequence[Any]]:
-        assert self.critic is not None  # since the agent was made
-        return self.q_values, self.critic.trainable_variables
+        return self.q_values, self.models[1].trainable_variables
 
     def q_values(self, inputs: Any, actions: tf.Tensor) -> tf.Tensor:
         """Return the values ``[B, 2]`` of actions ``[B, D]`` in [-1, 1], by both critics."""
-        assert self.critic is not None
-        return tf.cast(self.critic([inputs, actions], training=False), tf.float32)
+        return tf.cast(self.models[1]([inputs, actions], training=False), tf.float32)
 
     def sample(self, inputs: Any, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return actions ``[B, D]`` in [-1, 1] and their log-probabilities ``[B]``.
@@ -211,7 +209,7 @@ class SAC(OffPolicy):
         actions, log_probs = self.sample(batch.observations, noise)
         values = self.target_network.constant_outputs(batch.observations, actions)
         policy_loss = alpha * log_probs - tf.reduce_min(values, axis=-1)
-        loss = critic_loss + policy_loss
+        loss, errors = critic_loss + policy_loss, tf.reduce_mean(tf.abs(errors), axis=-1)
         if learned:
             target = -self.head.dims if self.target_entropy is None else self.target_entropy
             loss -= self.log_alpha * tf.stop_gradient(log_probs + target)
@@ -219,10 +217,10 @@ class SAC(OffPolicy):
             "loss": loss,
             "policy_loss": policy_loss,
             "mean_q": tf.reduce_mean(q_values, axis=-1),
-            "td_error": tf.reduce_mean(tf.abs(errors), axis=-1),
+            "td_error": errors,
             "entropy": self._log_scale - log_probs,
             "alpha": alpha * tf.ones_like(log_probs),
-            "errors": tf.reduce_mean(tf.abs(errors), axis=-1),
+            "errors": errors,
         }
 
     @property
@@ -255,5 +253,6 @@ class SAC(OffPolicy):
             ) from error
         if shape != (1, 2):
             raise ValueError(
-                f"The critic's output must have shape (batch, 2), but it has {(None, *shape[1:])}."
+                f"The critic's output must have shape (batch, 2), but it has {(None, *shape[1:])}. "
+                "Concatenate the values of two Q-networks."
             )
