@@ -328,6 +328,46 @@ def test_discrete_and_dict_observations_train_too():
     assert np.isfinite(history["loss"]).all()
 
 
+class TestKeysOfTheCritic:
+    """A critic may see other keys of an observation than the policy."""
+
+    class Named(TwoActions):
+        observation_space = spaces.Dict(
+            {"seen": TwoActions.observation_space, "hidden": spaces.Box(-9, 9, (2,), np.float32)}
+        )
+
+        def reset(self, **options):
+            observation, info = super().reset(**options)
+            return {"seen": observation, "hidden": observation[:2]}, info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return {"seen": observation, "hidden": observation[:2]}, *rest
+
+    def agent(self, *keys):
+        named = self.Named()
+        parts = {key: named.observation_space[key] for key in keys}
+        critic = tfpg.networks.twin_critic((spaces.Dict(parts), named.action_space), (8,), seed=1)
+        seen = keras.Input((3,), name="seen")
+        model = keras.Model({"seen": seen}, keras.layers.Dense(4)(seen))
+        return tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None})
+
+    @pytest.mark.parametrize("keys", [["seen", "hidden"], ["hidden"]])
+    def test_they_train_and_the_policy_acts_without_them(self, keys):
+        agent = self.agent(*keys)
+        before = flat_weights(agent.critic)
+        agent.fit(self.Named, 1, seed=0, verbose=0)
+        assert (flat_weights(agent.critic) != before).any()
+        assert agent.policy.actor()({"seen": np.zeros((5, 3), "float32")}).actions.shape == (5, 2)
+
+    def test_they_must_exist(self):
+        agent = self.agent("hidden")
+        env = spaces.Dict({"seen": TwoActions.observation_space}), TwoActions.action_space
+        expected = r"it takes 'hidden', but the observation keys are \['seen'\]"
+        with pytest.raises(ValueError, match=expected):
+            prepared(agent, env)
+
+
 class TestErrors:
     def test_a_critic_is_needed(self):
         with pytest.raises(ValueError, match=re.escape("critic=tfpg.networks.twin_critic(env)")):

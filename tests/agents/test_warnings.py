@@ -297,6 +297,4 @@ class TestInTraining:
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
         agent = small_agent(tfpg.PQN, epsilon=0)
         expected = "Nothing explores: epsilon is 0. Use a schedule for epsilon."
-        assert expected in training_warnings(
-            lambda: agent.fit("CartPole-v1", 1, seed=0, verbose=0)
-        )
+        assert expected in training_warnings(lambda: agent.fit("CartPole-v1", 1, seed=0, verbose=0))

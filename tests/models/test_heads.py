@@ -193,7 +193,9 @@ class TestGaussian:
             head_of(space, 2, squash=True)
 
     def test_squashing_needs_bounds_that_differ_but_not_by_more_than_a_float32(self):
-        with pytest.raises(ValueError, match=r"bounded Box, but both bounds of dimension 1 are 3\."):
+        with pytest.raises(
+            ValueError, match=r"bounded Box, but both bounds of dimension 1 are 3\."
+        ):
             head_of(spaces.Box(np.float32([0, 3]), np.float32([1, 3])), 4, squash=True)
         far = r"but the bounds of dimension 0, -3e\+38 and 3e\+38, are too far apart"
         for dtype in (np.float32, np.float64):

@@ -39,6 +39,7 @@ from tfpg.core.options import (
 )
 from tfpg.envs import EnvLike, Spaces, spaces_of
 from tfpg.models.heads import GaussianHead, squash_obstacle
+from tfpg.models.inspection import has_graph
 from tfpg.models.policy import Policy
 from tfpg.rollouts.replay import Transitions
 
@@ -180,6 +181,8 @@ class SAC(OffPolicy):
 
     def q_values(self, inputs: Any, actions: tf.Tensor) -> tf.Tensor:
         """Return the values ``[B, 2]`` of actions ``[B, D]`` in [-1, 1], by both critics."""
+        if self._critics_keys is not None:
+            inputs = {key: inputs[key] for key in self._critics_keys}
         return tf.cast(self.models[1]([inputs, actions], training=False), tf.float32)
 
     def sample(self, inputs: Any, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -244,6 +247,9 @@ class SAC(OffPolicy):
             return tf.zeros([1, *spec.shape[1:]], spec.dtype)
 
         try:
+            observed = self.models[1].input[0] if has_graph(self.models[1]) else None
+            self._critics_keys = list(observed) if isinstance(observed, dict) else None
+            policy.include(self._critics_keys or ())
             inputs = map_arrays(zeros, policy.input_spec)
             shape = tuple(self.q_values(inputs, tf.zeros([1, dims])).shape)
         except Exception as error:
