@@ -288,6 +288,29 @@ def test_a_saved_model_acts_as_it_was_trained(tmp_path):
     np.testing.assert_allclose(agent.predict(observations), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("normalized", [(True, True), (False, True)])
+def test_the_critic_has_running_statistics_of_its_observations(normalized):
+    class Shifted(TwoActions):
+        def reset(self, **options):
+            observation, info = super().reset(**options)
+            return 5 + observation, info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return 5 + observation, *rest
+
+    one, other = normalized
+    model = tfpg.networks.mlp(Shifted(), (8,), log_std=None, normalize=one, seed=0)
+    critic = tfpg.networks.twin_critic(Shifted(), (8,), normalize=other, layer_norm=True, seed=1)
+    agent = tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None})
+    agent.fit(Shifted, 2, seed=0, verbose=0)
+    layers = [x for each in agent.models for x in each.layers if x.name.endswith("_statistics")]
+    assert len(layers) == one + other
+    for layer in layers:
+        np.testing.assert_allclose(layer.moving_mean, [5, 5, 5], atol=0.5)
+        np.testing.assert_array_equal(layer.moving_mean, layers[0].moving_mean)
+
+
 def test_a_critic_that_was_not_built_is_trained():
     class Critic(keras.Model):
         def __init__(self):

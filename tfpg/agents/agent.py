@@ -363,7 +363,9 @@ class Agent(WithOptions, abc.ABC):
             self._trainable = Trainable(
                 policy, next(iter(self.models[1:]), None), self.own_variables
             )
-            self._statistics = [ObservationStatistics(model) for model in self.models]
+            self._statistics = [
+                ObservationStatistics(model, self.observed_inputs(model)) for model in self.models
+            ]
             self._compiled_for, self._built_for = models, None
         for each in self._statistics:
             each.recount()
@@ -443,9 +445,18 @@ class Agent(WithOptions, abc.ABC):
     def forget_weights(self) -> None:
         """Read the model's weights again before acting: other code may have changed them."""
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a model has running statistics of observations."""
+        return any(each.layers for each in self._statistics)
+
+    def observed_inputs(self, model: keras.Model) -> Any:
+        """Return the part of ``model.input`` that holds observations. None: all of it."""
+        return None
+
     def update_statistics(self, fragments: Sequence[Trajectory], policy: Policy) -> None:
         """Update the running statistics of observations in the models."""
-        if fragments and any(each.layers for each in self._statistics):
+        if fragments and self.has_statistics:
             inputs = policy.encode(played_observations(fragments))
             for each in self._statistics:
                 each.update(inputs)

@@ -265,7 +265,7 @@ class OffPolicy(Agent):
         while self._stored_steps < self.learning_starts or not replay.ready:
             missing = -(-(self.learning_starts - self._stored_steps) // collector.envs.num_envs)
             data = self._play(collector, policy, min(max(missing, 1), most))
-            if self._statistics[0].layers:
+            if self.has_statistics:
                 fragments.append(data)
             self._store(data)
             self.env_steps = before + collector.steps
@@ -282,7 +282,7 @@ class OffPolicy(Agent):
                 self.explore()
                 data = self.collect(collector, acting)
                 self.env_steps = before + collector.steps
-                if self._statistics[0].layers:
+                if self.has_statistics:
                     fragments.append(data)
                 if learning is not None:
                     logs.append(learning.result())

@@ -181,8 +181,8 @@ class SAC(OffPolicy):
 
     def q_values(self, inputs: Any, actions: tf.Tensor) -> tf.Tensor:
         """Return the values ``[B, 2]`` of actions ``[B, D]`` in [-1, 1], by both critics."""
-        if self._critics_keys is not None:
-            inputs = {key: inputs[key] for key in self._critics_keys}
+        if isinstance(self._observed, dict):
+            inputs = {key: inputs[key] for key in self._observed}
         return tf.cast(self.models[1]([inputs, actions], training=False), tf.float32)
 
     def sample(self, inputs: Any, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -236,6 +236,9 @@ class SAC(OffPolicy):
     def explore(self, at_random: bool = False) -> None:
         self.head.at_random, self.head.hold = at_random, self.explore_steps
 
+    def observed_inputs(self, model: keras.Model) -> Any:
+        return self._observed if model is self.models[1] else None
+
     def policy_options(self) -> dict[str, Any]:
         return {**super().policy_options(), "squash": True}
 
@@ -247,9 +250,8 @@ class SAC(OffPolicy):
             return tf.zeros([1, *spec.shape[1:]], spec.dtype)
 
         try:
-            observed = self.models[1].input[0] if has_graph(self.models[1]) else None
-            self._critics_keys = list(observed) if isinstance(observed, dict) else None
-            policy.include(self._critics_keys or ())
+            self._observed = self.models[1].input[0] if has_graph(self.models[1]) else None
+            policy.include(self._observed if isinstance(self._observed, dict) else ())
             inputs = map_arrays(zeros, policy.input_spec)
             shape = tuple(self.q_values(inputs, tf.zeros([1, dims])).shape)
         except Exception as error:

@@ -298,7 +298,8 @@ def preset_of(command: Any) -> presets.Preset:
         options = {**presets.continued(options), **command.agent_options}
     critic = preset.critic
     if critic is not None:
-        critic = {**critic, **{x: given[x] for x in ("hidden", "activation") if x in given}}
+        names = ("hidden", "activation", "normalize", "layer_norm")
+        critic = {**critic, **{x: given[x] for x in names if x in given}}
     preset = preset._replace(
         options=options, network=network, architecture=architecture, critic=critic
     )
