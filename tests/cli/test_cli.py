@@ -637,7 +637,7 @@ def test_a_model_of_distributions_is_trained_further_by_its_algorithm_only(tmp_p
 )
 def test_options_of_the_network_are_those_of_its_critic_too(algorithm, env):
     options = {"hidden": (8,), "activation": "relu", "normalize": True, "layer_norm": True}
-    arguments = "--hidden 8 --activation relu --normalize --layer-norm".split()
+    arguments = ["--hidden", "8", "--activation", "relu", "--normalize", "--layer-norm"]
     command = tfpg_command.main(["train", algorithm, env, *arguments], standalone_mode=False)
     preset = preset_of(command)
     assert preset.critic == options
