@@ -432,6 +432,17 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"\(batch, 2\), .* Concatenate the values of two"):
             prepared(agent, "Pendulum-v1")
 
+    def test_the_second_model_is_called_a_critic(self):
+        agent = small_sac()
+        rates = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
+        expected = "that of critic too, use learning rate schedules."
+        with pytest.warns(UserWarning, match=re.escape(expected)):
+            agent.fit("Pendulum-v1", 1, [rates], seed=0, verbose=0)
+        assert {"critic", "agent"} < set(agent.variables())
+        agent.critic.compile(agent.model.optimizer)
+        with pytest.raises(ValueError, match="The policy and the critic were compiled with the"):
+            prepared(agent, "Pendulum-v1")
+
     def test_a_log_std_is_needed(self):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
         agent = tfpg.SAC(model, critic=tfpg.networks.twin_critic("Pendulum-v1", (8,)))

@@ -109,6 +109,8 @@ class Agent(WithOptions, abc.ABC):
 
     # Whether the algorithm needs a value function: a second output of the model, or a value_model.
     needs_value = False
+    # The option that holds the second model, if there is one.
+    second_model = "value_model"
     # Whether it trains noisy networks; see `tfpg.networks.mlp`.
     may_be_noisy = False
     # Whether it trains recurrent policies; see `tfpg.models.recurrent`.
@@ -360,9 +362,8 @@ class Agent(WithOptions, abc.ABC):
         self._trained_policy = policy
         models = (policy, *map(compiled_in, self.models))
         if self._compiled_for != models:
-            self._trainable = Trainable(
-                policy, next(iter(self.models[1:]), None), self.own_variables
-            )
+            second = next(iter(self.models[1:]), None)
+            self._trainable = Trainable(policy, second, self.own_variables, self.second_model)
             self._statistics = [
                 ObservationStatistics(model, self.observed_inputs(model)) for model in self.models
             ]
@@ -509,7 +510,7 @@ class Agent(WithOptions, abc.ABC):
             "head": list(self.trained_policy.head.variables),
         }
         for model in self.models[1:]:
-            groups["value model"] = list(model.variables)
+            groups[self.second_model.replace("_", " ")] = list(model.variables)
         if self.own_variables:
             groups["agent"] = list(self.own_variables)
         for i, (optimizer, _) in enumerate(self.trainable.groups):

@@ -103,6 +103,7 @@ class SAC(OffPolicy):
         default=32, check=count, help="Updates made after every learn_period steps."
     )
 
+    second_model = "critic"
     default_tau = 0.005
     logged = ("policy_loss", "mean_q", "td_error", "entropy", "alpha")
 

@@ -253,13 +253,13 @@ def make(
     compiled(model, preset, preset.learning_rate)
     # Otherwise the policy has a value function, or needs none.
     if preset.critic is not None and not unused:
-        twin = "critic" in options_of(agent_class)
         if critic is None:
+            twin = agent_class.second_model == "critic"
             new = networks.twin_critic if twin else networks.critic
             critic = new(env, seed=seed, **preset.critic)
         rate = preset.critic_learning_rate or preset.learning_rate
         critic = compiled(critic, preset._replace(anneal=False), rate)
-        options["critic" if twin else "value_model"] = critic
+        options[agent_class.second_model] = critic
     return agent_class(model, **options)
 
 
