@@ -396,6 +396,21 @@ class TestErrors:
         with pytest.raises(ValueError, match=re.escape("critic=tfpg.networks.twin_critic(env)")):
             tfpg.SAC(tfpg.networks.mlp("Pendulum-v1"))
 
+    @pytest.mark.parametrize(
+        ("given", "known"),
+        [
+            ("ent_coef", "alpha"),
+            ("entropy_coef", "alpha"),
+            ("value_model", "critic"),
+            ("buffer_size", "capacity"),
+            ("gradient_steps", "updates_per_learn"),
+        ],
+    )
+    def test_names_of_other_libraries_are_translated(self, given, known):
+        expected = f"Unknown SAC option '{given}'. In tfpg, it is called '{known}'."
+        with pytest.raises(TypeError, match=re.escape(expected)):
+            small_sac(**{given: 0.1})
+
     @pytest.mark.parametrize("env", ["CartPole-v1", "unbounded"])
     def test_actions_must_be_bounded(self, env):
         agent = small_sac("Pendulum-v1")

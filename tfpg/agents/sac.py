@@ -22,6 +22,7 @@ https://arxiv.org/abs/1812.05905.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,9 @@ class SAC(OffPolicy):
         default=32, check=count, help="Updates made after every learn_period steps."
     )
 
+    hints = MappingProxyType(
+        {**OffPolicy.hints, "ent_coef": "alpha", "entropy_coef": "alpha", "value_model": "critic"}
+    )
     second_model = "critic"
     default_tau = 0.005
     logged = ("policy_loss", "mean_q", "td_error", "entropy", "alpha")
