@@ -444,7 +444,7 @@ class TestErrors:
         twin = tfpg.networks.twin_critic("Pendulum-v1", (8,))
         critic = keras.Model(twin.input, twin.layers[-1].input)
         agent = tfpg.SAC(small_sac().model, critic=critic)
-        with pytest.raises(ValueError, match=r"\(batch, 2\), .* Concatenate the values of two"):
+        with pytest.raises(ValueError, match=r"\(batch, 2\), .* Concatenate the values of its"):
             prepared(agent, "Pendulum-v1")
 
     def test_the_second_model_is_called_a_critic(self):

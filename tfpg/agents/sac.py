@@ -28,19 +28,11 @@ from typing import Any
 import numpy as np
 
 from tfpg.agents.off_policy import OffPolicy
-from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras, scope_of, tf
-from tfpg.core.messages import one_line
-from tfpg.core.options import (
-    count,
-    finite,
-    option,
-    optional,
-    positive_or_auto,
-)
+from tfpg.core.options import count, finite, option, optional, positive_or_auto
 from tfpg.envs import EnvLike, Spaces, spaces_of
+from tfpg.models.critic import Critic
 from tfpg.models.heads import GaussianHead, squash_obstacle
-from tfpg.models.inspection import has_graph
 from tfpg.models.policy import Policy
 from tfpg.rollouts.replay import Transitions
 
@@ -157,11 +149,10 @@ class SAC(OffPolicy):
         if self.target_entropy is not None and self.target_entropy >= most:
             raise ValueError(
                 f"target_entropy must be below {most:.4g}, the entropy of uniform actions in "
-                f"[-1, 1] of {head.dims} dimensions, got {self.target_entropy}: alpha would rise "
-                "forever."
+                f"[-1, 1], got {self.target_entropy}: alpha would rise forever."
             )
-        # Called before its weights are listed: a subclass of keras.Model makes them in a call.
-        self._check_critic(policy, head.dims)
+        # Before its weights are listed: a subclass of keras.Model makes them when it is called.
+        self.q_values = Critic(self.models[1], policy, 2)  # of actions in [-1, 1]
         super().prepare(policy)
 
     def build(self, policy: Policy) -> None:
@@ -183,12 +174,6 @@ class SAC(OffPolicy):
     @property
     def value_network(self) -> tuple[Callable, Sequence[Any]]:
         return self.q_values, self.models[1].trainable_variables
-
-    def q_values(self, inputs: Any, actions: tf.Tensor) -> tf.Tensor:
-        """Return the values ``[B, 2]`` of actions ``[B, D]`` in [-1, 1], by both critics."""
-        if isinstance(self._observed, dict):
-            inputs = {key: inputs[key] for key in self._observed}
-        return tf.cast(self.models[1]([inputs, actions], training=False), tf.float32)
 
     def sample(self, inputs: Any, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return actions ``[B, D]`` in [-1, 1] and their log-probabilities ``[B]``.
@@ -242,30 +227,10 @@ class SAC(OffPolicy):
         self.head.at_random, self.head.hold = at_random, self.explore_steps
 
     def observed_inputs(self, model: keras.Model) -> Any:
-        return self._observed if model is self.models[1] else None
+        return self.q_values.observed if model is self.models[1] else None
 
     def policy_options(self) -> dict[str, Any]:
         return {**super().policy_options(), "squash": True}
 
     def head_options(self) -> dict[str, Any]:
         return {"squash": True}
-
-    def _check_critic(self, policy: Policy, dims: int) -> None:
-        def zeros(spec: tf.TensorSpec) -> tf.Tensor:
-            return tf.zeros([1, *spec.shape[1:]], spec.dtype)
-
-        try:
-            self._observed = self.models[1].input[0] if has_graph(self.models[1]) else None
-            policy.include(self._observed if isinstance(self._observed, dict) else ())
-            inputs = map_arrays(zeros, policy.input_spec)
-            shape = tuple(self.q_values(inputs, tf.zeros([1, dims])).shape)
-        except Exception as error:
-            raise ValueError(
-                f"The critic cannot be called on [inputs, actions]: {one_line(error)}. See "
-                "tfpg.networks.twin_critic."
-            ) from error
-        if shape != (1, 2):
-            raise ValueError(
-                f"The critic's output must have shape (batch, 2), but it has {(None, *shape[1:])}. "
-                "Concatenate the values of two Q-networks."
-            )
