@@ -388,7 +388,7 @@ class Policy:
         space = self.observation_space
         known = list(space) if isinstance(space, spaces.Dict) else []
         if missing := [key for key in keys if key not in known]:
-            raise ValueError(f"it takes {missing[0]!r}, but the observation keys are {known}")
+            raise ValueError(f"Observations have no key {missing[0]!r}. Their keys are {known}.")
         self._more_keys |= set(keys)
 
     @property
