@@ -22,6 +22,7 @@ import tfpg
 from tfpg.callbacks.best import KeepBest
 from tfpg.callbacks.progress_bar import ProgressBar
 from tfpg.callbacks.stopping import StopAtSteps
+from tfpg.checkpoints.serialization import pack, unpack
 
 callbacks = keras.callbacks
 KEYS = {"episode_return", "episode_length", "env_steps", "loss", "policy_loss", "entropy"}
@@ -196,7 +197,7 @@ class TestOwnCallbacks:
         keep.critic.set_weights([0 * w for w in keep.critic.get_weights()])
         again = KeepBest(tmp_path / "again.keras", agent.critic)
         again.set_model(agent.model)
-        again.set_state(keep.get_state())
+        again.set_state(unpack(b"".join(pack(keep.get_state()))))
         again.write()
         found = flat_weights(tfpg.load_model(tmp_path / "again.critic.keras"))
         np.testing.assert_array_equal(found, weights.values[0])
