@@ -244,5 +244,5 @@ def test_a_run_continues_with_its_critic_and_resumes_from_its_copy(tmp_path, mon
     np.testing.assert_array_equal(found, trained)
     Path("more/model.critic.keras").unlink()
     assert main([*train, "--model", "more", "--run", "new"]) == 0
-    assert "There is no model.critic.keras next to" in capsys.readouterr().err
+    assert "'more' has no critic for sac: it is a new one" in capsys.readouterr().err
     assert not Path("new/start.critic.keras").exists()

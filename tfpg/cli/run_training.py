@@ -97,18 +97,19 @@ class Training:
             update_config(folder, finished=True)
 
     def save(self, path: Path) -> None:
-        """Save the agent's models."""
+        """Save the model, and the critic or value model next to it."""
         self.agent.save(path)
-        for critic in self.agent.models[1:]:
+        for critic in self.agent.models[1:2]:
             save_model(critic, critic_path(path))
 
     def warn_about_new_critic(self) -> None:
         """Warn if a trained policy has no trained critic."""
         model, critic = self.given
         if model is not None and critic is None and self.agent.models[1:]:
+            name = self.agent.second_model.replace("_", " ")
             warn(
-                f"There is no {critic_path(model).name} next to {str(model)!r}: its critic or "
-                "value model is a new one, and the policy may get worse before it improves."
+                f"{str(self.command.model)!r} has no {name} for {self.command.algorithm}: it is a "
+                "new one, and the policy may get worse before it improves."
             )
 
     def config(self) -> RunConfig:
@@ -139,7 +140,7 @@ class Training:
         from tfpg.checkpoints.manager import Checkpoints
 
         command = self.command
-        best = KeepBest(self.folder / runs.MODEL, *self.agent.models[1:])
+        best = KeepBest(self.folder / runs.MODEL, *self.agent.models[1:2])
         every = command.validation_env_steps
         if every is None:
             every = max(self.preset.env_steps // VALIDATIONS, 1)
