@@ -174,7 +174,7 @@ def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
         # A schedule of your own need not have a config, and is used as it is.
         optimizer._learning_rate = 0.0
         config = {**optimizer.get_config(), "learning_rate": rate}
-        if config.get("weight_decay"):  # they are no weights, and 0 is no better a value
+        if config.get("weight_decay"):  # it would pull a log_std toward 0
             config["weight_decay"] = 0.0
         return type(optimizer)(**config)
     except Exception:
