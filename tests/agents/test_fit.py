@@ -24,6 +24,7 @@ from small import (
     q_network,
     small_agent,
     small_model,
+    small_sac,
     three_actions,
 )
 from toys import Bandit, Camera, Countdown
@@ -495,12 +496,13 @@ class TestOptions:
 
 
 class TestSaving:
-    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    @pytest.mark.parametrize("algorithm", [*ALGORITHMS, tfpg.PQN])
     @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
     @pytest.mark.parametrize("trained", [False, True])
     @pytest.mark.filterwarnings("error::UserWarning")
     def test_an_agent_can_be_pickled_and_copied(self, algorithm, how, trained):
-        agent = small_agent(algorithm)
+        # A copy starts a schedule of epsilon again.
+        agent = small_agent(algorithm, **({"epsilon": 0.5} if algorithm is tfpg.PQN else {}))
         if trained:
             agent.fit("CartPole-v1", 2, seed=0, verbose=0)
         again = copy.deepcopy(agent) if how == "deepcopy" else pickle.loads(pickle.dumps(agent))
@@ -512,6 +514,17 @@ class TestSaving:
         if algorithm is not tfpg.DQN:  # whose replay buffer is not copied
             np.testing.assert_array_equal(flat_weights(again.model), flat_weights(agent.model))
         assert (flat_weights(again.model) != before).any()
+
+    @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
+    def test_a_copy_has_the_critic_and_the_temperature_that_were_trained(self, how):
+        agent = small_sac()
+        agent.fit("Pendulum-v1", 1, seed=0, verbose=0)
+        again = copy.deepcopy(agent) if how == "deepcopy" else pickle.loads(pickle.dumps(agent))
+        assert float(again.log_alpha) == float(agent.log_alpha) != 0.0
+        np.testing.assert_array_equal(flat_weights(*again.models), flat_weights(*agent.models))
+        again.fit("Pendulum-v1", 1, seed=1, verbose=0)
+        assert float(again.log_alpha) != float(agent.log_alpha)
+        assert (flat_weights(again.critic) != flat_weights(agent.critic)).any()
 
     def test_a_copy_has_the_free_log_std_that_was_trained(self):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

@@ -175,6 +175,12 @@ def sac(env):
     return small_sac(env, num_envs=2, capacity=400, n_step=2, prioritized=True)
 
 
+def sac_statistics(env):
+    model = tfpg.networks.mlp(env, (8,), log_std=None, normalize=True, seed=0)
+    critic = tfpg.networks.twin_critic(env, (8,), normalize=True, layer_norm=True, seed=1)
+    return tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None})
+
+
 MIXED = {"prioritized": True, "n_step": 3, "tau": 0.05, "priority_beta": lambda n: min(n / 400, 1)}
 
 CASES = {
@@ -192,6 +198,7 @@ CASES = {
     "pqn": (pqn, "CartPole-v1"),
     "pqn-cut": (pqn, Noisy),
     "sac": (sac, "Pendulum-v1"),
+    "sac-statistics": (sac_statistics, "Pendulum-v1"),
     "dqn-mixed": (lambda env: dqn(env, **MIXED), "Acrobot-v1"),
     "dqn-ring": (lambda env: dqn(env, capacity=60, n_step=2), Noisy),
     "dqn-overlap": (lambda env: dqn(env, overlap=True), "CartPole-v1"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gymnasium import spaces
-from small import flat_weights, prepared, small_sac
+from marks import slow_but
+from small import SMALL, flat_weights, prepared, small_sac
 from toys import Bandit
 
 import tfpg
@@ -141,11 +142,19 @@ def test_updates_are_those_of_the_paper(options, expected):
         assert float(agent.log_alpha) == 0.0
 
 
+def test_updates_without_a_seed_differ():
+    data, agents = random_transitions(), [ready() for _ in range(2)]
+    for agent in agents:
+        agent.learn_from(data)
+    one, other = (flat_weights(agent.model) for agent in agents)
+    assert not np.array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_xla_gives_the_same_weights():
     data = random_transitions()
     plain, compiled = ready(), ready(jit_compile=True)
-    (logs, errors), (xla_logs, xla_errors) = (x.learn_from(data) for x in (plain, compiled))
+    (logs, errors), (xla_logs, xla_errors) = (x.learn_from(data, SEED) for x in (plain, compiled))
     np.testing.assert_allclose(errors, xla_errors, atol=1e-5)
     for one, other in zip(plain.models, compiled.models, strict=True):
         np.testing.assert_allclose(flat_weights(one), flat_weights(other), atol=1e-5)
@@ -246,6 +255,23 @@ def test_it_finds_the_best_action(options):
     np.testing.assert_allclose(actions, [[-0.5], [0.5]], atol=0.2)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    slow_but([keras.optimizers.AdamW], [keras.optimizers.AdamW, keras.optimizers.SGD]),
+)
+def test_the_decay_of_weights_is_not_for_the_temperature(optimizer):
+    found = []
+    for decay in (0.0, 0.5):
+        agent = small_sac(TwoActions())
+        agent.log_alpha.assign(2.0)
+        for model in agent.models:
+            model.compile(optimizer(0.1, weight_decay=decay))
+        prepared(agent, TwoActions()).learn_from(random_transitions(8), SEED)
+        found.append((float(agent.log_alpha), flat_weights(agent.model)))
+    assert found[0][0] == found[1][0] != 2.0
+    assert not np.array_equal(found[0][1], found[1][1])
+
+
 def test_the_same_seed_gives_the_same_weights():
     one, two = small_sac(TwoActions()), small_sac(TwoActions())
     for agent in (one, two):
@@ -264,6 +290,49 @@ def test_a_saved_model_acts_as_it_was_trained(tmp_path):
     means = keras.models.load_model(tmp_path / "model.keras")(observations)[:, :2]
     expected = LOW + (HIGH - LOW) * (np.tanh(means) + 1) / 2
     np.testing.assert_allclose(agent.predict(observations), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("one", "other"), slow_but([(False, True)], [(True, True), (False, True)]))
+def test_the_critic_has_running_statistics_of_its_observations(one, other):
+    class Shifted(TwoActions):
+        def reset(self, **options):
+            observation, info = super().reset(**options)
+            return 5 + observation, info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return 5 + observation, *rest
+
+    model = tfpg.networks.mlp(Shifted(), (8,), log_std=None, normalize=one, seed=0)
+    critic = tfpg.networks.twin_critic(Shifted(), (8,), normalize=other, layer_norm=True, seed=1)
+    agent = tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None})
+    agent.fit(Shifted, 2, seed=0, verbose=0)
+    layers = [x for each in agent.models for x in each.layers if x.name.endswith("_statistics")]
+    assert len(layers) == one + other
+    for layer in layers:
+        np.testing.assert_allclose(layer.moving_mean, [5, 5, 5], atol=0.5)
+        np.testing.assert_array_equal(layer.moving_mean, layers[0].moving_mean)
+
+
+def test_a_critic_that_was_not_built_is_trained():
+    class Critic(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.out = keras.layers.Dense(8, "tanh"), keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.out(self.hidden(keras.ops.concatenate(inputs, axis=-1)))
+
+    model = small_sac(TwoActions()).model
+    agent = tfpg.SAC(model, critic=Critic(), **{**SMALL, "target_update_period": None})
+    prepared(agent, TwoActions())
+    assert len(agent.trainable.groups[-1][1]) == len(agent.target.weights) == 4
+    weights = [flat_weights(agent.critic)]
+    for iterations in (1, 2):
+        agent.fit(TwoActions, iterations, initial_iteration=iterations - 1, seed=0, verbose=0)
+        weights.append(flat_weights(agent.critic))
+    assert (weights[0] != weights[1]).all()
+    assert (weights[1] != weights[2]).all()
 
 
 def test_discrete_and_dict_observations_train_too():
@@ -285,10 +354,65 @@ def test_discrete_and_dict_observations_train_too():
     assert np.isfinite(history["loss"]).all()
 
 
+class TestKeysOfTheCritic:
+    """A critic may see other keys of an observation than the policy."""
+
+    class Named(TwoActions):
+        observation_space = spaces.Dict(
+            {"seen": TwoActions.observation_space, "hidden": spaces.Box(-9, 9, (2,), np.float32)}
+        )
+
+        def reset(self, **options):
+            observation, info = super().reset(**options)
+            return {"seen": observation, "hidden": observation[:2]}, info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return {"seen": observation, "hidden": observation[:2]}, *rest
+
+    def agent(self, *keys):
+        named = self.Named()
+        parts = {key: named.observation_space[key] for key in keys}
+        critic = tfpg.networks.twin_critic((spaces.Dict(parts), named.action_space), (8,), seed=1)
+        seen = keras.Input((3,), name="seen")
+        model = keras.Model({"seen": seen}, keras.layers.Dense(4)(seen))
+        return tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None})
+
+    @pytest.mark.parametrize("keys", [["seen", "hidden"], ["hidden"]])
+    def test_they_train_and_the_policy_acts_without_them(self, keys):
+        agent = self.agent(*keys)
+        before = flat_weights(agent.critic)
+        agent.fit(self.Named, 1, seed=0, verbose=0)
+        assert (flat_weights(agent.critic) != before).any()
+        assert agent.policy.actor()({"seen": np.zeros((5, 3), "float32")}).actions.shape == (5, 2)
+
+    def test_they_must_exist(self):
+        agent = self.agent("hidden")
+        env = spaces.Dict({"seen": TwoActions.observation_space}), TwoActions.action_space
+        expected = r"Observations have no key 'hidden'. Their keys are \['seen'\]"
+        with pytest.raises(ValueError, match=expected):
+            prepared(agent, env)
+
+
 class TestErrors:
     def test_a_critic_is_needed(self):
         with pytest.raises(ValueError, match=re.escape("critic=tfpg.networks.twin_critic(env)")):
             tfpg.SAC(tfpg.networks.mlp("Pendulum-v1"))
+
+    @pytest.mark.parametrize(
+        ("given", "known"),
+        [
+            ("ent_coef", "alpha"),
+            ("entropy_coef", "alpha"),
+            ("value_model", "critic"),
+            ("buffer_size", "capacity"),
+            ("gradient_steps", "updates_per_learn"),
+        ],
+    )
+    def test_names_of_other_libraries_are_translated(self, given, known):
+        expected = f"Unknown SAC option '{given}'. In tfpg, it is called '{known}'."
+        with pytest.raises(TypeError, match=re.escape(expected)):
+            small_sac(**{given: 0.1})
 
     @pytest.mark.parametrize("env", ["CartPole-v1", "unbounded"])
     def test_actions_must_be_bounded(self, env):
@@ -298,10 +422,43 @@ class TestErrors:
         with pytest.raises(ValueError, match="SAC needs actions in a bounded Box"):
             agent.policy_for(env)
 
+    def test_actions_must_be_able_to_differ(self):
+        env = spaces.Box(-1, 1, (3,)), spaces.Box(2, 2, (1,))
+        with pytest.raises(ValueError, match="bounded Box, but both bounds of dimension 0 are 2"):
+            small_sac("Pendulum-v1").policy_for(env)
+
+    def test_the_target_of_the_entropy_must_be_reachable(self):
+        limit = r"target_entropy must be below 1\.386, the entropy of uniform actions"
+        with pytest.raises(ValueError, match=limit):
+            prepared(small_sac(TwoActions(), target_entropy=2 * np.log(2)), TwoActions())
+        prepared(small_sac(TwoActions(), target_entropy=1.38), TwoActions())
+
+    def test_a_fixed_temperature_has_no_target(self):
+        with pytest.raises(ValueError, match=r'is for alpha="auto", got alpha=0\.2: leave one'):
+            small_sac(alpha=0.2, target_entropy=-1.0)
+
     def test_two_q_values_are_needed(self):
         critic = tfpg.networks.critic("Pendulum-v1")
         agent = tfpg.SAC(tfpg.networks.mlp("Pendulum-v1", log_std=None), critic=critic)
         with pytest.raises(ValueError, match="critic cannot be called"):
+            prepared(agent, "Pendulum-v1")
+
+    def test_two_outputs_are_to_be_concatenated(self):
+        twin = tfpg.networks.twin_critic("Pendulum-v1", (8,))
+        critic = keras.Model(twin.input, twin.layers[-1].input)
+        agent = tfpg.SAC(small_sac().model, critic=critic)
+        with pytest.raises(ValueError, match=r"\(batch, 2\), .* Concatenate the values of its"):
+            prepared(agent, "Pendulum-v1")
+
+    def test_the_second_model_is_called_a_critic(self):
+        agent = small_sac()
+        rates = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate)
+        expected = "that of critic too, use learning rate schedules."
+        with pytest.warns(UserWarning, match=re.escape(expected)):
+            agent.fit("Pendulum-v1", 1, [rates], seed=0, verbose=0)
+        assert {"critic", "agent"} < set(agent.variables())
+        agent.critic.compile(agent.model.optimizer)
+        with pytest.raises(ValueError, match="The policy and the critic were compiled with the"):
             prepared(agent, "Pendulum-v1")
 
     def test_a_log_std_is_needed(self):

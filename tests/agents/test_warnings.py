@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from small import BOX, SMALL, q_network, small_agent, small_model
+from small import BOX, SMALL, q_network, small_agent, small_model, small_sac
 from toys import Countdown, Walk
 
 import tfpg
@@ -94,6 +94,17 @@ class TestPolicies:
 
         assert "Explore more (entropy_coef), play" in texts(tfpg.PPO)[0]
         assert "Explore more (explore_steps, epsilon), play" in texts(tfpg.DQN)[0]
+
+    @pytest.mark.parametrize(
+        ("alpha", "advice"), [("auto", "a larger target_entropy or"), (1e-6, "a larger alpha or")]
+    )
+    def test_what_determines_the_entropy_of_sac_is_recommended(self, alpha, advice):
+        agent = small_sac(alpha=alpha)
+        agent.model.layers[-1].bias.assign([0.0, -20.0])
+        agent.model.compile(keras.optimizers.SGD(0.0))
+        agent.critic.compile(keras.optimizers.SGD(0.0))
+        texts = training_warnings(lambda: agent.fit("Pendulum-v1", 6, seed=0, verbose=0))
+        assert any(f"use {advice} a smaller" in text for text in texts)
 
     def unexplained(self, returns, explained=0.0, steps=2000, count=60):
         step = iter(range(0, 10**9, steps))
@@ -295,3 +306,6 @@ class TestInTraining:
         agent = small_agent(tfpg.Rainbow, model=small_model(tfpg.C51))
         with pytest.warns(TrainingWarning, match="Nothing explores: epsilon is 0, and the model"):
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        agent = small_agent(tfpg.PQN, epsilon=0)
+        expected = "Nothing explores: epsilon is 0. Use a schedule for epsilon."
+        assert expected in training_warnings(lambda: agent.fit("CartPole-v1", 1, seed=0, verbose=0))

@@ -7,13 +7,22 @@ import re
 import keras
 import numpy as np
 import pytest
-from small import SMALL, AfterEachIteration, flat_weights, prepared, q_network, small_agent
+from small import (
+    SMALL,
+    AfterEachIteration,
+    flat_weights,
+    prepared,
+    q_network,
+    small_agent,
+    small_sac,
+)
 from toys import Countdown
 
 import tfpg
 from tfpg.callbacks.best import KeepBest
 from tfpg.callbacks.progress_bar import ProgressBar
 from tfpg.callbacks.stopping import StopAtSteps
+from tfpg.checkpoints.serialization import pack, unpack
 
 callbacks = keras.callbacks
 KEYS = {"episode_return", "episode_length", "env_steps", "loss", "policy_loss", "entropy"}
@@ -175,6 +184,23 @@ class TestOwnCallbacks:
         # The weights after an iteration play the next one.
         np.testing.assert_array_equal(flat_weights(tfpg.load_model(keep.path)), weights.values[0])
         np.testing.assert_array_equal(end, fit()[0])
+
+    def test_keep_best_saves_the_critic_of_the_same_moment(self, tmp_path):
+        agent = small_sac(window=1)
+        weights = AfterEachIteration(lambda: flat_weights(agent.critic))
+        keep = KeepBest(tmp_path / "best.keras", agent.critic)
+        cbs = [SetReturns(10, 30, 20), weights, keep]
+        agent.fit("Pendulum-v1", 3, callbacks=cbs, seed=0, verbose=0)
+        found = flat_weights(tfpg.load_model(tmp_path / "best.critic.keras"))
+        np.testing.assert_array_equal(found, weights.values[0])
+        np.testing.assert_array_equal(flat_weights(agent.critic), weights.values[2])
+        keep.critic.set_weights([0 * w for w in keep.critic.get_weights()])
+        again = KeepBest(tmp_path / "again.keras", agent.critic)
+        again.set_model(agent.model)
+        again.set_state(unpack(b"".join(pack(keep.get_state()))))
+        again.write()
+        found = flat_weights(tfpg.load_model(tmp_path / "again.critic.keras"))
+        np.testing.assert_array_equal(found, weights.values[0])
 
     def test_a_budget_of_steps_counts_those_of_earlier_fits(self):
         agent = small_agent(tfpg.Reinforce, Countdown, episodes_per_update=10)

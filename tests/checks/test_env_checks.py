@@ -277,6 +277,13 @@ class TestProblems:
         report = check(lambda: Bandit(space))
         assert [row.verdict for row in report.rows if row.what == "action space"] == [verdict]
 
+    def test_a_dimension_with_a_single_value_is_not_for_sac(self):
+        space = spaces.Box(np.float32([-1, 2]), np.float32([1, 2]))
+        report = check(lambda: Bandit(space))
+        expected = "both bounds of dimension 1 are 2: SAC and squash=True cannot be used"
+        assert rows(report, "warning")["action space"] == [expected]
+        assert "not sac" in rows(report)["algorithms"][0]
+
     def test_keys_that_no_model_can_take_are_a_warning_and_not_checked(self):
         class Mission(Well):
             def __init__(self):

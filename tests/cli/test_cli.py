@@ -18,9 +18,10 @@ from marks import slow_but
 from PIL import Image
 
 import tfpg
-from tfpg.cli.main import main
+from tfpg.agents import presets
+from tfpg.cli.main import main, tfpg_command
 from tfpg.cli.reporting import plain_warnings
-from tfpg.cli.run_training import nature_cnn_network
+from tfpg.cli.run_training import nature_cnn_network, preset_of
 from tfpg.errors import TrainingWarning
 
 SMALL = ["--iterations", "3", "--episodes-per-update", "4", "--max-steps", "30", "--seed", "1"]
@@ -629,6 +630,21 @@ def test_a_model_of_distributions_is_trained_further_by_its_algorithm_only(tmp_p
     done = run("train", "dqn", *short, "--model", "r", "--run", "other", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("of returns: use tfpg.C51 or tfpg.Rainbow.")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"), [("sac", "Pendulum-v1"), ("reinforce", "Acrobot-v1")]
+)
+def test_options_of_the_network_are_those_of_its_critic_too(algorithm, env):
+    options = {"hidden": (8,), "activation": "relu", "normalize": True, "layer_norm": True}
+    arguments = ["--hidden", "8", "--activation", "relu", "--normalize", "--layer-norm"]
+    command = tfpg_command.main(["train", algorithm, env, *arguments], standalone_mode=False)
+    preset = preset_of(command)
+    assert preset.critic == options
+    assert {**preset.network, **options} == preset.network
+    names = [x.name for x in presets.make(algorithm, env, preset=preset).models[1].layers]
+    assert any(name.endswith("_statistics") for name in names)
+    assert any(name.startswith("layer_normalization") for name in names)
 
 
 @pytest.mark.slow

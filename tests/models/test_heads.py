@@ -172,6 +172,18 @@ class TestGaussian:
         np.testing.assert_array_equal(head.env_actions(np.full((1, 3), 50.0)), [BOX.high])
         np.testing.assert_array_equal(head.env_actions(np.zeros((1, 3))), [[0, 1, 0]])
 
+    @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32])
+    def test_squashed_actions_fill_the_bounds_of_integers(self, dtype):
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        head = GaussianHead(spaces.Box(low, high, (2,), dtype), outputs=4, squash=True)
+        u = np.float32([[-20, 0], [0.5, 20]])
+        expected = low + (float(high) - low) * (np.tanh(u) + 1) / 2
+        np.testing.assert_allclose(head.env_actions(u), np.rint(expected), rtol=1e-6, atol=1)
+        distribution = head.distribution(np.zeros((2, 4), "float32"))
+        slope = 2 * np.log(1 / np.cosh(u)) + np.log((float(high) - low) / 2)
+        expected = np.sum(-0.5 * u * u - 0.5 * np.log(2 * np.pi) - slope, axis=1)
+        np.testing.assert_allclose(distribution.log_prob(u), expected, rtol=1e-5)
+
     @pytest.mark.parametrize(
         "space",
         [spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), spaces.Box(0, np.inf, (1,))],
@@ -179,6 +191,20 @@ class TestGaussian:
     def test_squashing_needs_bounds(self, space):
         with pytest.raises(ValueError, match="squash=True needs a bounded Box"):
             head_of(space, 2, squash=True)
+
+    def test_squashing_needs_bounds_that_differ_but_not_by_more_than_a_float32(self):
+        with pytest.raises(
+            ValueError, match=r"bounded Box, but both bounds of dimension 1 are 3\."
+        ):
+            head_of(spaces.Box(np.float32([0, 3]), np.float32([1, 3])), 4, squash=True)
+        far = r"but the bounds of dimension 0, -3e\+38 and 3e\+38, are too far apart"
+        for dtype in (np.float32, np.float64):
+            with pytest.raises(ValueError, match=far):
+                head_of(spaces.Box(-3e38, 3e38, (1,), dtype), 2, squash=True)
+        head = head_of(spaces.Box(-1e38, 1e38, (1,)), 2, squash=True)
+        u = np.array([[0.5]], "float32")
+        expected = (np.tanh(u) + 1) * 1e38 - 1e38
+        np.testing.assert_allclose(head.env_actions(u), expected, rtol=1e-5)
 
 
 class TestPositiveAction:

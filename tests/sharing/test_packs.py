@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from marks import slow_but
-from small import ALGORITHMS, options_for, small_agent, small_model
+from small import ALGORITHMS, flat_weights, options_for, small_agent, small_model, small_sac
 
 import tfpg
 from tfpg.errors import CheckpointCorruptError, UnsafeCheckpointError
@@ -183,6 +183,27 @@ class TestLoadAgent:
         agent = tfpg.load_agent(run)
         assert (agent.baseline, agent.value_updates) == ("value", 2)
         assert agent.value_model.count_params() == 4 * 6 + 6 + 6 + 1
+
+    def test_a_run_has_its_critic_and_a_pack_has_a_new_one(self, tmp_path):
+        env, before = "Pendulum-v1", small_sac()
+        before.fit(env, 1, seed=0, verbose=0)
+        run = write_run(tmp_path / "run", before, env=env, critic={"hidden": [8]})
+        before.critic.optimizer.learning_rate = 0.007
+        tfpg.save_model(before.critic, run / "model.critic.keras")
+        agent = tfpg.load_agent(run)
+        np.testing.assert_array_equal(flat_weights(agent.critic), flat_weights(before.critic))
+        assert agent.critic.optimizer.iterations.numpy() == before.updates
+        assert float(agent.critic.optimizer.learning_rate) == pytest.approx(0.007)
+        agent.fit(env, 1, seed=1, verbose=0)
+        pack(run, tmp_path / "pack.zip", episodes=1)
+        new = tfpg.load_agent(tmp_path / "pack.zip").critic
+        assert not np.array_equal(flat_weights(new), flat_weights(before.critic))
+
+    def test_the_critic_of_another_algorithm_is_not_used(self, run):
+        source = runs.find_model(run)._replace(critic=Path("model.critic.keras"))
+        assert source.critic_for("reinforce") == source.critic
+        assert source.critic_for("sac") is None
+        assert source._replace(config={}).critic_for("sac") == source.critic
 
     def test_options_replace_those_of_the_config(self, run):
         agent = tfpg.load_agent(run, gamma=0.5)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from small import flat_weights
 
 import tfpg
 from tfpg.cli.main import main
 from tfpg.core.files import locked_folder
+from tfpg.results.run_config import update_config
 from tfpg.sharing import runs
 
 
@@ -96,6 +99,15 @@ def test_a_run_with_an_iteration_keeps_its_folder(tmp_path):
         (tmp_path / "a" / "metrics.csv").write_text("epoch,loss\n0,1.0\n")
         raise RuntimeError("the reason")
     assert (tmp_path / "a" / "metrics.csv").exists()
+
+
+def test_everything_that_a_failed_run_wrote_is_removed(tmp_path):
+    names = ["config.json", "start.keras", "start.critic.keras", "model.critic.keras"]
+    with pytest.raises(RuntimeError, match="the reason"), runs.new_run(tmp_path / "a"):
+        for name in names:
+            (tmp_path / "a" / name).write_text("{}")
+        raise RuntimeError("the reason")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["others.txt", "a/others.txt", "a/b/others.txt"])
@@ -209,3 +221,28 @@ def test_a_run_that_starts_from_a_model_needs_nothing_outside_its_folder(
     monkeypatch.setattr(Fails, "broken", False)
     assert main(["resume", str(tmp_path / "r")]) == 0
     assert tfpg.load_model(tmp_path / "r/last.keras").layers[1].units == 3
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_its_critic_and_resumes_from_its_copy(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "sac", "Pendulum-v1", "--env-steps", "600", "--no-video", "--seed", "1"]
+    train += ["--verbose", "0", "--validation-env-steps", "0", "--jit-compile", "off"]
+    assert main([*train, "--hidden", "4", "--run", "r"]) == 0
+    critic = Path("r/model.critic.keras").read_bytes()
+    assert Path("r/last.critic.keras").exists()
+    assert main([*train, "--model", "r", "--run", "more"]) == 0
+    assert Path("more/start.critic.keras").read_bytes() == critic
+    assert "new one" not in capsys.readouterr().err
+    trained = flat_weights(tfpg.load_model("more/last.critic.keras"))
+    for name in ("more/checkpoints", "r"):  # from scratch, and with nothing but its own folder
+        shutil.rmtree(name)
+    Path("more/last.critic.keras").unlink()
+    update_config(Path("more"), finished=False)
+    assert main(["resume", "more", "--verbose", "0"]) == 0
+    found = flat_weights(tfpg.load_model("more/last.critic.keras"))
+    np.testing.assert_array_equal(found, trained)
+    Path("more/model.critic.keras").unlink()
+    assert main([*train, "--model", "more", "--run", "new"]) == 0
+    assert "'more' has no critic for sac: it is a new one" in capsys.readouterr().err
+    assert not Path("new/start.critic.keras").exists()

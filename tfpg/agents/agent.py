@@ -55,6 +55,10 @@ class Agent(WithOptions, abc.ABC):
     the model that was passed in: plain Keras saves and loads it. If it is compiled, its optimizer
     is used; if not, it is compiled with `default_optimizer`.
 
+    A pickle or a copy has the options and what was trained: the models with their optimizers, a
+    free log standard deviation and the temperature of a `tfpg.SAC`. Its counters, such as
+    ``env_steps``, start from 0, and a replay buffer is empty.
+
     Attributes:
         policy: The model as a `tfpg.Policy` for the last environment used, or None.
         env_steps: Environment steps that the agent has been trained for.
@@ -105,6 +109,8 @@ class Agent(WithOptions, abc.ABC):
 
     # Whether the algorithm needs a value function: a second output of the model, or a value_model.
     needs_value = False
+    # The option that holds the second model, if there is one.
+    second_model = "value_model"
     # Whether it trains noisy networks; see `tfpg.networks.mlp`.
     may_be_noisy = False
     # Whether it trains recurrent policies; see `tfpg.models.recurrent`.
@@ -136,7 +142,7 @@ class Agent(WithOptions, abc.ABC):
         self._verbose = 0
 
     def __reduce__(self) -> Any:
-        """Support pickling and copying: keep only the options and the models with optimizers."""
+        """Support pickling and copying: keep only the options and what was trained."""
         options = {name: getattr(self, name) for name in options_of(type(self))}
         acts = self.head_options()  # a free log_std was trained
         options |= {x: acts[x] for x in acts if x in options and x != "epsilon"}
@@ -328,7 +334,7 @@ class Agent(WithOptions, abc.ABC):
         """Save the Keras model and its optimizer's state to a ``.keras`` file.
 
         The file also holds how the agent acts with the model's outputs, for `tfpg.load_model`.
-        A value model is saved separately, with ``agent.value_model.save(path)``.
+        A critic or value model is saved separately: ``tfpg.save_model(agent.critic, path)``.
         """
         from tfpg.models.saving import save_model
 
@@ -356,10 +362,11 @@ class Agent(WithOptions, abc.ABC):
         self._trained_policy = policy
         models = (policy, *map(compiled_in, self.models))
         if self._compiled_for != models:
-            self._trainable = Trainable(
-                policy, next(iter(self.models[1:]), None), self.own_variables
-            )
-            self._statistics = [ObservationStatistics(model) for model in self.models]
+            second = next(iter(self.models[1:]), None)
+            self._trainable = Trainable(policy, second, self.own_variables, self.second_model)
+            self._statistics = [
+                ObservationStatistics(model, self.observed_inputs(model)) for model in self.models
+            ]
             self._compiled_for, self._built_for = models, None
         for each in self._statistics:
             each.recount()
@@ -439,9 +446,18 @@ class Agent(WithOptions, abc.ABC):
     def forget_weights(self) -> None:
         """Read the model's weights again before acting: other code may have changed them."""
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a model has running statistics of observations."""
+        return any(each.layers for each in self._statistics)
+
+    def observed_inputs(self, model: keras.Model) -> Any:
+        """Return the part of ``model.input`` that holds observations. None: all of it."""
+        return None
+
     def update_statistics(self, fragments: Sequence[Trajectory], policy: Policy) -> None:
         """Update the running statistics of observations in the models."""
-        if fragments and any(each.layers for each in self._statistics):
+        if fragments and self.has_statistics:
             inputs = policy.encode(played_observations(fragments))
             for each in self._statistics:
                 each.update(inputs)
@@ -494,7 +510,7 @@ class Agent(WithOptions, abc.ABC):
             "head": list(self.trained_policy.head.variables),
         }
         for model in self.models[1:]:
-            groups["value model"] = list(model.variables)
+            groups[self.second_model.replace("_", " ")] = list(model.variables)
         if self.own_variables:
             groups["agent"] = list(self.own_variables)
         for i, (optimizer, _) in enumerate(self.trainable.groups):

@@ -265,7 +265,7 @@ class OffPolicy(Agent):
         while self._stored_steps < self.learning_starts or not replay.ready:
             missing = -(-(self.learning_starts - self._stored_steps) // collector.envs.num_envs)
             data = self._play(collector, policy, min(max(missing, 1), most))
-            if self._statistics[0].layers:
+            if self.has_statistics:
                 fragments.append(data)
             self._store(data)
             self.env_steps = before + collector.steps
@@ -282,7 +282,7 @@ class OffPolicy(Agent):
                 self.explore()
                 data = self.collect(collector, acting)
                 self.env_steps = before + collector.steps
-                if self._statistics[0].layers:
+                if self.has_statistics:
                     fragments.append(data)
                 if learning is not None:
                     logs.append(learning.result())
@@ -326,13 +326,13 @@ class OffPolicy(Agent):
         return self._learn(np.random.default_rng(seed), self._beta())
 
     def learn_from(
-        self, transitions: Transitions, seed: Sequence[int] = (0, 0)
+        self, transitions: Transitions, seed: int | Sequence[int] | None = None
     ) -> tuple[dict[str, float], np.ndarray]:
         """Make an update for every ``batch_size`` transitions, in one compiled call.
 
         Args:
             transitions: ``M`` transitions, a multiple of ``batch_size``.
-            seed: The seed of random numbers in the updates, two integers.
+            seed: The seed of random numbers in the updates. None: a random one.
 
         Returns:
             The means over the updates of the metrics to log, and the errors ``[M]`` that the

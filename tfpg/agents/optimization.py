@@ -19,19 +19,20 @@ MAX_SKIPPED_UPDATES = 10
 
 
 class Trainable:
-    """The trainable variables of a policy, its head and a value model.
+    """The trainable variables of a policy, its head and a second model.
 
     Each model has its own optimizer. The variables of a head (a free log standard deviation) or of
     an agent get an optimizer like the policy's.
 
     Args:
         policy: A policy whose model is compiled.
-        value_model: A compiled value model, or None.
+        second: A compiled value model or critic, or None.
         own: Variables of the agent.
+        name: The name of the option with the second model, for errors.
 
     Attributes:
         groups: Pairs of an optimizer and its variables: the policy's, the head's and the agent's,
-            the value's.
+            the second model's.
         variables: The variables of all groups, in order.
 
     Raises:
@@ -47,21 +48,25 @@ class Trainable:
     """
 
     def __init__(
-        self, policy: Policy, value_model: keras.Model | None = None, own: Sequence[Any] = ()
+        self,
+        policy: Policy,
+        second: keras.Model | None = None,
+        own: Sequence[Any] = (),
+        name: str = "value_model",
     ):
         model = policy.model
         if not model.trainable_variables:
             raise ValueError("The model has no trainable weights: there is nothing to train.")
-        if value_model is not None:
-            _check_separate(model, value_model)
+        if second is not None:
+            _check_separate(model, second, name)
         self.groups = [(model.optimizer, list(model.trainable_variables))]
         self._like_policys: Any = None  # optimizer
         if free := [*policy.head.variables, *own]:
             with scope_of(model.variables):
                 self._like_policys = _optimizer_like(model.optimizer)
             self.groups.append((self._like_policys, free))
-        if value_model is not None:
-            self.groups.append((value_model.optimizer, list(value_model.trainable_variables)))
+        if second is not None:
+            self.groups.append((second.optimizer, list(second.trainable_variables)))
         for optimizer, variables in self.groups:
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 raise ValueError(
@@ -138,23 +143,27 @@ class Trainable:
         )
 
 
-def _check_separate(model: keras.Model, value_model: keras.Model) -> None:
-    shared = {id(v) for v in model.weights} & {id(v) for v in value_model.weights}
+def _check_separate(model: keras.Model, second: keras.Model, name: str) -> None:
+    shared = {id(v) for v in model.weights} & {id(v) for v in second.weights}
     if shared:
-        name = next(v.path for v in model.weights if id(v) in shared)
+        weight = next(v.path for v in model.weights if id(v) in shared)
+        other = ", or make one model with two outputs" if name == "value_model" else ""
         raise ValueError(
-            f"The policy and the value network share the weight {name!r}, which both would train: "
-            "give each its own, or make one model with two outputs."
+            f"The policy and the {name} share the weight {weight!r}, which both would train: give "
+            f"each its own{other}."
         )
-    if value_model.optimizer is model.optimizer:
+    if second.optimizer is model.optimizer:
         raise ValueError(
-            "The policy and the value network were compiled with the same optimizer object: "
-            "compile each with an optimizer of its own."
+            f"The policy and the {name} were compiled with the same optimizer object: compile each "
+            "with an optimizer of its own."
         )
 
 
 def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Make another optimizer with the same settings, or else Adam with the same learning rate."""
+    """Make another optimizer with the same settings, or else Adam with the same learning rate.
+
+    It does not decay weights.
+    """
     rate = (
         optimizer._learning_rate
         if has_schedule(optimizer)
@@ -165,6 +174,8 @@ def _optimizer_like(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
         # A schedule of your own need not have a config, and is used as it is.
         optimizer._learning_rate = 0.0
         config = {**optimizer.get_config(), "learning_rate": rate}
+        if config.get("weight_decay"):  # it would pull a log_std toward 0
+            config["weight_decay"] = 0.0
         return type(optimizer)(**config)
     except Exception:
         warn(

@@ -13,13 +13,10 @@ from tfpg.agents.off_policy import OffPolicy
 from tfpg.agents.q_network import QNetworkAgent
 from tfpg.agents.warnings import QLearningWarnings
 from tfpg.core.backend import tf
-from tfpg.core.messages import warn
 from tfpg.core.options import count, flag, one_of, option
-from tfpg.errors import TrainingWarning
 from tfpg.models.heads import NOISE
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
-from tfpg.schedules import IN_THE_END
 
 if TYPE_CHECKING:
     from tfpg.models.policy import Policy
@@ -61,13 +58,6 @@ class QLearning(QNetworkAgent, OffPolicy):
         if isinstance(self.support, tuple):
             assert isinstance(self._warnings, QLearningWarnings)
             self._warnings.support = self.support
-        epsilons = self.epsilon_at(0), self.epsilon_at(IN_THE_END)
-        if not self.head.model_noise and max(epsilons) == 0:
-            warn(
-                "Nothing explores: epsilon is 0, and the model is not noisy. Use noisy=True in the "
-                "network, or a schedule for epsilon.",
-                TrainingWarning,
-            )
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
         return {**super().iterate(collector, policy), "epsilon": self.head.epsilon}

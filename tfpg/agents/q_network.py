@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfpg.agents.agent import Agent
 from tfpg.core.backend import keras, tf
+from tfpg.core.messages import warn
 from tfpg.core.options import option
+from tfpg.errors import TrainingWarning
 from tfpg.models.heads import QUANTILES, EpsilonGreedyHead
 from tfpg.models.policy import Policy, head_options_of
 from tfpg.schedules import IN_THE_END, linear, probability_schedule
+
+if TYPE_CHECKING:
+    from tfpg.rollouts.collector import Collector
 
 
 class QNetworkAgent(Agent):
@@ -47,6 +52,17 @@ class QNetworkAgent(Agent):
                 "action."
             )
         super().prepare(policy)
+
+    def begin(self, collector: Collector, policy: Policy) -> None:
+        super().begin(collector, policy)
+        epsilons = self.epsilon_at(0), self.epsilon_at(IN_THE_END)
+        if not self.head.model_noise and max(epsilons) == 0:
+            noisy = ", and the model is not noisy. Use noisy=True in the network, or "
+            warn(
+                f"Nothing explores: epsilon is 0{noisy if self.may_be_noisy else '. Use '}a "
+                "schedule for epsilon.",
+                TrainingWarning,
+            )
 
     @property
     def support(self) -> str | tuple[float, float] | None:

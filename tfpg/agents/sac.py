@@ -22,23 +22,17 @@ https://arxiv.org/abs/1812.05905.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from tfpg.agents.off_policy import OffPolicy
-from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras, scope_of, tf
-from tfpg.core.messages import one_line
-from tfpg.core.options import (
-    count,
-    finite,
-    option,
-    optional,
-    positive_or_auto,
-)
+from tfpg.core.options import count, finite, option, optional, positive_or_auto
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.models.heads import GaussianHead, supports
+from tfpg.models.critic import Critic
+from tfpg.models.heads import GaussianHead, squash_obstacle
 from tfpg.models.policy import Policy
 from tfpg.rollouts.replay import Transitions
 
@@ -85,8 +79,8 @@ class SAC(OffPolicy):
     target_entropy: float | None = option(
         default=None,
         check=optional(finite),
-        help="For alpha='auto': the entropy in nats of actions that are scaled to [-1, 1]. None: "
-        "minus the number of action dimensions.",
+        help="For alpha='auto': the entropy in nats of actions that are scaled to [-1, 1]. It must "
+        "be below 0.69, that of uniform actions, for each action dimension. None: -1 for each.",
     )
     explore_steps: int = option(
         default=1,
@@ -102,6 +96,10 @@ class SAC(OffPolicy):
         default=32, check=count, help="Updates made after every learn_period steps."
     )
 
+    hints = MappingProxyType(
+        {**OffPolicy.hints, "ent_coef": "alpha", "entropy_coef": "alpha", "value_model": "critic"}
+    )
+    second_model = "critic"
     default_tau = 0.005
     logged = ("policy_loss", "mean_q", "td_error", "entropy", "alpha")
 
@@ -113,31 +111,53 @@ class SAC(OffPolicy):
         with scope_of(self.model.variables):
             self.log_alpha = keras.Variable(0.0, dtype="float32", name="log_alpha")
 
+    def __reduce__(self) -> Any:
+        return *super().__reduce__(), float(self.log_alpha)
+
+    def __setstate__(self, log_alpha: float) -> None:
+        self.log_alpha.assign(log_alpha)
+
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
         """Return Adam with a learning rate of 3e-4."""
         return keras.optimizers.Adam(3e-4)
 
-    def policy_for(self, env: EnvLike | Spaces) -> Policy:
-        space = spaces_of(env)[1]
-        if not supports(space, squash=True):
+    def check_options(self) -> None:
+        super().check_options()
+        if self.target_entropy is not None and self.alpha != "auto":
             raise ValueError(
-                f"SAC needs actions in a bounded Box, but the action space is {space}. Use "
-                "tfpg.PPO instead."
+                f'target_entropy is for alpha="auto", got alpha={self.alpha}: leave one out.'
+            )
+
+    def policy_for(self, env: EnvLike | Spaces) -> Policy:
+        if obstacle := squash_obstacle(spaces_of(env)[1]):
+            raise ValueError(
+                f"SAC needs actions in a bounded Box, but {obstacle}. Use tfpg.PPO instead."
             )
         return super().policy_for(env)
 
-    def build(self, policy: Policy) -> None:
-        head = self.head
+    def prepare(self, policy: Policy) -> None:
+        head = policy.head
+        assert isinstance(head, GaussianHead)  # policy_for has checked the action space
         if head.variables or policy.has_value:
             raise ValueError(
                 f"SAC needs a model with {2 * head.dims} outputs, a mean and a log standard "
                 f"deviation for each of {head.dims} action dimensions, and no second output. See "
                 "tfpg.networks.mlp, with log_std=None."
             )
-        self._check_critic(policy)
+        most = head.dims * float(np.log(2))
+        if self.target_entropy is not None and self.target_entropy >= most:
+            raise ValueError(
+                f"target_entropy must be below {most:.4g}, the entropy of uniform actions in "
+                f"[-1, 1], got {self.target_entropy}: alpha would rise forever."
+            )
+        # Before its weights are listed: a subclass of keras.Model makes them when it is called.
+        self.q_values = Critic(self.models[1], policy, 2)  # of actions in [-1, 1]
+        super().prepare(policy)
+
+    def build(self, policy: Policy) -> None:
         # Scaled to [-1, 1], actions have a density that is larger by this factor.
-        self._log_scale = float(np.log((head.high - head.low) / 2).sum())
+        self._log_scale = float(np.log((self.head.high - self.head.low) / 2).sum())
         super().build(policy)
 
     @property
@@ -153,13 +173,7 @@ class SAC(OffPolicy):
 
     @property
     def value_network(self) -> tuple[Callable, Sequence[Any]]:
-        assert self.critic is not None  # since the agent was made
-        return self.q_values, self.critic.trainable_variables
-
-    def q_values(self, inputs: Any, actions: tf.Tensor) -> tf.Tensor:
-        """Return the values ``[B, 2]`` of actions ``[B, D]`` in [-1, 1], by both critics."""
-        assert self.critic is not None
-        return tf.cast(self.critic([inputs, actions], training=False), tf.float32)
+        return self.q_values, self.models[1].trainable_variables
 
     def sample(self, inputs: Any, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return actions ``[B, D]`` in [-1, 1] and their log-probabilities ``[B]``.
@@ -188,7 +202,7 @@ class SAC(OffPolicy):
         actions, log_probs = self.sample(batch.observations, noise)
         values = self.target_network.constant_outputs(batch.observations, actions)
         policy_loss = alpha * log_probs - tf.reduce_min(values, axis=-1)
-        loss = critic_loss + policy_loss
+        loss, errors = critic_loss + policy_loss, tf.reduce_mean(tf.abs(errors), axis=-1)
         if learned:
             target = -self.head.dims if self.target_entropy is None else self.target_entropy
             loss -= self.log_alpha * tf.stop_gradient(log_probs + target)
@@ -196,10 +210,10 @@ class SAC(OffPolicy):
             "loss": loss,
             "policy_loss": policy_loss,
             "mean_q": tf.reduce_mean(q_values, axis=-1),
-            "td_error": tf.reduce_mean(tf.abs(errors), axis=-1),
+            "td_error": errors,
             "entropy": self._log_scale - log_probs,
             "alpha": alpha * tf.ones_like(log_probs),
-            "errors": tf.reduce_mean(tf.abs(errors), axis=-1),
+            "errors": errors,
         }
 
     @property
@@ -212,25 +226,11 @@ class SAC(OffPolicy):
     def explore(self, at_random: bool = False) -> None:
         self.head.at_random, self.head.hold = at_random, self.explore_steps
 
+    def observed_inputs(self, model: keras.Model) -> Any:
+        return self.q_values.observed if model is self.models[1] else None
+
     def policy_options(self) -> dict[str, Any]:
         return {**super().policy_options(), "squash": True}
 
     def head_options(self) -> dict[str, Any]:
         return {"squash": True}
-
-    def _check_critic(self, policy: Policy) -> None:
-        def zeros(spec: tf.TensorSpec) -> tf.Tensor:
-            return tf.zeros([1, *spec.shape[1:]], spec.dtype)
-
-        try:
-            inputs = map_arrays(zeros, policy.input_spec)
-            shape = tuple(self.q_values(inputs, tf.zeros([1, self.head.dims])).shape)
-        except Exception as error:
-            raise ValueError(
-                f"The critic cannot be called on [inputs, actions]: {one_line(error)}. See "
-                "tfpg.networks.twin_critic."
-            ) from error
-        if shape != (1, 2):
-            raise ValueError(
-                f"The critic's output must have shape (batch, 2), but it has {(None, *shape[1:])}."
-            )

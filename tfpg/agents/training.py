@@ -192,7 +192,9 @@ def _loop(
     from tfpg.callbacks.stopping import StopAtSteps
 
     trained = int(read_variable(agent.model.optimizer.iterations)) > 0
-    advice = TrainingWarnings(policy.head, options_of(type(agent)), trained)
+    auto = ("alpha", "auto")  # target_entropy determines it
+    options = [x for x in options_of(type(agent)) if (x, getattr(agent, x)) != auto]
+    advice = TrainingWarnings(policy.head, options, trained)
     logs = dict[str, float]()
     # Keras's list of callbacks takes about 0.3 ms per iteration, however little they do.
     own = keras.callbacks.History, ProgressBar, StopAtSteps
@@ -299,9 +301,11 @@ def _callback_list(
     has_bar = any(isinstance(each, bars) for each in callbacks)
     rates = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
     if agent.models[1:] and (which := [each for each in callbacks if isinstance(each, rates)]):
+        name = agent.second_model
+        other = ", or one model with two outputs" if name == "value_model" else ""
         warn(
             f"{type(which[0]).__name__} changes only the learning rate of the policy. To change "
-            "that of value_model too, use learning rate schedules, or one model with two outputs."
+            f"that of {name} too, use learning rate schedules{other}."
         )
     savers = [each for each in callbacks if isinstance(each, keras.callbacks.ModelCheckpoint)]
     unimportant = "epsilon", "value_scale"

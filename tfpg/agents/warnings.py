@@ -100,7 +100,8 @@ class TrainingWarnings(_Warnings):
             patience=1,
         )
         entropy = logs.get("entropy", math.inf)
-        weight = "alpha" if "alpha" in self._options else "entropy_coef"
+        weights = ("alpha", "target_entropy", "entropy_coef")
+        weight = next((name for name in weights if name in self._options), weights[-1])
         self._observe(
             "entropy",
             entropy < self._entropy_floor,

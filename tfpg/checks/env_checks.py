@@ -50,7 +50,7 @@ from tfpg.envs.contracts import (
     named_parts,
     usable_space,
 )
-from tfpg.models.heads import heads_of, supports
+from tfpg.models.heads import heads_of, squash_obstacle, supports
 from tfpg.models.observations import check_space
 from tfpg.models.policy import Decision
 from tfpg.rollouts.loop import Progress, play, seeded_reset
@@ -432,6 +432,9 @@ def _observation_space_issues(space: Any) -> Iterator[Issue]:
 
 def _action_space_issues(space: gymnasium.Space) -> Iterator[Issue]:
     if isinstance(space, spaces.Box) and space.is_bounded("both") and space.low.size:
+        if obstacle := squash_obstacle(space):
+            yield Issue(WARNING, "bounds", f"{obstacle}: SAC and squash=True cannot be used")
+            return
         reach = (space.high.astype(np.float64) - space.low) / 2
         if reach.max() > _FAR or reach.min() < _NEAR:
             detail = (

@@ -19,6 +19,7 @@ from tfpg.core.backend import keras, start_tensorflow
 from tfpg.core.messages import number, show, warn
 from tfpg.core.seeding import check_seed
 from tfpg.envs import Spaces, open_vec, spaces_of
+from tfpg.models.saving import critic_path, load_model, save_model
 from tfpg.results.run_config import RunConfig, update_config
 from tfpg.sharing import runs
 
@@ -38,18 +39,16 @@ class Training:
         self.command, self.folder, self.resuming = command, folder, resuming
         head: dict[str, Any] = {}
         self.source = None
+        self.given: tuple[Path | None, ...] = (None, None)  # the files of a model and its critic
         if command.model is not None:
             copy = folder / runs.START
             given = copy if resuming and copy.exists() else command.model
             self.source = runs.find_model(given, command.env)
+            self.given = self.source.model, self.source.critic_for(command.algorithm)
             head = presets.continued_head(self.source.head, command.algorithm)
         start_tensorflow()
-        from tfpg.models.saving import load_model
-
-        model = None
-        if self.source is not None:
-            skew = command.allow_version_skew
-            model = load_model(self.source.model, allow_version_skew=skew)
+        skew = command.allow_version_skew
+        model, critic = (path and load_model(path, allow_version_skew=skew) for path in self.given)
         command.seed = check_seed(command.seed)
         self.preset = preset_of(command)
         self.iterations = command.iterations or presets.iterations_of(self.preset)
@@ -61,6 +60,7 @@ class Training:
             preset=self.preset,
             iterations=self.iterations,
             model=model,
+            critic=critic,
             learning_rate=command.learning_rate,
             **{**head, **command.agent_options},
         )
@@ -71,8 +71,11 @@ class Training:
         command, folder = self.command, self.folder
         with runs.resumed_run(folder) if self.resuming else runs.new_run(folder):
             if not self.resuming:
-                if self.source is not None:
-                    shutil.copyfile(self.source.model, folder / runs.START)
+                copies = folder / runs.START, critic_path(folder / runs.START)
+                for path, copy in zip(self.given, copies, strict=True):
+                    if path is not None:
+                        shutil.copyfile(path, copy)
+                self.warn_about_new_critic()
                 self.config().write(folder)
             else:
                 runs.unfinished_command(folder)  # another process may have finished it
@@ -83,15 +86,31 @@ class Training:
                 )
                 shutil.rmtree(folder / runs.TENSORBOARD, ignore_errors=True)
             history = self.fit()
-            self.agent.save(folder / runs.LAST)
+            self.save(folder / runs.LAST)
             if not (folder / runs.MODEL).exists():  # no mean return was known
-                self.agent.save(folder / runs.MODEL)
+                self.save(folder / runs.MODEL)
             # A free log standard deviation was trained.
             update_config(folder, head=self.agent.head_options())
             self.report(history.history)
             if command.video:
                 self.record()
             update_config(folder, finished=True)
+
+    def save(self, path: Path) -> None:
+        """Save the model, and the critic or value model next to it."""
+        self.agent.save(path)
+        for critic in self.agent.models[1:2]:
+            save_model(critic, critic_path(path))
+
+    def warn_about_new_critic(self) -> None:
+        """Warn if a trained policy has no trained critic."""
+        model, critic = self.given
+        if model is not None and critic is None and self.agent.models[1:]:
+            name = self.agent.second_model.replace("_", " ")
+            warn(
+                f"{str(self.command.model)!r} has no {name} for {self.command.algorithm}: it is a "
+                "new one, and the policy may get worse before it improves."
+            )
 
     def config(self) -> RunConfig:
         """Return the entries of ``config.json`` about the training run."""
@@ -121,7 +140,7 @@ class Training:
         from tfpg.checkpoints.manager import Checkpoints
 
         command = self.command
-        best = KeepBest(self.folder / runs.MODEL)
+        best = KeepBest(self.folder / runs.MODEL, *self.agent.models[1:2])
         every = command.validation_env_steps
         if every is None:
             every = max(self.preset.env_steps // VALIDATIONS, 1)
@@ -255,8 +274,6 @@ class Training:
 
     def record(self) -> None:
         """Record a video of the best model."""
-        from tfpg.models.saving import load_model
-
         env, out = self.command.env, self.folder / runs.VIDEO
         model = load_model(self.folder / runs.MODEL)
         policy = tfpg.Policy(model, self.spaces)
@@ -282,7 +299,8 @@ def preset_of(command: Any) -> presets.Preset:
         options = {**presets.continued(options), **command.agent_options}
     critic = preset.critic
     if critic is not None:
-        critic = {**critic, **{x: given[x] for x in ("hidden", "activation") if x in given}}
+        names = ("hidden", "activation", "normalize", "layer_norm")
+        critic = {**critic, **{x: given[x] for x in names if x in given}}
     preset = preset._replace(
         options=options, network=network, architecture=architecture, critic=critic
     )

@@ -393,7 +393,9 @@ class GaussianHead(Head):
         self.squash = squash
         self.dims = int(np.prod(space.shape))
         self.action_shape = self.noise_shape = (self.dims,)
-        self.low, self.high = space.low.ravel(), space.high.ravel()
+        integers = np.issubdtype(space.dtype, np.integer)  # whose difference may overflow
+        dtype = np.float64 if integers else space.dtype
+        self.low, self.high = (x.astype(dtype).ravel() for x in (space.low, space.high))
         self._inside = _rounded_inward(self.low, self.high)
         if outputs == self.dims:
             start = np.broadcast_to(np.asarray(log_std, np.float32), (self.dims,))
@@ -489,9 +491,27 @@ def supports(space: gymnasium.Space, *, q_values: bool = False, squash: bool = F
         (True, False)
     """
     if squash:
-        return isinstance(space, spaces.Box) and space.is_bounded("both")
+        return squash_obstacle(space) is None
     heads = (EpsilonGreedyHead,) if q_values else HEADS
     return any(isinstance(space, head.space_type) for head in heads)
+
+
+def squash_obstacle(space: gymnasium.Space) -> str | None:
+    """Return why actions cannot be squashed into a space, or None if they can.
+
+    Example:
+        >>> squash_obstacle(spaces.Box(np.float32([0, 3]), np.float32([1, 3])))
+        'both bounds of dimension 1 are 3'
+    """
+    if not isinstance(space, spaces.Box) or not space.is_bounded("both"):
+        return f"the action space is {space}"
+    bounds = zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)
+    for i, (low, high) in enumerate(bounds):
+        if low == high:
+            return f"both bounds of dimension {i} are {low:g}"
+        if high - low > float(np.finfo(np.float32).max):
+            return f"the bounds of dimension {i}, {low:g} and {high:g}, are too far apart"
+    return None
 
 
 def head_for(
@@ -552,10 +572,8 @@ def head_for(
         raise ValueError(
             f"positive_action=0 is for models with a single output, but this one has {count}."
         )
-    if squash and not supports(space, squash=True):
-        raise ValueError(
-            f"squash=True needs a bounded Box, but the action space is {action_space}."
-        )
+    if squash and (obstacle := squash_obstacle(space)):
+        raise ValueError(f"squash=True needs a bounded Box, but {obstacle}.")
     if kind is GaussianHead:
         return GaussianHead(space, count, log_std, squash)
     if epsilon is not None:

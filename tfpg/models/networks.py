@@ -83,7 +83,8 @@ def mlp(
         activation: Keras name of the activation of the hidden layers.
         normalize: Standardize real-valued observations with running statistics in the first layer.
             Agents update them during training; see `tfpg.models.normalization`.
-        layer_norm: Normalize each hidden layer before its activation, which `tfpg.PQN` needs.
+        layer_norm: Normalize each hidden layer before its activation, without which
+            `tfpg.PQN` may diverge.
         log_std: Initial log standard deviation of `Box` actions. None: it depends on the
             observation, and is about 0 at first.
         atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and
@@ -193,6 +194,7 @@ def critic(
     activation: str = "tanh",
     *,
     normalize: bool = False,
+    layer_norm: bool = False,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -203,6 +205,7 @@ def critic(
         hidden: Units of each hidden layer.
         activation: Keras name of the activation of the hidden layers.
         normalize: See `mlp`.
+        layer_norm: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -213,7 +216,7 @@ def critic(
         >>> critic("CartPole-v1").output_shape
         (None, 1)
     """
-    layer = _layer_maker(seed)
+    layer = _layer_maker(seed, layer_norm=layer_norm)
     inputs, x = _features(_spaces(env)[0], normalize, layer)
     return keras.Model(inputs, layer(1, 1.0)(_stack(x, hidden, activation, layer)), name=name)
 
@@ -223,6 +226,8 @@ def twin_critic(
     hidden: Sequence[int] = (256, 256),
     activation: str = "relu",
     *,
+    normalize: bool = False,
+    layer_norm: bool = False,
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
@@ -232,6 +237,8 @@ def twin_critic(
         env: See `mlp`. Its actions must be a `Box`.
         hidden: Units of each hidden layer of both networks.
         activation: Keras name of the activation of the hidden layers.
+        normalize: See `mlp`. Actions are not standardized.
+        layer_norm: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
 
@@ -256,9 +263,9 @@ def twin_critic(
             f"twin_critic, for tfpg.SAC, needs a Box of actions, but the action space is "
             f"{action_space}. Use tfpg.PPO instead."
         )
-    layer = _layer_maker(seed)
+    layer = _layer_maker(seed, layer_norm=layer_norm)
     actions = keras.Input((math.prod(action_space.shape),), name="scaled_actions")
-    inputs, features = _features(observation_space, False, layer)
+    inputs, features = _features(observation_space, normalize, layer)
 
     def q_value() -> Any:
         x = keras.layers.Concatenate()([features, actions])

@@ -77,6 +77,7 @@ class ObservationStatistics:
 
     Args:
         model: A Keras model with any number of layers made by `statistics_layer`.
+        inputs: The part of ``model.input`` that holds observations. None: all of it.
 
     Raises:
         ValueError: Such a layer is inside a nested model.
@@ -90,7 +91,7 @@ class ObservationStatistics:
         [2.0, 2.0, 2.0, 2.0]
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, inputs: Any = None):
         layers = model.layers if has_graph(model) else []
         self.layers = [layer for layer in layers if _is_statistics(layer)]
         nested = [x.name for x in all_layers(model) if _is_statistics(x) and x not in self.layers]
@@ -102,10 +103,11 @@ class ObservationStatistics:
         self.batches: list[Any] = []
         self._marked: list[np.ndarray] | None = None
         self.recount()
-        self._takes_array = takes_array(model)
         if self.layers:
-            self._names = list(inputs_by_key(model))
-            self._layer_inputs = keras.Model(model.input, [layer.input for layer in self.layers])
+            inputs = model.input if inputs is None else inputs
+            self._layer_inputs = keras.Model(inputs, [layer.input for layer in self.layers])
+            self._names = list(inputs_by_key(self._layer_inputs))
+            self._takes_array = takes_array(self._layer_inputs)
 
     def update(self, inputs: Any) -> None:
         """Include a batch of model inputs ``[B, ...]``, and assign the layers' weights."""

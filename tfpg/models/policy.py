@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -339,6 +339,7 @@ class Policy:
         if self._noisy is not None and isinstance(self._keys, str):
             self._noisy.names = [self._keys]
         self._value_keys: str | list[str] | None = None
+        self._more_keys: set[str] = set()
         outputs, value = split_outputs(example, self.states)
         _check_output_shapes(outputs, value)
         self.has_value = value is not None or value_model is not None
@@ -377,6 +378,18 @@ class Policy:
     def encode(self, observations: Any) -> Any:
         """Return the model inputs for observations as the environment returns them."""
         return self._encoding(self._encoded_keys)(observations)
+
+    def include(self, keys: Collection[str]) -> None:
+        """Keep these keys of a `Dict` in encoded observations, too, for another model.
+
+        Raises:
+            ValueError: Observations do not have them.
+        """
+        space = self.observation_space
+        known = list(space) if isinstance(space, spaces.Dict) else []
+        if missing := [key for key in keys if key not in known]:
+            raise ValueError(f"Observations have no key {missing[0]!r}. Their keys are {known}.")
+        self._more_keys |= set(keys)
 
     @property
     def input_spec(self) -> Any:
@@ -581,7 +594,7 @@ class Policy:
         """The keys of a `Dict` observation that its inputs hold. None: all, or it is no `Dict`."""
         if self._keys is None:
             return None
-        used = {*(_listed(self._keys) or ()), *[ACTION_MASK] * self.head.masks}
+        used = {*(_listed(self._keys) or ()), *[ACTION_MASK] * self.head.masks, *self._more_keys}
         if self.states:
             from tfpg.models.recurrent import BEGIN
 

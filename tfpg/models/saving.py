@@ -68,6 +68,16 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> Path:
     return path
 
 
+def critic_path(path: str | os.PathLike) -> Path:
+    """Return where the critic, or the value model, of a saved policy is saved: next to it.
+
+    Example:
+        >>> critic_path("best.keras").name
+        'best.critic.keras'
+    """
+    return Path(path).with_suffix(".critic.keras")
+
+
 def load_model(
     path: str | os.PathLike,
     *,

@@ -26,7 +26,8 @@ def load_agent(
 
     The model is loaded as by `tfpg.load_model`, and the options come from the config. Training
     continues as with ``tfpg train --model``: a learning rate schedule starts again, a DQN explores
-    with its last epsilon, and a separate value model, which runs do not save, is a new one.
+    with its last epsilon, and the temperature of a SAC is 1. The critic or value model is that of
+    the run. Packs have none, so theirs is a new one.
 
     Args:
         path: A run folder, or a pack: a zip file or a folder.
@@ -62,7 +63,7 @@ def load_agent(
     preset = presets.find(name, source.env)._replace(
         options={**presets.continued(trained), **head, **options}, critic=config.get("critic")
     )
-    spaces = spaces_of(source.env)
+    spaces, critic = spaces_of(source.env), source.critic_for(name)
     agent = presets.make(
         name,
         spaces,
@@ -70,6 +71,7 @@ def load_agent(
         preset=preset,
         iterations=config["iterations"],
         model=load_model(source.model),
+        critic=None if critic is None else load_model(critic),
     )
     agent.policy_for(spaces)
     return agent

@@ -3,7 +3,8 @@
 ``config.json`` records how to reproduce the run, ``metrics.csv`` holds a row for each iteration,
 ``model.keras`` is the model that played the iteration with the highest return, and ``last.keras``
 is the one at the end. ``start.keras`` is a copy of the model that the training started from, if it
-was not a new one. ``video.mp4`` and ``learning_curve.png`` show the run.
+was not a new one. A critic or a value model is saved next to each, as ``model.critic.keras``.
+``video.mp4`` and ``learning_curve.png`` show the run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 from tfpg.core.files import is_empty_folder, locked_folder
 from tfpg.envs import join_env_id, same_env, split_env_id
 from tfpg.models.safe_loading import check_model_file
+from tfpg.models.saving import critic_path
 from tfpg.results.run_config import CONFIG, METRICS, read_config
 from tfpg.results.run_data import has_rows
 from tfpg.sharing.unpacking import unpacked
@@ -96,8 +98,10 @@ def _remove(folder: Path, made: list[Path]) -> None:
     """Remove what a run wrote, and the folders that were made for it unless they hold more."""
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     with suppress(OSError):
-        for name in (CONFIG, METRICS, START, MODEL, LAST, CURVE, VIDEO):
-            (folder / name).unlink(missing_ok=True)
+        models = [folder / name for name in (START, MODEL, LAST)]
+        others = [folder / name for name in (CONFIG, METRICS, CURVE, VIDEO)]
+        for path in (*models, *map(critic_path, models), *others):
+            path.unlink(missing_ok=True)
         for name in (VIDEOS, SNAPSHOTS):
             for path in folder.glob(name.replace("{iteration}", "*")):
                 path.unlink()
@@ -129,6 +133,11 @@ class Source(NamedTuple):
     trained_in: str | None
     config: dict[str, Any]
     pack: Path | None = None  # the zip file that the model was unpacked from, or its name
+    critic: Path | None = None  # the critic or value model that was saved with it
+
+    def critic_for(self, algorithm: str) -> Path | None:
+        """Return the critic with which an algorithm continues the training, or None."""
+        return self.critic if self.config.get("algorithm", algorithm) == algorithm else None
 
 
 def find_model(
@@ -169,7 +178,8 @@ def find_model(
         max_steps = None  # it belongs to the environment, the head to the model
     model = check_model_file(given / MODEL if given.is_dir() else given)
     head = {**config.get("head", {}), **(head or {})}
-    return Source(model, env, head, max_steps, trained_in, config, pack)
+    critic = critic_path(model) if critic_path(model).exists() else None
+    return Source(model, env, head, max_steps, trained_in, config, pack, critic)
 
 
 def _of_zoo(given: str | os.PathLike) -> Path | None:

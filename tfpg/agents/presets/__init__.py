@@ -196,6 +196,7 @@ def make(
     preset: Preset | None = None,
     iterations: int | None = None,
     model: Any = None,
+    critic: Any = None,
     learning_rate: float | None = None,
     **options: Any,
 ) -> Any:
@@ -210,6 +211,7 @@ def make(
         iterations: Iterations over which the learning rate decays. None: the preset's.
         model: A Keras model to train instead of a new one. It keeps its optimizer, unless its
             learning rate is a schedule, which has decayed.
+        critic: The same for the critic or value model, where the preset has one.
         learning_rate: The learning rate. None: that of a compiled ``model``, or else the preset's.
         **options: Options of the agent, which replace the preset's.
 
@@ -239,18 +241,25 @@ def make(
     no_value = options.get("baseline", "value") != "value"
     unused = {"gae_lambda", "value_updates"} if no_value else {"value_updates"} if has_value else ()
     options = {name: x for name, x in options.items() if name in given or name not in unused}
-    critic = None if unused else preset.critic  # the policy has a value function, or needs none
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or has_schedule(optimizer):
-        model.compile(optimizer=_optimizer(preset, preset.learning_rate, iterations))
-    elif learning_rate:
-        optimizer.learning_rate = learning_rate
-    if critic is not None:
-        twin = "critic" in options_of(agent_class)
-        value_model = (networks.twin_critic if twin else networks.critic)(env, seed=seed, **critic)
+
+    def compiled(model: Any, preset: Preset, rate: float) -> Any:
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is None or has_schedule(optimizer):
+            model.compile(optimizer=_optimizer(preset, rate, iterations))
+        elif learning_rate:
+            optimizer.learning_rate = rate
+        return model
+
+    compiled(model, preset, preset.learning_rate)
+    # Otherwise the policy has a value function, or needs none.
+    if preset.critic is not None and not unused:
+        if critic is None:
+            twin = agent_class.second_model == "critic"
+            new = networks.twin_critic if twin else networks.critic
+            critic = new(env, seed=seed, **preset.critic)
         rate = preset.critic_learning_rate or preset.learning_rate
-        value_model.compile(optimizer=_optimizer(preset._replace(anneal=False), rate, iterations))
-        options["critic" if twin else "value_model"] = value_model
+        critic = compiled(critic, preset._replace(anneal=False), rate)
+        options[agent_class.second_model] = critic
     return agent_class(model, **options)
 
 
