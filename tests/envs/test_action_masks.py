@@ -1,5 +1,9 @@
 """Masks are found wherever an environment reports them, and checked like observations."""
 
+import dataclasses
+import functools
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
@@ -48,6 +52,106 @@ class Scripted(gymnasium.Env):
 
 def masks_of(*rows):
     return [np.array(row, np.int8) for row in rows]
+
+
+KEY = "action_mask"
+
+
+class Placed(gymnasium.Env):
+    """Its subclasses have the key of the masks in its infos in different places."""
+
+    observation_space, action_space = spaces.Discrete(3), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, self.infos()
+
+
+def infos_with(key):
+    return {key: np.ones(2, np.int8)}
+
+
+def module_infos():
+    return infos_with(KEY)
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def call(*args):
+        return function(*args)
+
+    return call
+
+
+class Constant(Placed):
+    def infos(self):
+        return infos_with("action_mask")
+
+
+class Keyword(Placed):
+    def infos(self):
+        return dict(action_mask=np.ones(2, np.int8))
+
+
+class Module(Placed):
+    def infos(self):
+        return infos_with(KEY)
+
+
+class Inner(Placed):
+    def infos(self):
+        return (lambda: infos_with(KEY))()
+
+
+class Attribute(Placed):
+    key = "action_mask"
+
+    def infos(self):
+        return infos_with(self.key)
+
+
+class Default(Placed):
+    def infos(self, key="action_mask"):
+        return infos_with(key)
+
+
+class OnlyKeyword(Placed):
+    def infos(self, *, key="action_mask"):
+        return infos_with(key)
+
+
+class Property(Placed):
+    @property
+    def valid(self):
+        return infos_with("action_mask")
+
+    def infos(self):
+        return self.valid
+
+
+class Static(Placed):
+    @staticmethod
+    def infos():
+        return infos_with("action_mask")
+
+
+class Helper(Placed):
+    def infos(self):
+        return module_infos()
+
+
+class Decorated(Placed):
+    @decorated
+    def infos(self):
+        return infos_with("action_mask")
+
+
+KEYS = {
+    kind.__name__: kind
+    for kind in (
+        *(Constant, Keyword, Module, Inner, Attribute, Default, OnlyKeyword, Property, Static),
+        *(Helper, Decorated),
+    )
+}
 
 
 class TestWhereTheyAre:
@@ -107,18 +211,67 @@ class TestWhereTheyAre:
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.step(0)
 
-    def test_your_environment_is_reset_once_to_see_its_infos(self):
-        class Counting(InInfos):
-            resets = 0
+    def test_your_environment_stays_as_it_is(self):
+        env = gymnasium.make("Taxi-v4")
+        env.reset(seed=5)
+        for action in (0, 1, 2):
+            env.step(action)
+
+        def state():
+            rng = env.unwrapped.np_random.bit_generator.state["state"]["state"]
+            return int(env.unwrapped.s), rng, env.get_wrapper_attr("_elapsed_steps")
+
+        before = state()
+        assert "action_mask" in spaces_of(env)[0].spaces
+        with open_env(env), open_vec(env):
+            assert state() == before
+
+    @pytest.mark.parametrize("made", [False, True])
+    def test_one_that_cannot_be_copied_is_reset_only_if_it_was_made_here(self, made):
+        class Locked(InInfos):
+            def __init__(self, env):
+                super().__init__(env)
+                self.lock, self.resets = threading.Lock(), 0
 
             def reset(self, **arguments):
                 self.resets += 1
                 return super().reset(**arguments)
 
-        env = Counting(Divisors(largest=12))
-        for _ in range(3):
-            spaces_of(env)
-        assert env.resets == 1
+        env = Locked(Divisors(largest=12))
+        assert (mask_source(env, new=made) == "infos") is made
+        assert env.resets == made
+        if not made:
+            with (
+                open_vec(env) as envs,
+                pytest.warns(UserWarning, match=r"Ignoring the 'action_mask'.*ActionMasks"),
+            ):
+                envs.reset(seed=[0])
+
+    def test_one_that_cannot_be_copied_any_more_keeps_its_masks(self):
+        env = InInfos(Divisors(largest=12))
+        assert mask_source(env) == "infos"
+        env.clock = threading.Lock()  # as pygame's clock, after it was rendered
+        assert mask_source(env) == "infos"
+
+    def test_an_environment_does_not_have_to_be_hashable(self):
+        @dataclasses.dataclass
+        class Data(gymnasium.Env):
+            size: int = 2
+
+            def __post_init__(self):
+                self.observation_space, self.action_space = BOX, spaces.Discrete(self.size)
+
+            def reset(self, *, seed=None, options=None):
+                return np.zeros(1, np.float32), {"action_mask": np.ones(self.size, np.int8)}
+
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(Data())
+        with open_vec(Data) as envs:
+            assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[1, 1]]
+
+    @pytest.mark.parametrize("kind", KEYS)
+    def test_the_key_is_found_wherever_a_class_may_have_it(self, kind):
+        assert mask_source(KEYS[kind]()) == "infos"
 
     def test_a_key_that_the_infos_do_not_have_is_no_mask(self):
         class Reader(gymnasium.Wrapper):
@@ -148,6 +301,23 @@ class TestWhereTheyAre:
         own = SyncVectorEnv([Hidden], autoreset_mode=AutoresetMode.DISABLED)
         with pytest.warns(UserWarning, match=r"Ignoring the 'action_mask'"):
             VectorForm(own).reset(own.reset(seed=0))
+
+    @pytest.mark.slow
+    def test_finding_them_does_not_shift_an_own_generator(self):
+        class OwnGenerator(Constant):
+            observation_space = spaces.Discrete(1000)
+
+            def __init__(self):
+                self.rng = np.random.default_rng(0)
+
+            def reset(self, *, seed=None, options=None):
+                return self.rng.integers(1000), self.infos()
+
+        seen = []
+        for workers in (None, 2):
+            with open_vec(OwnGenerator, 2, workers=workers) as envs:
+                seen.append(envs.reset(seed=[0, 1])[0]["observation"].tolist())
+        assert seen[0] == seen[1] == [850] * 2
 
     @pytest.mark.slow
     @pytest.mark.parametrize("way", WAYS)
@@ -190,8 +360,26 @@ class TestTheirForm:
                 by_two = (numbers % 2 == 0) & (numbers > 2)
                 np.testing.assert_array_equal(masks[:, [1, 4]] > 0, by_two)
 
+    @pytest.mark.parametrize("form", [tuple, list])
+    def test_choices_may_have_different_numbers_of_options(self, form):
+        class Uneven(Constant):
+            action_space = spaces.MultiDiscrete([3, 2])
+
+            def infos(self):
+                return {"action_mask": form([np.array([0, 1, 1], bool), [True, False]])}
+
+        class Method(Uneven):
+            def action_masks(self):
+                return self.infos()["action_mask"]
+
+        for kind in (Uneven, Method):
+            with open_vec(kind) as envs:
+                assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[0, 1, 1, 1, 0]]
+
     def test_a_flat_mask_stays(self):
         assert flat_mask([True, False]).tolist() == [1, 0]
+        mask = np.array([1, 0], np.int8)
+        assert not np.shares_memory(flat_mask(mask), mask)
         with pytest.raises(ValueError, match="must be numbers or booleans, but it is NoneType"):
             flat_mask(None)
 

@@ -260,10 +260,12 @@ class _Check:
             findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
             names = []
         try:
-            outputs, source = list(heads_of(action)), mask_source(self.env)
+            outputs, source = list(heads_of(action)), mask_source(self.env, new=True)
             masks = ""
             if source is not None:
-                mask_choices(with_masks(self.env).observation_space, action)  # raises if it cannot
+                mask_choices(
+                    with_masks(self.env, new=True).observation_space, action
+                )  # raises if it cannot
                 outputs, masks = [max(outputs)], f"; its action masks are in {source}"
             findings.add("action space", _action_space_issues(action))
             findings.passed["action space"] = (

@@ -125,7 +125,7 @@ class RandomPlay:
 
     def __init__(self, env: gymnasium.Env, seed: int, call: Callable, findings: Findings):
         self.limit = None if env.spec is None else env.spec.max_episode_steps
-        self.env = with_masks(peeled(env))
+        self.env = with_masks(peeled(env), new=True)
         self._choices = mask_choices(self.env.observation_space, self.env.action_space)
         self.moments: list[Moment] = []
         self.lengths: list[int] = []

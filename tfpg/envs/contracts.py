@@ -117,17 +117,19 @@ def _flat(space: Any) -> Any:
 
 
 def flat_mask(mask: Any) -> Any:
-    """Return a mask as one array: one of several axes, or a tuple of one for each choice.
+    """Return a mask as a new array with one axis: one of several, or one mask for each choice.
 
     Example:
         >>> flat_mask((np.array([1, 0]), [True, True, False])).tolist()
         [1, 0, 1, 1, 0]
     """
-    parts = mask if isinstance(mask, tuple) else (mask,)
-    arrays = [as_numbers(part) for part in parts]
-    if any(array is None for array in arrays):
+    array = as_numbers(mask)
+    if array is None and isinstance(mask, (tuple, list)):  # of different sizes
+        array = np.concatenate([flat_mask(part) for part in mask])
+    if array is None:
         raise ValueError(f"its action mask must be numbers or booleans, but it is {_type(mask)}")
-    return np.concatenate([np.ravel(cast(np.ndarray, array)) for array in arrays])
+    array = array.flatten()
+    return array.view(np.int8) if array.dtype == _BOOL else array
 
 
 def mask_choices(space: gymnasium.Space, actions: gymnasium.Space) -> tuple[int, ...] | None:
