@@ -89,7 +89,7 @@ class Constant(Placed):
 
 class Keyword(Placed):
     def infos(self):
-        return dict(action_mask=np.ones(2, np.int8))
+        return dict(action_mask=np.ones(2, np.int8))  # noqa: C408
 
 
 class Module(Placed):
@@ -523,4 +523,14 @@ class TestTheCheck:
         env = Scripted(masks_of([1, 0, 0], [1, 0, 0]), actions=spaces.MultiBinary(3))
         report = tfpg.check_env(lambda: env, steps=20)
         assert not report.ok
-        assert "needs Discrete or MultiDiscrete" in " ".join(row.detail for row in report.rows)
+        (problem, *others) = [row for row in report.rows if row.verdict == "problem"]
+        assert "needs Discrete or MultiDiscrete" in problem.detail
+        assert [row.what for row in others] == ["algorithms"]
+
+    def test_it_reports_masks_of_another_size_once(self):
+        env = Scripted(masks_of([1, 1], [1, 1]))
+        report = tfpg.check_env(lambda: env, steps=20)
+        details = [row.detail for row in report.rows if row.verdict != "ok"]
+        assert len(details) == 2
+        assert "has shape (2,), but Discrete(3) needs 3 values" in details[0]
+        assert "none of" in details[1]
