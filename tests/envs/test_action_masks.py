@@ -17,6 +17,8 @@ from tfpg.envs.action_masks import ActionMasks, mask_source, with_masks
 from tfpg.envs.contracts import VectorForm, flat_mask, mask_choices, usable_space
 from tfpg.envs.probes import Divisors
 from tfpg.errors import EnvError
+from tfpg.models.policy import Decision
+from tfpg.rollouts.loop import Progress, play, seeded_reset
 
 BOX = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -491,6 +493,37 @@ class TestMistakes:
         envs.t = at
         over = np.array([False, True])
         form.step((envs.observe(), np.zeros(2), over, flags, {}), lengths)  # it has terminated
+
+    @pytest.mark.parametrize("mode", AutoresetMode)
+    @pytest.mark.parametrize("ends", ["terminated", "truncated"])
+    @pytest.mark.parametrize("wrong", ["last", "next"])
+    def test_the_masks_at_the_end_of_an_episode_are_checked(self, mode, ends, wrong):
+        """That of the last observation after a truncation, that of the next episode always."""
+
+        class Ending(Scripted):
+            episode = 0
+
+            def observe(self):
+                observation = super().observe()
+                if wrong == "next" and self.t == 0 and self.episode > 1:
+                    return {**observation, "action_mask": np.zeros(3, np.int8)}
+                return observation
+
+            def reset(self, **arguments):
+                self.episode += 1
+                return super().reset(**arguments)
+
+        last = [0, 0, 0] if wrong == "last" else [1, 0, 0]
+        env = Ending(masks_of([1, 0, 0], [1, 0, 0], last), ends)
+        envs = SyncVectorEnv([lambda: env], autoreset_mode=mode)
+        act = lambda x, _: Decision(*[np.zeros(1, int)] * 3)  # noqa: E731
+        progress = Progress(seeded_reset(envs, [0]), np.ones(1, bool), np.zeros(1, int))
+        steps = play(envs, act, [None] * 4, progress, single_episode=False)
+        if (wrong, ends) == ("last", "terminated"):
+            assert len(list(steps)) == 4
+            return
+        with pytest.raises(ValueError, match="environment 0.* no action is valid"):
+            list(steps)
 
 
 class TestTheCheck:

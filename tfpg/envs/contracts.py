@@ -535,6 +535,7 @@ class VectorForm:
         self._shape = (self._count,)
         self._space = usable_space(envs.single_observation_space)
         self._steps: Any = None
+        self._terminated: Any = None  # [N], in the last step
         # A `SupervisedEnv` checks its own masks.
         is_checked = hasattr(envs.unwrapped, "on_env_error")
         actions = envs.single_action_space
@@ -573,6 +574,7 @@ class VectorForm:
             rewards = array.reshape(self._count)
         rewards = np.array(rewards, np.float64)
         observations = self.observations(observations, steps)
+        self._terminated = terminated
         if self._choices is not None:
             self._check_masks(observations[ACTION_MASK], ~terminated)
         return observations, rewards, terminated, truncated, infos
@@ -620,10 +622,18 @@ class VectorForm:
 
         Environments that reset in the same step return the final observations in their infos.
 
+        Args:
+            observations: What `step` returned, the first observations of the next episodes.
+            over: ``[N]`` bool, whether an episode ended.
+            infos: What `step` returned.
+            steps: As for `step`.
+
         Raises:
             ValueError: They are missing, or do not fit the space.
         """
         observations, self._steps = map_arrays(np.array, observations), steps
+        if self._choices is not None:
+            self._check_masks(observations[ACTION_MASK], over)
         final = named_parts(infos.get("final_obs", infos.get("final_observation")))
         if final is None:
             raise ValueError(
@@ -639,6 +649,8 @@ class VectorForm:
                     f"The vector environment returned an invalid final_obs{self._where(n)}: "
                     f"{one_line(error, 200)}."
                 ) from error
+        if self._choices is not None:
+            self._check_masks(observations[ACTION_MASK], over & ~self._terminated)
         return observations
 
     def _check_masks(self, masks: np.ndarray, playing: np.ndarray) -> None:
