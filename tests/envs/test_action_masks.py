@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 from masked import WAYS, InInfos, InMethod, Pairs, reporting
 
 import tfpg
@@ -334,6 +335,18 @@ class TestWhereTheyAre:
         np.testing.assert_array_equal(*results)
 
 
+class Square(gymnasium.ObservationWrapper):
+    """Has the masks of `Pairs` in an array with a row for each choice."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        mask = spaces.Box(0, 1, (2, 3), bool)
+        self.observation_space = spaces.Dict({**env.observation_space, "action_mask": mask})
+
+    def observation(self, observation):
+        return {**observation, "action_mask": np.array(observation["action_mask"], bool)}
+
+
 class TestTheirForm:
     @pytest.mark.parametrize(
         ("space", "mask"),
@@ -361,6 +374,34 @@ class TestTheirForm:
                 numbers, masks = observations["observation"], observations["action_mask"]
                 by_two = (numbers % 2 == 0) & (numbers > 2)
                 np.testing.assert_array_equal(masks[:, [1, 4]] > 0, by_two)
+
+    @pytest.mark.parametrize("mode", AutoresetMode)
+    @pytest.mark.parametrize("wrap", [lambda env: env, Square], ids=["tuple", "square"])
+    @pytest.mark.parametrize("as_dict", [False, True])
+    def test_a_vector_environment_of_your_own_may_have_them(self, mode, wrap, as_dict):
+        envs = SyncVectorEnv([lambda: wrap(Pairs())] * 2, autoreset_mode=mode)
+        form, over = VectorForm(envs), np.zeros(2, bool)
+        rows, ended = [form.reset(envs.reset(seed=4))], 0
+        for _ in range(12):
+            if mode is AutoresetMode.DISABLED and over.any():
+                rows.append(form.reset(envs.reset(options={"reset_mask": over})))
+            actions = rows[-1]["action_mask"].reshape(2, 2, 3).argmax(axis=2)
+            *result, infos = envs.step(actions)
+            observations, _, over, _, infos = form.step((*result, infos))
+            if mode is AutoresetMode.SAME_STEP and over.any():
+                if as_dict:  # as vector environments of another kind have it
+                    any_row = next(filter(None, infos["final_obs"]))
+                    final = [x or any_row for x in infos["final_obs"]]
+                    space = envs.single_observation_space
+                    infos["final_obs"] = concatenate(space, final, create_empty_array(space, 2))
+                rows.append(form.with_final(observations, over, infos, None))
+            rows.append(observations)
+            ended += over.sum()
+        assert ended > 2
+        for row in rows:
+            assert row["action_mask"].shape == (2, 6)
+            by_two = (row["observation"] % 2 == 0) & (row["observation"] > 2)
+            np.testing.assert_array_equal(row["action_mask"][:, [1, 4]] > 0, by_two)
 
     @pytest.mark.parametrize("form", [tuple, list])
     def test_choices_may_have_different_numbers_of_options(self, form):

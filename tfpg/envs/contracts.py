@@ -606,7 +606,7 @@ class VectorForm:
         space, self._steps = self._space, steps
         if not isinstance(space, spaces.Dict):
             return self._stacked(space, observations)
-        observations = named_parts(observations)
+        observations = self._flat_masks(observations)
         if not isinstance(observations, dict) or not set(space) <= set(observations):
             keys = ", ".join(map(repr, space))
             raise ValueError(
@@ -614,6 +614,18 @@ class VectorForm:
                 f"dict with {keys}: {_described(observations)}."
             )
         return {key: self._stacked(space[key], observations[key], key) for key in space}
+
+    def _flat_masks(self, observations: Any) -> Any:
+        """Observations whose parts have names, and whose masks are ``[N, A]`` if they fit."""
+        observations = named_parts(observations)
+        masks = observations.get(ACTION_MASK) if isinstance(observations, dict) else None
+        if masks is None or (isinstance(masks, np.ndarray) and masks.ndim == 2):
+            return observations
+        parts = masks if isinstance(masks, tuple) else (masks,)
+        with suppress(ValueError, TypeError):
+            rows = [np.reshape(part, (self._count, -1)) for part in parts]
+            return {**observations, ACTION_MASK: np.concatenate(rows, axis=1)}
+        return observations
 
     def with_final(
         self, observations: Any, over: np.ndarray, infos: dict[str, Any], steps: Any
@@ -634,7 +646,7 @@ class VectorForm:
         observations, self._steps = map_arrays(np.array, observations), steps
         if self._choices is not None:
             self._check_masks(observations[ACTION_MASK], over)
-        final = named_parts(infos.get("final_obs", infos.get("final_observation")))
+        final = self._flat_masks(infos.get("final_obs", infos.get("final_observation")))
         if final is None:
             raise ValueError(
                 "An episode ended in a vector environment whose autoreset mode is SAME_STEP, but "
