@@ -361,7 +361,8 @@ class TestTheirForm:
     )
     def test_masks_of_every_space_become_zeros_and_ones(self, space, mask):
         env = Scripted([mask, mask], space=space)
-        assert usable_space(env.observation_space)["action_mask"].shape == (3,)
+        space = usable_space(env.observation_space)["action_mask"]
+        assert (space.shape, space.dtype != bool) == ((3,), True)
         with open_vec(lambda: env) as envs:
             assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[0, 1, 1]]
 
@@ -421,6 +422,7 @@ class TestTheirForm:
 
     def test_a_flat_mask_stays(self):
         assert flat_mask([True, False]).tolist() == [1, 0]
+        assert flat_mask(np.array([True, False])).dtype == np.int8
         mask = np.array([1, 0], np.int8)
         assert not np.shares_memory(flat_mask(mask), mask)
         with pytest.raises(ValueError, match="must be numbers or booleans, but it is NoneType"):
@@ -507,6 +509,83 @@ class TestMistakes:
             open_vec(lambda: env),
         ):
             pass
+
+    def test_an_environment_whose_mask_does_not_fit_is_closed_if_it_was_made_here(self):
+        class Closing(Scripted):
+            closed = False
+
+            def close(self):
+                self.closed = True
+
+        for given in (False, True):
+            env = Closing(masks_of([1, 1], [1, 1]))
+            with (
+                pytest.raises(ValueError, match="needs 3 values"),
+                open_vec(env if given else lambda env=env: env),
+            ):
+                pass
+            assert env.closed is not given
+
+    @pytest.mark.parametrize("actions", [spaces.Box(-1, 1, (3,)), spaces.MultiBinary(3)], ids=str)
+    def test_their_masks_elsewhere_are_ignored(self, actions):
+        class Infos(Constant):
+            action_space = actions
+
+        class Method(Infos):
+            action_masks = Placed.reset
+
+            def infos(self):
+                return {}
+
+        with (
+            pytest.warns(UserWarning, match=r"'action_mask' in the infos. Only Discrete and Multi"),
+            open_vec(Infos) as envs,
+        ):
+            assert envs.reset(seed=[0])[0].tolist() == [0]
+        with (
+            pytest.warns(UserWarning, match=r"Ignoring action_masks\(\): only Discrete and Multi"),
+            open_vec(Method) as envs,
+        ):
+            assert envs.reset(seed=[0])[0].tolist() == [0]
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_wrapper_can_take_them_away(self):
+        class NoMethod(gymnasium.Wrapper):
+            action_masks = None
+
+        class NoInfo(gymnasium.Wrapper):
+            def reset(self, **arguments):
+                observation, info = self.env.reset(**arguments)
+                info.pop("action_mask")
+                return observation, info
+
+        for env in (NoMethod(reporting("method")), NoInfo(reporting("infos"))):
+            assert mask_source(env) is None
+            with open_vec(env) as envs:
+                assert envs.reset(seed=[0])[0].shape == (1,)
+
+    @pytest.mark.parametrize("way", ["infos", "method"])
+    def test_they_do_not_hide_what_else_is_wrong(self, way):
+        class Old(gymnasium.Wrapper):
+            def step(self, action):
+                *result, _ = self.env.step(action)
+                return tuple(result)
+
+        class Named(gymnasium.Wrapper):
+            def __init__(self, env):
+                super().__init__(env)
+                self.observation_space = spaces.Dict(number=env.observation_space)
+
+        class NoInfo(gymnasium.Wrapper):
+            def reset(self, **arguments):
+                return self.env.reset(**arguments)[0]
+
+        assert "got a tuple of 4 (the interface of Gym before" in self.error_of(Old(reporting(way)))
+        assert "expected a dict, got int" in self.error_of(Named(reporting(way)))
+        if way == "method":  # those in infos are not found then
+            assert "expected (observation, info)" in self.error_of(NoInfo(reporting(way)))
+        report = tfpg.check_env(lambda: Old(reporting(way)), steps=20)
+        assert "the interface of Gym before 0.26" in str(report).replace("\n" + " " * 28, " ")
 
     @pytest.mark.parametrize("at", [0, 1])
     def test_a_vector_environment_is_checked_too(self, at):

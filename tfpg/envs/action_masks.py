@@ -22,12 +22,17 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from tfpg.core.messages import warn
 from tfpg.envs.contracts import (
     ACTION_MASK,
+    MASKABLE,
     OBSERVATION,
+    PROBLEM,
     action_choices,
     flat_mask,
     named_parts,
+    reset_issues,
+    step_issues,
 )
 
 METHOD = "action_masks"
@@ -63,26 +68,37 @@ class ActionMasks(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self._size = sum(action_choices(env.action_space))
-        self._has_method = has_method(env)
+        self._method = _method(env)
         mask = spaces.Box(0, 1, (self._size,), np.int8)
         space: Any = named_parts(env.observation_space)
         self._is_dict = isinstance(space, spaces.Dict)
         parts = space if self._is_dict else {OBSERVATION: space}
         self.observation_space = spaces.Dict({**parts, ACTION_MASK: mask})
 
+    # What no environment may return is returned unchanged, for others to refuse.
+
     def reset(self, *, seed=None, options=None):
-        observation, info = self.env.reset(seed=seed, options=options)
+        result = self.env.reset(seed=seed, options=options)
+        if any(reset_issues(result)):
+            return result
+        observation, info = result
         return self._with_mask(observation, info), info
 
     def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        result = self.env.step(action)
+        if any(issue.verdict == PROBLEM for issue in step_issues(result)):
+            return result
+        observation, reward, terminated, truncated, info = result
         return self._with_mask(observation, info, terminated), reward, terminated, truncated, info
 
-    def _with_mask(self, observation: Any, info: Any, terminated: Any = False) -> dict[str, Any]:
+    def _with_mask(self, observation: Any, info: Any, terminated: Any = False) -> Any:
+        parts = named_parts(observation) if self._is_dict else {OBSERVATION: observation}
+        if not isinstance(parts, dict):
+            return observation
         if terminated:
             mask = np.zeros(self._size, np.int8)
-        elif self._has_method:
-            mask = flat_mask(self.env.get_wrapper_attr(METHOD)())
+        elif self._method is not None:
+            mask = flat_mask(self._method())
         elif ACTION_MASK in info:
             mask = flat_mask(info[ACTION_MASK])
         else:
@@ -92,12 +108,14 @@ class ActionMasks(gymnasium.Wrapper):
                 f"its action mask has {mask.size} values, but {self.action_space} needs "
                 f"{self._size}"
             )
-        parts = named_parts(observation) if self._is_dict else {OBSERVATION: observation}
         return {**parts, ACTION_MASK: mask}
 
 
 def with_masks(env: gymnasium.Env, new: bool = False) -> gymnasium.Env:
     """Return an environment with `ActionMasks` if it reports masks that observations do not hold.
+
+    Masks of actions that cannot be masked are ignored. So are those of ``action_masks()`` below a
+    wrapper whose ``action_masks`` is None.
 
     Args:
         env: The environment.
@@ -126,9 +144,12 @@ def mask_source(env: gymnasium.Env, new: bool = False) -> str | None:
     space = env.observation_space
     if isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces:
         return "observations"
-    if has_method(env):
-        return f"{METHOD}()"
-    return "infos" if _reports_masks(env, new) else None
+    method = _method(env)
+    if isinstance(env.action_space, MASKABLE):
+        return f"{METHOD}()" if method else "infos" if _reports_masks(env, new) else None
+    if method:
+        warn(f"Ignoring {METHOD}(): only Discrete and MultiDiscrete actions can be masked.")
+    return None
 
 
 def masked(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
@@ -136,11 +157,12 @@ def masked(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
     return ActionMasks(build())
 
 
-def has_method(env: gymnasium.Env) -> bool:
-    """Whether an environment, or a wrapper of it, has a method ``action_masks``."""
+def _method(env: gymnasium.Env) -> Callable[[], Any] | None:
+    """The method ``action_masks`` of an environment or of a wrapper of it, if there is one."""
     with suppress(AttributeError):
-        return callable(env.get_wrapper_attr(METHOD))
-    return False
+        method = env.get_wrapper_attr(METHOD)
+        return method if callable(method) else None
+    return None
 
 
 def _reports_masks(env: gymnasium.Env, new: bool) -> bool:

@@ -47,6 +47,9 @@ WARNING, PROBLEM = "warning", "problem"
 # The spaces whose observations are numbers. A `Dict` or `Tuple` of them is supported as well.
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
+# The spaces whose actions can be masked.
+MASKABLE = (spaces.Discrete, spaces.MultiDiscrete)
+
 # The key of a `Dict` observation that holds which actions are valid, and that of the rest if there
 # is only one other part.
 ACTION_MASK, OBSERVATION = "action_mask", "observation"
@@ -110,7 +113,7 @@ def _flat(space: Any) -> Any:
     binary = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
     if not all(isinstance(part, binary) for part in parts):
         return space
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype != _BOOL:
         return space
     size = sum(int(np.prod(cast(Any, part.shape))) for part in parts)
     return spaces.Box(0, 1, (size,), np.int8)
@@ -205,13 +208,18 @@ def mask_issues(choices: tuple[int, ...], mask: np.ndarray) -> Iterator[Issue]:
             yield Issue(PROBLEM, "none valid", detail)
 
 
-def warn_about_unused_mask(space: gymnasium.Space, info: dict[str, Any]) -> None:
+def warn_about_unused_mask(
+    space: gymnasium.Space, actions: gymnasium.Space, info: dict[str, Any]
+) -> None:
     """Warn if the infos of a reset hold an action mask that the observations do not."""
     if ACTION_MASK in info and not (isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces):
-        warn(
-            f"Ignoring the {ACTION_MASK!r} in the infos. To use it, return it as a part of a Dict "
-            "observation; for a single environment, tfpg.envs.action_masks.ActionMasks does this."
+        how = (
+            "To use it, return it as a part of a Dict observation; for a single environment, "
+            "tfpg.envs.action_masks.ActionMasks does this."
+            if isinstance(actions, MASKABLE)
+            else "Only Discrete and MultiDiscrete actions can be masked."
         )
+        warn(f"Ignoring the {ACTION_MASK!r} in the infos. {how}")
 
 
 def warn_about_left_out(space: Any) -> None:
@@ -538,8 +546,8 @@ class VectorForm:
         self._terminated: Any = None  # [N], in the last step
         # A `SupervisedEnv` checks its own masks.
         is_checked = hasattr(envs.unwrapped, "on_env_error")
-        actions = envs.single_action_space
-        self._choices = None if is_checked else mask_choices(self._space, actions)
+        self._actions = envs.single_action_space
+        self._choices = None if is_checked else mask_choices(self._space, self._actions)
 
     def step(
         self, result: Any, steps: Any = None
@@ -587,7 +595,7 @@ class VectorForm:
         """
         for issue in reset_issues(result):
             raise ValueError(f"The vector environment's reset(): {issue.detail}.")
-        warn_about_unused_mask(self._space, result[1])
+        warn_about_unused_mask(self._space, self._actions, result[1])
         observations = self.observations(result[0])
         if self._choices is not None:
             self._check_masks(observations[ACTION_MASK], np.ones(self._shape, bool))
