@@ -62,6 +62,7 @@ class Player:
         """Play an episode, and yield its images: one or more after the reset and every step.
 
         Raises:
+            tfpg.errors.EnvError: The environment raised an exception, or returned something wrong.
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             FloatingPointError: An output of the model is NaN or infinite.
         """
