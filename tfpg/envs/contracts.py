@@ -428,7 +428,7 @@ def _flags(x: Any, count: int) -> np.ndarray | None:
 
 def _refuse(what: str, issues: Iterable[Issue]) -> None:
     for issue in issues:
-        if issue.verdict == PROBLEM and issue.kind != "finite":
+        if issue.verdict == PROBLEM and not issue.kind.endswith("finite"):
             raise ValueError(f"its {what}: {issue.detail}")
 
 
@@ -451,11 +451,11 @@ def observation_in(space: gymnasium.Space, observation: Any) -> Any:
             return observation.copy()
     elif isinstance(space, spaces.Dict) and isinstance(observation, (dict, tuple)):
         observation = named_parts(observation)
-        with suppress(KeyError):
-            return {
-                key: observation_in(part, flat_mask(x) if key == ACTION_MASK else x)
-                for key, part, x in ((key, space[key], observation[key]) for key in space)
-            }
+        if ACTION_MASK in space.spaces and ACTION_MASK in observation:
+            mask = flat_mask(observation[ACTION_MASK])
+            observation = {**observation, ACTION_MASK: mask}
+        with suppress(KeyError, ValueError):  # which are named below, with their keys
+            return {key: observation_in(space[key], observation[key]) for key in space}
     _refuse("observation", observation_issues(space, observation))
     if isinstance(space, NUMERIC):
         return np.array(observation, space.dtype)
