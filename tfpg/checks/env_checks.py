@@ -248,7 +248,7 @@ class _Check:
         self._check_spaces(env.observation_space, env.action_space)
 
     def _check_spaces(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
-        findings, observation = self.findings, named_parts(observation)
+        findings, named = self.findings, named_parts(observation)
         names = [
             name
             for name in ALGORITHMS
@@ -256,8 +256,8 @@ class _Check:
         ]
         try:
             check_space(usable_space(observation))
-            findings.add("observation space", _observation_space_issues(observation))
-            findings.passed["observation space"] = _describe_space(observation)
+            findings.add("observation space", _observation_space_issues(named))
+            findings.passed["observation space"] = _describe_space(named)
         except ValueError as error:
             findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
             names = []
