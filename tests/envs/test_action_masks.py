@@ -229,6 +229,17 @@ class TestWhereTheyAre:
         with open_env(env), open_vec(env):
             assert state() == before
 
+    def test_no_second_window_is_opened_to_find_them(self):
+        class Window(Constant):
+            def reset(self, **arguments):
+                assert self.render_mode != "human", "opens a window"
+                return super().reset(**arguments)
+
+        env = Window()
+        env.render_mode = "human"
+        assert mask_source(env) == "infos"
+        assert env.render_mode == "human"
+
     @pytest.mark.parametrize("made", [False, True])
     def test_one_that_cannot_be_copied_is_reset_only_if_it_was_made_here(self, made):
         class Locked(InInfos):

@@ -127,6 +127,10 @@ class TestWindows:
             def reset(self, **arguments):
                 return super().reset(**arguments)[0], {"action_mask": np.ones(2, np.int8)}
 
+            def _draw(self):
+                if self.render_mode == "human":
+                    super()._draw()
+
         with open_render_env(Masked) as env:
             assert "action_mask" in env.observation_space.spaces
             env.reset(seed=0)

@@ -181,6 +181,8 @@ def _shows_masks(env: gymnasium.Env, new: bool) -> bool:
     """Whether the infos of a reset hold masks: of a copy, as the environment may be in use."""
     try:
         env = copy.deepcopy(env)
+        if env.unwrapped.render_mode == "human":  # a reset would open a window
+            env.unwrapped.render_mode = None
     except Exception:
         if not new:
             return False
