@@ -105,8 +105,9 @@ class EnvError(RuntimeError):
             failures: The number of failures since an episode was last finished.
         """
         advice = (
-            f"{self._advice}, or skip such episodes with on_env_error='drop' (--on-env-error "
-            "drop). 'restart' plays them again, which helps if the error does not always occur."
+            f"{self._advice}, or skip such episodes of training with on_env_error='drop' "
+            "(--on-env-error drop). 'restart' plays them again, which helps if the error does not "
+            "always occur."
         )
         if failures > 1:
             advice = f"This is failure {failures} without a finished episode. {self._advice}."

@@ -754,6 +754,18 @@ class TestEnvironmentsWhoseStateOutlivesEpisodes:
             agent, history = train(build, make, tmp_path, iterations, tmp_path / "saved")
         assert outcome(agent, history) == whole
 
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_it_is_restored_with_action_masks(self, tmp_path, env):
+        class Masked(with_state(env)):
+            def action_masks(self):
+                return np.ones(self.action_space.n, bool)
+
+        agent, history = train(reinforce, Masked, tmp_path / "whole", 4)
+        whole = outcome(agent, history)
+        for iterations in (2, 4):
+            agent, history = train(reinforce, Masked, tmp_path, iterations, tmp_path / "saved")
+        assert outcome(agent, history) == whole
+
 
 class Stumbles(Noisy):
     """Fails once, in the second step of an episode."""

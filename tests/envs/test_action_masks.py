@@ -1,10 +1,15 @@
 """Masks are found wherever an environment reports them, and checked like observations."""
 
+import dataclasses
+import functools
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 from masked import WAYS, InInfos, InMethod, Pairs, reporting
 
 import tfpg
@@ -13,6 +18,8 @@ from tfpg.envs.action_masks import ActionMasks, mask_source, with_masks
 from tfpg.envs.contracts import VectorForm, flat_mask, mask_choices, usable_space
 from tfpg.envs.probes import Divisors
 from tfpg.errors import EnvError
+from tfpg.models.policy import Decision
+from tfpg.rollouts.loop import Progress, play, seeded_reset
 
 BOX = spaces.Box(-1, 1, (1,), np.float32)
 
@@ -48,6 +55,106 @@ class Scripted(gymnasium.Env):
 
 def masks_of(*rows):
     return [np.array(row, np.int8) for row in rows]
+
+
+KEY = "action_mask"
+
+
+class Placed(gymnasium.Env):
+    """Its subclasses have the key of the masks in its infos in different places."""
+
+    observation_space, action_space = spaces.Discrete(3), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, self.infos()
+
+
+def infos_with(key):
+    return {key: np.ones(2, np.int8)}
+
+
+def module_infos():
+    return infos_with(KEY)
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def call(*args):
+        return function(*args)
+
+    return call
+
+
+class Constant(Placed):
+    def infos(self):
+        return infos_with("action_mask")
+
+
+class Keyword(Placed):
+    def infos(self):
+        return dict(action_mask=np.ones(2, np.int8))  # noqa: C408
+
+
+class Module(Placed):
+    def infos(self):
+        return infos_with(KEY)
+
+
+class Inner(Placed):
+    def infos(self):
+        return (lambda: infos_with(KEY))()
+
+
+class Attribute(Placed):
+    key = "action_mask"
+
+    def infos(self):
+        return infos_with(self.key)
+
+
+class Default(Placed):
+    def infos(self, key="action_mask"):
+        return infos_with(key)
+
+
+class OnlyKeyword(Placed):
+    def infos(self, *, key="action_mask"):
+        return infos_with(key)
+
+
+class Property(Placed):
+    @property
+    def valid(self):
+        return infos_with("action_mask")
+
+    def infos(self):
+        return self.valid
+
+
+class Static(Placed):
+    @staticmethod
+    def infos():
+        return infos_with("action_mask")
+
+
+class Helper(Placed):
+    def infos(self):
+        return module_infos()
+
+
+class Decorated(Placed):
+    @decorated
+    def infos(self):
+        return infos_with("action_mask")
+
+
+KEYS = {
+    kind.__name__: kind
+    for kind in (
+        *(Constant, Keyword, Module, Inner, Attribute, Default, OnlyKeyword, Property, Static),
+        *(Helper, Decorated),
+    )
+}
 
 
 class TestWhereTheyAre:
@@ -107,18 +214,78 @@ class TestWhereTheyAre:
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.step(0)
 
-    def test_your_environment_is_reset_once_to_see_its_infos(self):
-        class Counting(InInfos):
-            resets = 0
+    def test_your_environment_stays_as_it_is(self):
+        env = gymnasium.make("Taxi-v4")
+        env.reset(seed=5)
+        for action in (0, 1, 2):
+            env.step(action)
+
+        def state():
+            rng = env.unwrapped.np_random.bit_generator.state["state"]["state"]
+            return int(env.unwrapped.s), rng, env.get_wrapper_attr("_elapsed_steps")
+
+        before = state()
+        assert "action_mask" in spaces_of(env)[0].spaces
+        with open_env(env), open_vec(env):
+            assert state() == before
+
+    def test_no_second_window_is_opened_to_find_them(self):
+        class Window(Constant):
+            def reset(self, **arguments):
+                assert self.render_mode != "human", "opens a window"
+                return super().reset(**arguments)
+
+        env = Window()
+        env.render_mode = "human"
+        assert mask_source(env) == "infos"
+        assert env.render_mode == "human"
+
+    @pytest.mark.parametrize("made", [False, True])
+    def test_one_that_cannot_be_copied_is_reset_only_if_it_was_made_here(self, made):
+        class Locked(InInfos):
+            def __init__(self, env):
+                super().__init__(env)
+                self.lock, self.resets = threading.Lock(), 0
 
             def reset(self, **arguments):
                 self.resets += 1
                 return super().reset(**arguments)
 
-        env = Counting(Divisors(largest=12))
-        for _ in range(3):
-            spaces_of(env)
-        assert env.resets == 1
+        env = Locked(Divisors(largest=12))
+        assert (mask_source(env, new=made) == "infos") is made
+        assert env.resets == made
+        if not made:
+            with (
+                open_vec(env) as envs,
+                pytest.warns(UserWarning, match=r"Ignoring the 'action_mask'.*ActionMasks"),
+            ):
+                envs.reset(seed=[0])
+
+    def test_one_that_cannot_be_copied_any_more_keeps_its_masks(self):
+        env = InInfos(Divisors(largest=12))
+        assert mask_source(env) == "infos"
+        env.clock = threading.Lock()  # as pygame's clock, after it was rendered
+        assert mask_source(env) == "infos"
+
+    def test_an_environment_does_not_have_to_be_hashable(self):
+        @dataclasses.dataclass
+        class Data(gymnasium.Env):
+            size: int = 2
+
+            def __post_init__(self):
+                self.observation_space, self.action_space = BOX, spaces.Discrete(self.size)
+
+            def reset(self, *, seed=None, options=None):
+                return np.zeros(1, np.float32), {"action_mask": np.ones(self.size, np.int8)}
+
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(Data())
+        with open_vec(Data) as envs:
+            assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[1, 1]]
+
+    @pytest.mark.parametrize("kind", KEYS)
+    def test_the_key_is_found_wherever_a_class_may_have_it(self, kind):
+        assert mask_source(KEYS[kind]()) == "infos"
 
     def test_a_key_that_the_infos_do_not_have_is_no_mask(self):
         class Reader(gymnasium.Wrapper):
@@ -150,6 +317,23 @@ class TestWhereTheyAre:
             VectorForm(own).reset(own.reset(seed=0))
 
     @pytest.mark.slow
+    def test_finding_them_does_not_shift_an_own_generator(self):
+        class OwnGenerator(Constant):
+            observation_space = spaces.Discrete(1000)
+
+            def __init__(self):
+                self.rng = np.random.default_rng(0)
+
+            def reset(self, *, seed=None, options=None):
+                return self.rng.integers(1000), self.infos()
+
+        seen = []
+        for workers in (None, 2):
+            with open_vec(OwnGenerator, 2, workers=workers) as envs:
+                seen.append(envs.reset(seed=[0, 1])[0]["observation"].tolist())
+        assert seen[0] == seen[1] == [850] * 2
+
+    @pytest.mark.slow
     @pytest.mark.parametrize("way", WAYS)
     def test_workers_return_the_same(self, way):
         results = []
@@ -160,6 +344,18 @@ class TestWhereTheyAre:
                 observations, *_ = envs.step(rows[0].argmax(axis=1))
                 results.append([*rows, observations["action_mask"].copy()])
         np.testing.assert_array_equal(*results)
+
+
+class Square(gymnasium.ObservationWrapper):
+    """Has the masks of `Pairs` in an array with a row for each choice."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        mask = spaces.Box(0, 1, (2, 3), bool)
+        self.observation_space = spaces.Dict({**env.observation_space, "action_mask": mask})
+
+    def observation(self, observation):
+        return {**observation, "action_mask": np.array(observation["action_mask"], bool)}
 
 
 class TestTheirForm:
@@ -176,7 +372,8 @@ class TestTheirForm:
     )
     def test_masks_of_every_space_become_zeros_and_ones(self, space, mask):
         env = Scripted([mask, mask], space=space)
-        assert usable_space(env.observation_space)["action_mask"].shape == (3,)
+        space = usable_space(env.observation_space)["action_mask"]
+        assert (space.shape, space.dtype != bool) == ((3,), True)
         with open_vec(lambda: env) as envs:
             assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[0, 1, 1]]
 
@@ -190,8 +387,55 @@ class TestTheirForm:
                 by_two = (numbers % 2 == 0) & (numbers > 2)
                 np.testing.assert_array_equal(masks[:, [1, 4]] > 0, by_two)
 
+    @pytest.mark.parametrize("mode", AutoresetMode)
+    @pytest.mark.parametrize("wrap", [lambda env: env, Square], ids=["tuple", "square"])
+    @pytest.mark.parametrize("as_dict", [False, True])
+    def test_a_vector_environment_of_your_own_may_have_them(self, mode, wrap, as_dict):
+        envs = SyncVectorEnv([lambda: wrap(Pairs())] * 2, autoreset_mode=mode)
+        form, over = VectorForm(envs), np.zeros(2, bool)
+        rows, ended = [form.reset(envs.reset(seed=4))], 0
+        for _ in range(12):
+            if mode is AutoresetMode.DISABLED and over.any():
+                rows.append(form.reset(envs.reset(options={"reset_mask": over})))
+            actions = rows[-1]["action_mask"].reshape(2, 2, 3).argmax(axis=2)
+            *result, infos = envs.step(actions)
+            observations, _, over, _, infos = form.step((*result, infos))
+            if mode is AutoresetMode.SAME_STEP and over.any():
+                if as_dict:  # as vector environments of another kind have it
+                    any_row = next(filter(None, infos["final_obs"]))
+                    final = [x or any_row for x in infos["final_obs"]]
+                    space = envs.single_observation_space
+                    infos["final_obs"] = concatenate(space, final, create_empty_array(space, 2))
+                rows.append(form.with_final(observations, over, infos, None))
+            rows.append(observations)
+            ended += over.sum()
+        assert ended > 2
+        for row in rows:
+            assert row["action_mask"].shape == (2, 6)
+            by_two = (row["observation"] % 2 == 0) & (row["observation"] > 2)
+            np.testing.assert_array_equal(row["action_mask"][:, [1, 4]] > 0, by_two)
+
+    @pytest.mark.parametrize("form", [tuple, list])
+    def test_choices_may_have_different_numbers_of_options(self, form):
+        class Uneven(Constant):
+            action_space = spaces.MultiDiscrete([3, 2])
+
+            def infos(self):
+                return {"action_mask": form([np.array([0, 1, 1], bool), [True, False]])}
+
+        class Method(Uneven):
+            def action_masks(self):
+                return self.infos()["action_mask"]
+
+        for kind in (Uneven, Method):
+            with open_vec(kind) as envs:
+                assert envs.reset(seed=[0])[0]["action_mask"].tolist() == [[0, 1, 1, 1, 0]]
+
     def test_a_flat_mask_stays(self):
         assert flat_mask([True, False]).tolist() == [1, 0]
+        assert flat_mask(np.array([True, False])).dtype == np.int8
+        mask = np.array([1, 0], np.int8)
+        assert not np.shares_memory(flat_mask(mask), mask)
         with pytest.raises(ValueError, match="must be numbers or booleans, but it is NoneType"):
             flat_mask(None)
 
@@ -277,6 +521,83 @@ class TestMistakes:
         ):
             pass
 
+    def test_an_environment_whose_mask_does_not_fit_is_closed_if_it_was_made_here(self):
+        class Closing(Scripted):
+            closed = False
+
+            def close(self):
+                self.closed = True
+
+        for given in (False, True):
+            env = Closing(masks_of([1, 1], [1, 1]))
+            with (
+                pytest.raises(ValueError, match="needs 3 values"),
+                open_vec(env if given else lambda env=env: env),
+            ):
+                pass
+            assert env.closed is not given
+
+    @pytest.mark.parametrize("actions", [spaces.Box(-1, 1, (3,)), spaces.MultiBinary(3)], ids=str)
+    def test_their_masks_elsewhere_are_ignored(self, actions):
+        class Infos(Constant):
+            action_space = actions
+
+        class Method(Infos):
+            action_masks = Placed.reset
+
+            def infos(self):
+                return {}
+
+        with (
+            pytest.warns(UserWarning, match=r"'action_mask' in the infos. Only Discrete and Multi"),
+            open_vec(Infos) as envs,
+        ):
+            assert envs.reset(seed=[0])[0].tolist() == [0]
+        with (
+            pytest.warns(UserWarning, match=r"Ignoring action_masks\(\): only Discrete and Multi"),
+            open_vec(Method) as envs,
+        ):
+            assert envs.reset(seed=[0])[0].tolist() == [0]
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_wrapper_can_take_them_away(self):
+        class NoMethod(gymnasium.Wrapper):
+            action_masks = None
+
+        class NoInfo(gymnasium.Wrapper):
+            def reset(self, **arguments):
+                observation, info = self.env.reset(**arguments)
+                info.pop("action_mask")
+                return observation, info
+
+        for env in (NoMethod(reporting("method")), NoInfo(reporting("infos"))):
+            assert mask_source(env) is None
+            with open_vec(env) as envs:
+                assert envs.reset(seed=[0])[0].shape == (1,)
+
+    @pytest.mark.parametrize("way", ["infos", "method"])
+    def test_they_do_not_hide_what_else_is_wrong(self, way):
+        class Old(gymnasium.Wrapper):
+            def step(self, action):
+                *result, _ = self.env.step(action)
+                return tuple(result)
+
+        class Named(gymnasium.Wrapper):
+            def __init__(self, env):
+                super().__init__(env)
+                self.observation_space = spaces.Dict(number=env.observation_space)
+
+        class NoInfo(gymnasium.Wrapper):
+            def reset(self, **arguments):
+                return self.env.reset(**arguments)[0]
+
+        assert "got a tuple of 4 (the interface of Gym before" in self.error_of(Old(reporting(way)))
+        assert "expected a dict, got int" in self.error_of(Named(reporting(way)))
+        if way == "method":  # those in infos are not found then
+            assert "expected (observation, info)" in self.error_of(NoInfo(reporting(way)))
+        report = tfpg.check_env(lambda: Old(reporting(way)), steps=20)
+        assert "the interface of Gym before 0.26" in str(report).replace("\n" + " " * 28, " ")
+
     @pytest.mark.parametrize("at", [0, 1])
     def test_a_vector_environment_is_checked_too(self, at):
         class Vector(VectorEnv):
@@ -303,6 +624,37 @@ class TestMistakes:
         envs.t = at
         over = np.array([False, True])
         form.step((envs.observe(), np.zeros(2), over, flags, {}), lengths)  # it has terminated
+
+    @pytest.mark.parametrize("mode", AutoresetMode)
+    @pytest.mark.parametrize("ends", ["terminated", "truncated"])
+    @pytest.mark.parametrize("wrong", ["last", "next"])
+    def test_the_masks_at_the_end_of_an_episode_are_checked(self, mode, ends, wrong):
+        """That of the last observation after a truncation, that of the next episode always."""
+
+        class Ending(Scripted):
+            episode = 0
+
+            def observe(self):
+                observation = super().observe()
+                if wrong == "next" and self.t == 0 and self.episode > 1:
+                    return {**observation, "action_mask": np.zeros(3, np.int8)}
+                return observation
+
+            def reset(self, **arguments):
+                self.episode += 1
+                return super().reset(**arguments)
+
+        last = [0, 0, 0] if wrong == "last" else [1, 0, 0]
+        env = Ending(masks_of([1, 0, 0], [1, 0, 0], last), ends)
+        envs = SyncVectorEnv([lambda: env], autoreset_mode=mode)
+        act = lambda x, _: Decision(*[np.zeros(1, int)] * 3)  # noqa: E731
+        progress = Progress(seeded_reset(envs, [0]), np.ones(1, bool), np.zeros(1, int))
+        steps = play(envs, act, [None] * 4, progress, single_episode=False)
+        if (wrong, ends) == ("last", "terminated"):
+            assert len(list(steps)) == 4
+            return
+        with pytest.raises(ValueError, match="environment 0.* no action is valid"):
+            list(steps)
 
 
 class TestTheCheck:
@@ -335,4 +687,14 @@ class TestTheCheck:
         env = Scripted(masks_of([1, 0, 0], [1, 0, 0]), actions=spaces.MultiBinary(3))
         report = tfpg.check_env(lambda: env, steps=20)
         assert not report.ok
-        assert "needs Discrete or MultiDiscrete" in " ".join(row.detail for row in report.rows)
+        (problem, *others) = [row for row in report.rows if row.verdict == "problem"]
+        assert "needs Discrete or MultiDiscrete" in problem.detail
+        assert [row.what for row in others] == ["algorithms"]
+
+    def test_it_reports_masks_of_another_size_once(self):
+        env = Scripted(masks_of([1, 1], [1, 1]))
+        report = tfpg.check_env(lambda: env, steps=20)
+        details = [row.detail for row in report.rows if row.verdict != "ok"]
+        assert len(details) == 2
+        assert "has shape (2,), but Discrete(3) needs 3 values" in details[0]
+        assert "none of" in details[1]

@@ -5,6 +5,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from gymnasium import spaces
 from masked import Pairs
 
@@ -94,6 +95,29 @@ def test_no_invalid_action_in_numpy_and_in_tensorflow(kind):
     some = {key: x[part] for key, x in observations.items()}
     for one in (actor(some), policy.actor().of_part(3, len(masks))(some)):
         np.testing.assert_array_equal(one.actions, policy.actor()(observations).actions[part])
+
+
+def test_a_softmax_learns_from_the_policy_that_played():
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(3, "softmax")])
+    model.layers[-1].set_weights([np.zeros((1, 3)), np.array([20.0, 0.0, 5.0])])
+    both = space_of((3,), spaces.Box(-1, 1, (1,), np.float32)), spaces.Discrete(3)
+    observations = {
+        "observation": np.zeros((2, 1), np.float32),
+        "action_mask": np.array([[0, 1, 1]] * 2, np.int8),
+    }
+    expected = np.log([1 / (1 + np.exp(5)), 1 / (1 + np.exp(-5))])
+    actions = np.array([1, 2])
+    for acting in ("numpy", "tensorflow"):
+        policy = Policy(model, both, acting=acting)
+        played = policy.distribution_of(policy.actor()(observations).outputs)
+        np.testing.assert_allclose(played.log_prob(actions), expected, rtol=1e-4)
+    inputs = policy.encode(observations)
+    with tf.GradientTape() as tape:
+        learned = policy.distribution(inputs).log_prob(actions)
+        first = learned[0]
+    np.testing.assert_allclose(learned, expected, rtol=1e-4)
+    gradient = tape.gradient(first, model.layers[-1].bias)
+    np.testing.assert_allclose(gradient, [0, 1 - 0.006693, -1 + 0.006693], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "atoms", "choices"])

@@ -6,6 +6,7 @@ from gymnasium.vector import SyncVectorEnv
 from toys import Countdown, Endless
 
 import tfpg
+from tfpg.envs.probes import Divisors
 
 
 def zeros(observations):
@@ -94,3 +95,6 @@ def test_what_is_no_policy_is_refused():
 def test_a_callable_must_return_an_action_for_each_observation():
     with pytest.raises(ValueError, match=r"shape \(1,\) for 2 observations.*\(2, ...\)"):
         tfpg.evaluate(lambda observations: np.zeros(1, int), "CartPole-v1", 2)
+    keys = r"shape \(2,\) for 3 observations \(a dict with 'observation', 'action_mask'\)"
+    with pytest.raises(ValueError, match=keys):
+        tfpg.evaluate(zeros, Divisors, 3)

@@ -345,6 +345,14 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"frame_stack=4 is for .* these have shape \(3,\)"):
             ReplayBuffer(spaces.Box(0, 1, (3,)), 20, frame_stack=4)
 
+    @pytest.mark.parametrize("actions", [4, 6])
+    def test_frames_next_to_action_masks(self, actions):
+        images, mask = spaces.Box(0, 255, (8, 8, 4), np.uint8), spaces.MultiBinary(actions)
+        space = spaces.Dict(observation=images, action_mask=mask)
+        with pytest.raises(ValueError, match="frame_stack=4 is not possible with action masks"):
+            ReplayBuffer(space, 100, frame_stack=4)
+        ReplayBuffer(space, 100)
+
     def test_more_steps_than_rows(self):
         replay = numbers(rows=8)
         with pytest.raises(ValueError, match="9 steps of each environment are too many"):

@@ -5,10 +5,14 @@ import keras
 import numpy as np
 import pytest
 from decoding import decode, video_info
+from gymnasium import spaces
+from masked import InInfos, InMethod, Pairs
 from PIL import Image
 from toys import Countdown, Listed, Windowed
 
 import tfpg
+from tfpg.envs.probes import Divisors
+from tfpg.errors import EnvError
 from tfpg.video.frames import BACKGROUND
 from tfpg.video.record import one_by_one, side_by_side
 
@@ -440,3 +444,68 @@ class TestOverlays:
         assert redder.max() > 50
         assert (redder == 0).any()
         np.testing.assert_array_equal(part, whole[30:90, 20:100])
+
+
+class Rendered(gymnasium.Wrapper):
+    """Shows a picture of random colors."""
+
+    render_mode = "rgb_array"
+
+    def render(self):
+        return np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
+
+
+class Stuck(Rendered):
+    """From its second step on, no action is valid."""
+
+    def step(self, action):
+        observation, *_ = self.env.step(action)
+        self.steps += 1
+        observation["action_mask"][:] = self.steps < 2
+        return observation, -1.0, False, False, {}
+
+    def reset(self, **arguments):
+        self.steps = 0
+        return self.env.reset(**arguments)
+
+
+class Halves(gymnasium.Env):
+    """Observes two numbers as a tuple, which it then changes."""
+
+    observation_space = spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)])
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return (0, np.zeros(2, np.float32)), {}
+
+    def step(self, action):
+        self.t += 1
+        return (self.t % 3, np.ones(2, np.float64)), 1.0, self.t == 4, False, {}
+
+
+class TestObservations:
+    """They are brought into the form that training has."""
+
+    @pytest.mark.parametrize("wrap", [lambda env: env, InInfos, InMethod])
+    def test_masks_in_a_tuple(self, tmp_path, wrap):
+        model, env = tfpg.networks.mlp(Pairs, seed=0), Rendered(wrap(Pairs()))
+        video = tfpg.record(model, env, tmp_path / "a.gif", episodes=2, seed=0, overlay=True)
+        assert env.unwrapped.invalid == 0
+        expected = tfpg.evaluate(model, Pairs, 2, seed=0)["episode_returns"]
+        assert video.episode_returns == expected
+
+    def test_no_valid_action_is_an_error_that_names_the_step(self, tmp_path):
+        env = Stuck(Divisors(largest=12))
+        model = tfpg.networks.mlp(env, seed=0)
+        with pytest.raises(EnvError, match="in step 1 .* no action is valid"):
+            tfpg.record(model, env, tmp_path / "a.gif", seed=0)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_tuple(self, tmp_path):
+        model = tfpg.networks.mlp(Halves, seed=0)
+        video = tfpg.record(model, Rendered(Halves()), tmp_path / "a.gif", seed=0, overlay=True)
+        assert video.episode_returns == [4.0]
+        expected = tfpg.evaluate(model, Halves, 1, seed=0)["episode_returns"]
+        assert video.episode_returns == expected

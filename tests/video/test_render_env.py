@@ -122,6 +122,20 @@ class TestWindows:
             edges = [10 * t - 1, 10 * t, 10 * t + 9, 10 * t + 10]
             assert np.delete(difference, [e for e in edges if 0 <= e < 120], axis=1).max() < 24
 
+    def test_action_masks_in_infos_are_found(self):
+        class Masked(Windowed):
+            def reset(self, **arguments):
+                return super().reset(**arguments)[0], {"action_mask": np.ones(2, np.int8)}
+
+            def _draw(self):
+                if self.render_mode == "human":
+                    super()._draw()
+
+        with open_render_env(Masked) as env:
+            assert "action_mask" in env.observation_space.spaces
+            env.reset(seed=0)
+            assert_shows_window(env)
+
     def test_an_id_that_only_opens_a_window(self, register):
         with open_render_env(register("toys/Windowed-v0", "toys:Windowed")) as env:
             assert_shows_window(env)

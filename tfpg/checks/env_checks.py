@@ -154,6 +154,7 @@ class _Check:
         self.play: RandomPlay | None = None
         self.made: list[gymnasium.Env] = []
         self.can_train = False
+        self.playable = True  # False if its action masks do not fit its actions
         self.made_in = 0.0  # seconds
         self.hanging: tuple[str, Moment | None, float] | None = None  # and since when
 
@@ -172,7 +173,8 @@ class _Check:
                 for name, stage in stages.items():
                     since = time.monotonic()
                     try:
-                        stage()
+                        if self.playable or name == "closing":
+                            stage()
                     except ERRORS as error:
                         issue = error_issue(error)
                         if name == "closing":  # of which training only warns
@@ -246,7 +248,7 @@ class _Check:
         self._check_spaces(env.observation_space, env.action_space)
 
     def _check_spaces(self, observation: gymnasium.Space, action: gymnasium.Space) -> None:
-        findings, observation = self.findings, named_parts(observation)
+        findings, named = self.findings, named_parts(observation)
         names = [
             name
             for name in ALGORITHMS
@@ -254,16 +256,17 @@ class _Check:
         ]
         try:
             check_space(usable_space(observation))
-            findings.add("observation space", _observation_space_issues(observation))
-            findings.passed["observation space"] = _describe_space(observation)
+            findings.add("observation space", _observation_space_issues(named))
+            findings.passed["observation space"] = _describe_space(named)
         except ValueError as error:
             findings.add("observation space", [Issue(PROBLEM, "kind", one_line(error, 300))])
             names = []
+        masks, source = "", mask_source(self.env, new=True)
         try:
-            outputs, source = list(heads_of(action)), mask_source(self.env)
-            masks = ""
+            outputs = list(heads_of(action))
             if source is not None:
-                mask_choices(with_masks(self.env).observation_space, action)  # raises if it cannot
+                masked = with_masks(self.env, new=True).observation_space
+                mask_choices(masked, action)  # raises if they do not fit
                 outputs, masks = [max(outputs)], f"; its action masks are in {source}"
             findings.add("action space", _action_space_issues(action))
             findings.passed["action space"] = (
@@ -272,6 +275,7 @@ class _Check:
             )
         except ValueError as error:
             findings.add("action space", [Issue(PROBLEM, "kind", one_line(error, 300))])
+            names, self.playable = [], source is None
         needs = {"which need Discrete actions": Q_LEARNING, "which needs a bounded Box": SQUASHED}
         but = [
             f"; not {', '.join(missing)}, {reason}"

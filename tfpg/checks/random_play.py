@@ -125,7 +125,7 @@ class RandomPlay:
 
     def __init__(self, env: gymnasium.Env, seed: int, call: Callable, findings: Findings):
         self.limit = None if env.spec is None else env.spec.max_episode_steps
-        self.env = with_masks(peeled(env))
+        self.env = with_masks(peeled(env), new=True)
         self._choices = mask_choices(self.env.observation_space, self.env.action_space)
         self.moments: list[Moment] = []
         self.lengths: list[int] = []
@@ -197,7 +197,8 @@ class RandomPlay:
         """Check an observation, and that the previous one has not changed."""
         try:
             issues = list(observation_issues(self.env.observation_space, x))
-            if self._choices is not None and not (end and end[0]):
+            fits = all(issue.verdict != PROBLEM for issue in issues)
+            if self._choices is not None and fits and not (end and end[0]):
                 issues += mask_issues(self._choices, flat_mask(x[ACTION_MASK]))
         except ERRORS as error:  # of a space
             issues = [error_issue(error)]

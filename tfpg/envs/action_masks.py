@@ -12,28 +12,33 @@ A mask says which actions are valid. Environments report it in one of three ways
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from tfpg.core.messages import warn
 from tfpg.envs.contracts import (
     ACTION_MASK,
+    MASKABLE,
     OBSERVATION,
+    PROBLEM,
     action_choices,
-    as_numbers,
     flat_mask,
     named_parts,
+    reset_issues,
+    step_issues,
 )
 
 METHOD = "action_masks"
 
-_REPORTS: WeakKeyDictionary[gymnasium.Env, bool] = WeakKeyDictionary()
+# The attribute of an environment that holds whether its infos have masks.
+_ANSWER = "_tfpg_has_masks"
 
 
 class ActionMasks(gymnasium.Wrapper):
@@ -63,26 +68,37 @@ class ActionMasks(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         self._size = sum(action_choices(env.action_space))
-        self._has_method = has_method(env)
+        self._method = _method(env)
         mask = spaces.Box(0, 1, (self._size,), np.int8)
         space: Any = named_parts(env.observation_space)
         self._is_dict = isinstance(space, spaces.Dict)
         parts = space if self._is_dict else {OBSERVATION: space}
         self.observation_space = spaces.Dict({**parts, ACTION_MASK: mask})
 
+    # What no environment may return is returned unchanged, for others to refuse.
+
     def reset(self, *, seed=None, options=None):
-        observation, info = self.env.reset(seed=seed, options=options)
+        result = self.env.reset(seed=seed, options=options)
+        if any(reset_issues(result)):
+            return result
+        observation, info = result
         return self._with_mask(observation, info), info
 
     def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        result = self.env.step(action)
+        if any(issue.verdict == PROBLEM for issue in step_issues(result)):
+            return result
+        observation, reward, terminated, truncated, info = result
         return self._with_mask(observation, info, terminated), reward, terminated, truncated, info
 
-    def _with_mask(self, observation: Any, info: Any, terminated: Any = False) -> dict[str, Any]:
+    def _with_mask(self, observation: Any, info: Any, terminated: Any = False) -> Any:
+        parts = named_parts(observation) if self._is_dict else {OBSERVATION: observation}
+        if not isinstance(parts, dict):
+            return observation
         if terminated:
             mask = np.zeros(self._size, np.int8)
-        elif self._has_method:
-            mask = flat_mask(self.env.get_wrapper_attr(METHOD)())
+        elif self._method is not None:
+            mask = flat_mask(self._method())
         elif ACTION_MASK in info:
             mask = flat_mask(info[ACTION_MASK])
         else:
@@ -92,23 +108,33 @@ class ActionMasks(gymnasium.Wrapper):
                 f"its action mask has {mask.size} values, but {self.action_space} needs "
                 f"{self._size}"
             )
-        parts = named_parts(observation) if self._is_dict else {OBSERVATION: observation}
         return {**parts, ACTION_MASK: mask}
 
 
-def with_masks(env: gymnasium.Env) -> gymnasium.Env:
+def with_masks(env: gymnasium.Env, new: bool = False) -> gymnasium.Env:
     """Return an environment with `ActionMasks` if it reports masks that observations do not hold.
+
+    Masks of actions that cannot be masked are ignored. So are those of ``action_masks()`` below a
+    wrapper whose ``action_masks`` is None.
+
+    Args:
+        env: The environment.
+        new: Whether it was made just now, so that a reset does not end an episode.
 
     Example:
         >>> env = gymnasium.make("CartPole-v1")
         >>> with_masks(env) is env
         True
     """
-    return env if mask_source(env) in (None, "observations") else ActionMasks(env)
+    return env if mask_source(env, new) in (None, "observations") else ActionMasks(env)
 
 
-def mask_source(env: gymnasium.Env) -> str | None:
+def mask_source(env: gymnasium.Env, new: bool = False) -> str | None:
     """Return where an environment reports action masks: in which of its results, or None.
+
+    Args:
+        env: The environment.
+        new: As for `with_masks`.
 
     Example:
         >>> from tfpg.envs.probes import Divisors
@@ -118,9 +144,12 @@ def mask_source(env: gymnasium.Env) -> str | None:
     space = env.observation_space
     if isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces:
         return "observations"
-    if has_method(env):
-        return f"{METHOD}()"
-    return "infos" if _reports_masks(env) else None
+    method = _method(env)
+    if isinstance(env.action_space, MASKABLE):
+        return f"{METHOD}()" if method else "infos" if _reports_masks(env, new) else None
+    if method:
+        warn(f"Ignoring {METHOD}(): only Discrete and MultiDiscrete actions can be masked.")
+    return None
 
 
 def masked(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
@@ -128,28 +157,38 @@ def masked(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
     return ActionMasks(build())
 
 
-def has_method(env: gymnasium.Env) -> bool:
-    """Whether an environment, or a wrapper of it, has a method ``action_masks``."""
+def _method(env: gymnasium.Env) -> Callable[[], Any] | None:
+    """The method ``action_masks`` of an environment or of a wrapper of it, if there is one."""
     with suppress(AttributeError):
-        return callable(env.get_wrapper_attr(METHOD))
-    return False
+        method = env.get_wrapper_attr(METHOD)
+        return method if callable(method) else None
+    return None
 
 
-def _reports_masks(env: gymnasium.Env) -> bool:
+def _reports_masks(env: gymnasium.Env, new: bool) -> bool:
     """Whether an environment's infos hold masks.
 
-    Only a reset shows what its infos hold. An environment may be in use, slow or broken, so it is
-    reset only if its code contains the key.
+    Only a reset shows what they hold. It is left out if no code contains the key, and the answer is
+    kept, because an environment that has been rendered may be impossible to copy.
     """
-    if env not in _REPORTS:
-        _REPORTS[env] = any(map(_mentions_masks, _layers(env))) and _shows_masks(env)
-    return _REPORTS[env]
+    known = vars(env)
+    if _ANSWER not in known:
+        known[_ANSWER] = any(map(_mentions_masks, _layers(env))) and _shows_masks(env, new)
+    return known[_ANSWER]
 
 
-def _shows_masks(env: gymnasium.Env) -> bool:
+def _shows_masks(env: gymnasium.Env, new: bool) -> bool:
+    """Whether the infos of a reset hold masks: of a copy, as the environment may be in use."""
+    try:
+        env = copy.deepcopy(env)
+        if env.unwrapped.render_mode == "human":  # a reset would open a window
+            env.unwrapped.render_mode = None
+    except Exception:
+        if not new:
+            return False
     with suppress(Exception):  # which training meets again, and reports
         _, info = env.reset(seed=0)
-        return ACTION_MASK in info and as_numbers(info[ACTION_MASK]) is not None
+        return flat_mask(info[ACTION_MASK]).size > 0
     return False
 
 
@@ -162,15 +201,36 @@ def _layers(env: Any) -> Iterator[gymnasium.Env]:
 
 
 def _mentions_masks(env: gymnasium.Env) -> bool:
-    """Whether the code of an environment's methods contains the key of masks in infos."""
+    """Whether an environment's class contains the key of masks in infos."""
+    return any(_contains_key(x) for each in type(env).__mro__ for x in vars(each).values())
 
-    def contains(constant: Any) -> bool:
+
+def _contains_key(x: Any, follow: bool = True) -> bool:
+    """Whether an attribute of a class is the key, or a function that contains it.
+
+    A function contains its constants, its defaults, the function that it decorates, and the texts
+    and functions of its module that it names. Those of the latter functions are not followed.
+    """
+    if isinstance(x, property):
+        x = x.fget
+    elif isinstance(x, (classmethod, staticmethod)):
+        x = x.__func__
+    if isinstance(x, (tuple, frozenset)):
+        return any(_contains_key(part, follow) for part in x)
+    if not isinstance(x, FunctionType):
+        return isinstance(x, str) and x == ACTION_MASK
+    codes = list(_codes(x.__code__))
+    constants = *(code.co_consts for code in codes), *(x.__kwdefaults__ or {}).values()
+    named = [x.__globals__.get(name) for code in codes for name in code.co_names]
+    named = [part for part in named if follow or isinstance(part, str)]
+    return _contains_key((constants, x.__defaults__, *named), follow=False) or _contains_key(
+        vars(x).get("__wrapped__"), follow
+    )
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function, and of the functions in it."""
+    yield code
+    for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            return any(map(contains, constant.co_consts))
-        return constant == ACTION_MASK or (
-            isinstance(constant, tuple) and any(map(contains, constant))
-        )
-
-    functions = (x for each in type(env).__mro__ for x in vars(each).values())
-    codes = (getattr(getattr(x, "__func__", x), "__code__", None) for x in functions)
-    return any(map(contains, codes))
+            yield from _codes(constant)

@@ -47,6 +47,9 @@ WARNING, PROBLEM = "warning", "problem"
 # The spaces whose observations are numbers. A `Dict` or `Tuple` of them is supported as well.
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
+# The spaces whose actions can be masked.
+MASKABLE = (spaces.Discrete, spaces.MultiDiscrete)
+
 # The key of a `Dict` observation that holds which actions are valid, and that of the rest if there
 # is only one other part.
 ACTION_MASK, OBSERVATION = "action_mask", "observation"
@@ -110,24 +113,26 @@ def _flat(space: Any) -> Any:
     binary = (spaces.Box, spaces.MultiBinary, spaces.MultiDiscrete)
     if not all(isinstance(part, binary) for part in parts):
         return space
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype != _BOOL:
         return space
     size = sum(int(np.prod(cast(Any, part.shape))) for part in parts)
     return spaces.Box(0, 1, (size,), np.int8)
 
 
 def flat_mask(mask: Any) -> Any:
-    """Return a mask as one array: one of several axes, or a tuple of one for each choice.
+    """Return a mask as a new array with one axis: one of several, or one mask for each choice.
 
     Example:
         >>> flat_mask((np.array([1, 0]), [True, True, False])).tolist()
         [1, 0, 1, 1, 0]
     """
-    parts = mask if isinstance(mask, tuple) else (mask,)
-    arrays = [as_numbers(part) for part in parts]
-    if any(array is None for array in arrays):
+    array = as_numbers(mask)
+    if array is None and isinstance(mask, (tuple, list)):  # of different sizes
+        array = np.concatenate([flat_mask(part) for part in mask])
+    if array is None:
         raise ValueError(f"its action mask must be numbers or booleans, but it is {_type(mask)}")
-    return np.concatenate([np.ravel(cast(np.ndarray, array)) for array in arrays])
+    array = array.flatten()
+    return array.view(np.int8) if array.dtype == _BOOL else array
 
 
 def mask_choices(space: gymnasium.Space, actions: gymnasium.Space) -> tuple[int, ...] | None:
@@ -203,13 +208,18 @@ def mask_issues(choices: tuple[int, ...], mask: np.ndarray) -> Iterator[Issue]:
             yield Issue(PROBLEM, "none valid", detail)
 
 
-def warn_about_unused_mask(space: gymnasium.Space, info: dict[str, Any]) -> None:
+def warn_about_unused_mask(
+    space: gymnasium.Space, actions: gymnasium.Space, info: dict[str, Any]
+) -> None:
     """Warn if the infos of a reset hold an action mask that the observations do not."""
     if ACTION_MASK in info and not (isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces):
-        warn(
-            f"Ignoring the {ACTION_MASK!r} in the infos. To use it, return it as a part of a Dict "
-            "observation; for a single environment, tfpg.envs.action_masks.ActionMasks does this."
+        how = (
+            "To use it, return it as a part of a Dict observation; for a single environment, "
+            "tfpg.envs.action_masks.ActionMasks does this."
+            if isinstance(actions, MASKABLE)
+            else "Only Discrete and MultiDiscrete actions can be masked."
         )
+        warn(f"Ignoring the {ACTION_MASK!r} in the infos. {how}")
 
 
 def warn_about_left_out(space: Any) -> None:
@@ -418,7 +428,7 @@ def _flags(x: Any, count: int) -> np.ndarray | None:
 
 def _refuse(what: str, issues: Iterable[Issue]) -> None:
     for issue in issues:
-        if issue.verdict == PROBLEM and issue.kind != "finite":
+        if issue.verdict == PROBLEM and not issue.kind.endswith("finite"):
             raise ValueError(f"its {what}: {issue.detail}")
 
 
@@ -441,11 +451,11 @@ def observation_in(space: gymnasium.Space, observation: Any) -> Any:
             return observation.copy()
     elif isinstance(space, spaces.Dict) and isinstance(observation, (dict, tuple)):
         observation = named_parts(observation)
-        with suppress(KeyError):
-            return {
-                key: observation_in(part, flat_mask(x) if key == ACTION_MASK else x)
-                for key, part, x in ((key, space[key], observation[key]) for key in space)
-            }
+        if ACTION_MASK in space.spaces and ACTION_MASK in observation:
+            mask = flat_mask(observation[ACTION_MASK])
+            observation = {**observation, ACTION_MASK: mask}
+        with suppress(KeyError, ValueError):  # which are named below, with their keys
+            return {key: observation_in(space[key], observation[key]) for key in space}
     _refuse("observation", observation_issues(space, observation))
     if isinstance(space, NUMERIC):
         return np.array(observation, space.dtype)
@@ -533,10 +543,11 @@ class VectorForm:
         self._shape = (self._count,)
         self._space = usable_space(envs.single_observation_space)
         self._steps: Any = None
+        self._terminated: Any = None  # [N], in the last step
         # A `SupervisedEnv` checks its own masks.
         is_checked = hasattr(envs.unwrapped, "on_env_error")
-        actions = envs.single_action_space
-        self._choices = None if is_checked else mask_choices(self._space, actions)
+        self._actions = envs.single_action_space
+        self._choices = None if is_checked else mask_choices(self._space, self._actions)
 
     def step(
         self, result: Any, steps: Any = None
@@ -571,6 +582,7 @@ class VectorForm:
             rewards = array.reshape(self._count)
         rewards = np.array(rewards, np.float64)
         observations = self.observations(observations, steps)
+        self._terminated = terminated
         if self._choices is not None:
             self._check_masks(observations[ACTION_MASK], ~terminated)
         return observations, rewards, terminated, truncated, infos
@@ -583,7 +595,7 @@ class VectorForm:
         """
         for issue in reset_issues(result):
             raise ValueError(f"The vector environment's reset(): {issue.detail}.")
-        warn_about_unused_mask(self._space, result[1])
+        warn_about_unused_mask(self._space, self._actions, result[1])
         observations = self.observations(result[0])
         if self._choices is not None:
             self._check_masks(observations[ACTION_MASK], np.ones(self._shape, bool))
@@ -602,7 +614,7 @@ class VectorForm:
         space, self._steps = self._space, steps
         if not isinstance(space, spaces.Dict):
             return self._stacked(space, observations)
-        observations = named_parts(observations)
+        observations = self._flat_masks(observations)
         if not isinstance(observations, dict) or not set(space) <= set(observations):
             keys = ", ".join(map(repr, space))
             raise ValueError(
@@ -611,6 +623,18 @@ class VectorForm:
             )
         return {key: self._stacked(space[key], observations[key], key) for key in space}
 
+    def _flat_masks(self, observations: Any) -> Any:
+        """Observations whose parts have names, and whose masks are ``[N, A]`` if they fit."""
+        observations = named_parts(observations)
+        masks = observations.get(ACTION_MASK) if isinstance(observations, dict) else None
+        if masks is None or (isinstance(masks, np.ndarray) and masks.ndim == 2):
+            return observations
+        parts = masks if isinstance(masks, tuple) else (masks,)
+        with suppress(ValueError, TypeError):
+            rows = [np.reshape(part, (self._count, -1)) for part in parts]
+            return {**observations, ACTION_MASK: np.concatenate(rows, axis=1)}
+        return observations
+
     def with_final(
         self, observations: Any, over: np.ndarray, infos: dict[str, Any], steps: Any
     ) -> Any:
@@ -618,11 +642,19 @@ class VectorForm:
 
         Environments that reset in the same step return the final observations in their infos.
 
+        Args:
+            observations: What `step` returned, the first observations of the next episodes.
+            over: ``[N]`` bool, whether an episode ended.
+            infos: What `step` returned.
+            steps: As for `step`.
+
         Raises:
             ValueError: They are missing, or do not fit the space.
         """
         observations, self._steps = map_arrays(np.array, observations), steps
-        final = named_parts(infos.get("final_obs", infos.get("final_observation")))
+        if self._choices is not None:
+            self._check_masks(observations[ACTION_MASK], over)
+        final = self._flat_masks(infos.get("final_obs", infos.get("final_observation")))
         if final is None:
             raise ValueError(
                 "An episode ended in a vector environment whose autoreset mode is SAME_STEP, but "
@@ -637,6 +669,8 @@ class VectorForm:
                     f"The vector environment returned an invalid final_obs{self._where(n)}: "
                     f"{one_line(error, 200)}."
                 ) from error
+        if self._choices is not None:
+            self._check_masks(observations[ACTION_MASK], over & ~self._terminated)
         return observations
 
     def _check_masks(self, masks: np.ndarray, playing: np.ndarray) -> None:

@@ -232,16 +232,16 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
                 "Expected a single environment (an id, a Gymnasium environment or a callable that "
                 f"makes one), but got {type(made).__name__}."
             )
-        yield _with_masks(made)
+        yield _with_masks(made, new=True)
     finally:
         if made is not env and isinstance(made, (gymnasium.Env, VectorEnv)):
             _close(made)
 
 
-def _with_masks(env: gymnasium.Env) -> gymnasium.Env:
+def _with_masks(env: gymnasium.Env, new: bool = False) -> gymnasium.Env:
     from tfpg.envs.action_masks import with_masks
 
-    return with_masks(env)
+    return with_masks(env, new)
 
 
 def _all_with_masks(
@@ -250,7 +250,7 @@ def _all_with_masks(
     """The first of several environments and how to make the others, all with masks or none."""
     from tfpg.envs.action_masks import masked
 
-    with_masks = _with_masks(first)
+    with_masks = _with_masks(first, new=True)
     return with_masks, build if with_masks is first else partial(masked, build)
 
 

@@ -129,7 +129,7 @@ class SupervisedEnv(gymnasium.Wrapper):
             result = self.env.reset(seed=seed, options=options or None)
             observation, info = single_reset(self._space, result, self._choices)
             if self.index == 0:
-                warn_about_unused_mask(self._space, result[1])
+                warn_about_unused_mask(self._space, self.action_space, result[1])
         except Exception as error:
             self._error = self._fail("could not be reset", error)
             return self._observation, {}
@@ -252,16 +252,16 @@ def vectorize(
 
     Raises:
         EnvError: An environment could not be made. Those made before it are closed.
-        ValueError: ``build`` returned the same environment twice.
+        ValueError: ``build`` returned the same environment twice, or a mask does not fit.
 
     Example:
         >>> def build():
         ...     return gymnasium.make("CartPole-v1")
         >>> vectorize(build(), build, num_envs=3).close()
     """
-    failures = Failures(on_error)
-    made = [SupervisedEnv(first, first_index, build, failures)]
+    failures, made = Failures(on_error), [first]
     try:
+        made[0] = SupervisedEnv(first, first_index, build, failures)
         for index in range(first_index + 1, first_index + num_envs):
             assert build is not None
             env = build_env(build, index)
@@ -270,7 +270,7 @@ def vectorize(
         builders = [lambda env=env: env for env in made]
         envs = SyncVectorEnv(builders, autoreset_mode=AutoresetMode.DISABLED)
     except BaseException:
-        for env in made:
+        for env in made if build is not None else ():
             env.close()
         raise
     envs.on_env_error = on_error  # type: ignore[attr-defined]

@@ -234,7 +234,7 @@ class CategoricalHead(DiscreteHead):
         return {int(space.n): "one for each action"}
 
     def distribution(self, outputs: Any) -> Categorical:
-        return Categorical(outputs if self.from_logits else _log(outputs))
+        return Categorical(outputs if self.from_logits else _log(outputs, self.masks))
 
 
 class MultiCategoricalHead(DiscreteHead):
@@ -254,7 +254,8 @@ class MultiCategoricalHead(DiscreteHead):
         return {int(space.nvec.sum()): "one for each option of each choice"}
 
     def distribution(self, outputs: Any) -> MultiCategorical:
-        return MultiCategorical(outputs if self.from_logits else _log(outputs), self.choices)
+        logits = outputs if self.from_logits else _log(outputs, self.masks)
+        return MultiCategorical(logits, self.choices)
 
 
 class MultiBinaryHead(DiscreteHead):
@@ -666,6 +667,8 @@ def _logits(outputs: Any, from_logits: bool) -> Any:
     return outputs if from_logits else _log(outputs) - _log(1.0 - outputs)
 
 
-def _log(probabilities: Any) -> Any:
-    logits = xp.log(xp.clip(probabilities, _EPSILON, 1 - _EPSILON))
-    return xp.where(probabilities > -np.inf, logits, -np.inf)  # invalid actions stay invalid
+def _log(probabilities: Any, masked: bool = False) -> Any:
+    if not masked:
+        return xp.log(xp.clip(probabilities, _EPSILON, 1 - _EPSILON))
+    # All valid actions may be less probable than that. Invalid ones stay invalid.
+    return xp.where(probabilities > -np.inf, xp.log(probabilities), -np.inf)

@@ -28,6 +28,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from tfpg.checkpoints.serialization import pack
 from tfpg.core.arrays import map_arrays
 from tfpg.core.messages import one_line, warn
+from tfpg.envs.action_masks import ActionMasks
 from tfpg.envs.contracts import VectorForm
 from tfpg.envs.supervised import SupervisedEnv
 from tfpg.envs.watchdog import WatchedEnv
@@ -37,7 +38,10 @@ from tfpg.models.policy import Decision
 _HASHED_BYTES = 4096
 
 # Wrappers that carry nothing, or that `_set_own_state` knows.
-_WITHOUT_STATE = (SupervisedEnv, WatchedEnv, OrderEnforcing, PassiveEnvChecker, TimeLimit)
+_WITHOUT_STATE = (
+    *(SupervisedEnv, WatchedEnv, ActionMasks),
+    *(OrderEnforcing, PassiveEnvChecker, TimeLimit),
+)
 
 _CARTPOLE = ("state", "steps", "prev_done")
 

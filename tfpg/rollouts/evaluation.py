@@ -130,9 +130,11 @@ def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable,
         actions = np.asarray(policy(observations))
         size = batch_size(observations)
         if actions.ndim < 1 or len(actions) != size:
+            keys = ", ".join(map(repr, observations)) if isinstance(observations, dict) else ""
             raise ValueError(
                 f"The callable returned actions of shape {actions.shape} for {size} "
-                f"observations: it must return one for each, ({size}, ...)."
+                f"observations{f' (a dict with {keys})' if keys else ''}: it must return one for "
+                f"each, ({size}, ...)."
             )
         return Decision(actions, actions, actions)
 

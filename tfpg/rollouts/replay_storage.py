@@ -16,6 +16,7 @@ from gymnasium import spaces
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import tf
 from tfpg.core.memory import readable_bytes
+from tfpg.envs.contracts import ACTION_MASK
 from tfpg.rollouts.sum_tree import SumTree
 
 # The arrays with a value for each row, in addition to the observations and actions.
@@ -128,6 +129,11 @@ def row_of(space: gymnasium.Space, stack: int) -> Any:
         ValueError: ``stack`` is above 1, and observations are not stacks of as many frames.
     """
     if isinstance(space, spaces.Dict):
+        if stack > 1 and ACTION_MASK in space.spaces:
+            raise ValueError(
+                f"frame_stack={stack} is not possible with action masks, which are no frames: "
+                "leave it out, and all observations are stored as they are."
+            )
         return {key: row_of(part, stack) for key, part in space.items()}
     shape = space.shape or ()
     if stack > 1 and (not shape or shape[-1] != stack):

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfpg.core.arrays import map_arrays
 from tfpg.core.seeding import evaluation_rng, reset_seed
+from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.policy import Decision
 from tfpg.rollouts.evaluation import actor_for, remembering
 from tfpg.rollouts.finite import check_observations, check_rewards
@@ -52,7 +53,7 @@ class Player:
         deterministic: bool = True,
         max_steps: int | None = None,
     ):
-        self.env = env
+        self.env = SupervisedEnv(env)  # which checks what the environment returns
         self._act, self._head = actor_for(policy, env, deterministic)
         self._seed = seed
         self._max_steps = max_steps
@@ -61,6 +62,7 @@ class Player:
         """Play an episode, and yield its images: one or more after the reset and every step.
 
         Raises:
+            tfpg.errors.EnvError: The environment raised an exception, or returned something wrong.
             tfpg.errors.EnvDataError: A reward or an observation is NaN or infinite.
             FloatingPointError: An output of the model is NaN or infinite.
         """

@@ -106,6 +106,7 @@ def record(
     Raises:
         ValueError: A suffix, a number, the render mode, the overlay or the model does not fit.
         FileNotFoundError, PermissionError: The folder of ``path`` is missing or not writable.
+        tfpg.errors.EnvError: The environment raised an exception, or returned something wrong.
         tfpg.video.writer.VideoWriteError: The video could not be written. No part of it is left.
         tfpg.video.display.DisplayError: A display is needed and Xvfb is missing.
         tfpg.video.window.WindowError: The environment opened no window.
@@ -181,7 +182,7 @@ def frames(
         Frames, ``[height, width, 3]`` uint8, all of one size.
 
     Raises:
-        ValueError, DisplayError, WindowError: As in `record`, when the first frame is requested.
+        ValueError, EnvError, DisplayError, WindowError: As in `record`, when a frame is requested.
 
     Example:
         >>> import tfpg

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from tfpg.core.messages import one_line
+from tfpg.envs.action_masks import with_masks
 from tfpg.video.display import environment_variables, preload_mesa, virtual_display, x_connection
 
 SCREEN_SIZE = (2560, 1600)  # of the virtual display; larger windows cannot be recorded
@@ -38,7 +39,7 @@ def window_env(build: Callable[[], gymnasium.Env]) -> Iterator[gymnasium.Env]:
         # A window whose display is gone would end the process.
         stack.callback(_quit_pygame_display)
         connection = stack.enter_context(x_connection(name))
-        env = WindowEnv(build(), connection)
+        env = WindowEnv(with_masks(build(), new=True), connection)
         stack.callback(env.close)
         yield env
 
