@@ -472,9 +472,23 @@ class TestErrors:
         assert list(tmp_path.iterdir()) == []
 
     def test_an_environment_with_unsupported_spaces(self, tmp_path):
-        done = run("train", "reinforce", "Blackjack-v1", cwd=tmp_path)
-        self.check(done, "bservation")
-        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "cards.py").write_text(
+            "import gymnasium\n"
+            "from gymnasium import spaces\n\n\n"
+            "class Cards(gymnasium.Env):\n"
+            "    observation_space = spaces.Sequence(spaces.Discrete(52))\n"
+            "    action_space = spaces.Discrete(2)\n\n\n"
+            "gymnasium.register('Cards-v0', Cards)\n"
+        )
+        done = run("train", "reinforce", "cards:Cards-v0", "--no-video", cwd=tmp_path)
+        self.check(done, "Unsupported observation space Sequence")
+        assert not (tmp_path / "runs").exists()
+
+    def test_an_environment_that_observes_a_tuple(self, tmp_path):
+        short = ["--env-steps", "500", "--episodes-per-update", "4", "--hidden", "8", "--no-video"]
+        succeeds("train", "reinforce", "Blackjack-v1", *short, "--run", "r", cwd=tmp_path)
+        shown = succeeds("evaluate", "r", "--episodes", "3", "--json", cwd=tmp_path)
+        assert set(json.loads(shown)["episode_returns"]) <= {-1.0, 0.0, 1.0}
 
     @pytest.mark.slow
     def test_an_unknown_activation(self, tmp_path):

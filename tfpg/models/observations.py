@@ -151,12 +151,12 @@ def check_space(space: gymnasium.Space) -> None:
         ValueError: The space is of another kind, or a `Dict` in a `Dict`.
 
     Example:
-        >>> check_space(spaces.Text(5))
+        >>> check_space(spaces.Sequence(spaces.Discrete(2)))
         Traceback (most recent call last):
             ...
-        ValueError: Unsupported observation space Text(1, 5, charset=...): expected Box, Discrete, \
-MultiDiscrete, MultiBinary, or a Dict or Tuple of these. Wrap the environment, for example in \
-gymnasium.wrappers.FlattenObservation.
+        ValueError: Unsupported observation space Sequence(Discrete(2), stack=False): expected \
+Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these. Wrap the environment, for \
+example in gymnasium.wrappers.FlattenObservation.
     """
     parts = dict(space.items()) if isinstance(space, spaces.Dict) else {"": space}
     if not parts or not all(isinstance(part, NUMERIC) for part in parts.values()):
