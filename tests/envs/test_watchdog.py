@@ -39,3 +39,23 @@ def test_a_call_that_takes_too_long_is_reported(call, expected):
     )
     assert done.returncode == 1
     assert done.stdout.strip() == f"The process of environment {expected}"
+
+
+BLOCKING = """
+import re
+from tfpg.envs.watchdog import Watchdog
+
+watchdog = Watchdog(0.5, print)
+with watchdog.call(0, at_least=1000):
+    pass
+with watchdog.call(0, 8, 0):
+    re.match("(a+)+$", "a" * 60 + "b")  # lets no other thread run
+"""
+
+
+def test_a_step_that_blocks_right_after_a_longer_call_ends_the_process():
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKING], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "Timeout (0:00:02)!" in done.stderr

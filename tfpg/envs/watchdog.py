@@ -60,6 +60,8 @@ class Watchdog:
             yield
         finally:
             self._call = None
+            if limit > self._timeout:
+                _guard(self._timeout)
 
     def _watch(self) -> None:
         while True:
