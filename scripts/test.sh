@@ -20,8 +20,8 @@ if [ $# -gt 0 ]; then
     exec python -m pytest --numprocesses auto "$@"
 fi
 
-# TensorFlow keeps what XLA has compiled in a process, gigabytes after thousands of tests: each of
-# these runs has processes of its own.
+# TensorFlow never frees what XLA has compiled, which is gigabytes after thousands of tests. Each of
+# these runs starts new processes.
 status=0
 for speed in "${speeds[@]}"; do
     for part in tests/agents "tests --ignore=tests/agents"; do

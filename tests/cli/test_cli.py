@@ -550,7 +550,7 @@ class TestVerifyResume:
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("algorithm", "env"),
-        [("dqn", "CartPole-v1"), ("ppo", "functional/CartPole")],
+        [("reinforce", "CartPole-v1"), ("dqn", "CartPole-v1"), ("ppo", "functional/CartPole")],
     )
     def test_a_killed_training_ends_with_the_same_result(self, algorithm, env):
         iterations = "40" if algorithm == "ppo" else "3"  # several in a call

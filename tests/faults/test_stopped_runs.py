@@ -438,7 +438,7 @@ class TestFullDisk:
         assert resume(tmp_path) == (0, "")
         assert outcome(tmp_path) == outcome(whole("dqn"))
 
-    @pytest.mark.parametrize("size", [300, 10_000])
+    @pytest.mark.parametrize("size", [300, 3_000, 10_000, 20_000])
     def test_from_the_start(self, tmp_path, size):
         code, err = ended(train(tmp_path, preexec_fn=self.limited(size)))
         assert code == 1

@@ -151,7 +151,7 @@ def kill_workers(times, stop, killed):
 
 @quiet
 @pytest.mark.parametrize(
-    ("name", "times"), slow_but([("ppo", 2)], [("ppo", 2), ("ppo", 20), ("reinforce", 4)])
+    ("name", "times"), slow_but([("ppo", 2)], [("ppo", 2), ("ppo", 20), ("reinforce", 20)])
 )
 def test_killed_workers_do_not_change_the_result(name, times):
     build, env = AGENTS[name]

@@ -248,8 +248,7 @@ def left_out(space: Any) -> list[Any]:
         >>> left_out(spaces.Dict(goal=spaces.Text(9), room=spaces.Discrete(4)))
         ['goal']
     """
-    named = named_parts(space)
-    parts = named.items() if isinstance(named, spaces.Dict) else ()
+    parts = space.items() if isinstance(space, spaces.Dict) else ()
     return [
         key
         for key, part in parts
