@@ -329,7 +329,7 @@ class TestModels:
         optimizer = keras.optimizers.Adam()
         model.compile(optimizer)
         critic.compile(optimizer)
-        with pytest.raises(ValueError, match="each with an optimizer of its own"):
+        with pytest.raises(ValueError, match="each with its own optimizer"):
             small_agent(tfpg.A2C, model=model, value_model=critic).fit("CartPole-v1", 1, verbose=0)
 
     @pytest.mark.slow

@@ -155,7 +155,7 @@ def _check_separate(model: keras.Model, second: keras.Model, name: str) -> None:
     if second.optimizer is model.optimizer:
         raise ValueError(
             f"The policy and the {name} were compiled with the same optimizer object: compile each "
-            "with an optimizer of its own."
+            "with its own optimizer."
         )
 
 
@@ -443,8 +443,8 @@ def _apply(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[A
     """Apply gradients, on each device if the variables are on several."""
     strategy = strategy_of(variables)
     if strategy is None:
-        # Keras would add up the gradients of one device, in an operation that makes TensorFlow keep
-        # the graph for as long as the process runs: some 10 MB for each agent.
+        # Keras would sum the gradients over a single device, by an operation that makes TensorFlow
+        # keep the graph until the process ends: about 10 MB for each agent.
         optimizer._all_reduce_sum_gradients = list
         try:
             optimizer.apply(gradients, variables)
