@@ -1,5 +1,7 @@
 """Recurrent policies: how they remember, and their updates against backpropagation by hand."""
 
+from functools import partial
+
 import gymnasium
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ import tfpg
 from tfpg.agents.minibatches import sequence_order, without_gaps
 from tfpg.core.seeding import evaluation_rng, reset_seed
 from tfpg.models.recurrent import BEGIN
+from tfpg.rollouts.collector import Collector
 
 CELLS = ["gru", "lstm"]
 
@@ -130,8 +133,6 @@ class TestMemory:
         model = larger(network())
         agent = prepared(agent_of(tfpg.A2C, model=model), "CartPole-v1")
         with tfpg.envs.open_vec("CartPole-v1", 4) as envs:
-            from tfpg.rollouts.collector import Collector
-
             collector = Collector(envs, 5)
             one, other = (collector.collect_steps(agent.policy, 4) for _ in range(2))
         np.testing.assert_array_equal(one.observations["state"][-1], other.observations["state"][0])
@@ -230,7 +231,70 @@ def test_an_update_is_that_of_backpropagation_through_time():
     assert np.abs(flat_weights(model) - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("algorithm", [tfpg.A2C, tfpg.PPO])
+class TestReinforce:
+    """Whole episodes are sequences, from a state of zero."""
+
+    @pytest.mark.parametrize("cell", CELLS)
+    @pytest.mark.parametrize("baseline", ["step", "value"])
+    def test_an_update_is_that_of_backpropagation_through_episodes(self, cell, baseline):
+        model, other = larger(network(cell=cell)), with_sgd(network(cell=cell))
+        other.set_weights(model.get_weights())
+        options = {"episodes_per_update": 3, "entropy_coef": 0.0, "baseline": baseline}
+        agent = prepared(tfpg.Reinforce(with_sgd(model), num_envs=2, **options), "CartPole-v1")
+        with tfpg.envs.open_vec("CartPole-v1", 2) as envs:
+            data = agent.collect(Collector(envs, 7), agent.policy)
+        targets, names = agent.to_batch(data), [x for x in model.input if x != "observation"]
+        lengths = data.mask.sum(axis=0).astype(int)
+        assert len(set(lengths)) > 1
+        losses, row = [], 0
+        with tf.GradientTape() as tape:
+            for n, length in enumerate(lengths):
+                states = {name: tf.zeros((1, 6)) for name in names}
+                for t in range(length):
+                    seen = tf.constant(data.observations["observation"][t, n][None])
+                    outputs = other({"observation": seen, **states})
+                    states = {name: outputs[name] for name in names}
+                    log_probs = tf.nn.log_softmax(outputs["policy"])[0]
+                    loss = -targets.advantages[row] * log_probs[data.actions[t, n]]
+                    if baseline == "value":
+                        loss += 0.5 * (outputs["value"][0, 0] - targets.returns[row]) ** 2
+                    losses.append(loss)
+                    row += 1
+            loss = tf.reduce_mean(losses)
+        gradients = tape.gradient(loss, other.trainable_variables)
+        pairs = zip(gradients, other.trainable_variables, strict=True)
+        pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
+        other.optimizer.build(other.trainable_variables)
+        other.optimizer.apply_gradients(pairs)
+        logs = agent.update(data)
+        assert logs["loss"] == pytest.approx(float(loss), rel=1e-4, abs=1e-6)
+        np.testing.assert_allclose(flat_weights(model), flat_weights(other), rtol=1e-3, atol=1e-4)
+
+    def test_the_first_state_of_each_episode_is_zero(self):
+        agent = tfpg.Reinforce(larger(network()), episodes_per_update=4, num_envs=2)
+        agent = prepared(agent, "CartPole-v1")
+        with tfpg.envs.open_vec("CartPole-v1", 2) as envs:
+            data = agent.collect(Collector(envs, 7), agent.policy)
+        assert (data.observations[BEGIN][0] == 1).all()
+        assert (data.observations["state"][0] == 0).all()
+        assert not data.observations[BEGIN][1:].any()
+        assert (data.observations["state"][1] != 0).any(axis=-1).all()
+
+    def test_it_remembers_a_cue(self):
+        model = tfpg.networks.recurrent(lambda: Cue(2), units=16, hidden=(), seed=0)
+        model.compile(keras.optimizers.Adam(0.03))
+        agent = tfpg.Reinforce(model, gamma=1.0)
+        agent.fit(lambda: Cue(2), 60, seed=0, verbose=0)
+        assert agent.evaluate(lambda: Cue(2), 50, seed=1)["episode_return"] == 1.0
+
+    @pytest.mark.parametrize("options", [{"gradient": "accumulated"}, {"batch_size": 64}])
+    def test_options_that_split_episodes_are_refused(self, options):
+        agent = tfpg.Reinforce(network(), **options)
+        with pytest.raises(ValueError, match="must be computed over whole episodes: use gradient="):
+            agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+
+
+@pytest.mark.parametrize("algorithm", [tfpg.A2C, tfpg.PPO, tfpg.Reinforce])
 def test_a_state_of_size_0_trains_as_a_model_without_one(algorithm):
     plain = with_sgd(tfpg.networks.actor_critic("CartPole-v1", (5,), normalize=False, seed=0))
     x = keras.Input((4,), name="observation")
@@ -240,10 +304,11 @@ def test_a_state_of_size_0_trains_as_a_model_without_one(algorithm):
         {"observation": x, "state": state}, {"policy": policy, "value": value, "state": state + 0.0}
     )
     with_sgd(model)
-    agents = [
-        agent_of(algorithm, model=each, epochs=2, minibatches=1, num_steps=8)
-        for each in (model, plain)
-    ]
+    if algorithm is tfpg.Reinforce:
+        build = partial(algorithm, episodes_per_update=4, baseline="value")
+    else:
+        build = partial(agent_of, algorithm, epochs=2, minibatches=1, num_steps=8)
+    agents = [build(model=each) for each in (model, plain)]
     first = plain.get_weights()
     histories, weights = [], []
     for agent in agents:
@@ -296,9 +361,9 @@ def test_minibatches_consist_of_sequences():
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.DQN, tfpg.PQN])
+    @pytest.mark.parametrize("algorithm", [tfpg.DQN, tfpg.PQN, tfpg.SAC])
     def test_other_algorithms(self, algorithm):
-        with pytest.raises(ValueError, match="has the state 'state'. Use tfpg.PPO or tfpg.A2C"):
+        with pytest.raises(ValueError, match="has the state 'state'. Use tfpg.PPO, tfpg.A2C or"):
             algorithm(network())
 
     def test_sequences_that_do_not_fit(self):

@@ -158,6 +158,12 @@ def recurrent(env):
     return tfpg.PPO(model, jit_compile=False, **options)
 
 
+def recurrent_reinforce(env):
+    model = tfpg.networks.recurrent(env, units=6, hidden=(8,), seed=0)
+    options = {"episodes_per_update": 4, "num_envs": 2, "max_steps": 30}
+    return tfpg.Reinforce(model, baseline="value", **options)
+
+
 def frames(env):
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -207,6 +213,7 @@ CASES = {
     "ppo-masks": (ppo, lambda: reporting("infos")),
     "dqn-masks": (dqn, lambda: reporting("method")),
     "recurrent": (recurrent, "CartPole-v1"),
+    "recurrent-reinforce": (recurrent_reinforce, "CartPole-v1"),
     "recurrent-dict": (recurrent, lambda: Noisy(named=True)),
     "pong": (pong, "ALE/Pong-v5"),
     "workers": (dqn, "workers"),

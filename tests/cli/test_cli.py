@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import click
 import keras
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tfpg.cli.main import main, tfpg_command
 from tfpg.cli.reporting import plain_warnings
 from tfpg.cli.run_training import nature_cnn_network, preset_of
 from tfpg.errors import TrainingWarning
+from tfpg.models.inspection import state_shapes
 
 SMALL = ["--iterations", "3", "--episodes-per-update", "4", "--max-steps", "30", "--seed", "1"]
 REINFORCE = ["train", "reinforce", "CartPole-v1"]
@@ -662,6 +664,48 @@ def test_options_of_the_network_are_those_of_its_critic_too(algorithm, env):
     names = [x.name for x in presets.make(algorithm, env, preset=preset).models[1].layers]
     assert any(name.endswith("_statistics") for name in names)
     assert any(name.startswith("layer_normalization") for name in names)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "reinforce"])
+def test_a_recurrent_network(algorithm):
+    """Its value is an output of the policy, where the preset has a value model."""
+    env = "Acrobot-v1"
+    options = ["--recurrent", "7", "--hidden", "8"]
+    command = tfpg_command.main(["train", algorithm, env, *options], standalone_mode=False)
+    agent = presets.make(algorithm, env, preset=preset_of(command))
+    assert state_shapes(agent.model) == {"state": (7,)}
+    assert list(agent.model.output) == ["policy", "value", "state"]
+    assert agent.models == [agent.model]
+    dense = [x.units for x in agent.model.layers if isinstance(x, keras.layers.Dense)]
+    assert dense == [8, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "r"], "--recurrent is for new networks: leave out --model or --recurrent"),
+        (["--layer-norm"], "--layer-norm cannot be combined with --recurrent: leave one out"),
+    ],
+)
+def test_options_that_do_not_fit_a_recurrent_network(options, message):
+    with pytest.raises(click.ClickException, match=message):
+        arguments = ["train", "ppo", "CartPole-v1", "--recurrent", "8", *options]
+        tfpg_command.main(arguments, standalone_mode=False)
+
+
+@pytest.mark.slow
+def test_a_recurrent_policy_is_trained_evaluated_and_recorded(tmp_path):
+    short = ["CartPole-v1", "--env-steps", "2000", "--recurrent", "8", "--seed", "1"]
+    succeeds("train", "reinforce", *short, "--run", "r", cwd=tmp_path)
+    assert config_of(tmp_path / "r")["network"] == {
+        "architecture": "recurrent",
+        "hidden": [64, 64],
+        "units": 8,
+    }
+    succeeds("evaluate", "r", "--episodes", "1", cwd=tmp_path)
+    assert decode(tmp_path / "r/video.mp4").shape[3] == 3
+    short = ["CartPole-v1", "--env-steps", "2000", "--model", "r", "--seed", "1", "--no-video"]
+    succeeds("train", "ppo", *short, "--run", "more", cwd=tmp_path)
 
 
 @pytest.mark.slow

@@ -549,7 +549,8 @@ class Agent(WithOptions, abc.ABC):
         if (states := state_shapes(model)) and not self.may_be_recurrent:
             raise ValueError(
                 f"{type(self).__name__} cannot train recurrent policies, but the model has the "
-                f"state {next(iter(states))!r}. Use tfpg.PPO or tfpg.A2C."
+                f"state {next(iter(states))!r}. Use tfpg.PPO, tfpg.A2C or "
+                "tfpg.Reinforce."
             )
         if getattr(model, "optimizer", None) is None:
             with scope_of(model.variables):

@@ -79,6 +79,7 @@ class PolicyGradient(OnPolicy):
     baseline = None
     # Whether a value function is learned.
     learns_value = True
+    may_be_recurrent = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +96,11 @@ class PolicyGradient(OnPolicy):
         if not self.learns_value:
             return self.trained_policy.distribution(inputs), None
         return self.trained_policy.distribution_and_value(inputs)
+
+    def check_recurrent(self, policy: Policy) -> None:
+        """Raise an error if a recurrent policy cannot be trained with these options."""
+        if strategy_of(policy.model.trainable_variables) is not None:
+            raise ValueError("Recurrent policies cannot be trained on several devices.")
 
     def total_loss(self, policy_loss: Any, entropy: Any, value_loss: Any) -> dict[str, tf.Tensor]:
         """Return the weighted sum of the losses as ``"loss"``, and its parts, each ``[B]``.
@@ -177,15 +183,15 @@ class ActorCritic(RolloutAgent, PolicyGradient):
         "must divide num_steps.",
     )
     needs_value = True
-    may_be_recurrent = True
 
     def build(self, policy: Policy) -> None:
         policy.require_value()
         if policy.states:
-            self._check_sequences(policy)
+            self.check_recurrent(policy)
         super().build(policy)
 
-    def _check_sequences(self, policy: Policy) -> None:
+    def check_recurrent(self, policy: Policy) -> None:
+        super().check_recurrent(policy)
         length = self.sequence_length
         if self.num_steps % length:
             raise ValueError(
@@ -199,12 +205,12 @@ class ActorCritic(RolloutAgent, PolicyGradient):
                 f"{self.minibatches} minibatches. Use a smaller sequence_length, or fewer "
                 "minibatches."
             )
-        if strategy_of(policy.model.trainable_variables) is not None:
-            raise ValueError("Recurrent policies cannot be trained on several devices.")
 
     @property
     def steps_together(self) -> int:
         return self.sequence_length if self.trained_policy.states else 1
 
     def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
-        return self.trained_policy.distribution_and_value(inputs, self.steps_together)
+        policy = self.trained_policy
+        length = self.sequence_length if policy.states else None
+        return policy.distribution_and_value(inputs, length)

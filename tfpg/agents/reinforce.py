@@ -29,6 +29,7 @@ from tfpg.core.backend import tf
 from tfpg.core.options import count, nonnegative, one_of, option, optional
 from tfpg.models.policy import Policy
 from tfpg.ops import per_step
+from tfpg.ops.distributions import Distribution
 from tfpg.ops.gradients import gradient_of, mean_gradient, weight_penalty
 from tfpg.ops.policy_losses import policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
@@ -143,19 +144,46 @@ class Reinforce(PolicyGradient):
     def build(self, policy: Policy) -> None:
         if self.learns_value:
             policy.require_value()
+        if policy.states:
+            self.check_recurrent(policy)
         head = policy.head
         numbers = tf.TensorSpec([None], tf.float32)
         actions = tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype))
         batch = Batch(policy.input_spec, actions, *[numbers] * 4)
         weights, ends = tf.TensorSpec([None, 3], tf.float32), tf.TensorSpec([None], tf.bool)
         # Without XLA, which would compile it for each number of steps.
-        self._fused = CompiledUpdate(self._fused_update, False, self.models, (batch,))
+        signature = (batch, numbers) if policy.states else (batch,)
+        self._fused = CompiledUpdate(self._fused_update, False, self.models, signature)
         combinations = tf.TensorSpec([3, 3], tf.float32)
         self._accumulated = CompiledUpdate(
             self._accumulated_update, False, self.models, (batch, weights, ends, combinations)
         )
         self._update_value = compiled(self._value_update, signature=[batch])
         self.compiled_iterations = None
+
+    def check_recurrent(self, policy: Policy) -> None:
+        super().check_recurrent(policy)
+        if self.gradient != "fused" or self.batch_size is not None:
+            raise ValueError(
+                "The model is recurrent, so the gradient must be computed over whole episodes: "
+                'use gradient="fused" without a batch_size.'
+            )
+
+    def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
+        policy = self.trained_policy
+        if not policy.states:
+            return super().distribution_and_value(inputs)
+        steps = tf.shape(tf.nest.flatten(inputs)[0])[0] // self.episodes_per_update
+        distribution, value = policy.distribution_and_value(inputs, steps)
+        return distribution, value if self.learns_value else None
+
+    def _sequences(self, data: Trajectory, batch: Batch) -> tuple[Any, ...]:
+        """The batch; for a recurrent policy, with episodes of the same length, and weights."""
+        if not self.trained_policy.states:
+            return (batch,)
+        real = data.mask.T.ravel()
+        rows = real.cumsum().astype(int) - 1  # padding repeats the last step of its episode
+        return tf.nest.map_structure(lambda x: x[rows], batch), real.astype(np.float32)
 
     def first_numbers(self, iteration: int) -> tuple[int, int]:
         return iteration * self.episodes_per_update, iteration
@@ -205,7 +233,7 @@ class Reinforce(PolicyGradient):
         self.trainable.follow_learning_rate()
         batch = self.to_batch(data)
         if self.gradient == "fused":
-            logs, _ = self._fused(batch)
+            logs, _ = self._fused(*self._sequences(data, batch))
         else:
             weights, combinations = self._step_weights(batch)
             logs, _ = self._accumulated(batch, weights, episode_ends(data), combinations)
@@ -254,8 +282,10 @@ class Reinforce(PolicyGradient):
         )
         return self._applied(gradients, logs, allowed)
 
-    def _fused_update(self, batch: Batch) -> tuple[dict[str, tf.Tensor], None]:
-        return {**self._fused_step(batch), **self.weights_after()}, None
+    def _fused_update(
+        self, batch: Batch, weights: tf.Tensor | None = None
+    ) -> tuple[dict[str, tf.Tensor], None]:
+        return {**self._fused_step(batch, weights), **self.weights_after()}, None
 
     def _accumulated_update(
         self, batch: Batch, weights: tf.Tensor, ends: tf.Tensor, combinations: tf.Tensor

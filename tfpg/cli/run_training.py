@@ -295,9 +295,12 @@ def preset_of(command: Any) -> presets.Preset:
         network["dueling"] = command.dueling
     if architecture == "nature_cnn":
         network = nature_cnn_network(network)
+    critic = preset.critic
+    if command.recurrent is not None:
+        architecture, network["units"] = "recurrent", command.recurrent
+        critic = None  # the value is an output of the policy
     if command.model:
         options = {**presets.continued(options), **command.agent_options}
-    critic = preset.critic
     if critic is not None:
         names = ("hidden", "activation", "normalize", "layer_norm")
         critic = {**critic, **{x: given[x] for x in names if x in given}}

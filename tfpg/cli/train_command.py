@@ -74,6 +74,9 @@ class Model(WithOptions):
     noisy: bool | None = setting(
         "Explore with trainable noise on the network's weights (with DQN, use --epsilon 0)."
     )
+    recurrent: int | None = setting(
+        "Give the policy a memory: a GRU cell with this many units, after the hidden layers.", count
+    )
     log_std: float | None = setting("Initial log standard deviation of continuous actions.", finite)
 
     def network(self) -> dict[str, Any]:
@@ -83,10 +86,13 @@ class Model(WithOptions):
 
     def check_options(self) -> None:
         super().check_options()
-        settings = self.network() if self.dueling is None else {"dueling": 0, **self.network()}
+        kinds = [x for x in ("dueling", "recurrent") if getattr(self, x) is not None]
+        settings = [*kinds, *self.network()]
         if self.model is not None and settings:
-            name = f"--{next(iter(settings)).replace('_', '-')}"
+            name = dashed(settings[0])
             raise ValueError(f"{name} is for new networks: leave out --model or {name}.")
+        if self.recurrent is not None and self.layer_norm is not None:
+            raise ValueError("--layer-norm cannot be combined with --recurrent: leave one out.")
 
 
 class Workers(WithOptions):
@@ -269,6 +275,7 @@ class AlgorithmCommand(ClickCommand):
             "dueling": "epsilon" in options,
             "noisy": self.agent.may_be_noisy,
             "atoms": "atoms" in presets.find(algorithm, "").network,
+            "recurrent": self.agent.may_be_recurrent,
         }
         skip = [name for name, fits in networks.items() if not fits]
         own, agents = parameters(command, skip), parameters(self.agent, ["log_std"])

@@ -405,15 +405,16 @@ class Policy:
         return self.head.distribution(self.outputs(inputs))
 
     def distribution_and_value(
-        self, inputs: Any, length: int = 1
+        self, inputs: Any, length: int | tf.Tensor | None = None
     ) -> tuple[Distribution, tf.Tensor | None]:
         """Return the action distribution and the value ``[B]``, or None if there is no value.
 
         Args:
             inputs: Encoded observations.
-            length: For a recurrent model, the length of the sequences that they consist of.
+            length: For a recurrent model, the length of the sequences that they consist of. None:
+                single steps, with their own states.
         """
-        if length > 1:
+        if length is not None:
             from tfpg.models.recurrent import unrolled
 
             def step(inputs: Any) -> Any:

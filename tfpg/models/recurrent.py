@@ -114,7 +114,7 @@ def unrolled(
     step: Callable[[dict[str, Any]], tuple[Sequence[tf.Tensor], dict[str, tf.Tensor]]],
     inputs: Mapping[str, Any],
     names: Sequence[str],
-    length: int,
+    length: int | tf.Tensor,
 ) -> list[tf.Tensor]:
     """Return the outputs of a model for sequences of steps, with gradients through its states.
 

@@ -125,14 +125,16 @@ class Player:
             if tracker is not None:
                 seeds = [reset_seed(training_rng(self.seed, number)) for number in numbers]
                 tracker.reset(range(count), seeds)
+            acting = act.remembering(count)
             steps = play_episodes(
                 self.envs,
-                act if tracker is None else tracker.recorded(act),
+                acting if tracker is None else tracker.recorded(acting),
                 rngs,
                 head=head,
                 num_episodes=wanted,
                 max_steps=max_steps,
                 replacement=partial(self._replacement, numbers, [0] * count),
+                forget=getattr(acting, "forget", None),
             )
             played = list(steps)
             rounds.append(Columns(columns[:wanted], record(played, actor, num_episodes=wanted)))
