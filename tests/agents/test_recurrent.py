@@ -163,6 +163,22 @@ class TestMemory:
         np.testing.assert_allclose(last, agent.model(rows)["state"], atol=1e-5)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_it_acts_alike_in_numpy_and_tensorflow(cell):
+    model, decisions = larger(network(cell=cell)), []
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(5, 20, 4)).astype(np.float32)
+    for acting in ("auto", "tensorflow"):
+        policy = tfpg.Policy(model, "CartPole-v1", acting=acting)
+        assert policy.acting == {"auto": "numpy"}.get(acting, acting)
+        act = policy.actor().remembering(20)
+        decisions.append([act(observations) for observations in seen][-1])
+    one, other = decisions
+    np.testing.assert_allclose(one.outputs, other.outputs, atol=1e-5)
+    for name, state in one.state.items():
+        np.testing.assert_allclose(state, other.state[name], atol=1e-5)
+
+
 def test_one_policy_serves_all_evaluations():
     agent = agent_of(tfpg.PPO)
     agent.fit("CartPole-v1", 1, seed=0, verbose=0)

@@ -133,3 +133,40 @@ class Subclassed(keras.Model):
 )
 def test_other_models_are_not_supported(make):
     assert mirror(make()) is None
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_recurrent_cells_equal_those_of_keras(cell, count):
+    """Outputs and states in columns, as many as a policy takes apart."""
+    model = tfpg.networks.recurrent("CartPole-v1", units=6, cell=cell, normalize=False, seed=0)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 1, w.shape) for w in model.get_weights()])
+    inputs = {
+        name: rng.normal(size=(count, *x.shape[1:])).astype("float32")
+        for name, x in model.input.items()
+    }
+    expected = {name: np.asarray(x) for name, x in model(inputs).items()}
+    names = ["policy", "state"] if cell == "gru" else ["policy", "state", "carry"]
+    columns = np.concatenate([expected[name] for name in names], axis=-1)
+    found = mirror(model).snapshot()(inputs)
+    np.testing.assert_allclose(found, columns, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        layers.GRUCell(3, reset_after=False),
+        layers.GRUCell(3, dropout=0.1),
+        layers.LSTMCell(3, use_bias=False),
+        layers.LSTMCell(3, activation=lambda x: x * x),
+        layers.SimpleRNNCell(3),
+    ],
+)
+def test_other_cells_are_not_supported(cell):
+    sizes = cell.state_size if isinstance(cell.state_size, list) else [cell.state_size]
+    x, states = keras.Input((4,), name="observation"), [keras.Input((n,)) for n in sizes]
+    y, following = cell(x, states)
+    outputs = {"policy": layers.Dense(2)(y), **{f"{i}": s for i, s in enumerate(following)}}
+    model = keras.Model({"observation": x, **{f"{i}": s for i, s in enumerate(states)}}, outputs)
+    assert mirror(model) is None

@@ -17,7 +17,7 @@ import numpy as np
 from tfpg.core.arrays import BLOCK
 from tfpg.core.backend import keras, read_variable
 from tfpg.models.heads import NOISE
-from tfpg.models.inspection import has_graph, inputs_by_key, policy_output
+from tfpg.models.inspection import has_graph, inputs_by_key, policy_output, state_shapes
 from tfpg.ops.numeric import sigmoid, softplus
 
 Forward = Callable[[Any], np.ndarray]
@@ -76,12 +76,14 @@ class Mirror(NamedTuple):
         variables: The variables that a snapshot reads.
         steps: The layers, in order.
         sources: The ids of the model's inputs, by their names.
+        targets: The ids of the policy's output and of the states.
     """
 
     gives_logits: bool
     variables: list[Any]
     steps: list[_Step]
     sources: dict[str, int]
+    targets: list[int]
 
     def snapshot(self, read: Read = read_variable) -> NumpyForward:
         """Return the forward pass with the current weights.
@@ -89,7 +91,8 @@ class Mirror(NamedTuple):
         Args:
             read: Returns the value of a variable.
         """
-        return NumpyForward(self.steps, self.sources, [read(v) for v in self.variables])
+        weights = [read(v) for v in self.variables]
+        return NumpyForward(self.steps, self.sources, self.targets, weights)
 
 
 class NumpyForward:
@@ -102,6 +105,7 @@ class NumpyForward:
     Args:
         steps: The layers, in order.
         sources: The ids of the inputs, by their names.
+        targets: The ids of the outputs, which become columns, one after another.
         weights: The arrays that the layers refer to.
 
     Example:
@@ -112,11 +116,17 @@ class NumpyForward:
         True
     """
 
-    def __init__(self, steps: list[_Step], sources: dict[str, int], weights: list[np.ndarray]):
-        self._arguments = steps, sources, weights
+    def __init__(
+        self,
+        steps: list[_Step],
+        sources: dict[str, int],
+        targets: list[int],
+        weights: list[np.ndarray],
+    ):
+        self._arguments = steps, sources, targets, weights
         self._layers = [step.make(*(weights[i] for i in step.weights)) for step in steps]
-        before = [next(iter(sources.values())), *(step.output for step in steps)]
-        self._is_chain = len(sources) == 1 and all(
+        before = [next(iter(sources.values())), *(step.outputs[0] for step in steps)]
+        self._is_chain = len(sources) == len(targets) == 1 and all(
             step.inputs == [tensor] for step, tensor in zip(steps, before, strict=False)
         )
 
@@ -125,7 +135,7 @@ class NumpyForward:
 
     def __call__(self, x: Any) -> np.ndarray:
         """Return the outputs ``[N, K]`` for inputs ``[N, ...]``, or a dict of inputs."""
-        steps, sources, _ = self._arguments
+        steps, sources, targets, _ = self._arguments
         inputs = [x[name] for name in sources] if isinstance(x, dict) else [x]
         inputs = [np.asarray(each, np.float32) for each in inputs]
         count = len(inputs[0])
@@ -138,8 +148,15 @@ class NumpyForward:
         else:
             values = dict(zip(sources.values(), inputs, strict=True))
             for layer, step in zip(self._layers, steps, strict=True):
-                values[step.output] = layer(*(values[key] for key in step.inputs))
-            output = values[steps[-1].output]
+                result = layer(*(values[key] for key in step.inputs))
+                if len(step.outputs) == 1:
+                    values[step.outputs[0]] = result
+                else:
+                    values.update(zip(step.outputs, result, strict=True))
+            output = values[targets[0]]
+            if len(targets) > 1:
+                columns = [values[key].reshape(*output.shape[:-1], -1) for key in targets]
+                output = np.concatenate(columns, axis=-1)
         return output.reshape(-1, output.shape[-1])[:count] if count > BLOCK else output
 
 
@@ -155,10 +172,11 @@ def mirror(model: keras.Model, *, logits: bool = False, noise: Sequence[Any] = (
     """Return the forward pass of a Keras model in NumPy, or None if it has other layers than these.
 
     Supports Sequential and functional models of `Dense`, `Activation`, `Flatten`, `Reshape`,
-    `Rescaling`, `Concatenate`, `LayerNormalization` over the last axis, and frozen
-    `BatchNormalization` layers with the usual activations, and of the `keras.ops` for clipping,
-    sums, differences, products, means, signs and roots, all in float32. In a model with a value
-    output, only what the policy's output needs is computed.
+    `Rescaling`, `Concatenate`, `LayerNormalization` over the last axis, frozen
+    `BatchNormalization`, `GRUCell` and `LSTMCell` layers with the usual activations, and of the
+    `keras.ops` for clipping, sums, differences, products, means, signs and roots, all in float32.
+    In a model with a value output, only what the policy's output needs is computed, and the states
+    of a recurrent one.
 
     Args:
         model: A built Keras model.
@@ -177,29 +195,30 @@ def mirror(model: keras.Model, *, logits: bool = False, noise: Sequence[Any] = (
     if not has_graph(model):
         return None
     sources = {key: id(x) for key, x in inputs_by_key(model).items()}
-    target = id(policy_output(model))
+    states = [id(model.output[name]) for name in state_shapes(model)]
+    targets = [id(policy_output(model)), *states]
     steps, ends = [], np.cumsum([x.shape[-1] for x in noise]).tolist()
     if noise:
         sources[NOISE] = id(noise)
     for x, first, end in zip(noise, [0, *ends], ends, strict=False):
-        steps.append(_Step(_made(partial(_part, first, end)), [], [id(noise)], id(x)))
+        steps.append(_Step(_made(partial(_part, first, end)), [], [id(noise)], [id(x)]))
     known = {*sources.values(), *map(id, noise)}
-    found = _layers_to(model, list(sources.values()), target, known)
-    if not found or not _is_complete(found, known):
+    found = _layers_to(model, list(sources.values()), targets, known)
+    if not found or not _is_complete(found, known) or not known.issuperset(targets):
         return None
-    last = found[-1].layer
-    ends_in = last.activation if type(last) in _with_activation() else None
+    last = next((each.layer for each in found if targets[0] in each.outputs), None)
+    ends_in = getattr(last, "activation", None) if type(last) in _with_activation() else None
     gives_logits = logits and ends_in in (keras.activations.sigmoid, keras.activations.softmax)
     variables: list[Any] = []
     for each in found:
-        numpy = _numpy_layer(each.layer, gives_logits and each is found[-1])
+        numpy = _numpy_layer(each.layer, gives_logits and each.layer is last)
         if numpy is None:
             return None
         make, used = numpy
         places = list(range(len(variables), len(variables) + len(used)))
-        steps.append(_Step(make, places, each.inputs, each.output))
+        steps.append(_Step(make, places, each.inputs, each.outputs))
         variables.extend(used)
-    return Mirror(gives_logits, variables, steps, sources)
+    return Mirror(gives_logits, variables, steps, sources, targets)
 
 
 class _Step(NamedTuple):
@@ -208,7 +227,7 @@ class _Step(NamedTuple):
     make: Callable[..., ArrayFunction]  # from the weights
     weights: list[int]
     inputs: list[int]
-    output: int
+    outputs: list[int]
 
 
 class _Layer(NamedTuple):
@@ -216,24 +235,24 @@ class _Layer(NamedTuple):
 
     layer: Any
     inputs: list[int]
-    output: int
+    outputs: list[int]
 
 
 def _layers_to(
-    model: keras.Model, sources: list[int], target: int, known: set[int]
+    model: keras.Model, sources: list[int], targets: list[int], known: set[int]
 ) -> list[_Layer]:
-    """The layers that lead from known tensors to the target, in order."""
+    """The layers that lead from known tensors to the targets, in order."""
     if isinstance(model, keras.Sequential):
         # The layers of a loaded Sequential model may still refer to tensors of an earlier build.
         layers = list(_flat_layers(model))
-        tensors = [*sources, *range(1, len(layers)), target]
-        return [_Layer(x, [tensors[i]], tensors[i + 1]) for i, x in enumerate(layers)]
-    wanted, found = {target}, []
+        tensors = [*sources, *range(1, len(layers)), *targets]
+        return [_Layer(x, [tensors[i]], [tensors[i + 1]]) for i, x in enumerate(layers)]
+    wanted, found = set(targets), []
     for layer in reversed(model.operations):
-        if isinstance(layer, keras.layers.InputLayer) or len(_as_list(layer.output)) != 1:
+        if isinstance(layer, keras.layers.InputLayer):
             continue
-        each = _Layer(layer, [id(x) for x in _as_list(layer.input)], id(layer.output))
-        if each.output in wanted - known:
+        each = _Layer(layer, *([id(x) for x in keras.tree.flatten(part)] for part in _ends(layer)))
+        if not (wanted - known).isdisjoint(each.outputs):
             found.append(each)
             wanted.update(each.inputs)
     return found[::-1]
@@ -252,12 +271,12 @@ def _is_complete(found: list[_Layer], known: set[int]) -> bool:
     for each in found:
         if not known.issuperset(each.inputs):
             return False
-        known.add(each.output)
+        known.update(each.outputs)
     return True
 
 
-def _as_list(x: Any) -> list:
-    return list(x) if isinstance(x, (list, tuple)) else [x]
+def _ends(layer: Any) -> tuple[Any, Any]:
+    return layer.input, layer.output
 
 
 def _with_activation() -> tuple[type, type]:
@@ -290,6 +309,8 @@ def _numpy_layer(layer: Any, linear: bool) -> _NumpyLayer | None:
         return _made(partial(_rescaled, *constants)), []
     if kind is layers.Concatenate and layer.axis == -1:
         return _made(_concatenated), []
+    if kind in (layers.GRUCell, layers.LSTMCell):
+        return _numpy_cell(layer)
     if kind is layers.BatchNormalization:
         return _numpy_batch_normalization(layer)
     if kind is layers.LayerNormalization:
@@ -310,13 +331,68 @@ def _dense(
     activation: ArrayFunction | None, kernel: np.ndarray, bias: np.ndarray | None = None
 ) -> ArrayFunction:
     def dense(x: np.ndarray) -> np.ndarray:
-        # `dot` has half the overhead on small arrays, but a different result for blocks.
-        x = x.dot(kernel) if x.ndim == 2 else np.matmul(x, kernel)
+        x = _product(x, kernel)
         if bias is not None:
             x += bias
         return x if activation is None else activation(x)
 
     return dense
+
+
+def _product(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    # `dot` has half the overhead on small arrays, but a different result for blocks.
+    return x.dot(kernel) if x.ndim == 2 else np.matmul(x, kernel)
+
+
+def _numpy_cell(layer: Any) -> _NumpyLayer | None:
+    known = _activations()
+    activation, gate = known.get(layer.activation), known.get(layer.recurrent_activation)
+    if activation is None or gate is None or not layer.use_bias:
+        return None
+    if layer.dropout or layer.recurrent_dropout:
+        return None
+    variables = [layer.kernel, layer.recurrent_kernel, layer.bias]
+    if type(layer) is keras.layers.LSTMCell:
+        return partial(_lstm, activation, gate), variables
+    # The other kind of GRU is that of the first paper.
+    return (partial(_gru, activation, gate), variables) if layer.reset_after else None
+
+
+def _gru(
+    activation: ArrayFunction,
+    gate: ArrayFunction,
+    kernel: np.ndarray,
+    recurrent: np.ndarray,
+    biases: np.ndarray,
+) -> Callable[..., Any]:
+    both = 2 * len(recurrent)  # gates
+
+    def step(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = _product(x, kernel) + biases[0]
+        h = _product(state, recurrent) + biases[1]
+        update, reset = np.split(gate(x[..., :both] + h[..., :both]), 2, axis=-1)
+        candidate = activation(x[..., both:] + reset * h[..., both:])
+        state = candidate + update * (state - candidate)
+        return state, state
+
+    return step
+
+
+def _lstm(
+    activation: ArrayFunction,
+    gate: ArrayFunction,
+    kernel: np.ndarray,
+    recurrent: np.ndarray,
+    bias: np.ndarray,
+) -> Callable[..., Any]:
+    def step(x: np.ndarray, state: np.ndarray, carry: np.ndarray) -> tuple[np.ndarray, ...]:
+        z = _product(x, kernel) + _product(state, recurrent) + bias
+        enter, forget, content, leave = np.split(z, 4, axis=-1)
+        carry = gate(forget) * carry + gate(enter) * activation(content)
+        state = gate(leave) * activation(carry)
+        return state, state, carry
+
+    return step
 
 
 def _numpy_batch_normalization(layer: Any) -> _NumpyLayer | None:
@@ -363,7 +439,7 @@ def _layer_normalization(
 def _numpy_operation(operation: Any) -> ArrayFunction | None:
     """An operation of `keras.ops`."""
     name = type(operation).__name__
-    tensors = len(_as_list(operation.input))  # constants are not among them
+    tensors = len(keras.tree.flatten(operation.input))  # constants are not among them
     if operation.output.dtype != "float32":
         return None
     if (name, tensors) in _OPERATIONS:

@@ -693,7 +693,7 @@ class Policy:
     def _mirror_for(self, acting: str) -> Mirror | None:
         """The forward pass in NumPy, if the policy acts in NumPy."""
         is_large = self.model.count_params() > _LARGE
-        if acting == "tensorflow" or (acting == "auto" and (is_large or self.states)):
+        if acting == "tensorflow" or (acting == "auto" and is_large):
             return None
         noise = self._noisy.noise if self._noisy else []
         # A logit far from zero holds more than its probability, so NumPy stops before that.
@@ -701,8 +701,8 @@ class Policy:
         if acting == "numpy" and found is None:
             raise ValueError(
                 "This model cannot act in NumPy, which supports Dense, Activation, Flatten, "
-                "Rescaling, Concatenate, LayerNormalization, frozen BatchNormalization, and a few "
-                'keras.ops in float32. Use acting="auto".'
+                "Rescaling, Concatenate, LayerNormalization, frozen BatchNormalization, GRUCell, "
+                'LSTMCell, and a few keras.ops in float32. Use acting="auto".'
             )
         if found is not None and isinstance(self._keys, str):
             names = (x if x == NOISE else self._keys for x in found.sources)
