@@ -7,6 +7,9 @@ training return within the preset's budget, and for the last model.
     python benchmarks/scores.py ppo/CartPole-v1 --seeds 3 --jobs 2
     python benchmarks/scores.py dqn/LunarLander-v3@100000    # a preset with a different budget
     python benchmarks/scores.py --quick                  # a small budget, to check that all work
+    python benchmarks/scores.py ppo/CartPole-v1 dqn/CartPole-v1 --plot curves.png
+
+``--plot`` draws the return in training against environment steps, for presets of one environment.
 
 Each result is appended to a file as a line of JSON. Seeds that are in the file are not run again,
 except with ``--fresh``.
@@ -20,10 +23,13 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from tfpg.results.statistics import bootstrap_interval, interquartile_mean
+
+POINTS = 100  # of a curve
 
 
 def run_seed(name: str, seed: int, fraction: float) -> dict:
@@ -43,7 +49,7 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
         keep = tfpg.callbacks.KeepBest(Path(folder) / "best.keras")
         start = time.perf_counter()
         env_steps = int(preset.env_steps * fraction)
-        agent.fit(env, iterations, [keep], seed=seed, verbose=0, env_steps=env_steps)
+        history = agent.fit(env, iterations, [keep], seed=seed, verbose=0, env_steps=env_steps)
         seconds = time.perf_counter() - start
         # Evaluate the model from its file, as users do.
         best = tfpg.load_model(keep.path) if keep.path.exists() else agent.model
@@ -51,6 +57,10 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
             which: tfpg.evaluate(model, env, 100, seed=10_000 + seed)["episode_return"]
             for which, model in (("best", best), ("last", agent.model))
         }
+    returns = history.history["episode_return"]  # from the first iteration in which one ended
+    steps = history.history["env_steps"][-len(returns) :]
+    every = slice(None, None, -(-len(returns) // POINTS))
+    curve = {"env_steps": steps[every], "episode_return": returns[every]}
     return {
         "name": name,
         "seed": seed,
@@ -58,6 +68,7 @@ def run_seed(name: str, seed: int, fraction: float) -> dict:
         **scores,
         "env_steps": agent.env_steps,
         "seconds": seconds,
+        "curve": curve,
     }
 
 
@@ -79,6 +90,17 @@ def print_table(rows: list[dict], names: list[str]) -> None:
         )
 
 
+def plot(rows: list[dict], names: list[str], path: str) -> None:
+    """Draw a learning curve for each preset that has results."""
+    import tfpg
+
+    curves = {
+        name: [SimpleNamespace(history=r["curve"], params={}) for r in rows if r["name"] == name]
+        for name in names
+    }
+    tfpg.plot({name: seeds for name, seeds in curves.items() if seeds}, path)
+
+
 def main() -> None:
     import tfpg
 
@@ -88,6 +110,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     parser.add_argument("--quick", action="store_true", help="a twentieth of the budget, one seed")
     parser.add_argument("--file", default="benchmarks/scores.jsonl", help="file of the results")
+    parser.add_argument("--plot", metavar="FILE", help="draw the learning curves")
     parser.add_argument("--fresh", action="store_true", help="run seeds of the file again")
     args = parser.parse_args()
     names = args.names or [f"{algorithm}/{env}" for algorithm, env in tfpg.presets.PRESETS]
@@ -116,6 +139,8 @@ def main() -> None:
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
     print_table(rows, names)
+    if args.plot:
+        plot(rows, names, args.plot)
 
 
 if __name__ == "__main__":
