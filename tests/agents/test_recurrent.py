@@ -16,6 +16,7 @@ from toys import Countdown
 import tfpg
 from tfpg.agents.minibatches import sequence_order, without_gaps
 from tfpg.core.seeding import evaluation_rng, reset_seed
+from tfpg.envs.probes import Cue
 from tfpg.models.recurrent import BEGIN
 from tfpg.rollouts.collector import Collector
 
@@ -44,28 +45,6 @@ def larger(model, spread=0.5):
         [w + rng.normal(0, spread, w.shape) * (w.ndim > 1) for w in model.get_weights()]
     )
     return model
-
-
-class Cue(gymnasium.Env):
-    """Shows a cue in the first step, and asks for it in the last one."""
-
-    action_space = spaces.Discrete(2)
-    observation_space = spaces.Box(-1, 1, (2,), np.float32)
-
-    def __init__(self, delay=20):
-        self.delay = delay
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.cue, self.t = int(self.np_random.integers(2)), 0
-        return np.array([2 * self.cue - 1, 0], np.float32), {}
-
-    def step(self, action):
-        self.t += 1
-        asked = self.t == self.delay
-        over = self.t > self.delay
-        reward = float(action == self.cue) if over else 0.0
-        return np.array([0, asked], np.float32), reward, over, False, {}
 
 
 class Recorded(Countdown):

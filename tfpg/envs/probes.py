@@ -293,6 +293,42 @@ class Divisors(gymnasium.Env):
         return {"observation": self.number, "action_mask": self.valid(self.number)}
 
 
+class Cue(gymnasium.Env):
+    """Shows a sign in the first step, and asks for it many steps later. Tests memory.
+
+    Observes the sign, which is 0 after the first step, and whether it asks. Action 1 in the step
+    that asks is right for a positive sign, and 0 for a negative one. Then the return is 1, or else
+    0: a policy without a memory cannot do better than 0.5.
+
+    Args:
+        delay: Steps from the sign to the question.
+
+    Example:
+        >>> env = Cue(delay=2)
+        >>> observation, _ = env.reset(seed=0)
+        >>> observation.tolist(), [env.step(1)[0].tolist() for _ in range(2)]
+        ([1.0, 0.0], [[0.0, 0.0], [0.0, 1.0]])
+        >>> env.step(1)[1:3]
+        (1.0, True)
+    """
+
+    def __init__(self, delay: int = 20):
+        self.delay, self.t, self.cue = delay, 0, 0
+        self.action_space = spaces.Discrete(2)
+        self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> Any:
+        super().reset(seed=seed)
+        self.cue, self.t = int(self.np_random.integers(2)), 0
+        return np.array([2 * self.cue - 1, 0], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        over = self.t == self.delay
+        self.t += 1
+        observation = np.array([0, self.t == self.delay], np.float32)
+        return observation, float(over and action == self.cue), over, False, {}
+
+
 PROBES = (
     *(OneAction, ObservedReward, TwoSteps, OneStep, ObservedAction),
     *(DelayedReward, TimeLimit, RealEnd),

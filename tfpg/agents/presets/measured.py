@@ -346,6 +346,14 @@ _ATARI_DQN = Preset(
 
 # For Atari games without a measured preset: close to the settings of the papers.
 ATARI: dict[str, Preset] = {
+    "ppo": Preset(
+        env_steps=2_500_000,  # ten million frames
+        learning_rate=2.5e-4,
+        adam=_ADAM,
+        anneal=True,
+        network={"hidden": (), "activation": "relu", "shared": True, "normalize": False},
+        options={"num_envs": 8, "epochs": 4, "minibatches": 4, "clip_ratio": 0.1},
+    ),
     "dqn": _ATARI_DQN,
     "c51": _ATARI_DQN._replace(network=_ATOMS),
     "qrdqn": _ATARI_DQN._replace(network=_ATOMS),
