@@ -5,7 +5,7 @@ the first step, and asks for it 20 steps later. Scores are the mean returns of 1
 played greedily by the last model: the interquartile mean over the seeds, with a 95% bootstrap
 interval.
 
-    python benchmarks/recurrent.py                # ten seeds: half an hour
+    python benchmarks/recurrent.py                # ten seeds: a quarter of an hour
     python benchmarks/recurrent.py cue --seeds 3 --jobs 2
 """
 
