@@ -1,5 +1,6 @@
 """Presets fit their environments, have a score, and keep to their budget."""
 
+import keras
 import numpy as np
 import pytest
 from marks import slow_but
@@ -66,6 +67,16 @@ def test_defaults_train_in_environments_without_a_preset(algorithm, env):
         small = {"steps_per_iteration": 64, "learning_starts": 64, "capacity": 2000}
     agent = presets.make(algorithm, env, seed=0, preset=preset, **small)
     assert np.isfinite(agent.fit(env, 1, seed=0, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.slow
+def test_ppo_plays_atari_games_with_shared_convolutions():
+    preset = presets.find("ppo", "ALE/Breakout-v5")
+    assert (preset.options["clip_ratio"], preset.options["num_steps"]) == (0.1, 128)
+    agent = presets.make("ppo", "ALE/Breakout-v5", seed=0, num_steps=4)
+    dense = [x.units for x in agent.model.layers if isinstance(x, keras.layers.Dense)]
+    assert dense == [256, 4, 1]
+    assert np.isfinite(agent.fit("ALE/Breakout-v5", 1, seed=0, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("parts", [[], *([part] for part in presets.PARTS), presets.PARTS])
