@@ -251,7 +251,7 @@ def _layers_to(
     for layer in reversed(model.operations):
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        each = _Layer(layer, *([id(x) for x in keras.tree.flatten(part)] for part in _ends(layer)))
+        each = _Layer(layer, _ids(layer.input), _ids(layer.output))
         if not (wanted - known).isdisjoint(each.outputs):
             found.append(each)
             wanted.update(each.inputs)
@@ -275,8 +275,8 @@ def _is_complete(found: list[_Layer], known: set[int]) -> bool:
     return True
 
 
-def _ends(layer: Any) -> tuple[Any, Any]:
-    return layer.input, layer.output
+def _ids(tensors: Any) -> list[int]:
+    return [id(x) for x in keras.tree.flatten(tensors)]
 
 
 def _with_activation() -> tuple[type, type]:
