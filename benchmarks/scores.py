@@ -9,7 +9,7 @@ training return within the preset's budget, and for the last model.
     python benchmarks/scores.py --quick                  # a small budget, to check that all work
     python benchmarks/scores.py ppo/CartPole-v1 dqn/CartPole-v1 --plot curves.png
 
-``--plot`` draws the return in training against environment steps, for presets of one environment.
+``--plot`` draws the return in training against environment steps.
 
 Each result is appended to a file as a line of JSON. Seeds that are in the file are not run again,
 except with ``--fresh``.
@@ -91,14 +91,16 @@ def print_table(rows: list[dict], names: list[str]) -> None:
 
 
 def plot(rows: list[dict], names: list[str], path: str) -> None:
-    """Draw a learning curve for each preset that has results."""
+    """Draw the learning curves of presets, with a panel for each environment."""
     import tfpg
 
-    curves = {
-        name: [SimpleNamespace(history=r["curve"], params={}) for r in rows if r["name"] == name]
-        for name in names
-    }
-    tfpg.plot({name: seeds for name, seeds in curves.items() if seeds}, path)
+    lines: dict[str, list] = {}
+    for row in rows:
+        if row["name"] in names:
+            algorithm, env = row["name"].split("/", 1)
+            history = SimpleNamespace(history=row["curve"], params={"env": env.split("@")[0]})
+            lines.setdefault(algorithm, []).append(history)
+    tfpg.plot(lines, path)
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
+import tfpg
+from tfpg.envs.probes import OneAction
 from tfpg.results.learning_curves import align
 from tfpg.results.run_data import Group, Run, groups_of, last_metrics, read_run
 
@@ -105,6 +107,14 @@ class TestHistories:
         assert run.curve("episode_return")[0].tolist() == [200, 300, 400]
         assert run.curve("val_episode_return")[0].tolist() == [200, 400]
         assert (run.score("val_episode_return"), run.episodes) == (9, 7)
+
+    @pytest.mark.parametrize(
+        ("env", "name"), [("functional/CartPole-v1",) * 2, (OneAction, "")], ids=["id", "class"]
+    )
+    def test_fit_notes_the_environment(self, env, name):
+        agent = tfpg.Reinforce(tfpg.networks.mlp(env, (4,)), episodes_per_update=2)
+        ((label, found, _),) = groups_of({"a": agent.fit(env, 1, seed=0, verbose=0)})
+        assert (label, found) == ("a", name)
 
     def test_an_empty_history_is_an_error(self):
         with pytest.raises(ValueError, match="train with fit first"):

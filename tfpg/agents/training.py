@@ -93,6 +93,8 @@ def fit(
             agent.warm_up(collector, policy)
             collector.forget()  # the model did not play those episodes
         _set_start(callback_list, agent, iterations - first, vector_envs.num_envs)
+        spec = vector_envs.spec
+        callback_list.params["env"] = "" if spec is None else spec.id
         callback_list.params["validation_episodes"] = validation_episodes
         logs = _loop(
             agent, policy, collector, range(first, iterations), callback_list, validation, run, stop

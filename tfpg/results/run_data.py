@@ -274,5 +274,6 @@ def _from_history(history: Any) -> Run:
         steps = steps[-len(values) :]  # a shorter list is of the last iterations
         if len(steps) == len(values):
             curves[name] = _finite(steps, values)
-    episodes = (history.params or {}).get("validation_episodes")
-    return Run("the history", curves, logs["env_steps"][-1], episodes=episodes)
+    params = history.params or {}
+    env, episodes = params.get("env", ""), params.get("validation_episodes")
+    return Run("the history", curves, logs["env_steps"][-1], env=env, episodes=episodes)
