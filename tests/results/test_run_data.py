@@ -109,7 +109,7 @@ class TestHistories:
         assert (run.score("val_episode_return"), run.episodes) == (9, 7)
 
     @pytest.mark.parametrize(
-        ("env", "name"), [("functional/CartPole-v1",) * 2, (OneAction, "")], ids=["id", "class"]
+        ("env", "name"), [("CartPole-v1",) * 2, (OneAction, "")], ids=["id", "class"]
     )
     def test_fit_notes_the_environment(self, env, name):
         agent = tfpg.Reinforce(tfpg.networks.mlp(env, (4,)), episodes_per_update=2)
