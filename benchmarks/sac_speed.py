@@ -1,12 +1,12 @@
 """Compare the environment steps per second of SAC with Stable-Baselines3, at one update per step.
 
-Both have two layers of 256 units, a batch of 256, Adam and a learned temperature. Every measurement
+Both have two layers, a batch of 256, Adam and a learned temperature. Every measurement
 runs in its own process, and timing starts after compilation and warm-up. Stable-Baselines3 runs in
 its own virtual environment, which is made if it is missing.
 
     python benchmarks/sac_speed.py
     python benchmarks/sac_speed.py --rounds 1 --only Pendulum
-    python benchmarks/sac_speed.py --side updates --only Pendulum-v1  # one side of a row alone
+    python benchmarks/sac_speed.py --side updates --only "Pendulum, 256 units"  # one side of a row
 
 Stable-Baselines3 makes an update after each step of one environment. tfpg makes 32 updates after 32
 steps, 4 in each of 8 environments, so it acts with older weights. The last two columns are the
@@ -21,14 +21,20 @@ from peers import compare, env_steps_per_second
 
 LEARNING_STARTS = 1000
 STEPS = 4096
-SETTINGS = ("Pendulum-v1", "HalfCheetah-v5")
+SETTINGS = {
+    "Pendulum, 256 units": ("Pendulum-v1", 256),
+    "HalfCheetah, 256 units": ("HalfCheetah-v5", 256),
+    "HalfCheetah, 64 units": ("HalfCheetah-v5", 64),
+}
 
 
-def of_peer(env: str) -> float:
+def of_peer(name: str) -> float:
     """Return the steps per second of Stable-Baselines3."""
     from stable_baselines3 import SAC
 
-    agent = SAC("MlpPolicy", env, learning_starts=LEARNING_STARTS, device="cpu", seed=0)
+    env, units = SETTINGS[name]
+    options = {"learning_starts": LEARNING_STARTS, "policy_kwargs": {"net_arch": [units, units]}}
+    agent = SAC("MlpPolicy", env, device="cpu", seed=0, **options)
     agent.learn(LEARNING_STARTS + 200, progress_bar=False)
     before = agent.num_timesteps
     start = time.perf_counter()
@@ -36,18 +42,23 @@ def of_peer(env: str) -> float:
     return (agent.num_timesteps - before) / (time.perf_counter() - start)
 
 
-def trained_agent(env: str):
+def trained_agent(name: str):
     """Return the agent of tfpg after an iteration, in which it is compiled."""
     import tfpg
 
-    agent = tfpg.presets.make("sac", env, seed=0, preset=tfpg.presets.DEFAULTS["sac"])
+    env, units = SETTINGS[name]
+    preset, hidden = tfpg.presets.DEFAULTS["sac"], {"hidden": (units, units)}
+    preset = preset._replace(
+        network={**preset.network, **hidden}, critic={**preset.critic, **hidden}
+    )
+    agent = tfpg.presets.make("sac", env, seed=0, preset=preset)
     agent.fit(env, 1, seed=0, verbose=0)
     return agent
 
 
-def of_tfpg(env: str) -> float:
+def of_tfpg(name: str) -> float:
     """Return the steps per second of tfpg."""
-    agent = trained_agent(env)
+    agent, env = trained_agent(name), SETTINGS[name][0]
     before = agent.env_steps
     iterations = STEPS // agent.steps_per_iteration
     start = time.perf_counter()
@@ -55,14 +66,14 @@ def of_tfpg(env: str) -> float:
     return (agent.env_steps - before) / (time.perf_counter() - start)
 
 
-def of_environments(env: str) -> float:
+def of_environments(name: str) -> float:
     """Return the steps per second of the environments alone."""
-    return env_steps_per_second(env, 8, 10 * STEPS)
+    return env_steps_per_second(SETTINGS[name][0], 8, 10 * STEPS)
 
 
-def of_updates(env: str) -> float:
+def of_updates(name: str) -> float:
     """Return the steps per second that the updates alone would allow."""
-    agent = trained_agent(env)
+    agent = trained_agent(name)
     rng, count = np.random.default_rng(0), agent.updates_per_learn * agent.batch_size
     transitions = agent.replay.sample(rng, count, agent.batch_size, 1.0)
     blocks = STEPS // agent.learn_period

@@ -320,6 +320,20 @@ class TestOpenGL:
         with open_render_env("InvertedPendulum-v5") as env:
             assert render_images(env)[0].shape == (480, 480, 3)
 
+    @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Walker2d-v5"])
+    def test_the_camera_follows_the_body(self, mujoco, name):
+        pictures = []
+        with open_render_env(name) as env:
+            env.reset(seed=0)
+            data = env.unwrapped.data
+            for position in (0.0, 20.0):
+                data.qpos[0] = position
+                env.unwrapped.set_state(data.qpos, data.qvel)
+                red, _, blue = (render_images(env)[0][..., i].astype(int) for i in range(3))
+                pictures.append((red - blue > 40).sum())  # pixels of the body
+        assert pictures[0] > 1000
+        assert pictures[1] > 0.5 * pictures[0]
+
     def test_without_opengl_the_error_says_what_to_install(self, xvfb, clean, monkeypatch):
         class Broken(Countdown):
             def render(self):

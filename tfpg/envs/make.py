@@ -35,6 +35,7 @@ from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 Spaces = tuple[gymnasium.Space, gymnasium.Space]
 FUNCTIONAL = "functional/"  # the namespace of tfpg's functional environments
 POOLED = "envpool/"  # and of EnvPool's environments
+_CAMERA = {"camera_id", "camera_name", "default_camera_config", "xml_file"}
 _CONSTANTS = {"true": True, "false": False, "none": None}
 EnvLike = str | gymnasium.Env | VectorEnv | FuncEnv | Callable[[], gymnasium.Env | VectorEnv]
 
@@ -67,9 +68,15 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
     if is_atari(env_id):
         from tfpg.envs.atari import make_game as function
     with _gymnasium_errors(env_id), ExitStack() as stack:
-        if "mujoco" in str(gymnasium.spec(env_id).entry_point):
+        entry_point = str(gymnasium.spec(env_id).entry_point)
+        if "mujoco" in entry_point:
             stack.enter_context(hidden_messages(MUJOCO_DEPRECATIONS))
-        return function(env_id, **{**own, **kwargs})
+        options = {**own, **kwargs}
+        is_gymnasiums = entry_point.startswith("gymnasium.envs.mujoco")
+        if is_gymnasiums and options.get("render_mode") and not _CAMERA & options.keys():
+            # The default of Gymnasium 1.4 stands still, and HalfCheetah runs out of the picture.
+            options["camera_name"] = "track"
+        return function(env_id, **options)
 
 
 def make_vec(
