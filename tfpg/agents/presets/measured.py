@@ -282,6 +282,32 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
 }
 
+_MUJOCO = Preset(
+    env_steps=1_000_000,
+    learning_rate=3e-4,
+    adam=_ADAM,
+    anneal=True,
+    options={
+        "num_envs": 32,
+        "num_steps": 64,
+        "epochs": 10,
+        "minibatches": 32,
+        "entropy_coef": 0.0,
+        "squash": True,
+    },
+)
+
+PRESETS |= {
+    ("ppo", "HalfCheetah-v5"): _MUJOCO._replace(
+        options={**_MUJOCO.options, "gamma": 0.98}, score=Score(4205.0, 3412.9, 4576.5)
+    ),
+    ("ppo", "Hopper-v5"): _MUJOCO._replace(score=Score(2761.6, 2070.4, 3325.3)),
+    ("ppo", "Walker2d-v5"): _MUJOCO._replace(score=Score(4077.7, 3205.8, 4537.0)),
+    ("ppo", "InvertedPendulum-v5"): _MUJOCO._replace(
+        options={**_MUJOCO.options, "squash": False}, score=Score(1000.0, 996.8, 1000.0)
+    ),
+}
+
 _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
 _ATOMS = {"atoms": 51}
 _RAINBOW = {"atoms": 51, "noisy": True}
