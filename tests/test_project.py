@@ -88,12 +88,13 @@ def test_the_wheel_has_the_package_and_nothing_else(built):
 
 
 @pytest.mark.slow
-def test_the_sdist_has_what_the_tests_need_and_no_videos(built):
+def test_the_sdist_has_what_the_tests_need_and_no_videos_or_pictures(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert in_clone("tests", "scripts", "docs") <= names
+    pictures = {name for name in in_clone("docs") if name.endswith(".png")}
+    assert in_clone("tests", "scripts", "docs") - pictures <= names
     assert {"requirements.txt", "CONTRIBUTING.md", "LICENSE", "setup.cfg"} <= names
-    assert not any(name.startswith("videos") for name in names)
+    assert not any(name.startswith("videos") or name in pictures for name in names)
     assert built[0].stat().st_size - size_of_zoo() < 1_000_000
 
 
