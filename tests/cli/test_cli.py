@@ -680,6 +680,13 @@ def test_a_recurrent_network(algorithm):
     assert dense == [8, 3, 1]
 
 
+def test_a_recurrent_network_for_images():
+    arguments = ["train", "ppo", "ALE/Pong-v5", "--recurrent", "7"]
+    command = tfpg_command.main(arguments, standalone_mode=False)
+    agent = presets.make("ppo", "ALE/Pong-v5", preset=preset_of(command))
+    assert state_shapes(agent.model) == {"state": (7,)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

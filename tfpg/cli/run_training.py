@@ -299,6 +299,7 @@ def preset_of(command: Any) -> presets.Preset:
     if command.recurrent is not None:
         architecture, network["units"] = "recurrent", command.recurrent
         critic = None  # the value is an output of the policy
+        network.pop("shared", None)  # as it always is after the cell
     if command.model:
         options = {**presets.continued(options), **command.agent_options}
     if critic is not None:
