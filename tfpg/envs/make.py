@@ -68,12 +68,13 @@ def make(env_id: str, **kwargs: Any) -> gymnasium.Env:
     if is_atari(env_id):
         from tfpg.envs.atari import make_game as function
     with _gymnasium_errors(env_id), ExitStack() as stack:
-        entry_point = str(gymnasium.spec(env_id).entry_point)
+        spec = gymnasium.spec(env_id)
+        entry_point = str(spec.entry_point)
         if "mujoco" in entry_point:
             stack.enter_context(hidden_messages(MUJOCO_DEPRECATIONS))
         options = {**own, **kwargs}
         is_gymnasiums = entry_point.startswith("gymnasium.envs.mujoco")
-        if is_gymnasiums and options.get("render_mode") and not _CAMERA & options.keys():
+        if is_gymnasiums and options.get("render_mode") and not _CAMERA & {*spec.kwargs, *options}:
             # The default of Gymnasium 1.4 stands still, and HalfCheetah runs out of the picture.
             options["camera_name"] = "track"
         return function(env_id, **options)
