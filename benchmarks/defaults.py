@@ -14,10 +14,7 @@ again. ``--options``, ``--network`` and ``--optimizer`` (arguments of Adam) meas
 """
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from jobs import in_processes
 
 
 class Inventory(gymnasium.Env):
@@ -111,7 +109,6 @@ AGENTS = {  # and their networks
 
 def measure(algorithm: str, name: str, seed: int, changes: dict[str, dict]) -> dict:
     """Train one agent, and return its score."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     import keras
 
     import tfpg
@@ -202,24 +199,18 @@ def main() -> None:
         rows = [row for row in rows if row["changes"] == changes]
     known = {(row["algorithm"], row["task"], row["seed"]) for row in rows}
     jobs = [
-        (algorithm, task, seed)
+        (algorithm, task, seed, changes)
         for seed in range(args.seeds)
         for algorithm in algorithms
         for task in args.tasks
         if (TASKS[task].discrete or algorithm != "dqn") and (algorithm, task, seed) not in known
     ]
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        args.jobs, mp_context=spawn, max_tasks_per_child=1
-    ) as pool:
-        futures = [pool.submit(measure, *job, changes) for job in jobs]
-        for done in concurrent.futures.as_completed(futures):
-            row = done.result()
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a") as out:
-                out.write(json.dumps(row) + "\n")
+    for row in in_processes(measure, jobs, args.jobs):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as out:
+            out.write(json.dumps(row) + "\n")
     rows.sort(key=lambda row: row["seed"])
     print_tables(rows, algorithms, args.tasks)
 

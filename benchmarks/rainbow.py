@@ -13,10 +13,10 @@ import argparse
 import time
 
 import numpy as np
+from jobs import in_processes, interval
 
 import tfpg
 from tfpg.agents.presets import PARTS
-from tfpg.results.statistics import bootstrap_interval, interquartile_mean
 
 ROWS = {
     "DQN, no part": (),
@@ -26,39 +26,43 @@ ROWS = {
 }
 
 
-def score(parts: tuple, env: str, seed: int, env_steps: int | None, bounds: dict) -> float:
-    """Train with some parts, and return the greedy mean return of 100 episodes."""
-    algorithm, preset = tfpg.presets.with_parts(parts, env)
+def train(row: str, env: str, seed: int, env_steps: int | None, bounds: dict) -> tuple:
+    """Return the row, the seed, the greedy mean return of 100 episodes, and the seconds."""
+    algorithm, preset = tfpg.presets.with_parts(ROWS[row], env)
     if env_steps:
         preset = tfpg.presets.with_budget(preset, env_steps)
     options = bounds if algorithm == "c51" else {}
     agent = tfpg.presets.make(algorithm, env, seed, preset=preset, **options)
     iterations = tfpg.presets.iterations_of(preset)
+    start = time.perf_counter()
     agent.fit(env, iterations, seed=seed, verbose=0, env_steps=preset.env_steps)
-    return agent.evaluate(env, 100, seed=10_000 + seed)["episode_return"]
+    seconds = time.perf_counter() - start
+    return row, seed, agent.evaluate(env, 100, seed=10_000 + seed)["episode_return"], seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("env", help="environment id")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     parser.add_argument("--env-steps", type=int, help="budget (default: that of DQN's preset)")
     parser.add_argument("--v-min", type=float, help="lowest discounted return")
     parser.add_argument("--v-max", type=float, help="highest discounted return")
     args = parser.parse_args()
     bounds = {"v_min": args.v_min, "v_max": args.v_max}
     bounds = {name: x for name, x in bounds.items() if x is not None}
+    jobs = [(r, args.env, s, args.env_steps, bounds) for r in ROWS for s in range(args.seeds)]
+    results = []
+    for result in in_processes(train, jobs, args.jobs):
+        results.append(result)
+        print(*result, flush=True)
     print("| | interquartile mean (95%) | returns | seconds per seed |\n|---|---|---|---|")
-    for name, parts in ROWS.items():
-        start = time.perf_counter()
-        scores = [score(parts, args.env, s, args.env_steps, bounds) for s in range(args.seeds)]
-        seconds = (time.perf_counter() - start) / args.seeds
-        low, high = bootstrap_interval(interquartile_mean, np.array(scores))
-        print(
-            f"| {name} | {interquartile_mean(np.array(scores)):.1f} ({low:.1f} to {high:.1f}) | "
-            f"{', '.join(f'{x:.0f}' for x in scores)} | {seconds:.0f} |",
-            flush=True,
-        )
+    for name in ROWS:
+        own = sorted(rest for row, *rest in results if row == name)
+        if own:
+            _, scores, seconds = zip(*own, strict=True)
+            returns = ", ".join(f"{x:.0f}" for x in scores)
+            print(f"| {name} | {interval(scores)} | {returns} | {np.median(seconds):.0f} |")
 
 
 if __name__ == "__main__":

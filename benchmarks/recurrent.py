@@ -10,13 +10,11 @@ interval.
 """
 
 import argparse
-import concurrent.futures
-import multiprocessing
-import os
 import time
 
 import gymnasium
 import numpy as np
+from jobs import in_processes, interval
 
 NETWORKS = ("recurrent", "actor_critic")
 TASKS = {
@@ -62,8 +60,6 @@ class Positions(gymnasium.ObservationWrapper):
 
 def train(task: str, network: str, seed: int) -> tuple[str, str, int, float, float]:
     """Return the arguments, the score and the seconds of training."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
     import tfpg
     from tfpg.envs.probes import Cue
 
@@ -78,8 +74,6 @@ def train(task: str, network: str, seed: int) -> tuple[str, str, int, float, flo
 
 
 def main() -> None:
-    from tfpg.results.statistics import bootstrap_interval, interquartile_mean
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*", help="positions, cue (default: both)")
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
@@ -87,21 +81,18 @@ def main() -> None:
     args = parser.parse_args()
     tasks = args.tasks or list(TASKS)
     jobs = [(t, n, s) for t in tasks for n in NETWORKS for s in range(args.seeds)]
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-        results = []
-        for done in concurrent.futures.as_completed(pool.submit(train, *job) for job in jobs):
-            results.append(done.result())
-            print(*results[-1], flush=True)
+    results = []
+    for result in in_processes(train, jobs, args.jobs):
+        results.append(result)
+        print(*result, flush=True)
     print("| task | network | return, IQM (95%) | lowest | seconds |\n|---|---|---|---|---|")
     for task in tasks:
         for network in NETWORKS:
             own = [row[3:] for row in results if row[:2] == (task, network)]
             scores, seconds = np.array(own).T
-            low, high = bootstrap_interval(interquartile_mean, scores)
             print(
-                f"| {task} | {network} | {interquartile_mean(scores):.1f} ({low:.1f} to "
-                f"{high:.1f}) | {scores.min():.1f} | {np.median(seconds):.0f} |"
+                f"| {task} | {network} | {interval(scores)} | {scores.min():.1f} | "
+                f"{np.median(seconds):.0f} |"
             )
 
 

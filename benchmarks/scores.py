@@ -16,26 +16,22 @@ except with ``--fresh``.
 """
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
-import os
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from jobs import in_processes, interval
 
-from tfpg.results.statistics import bootstrap_interval, interquartile_mean
+from tfpg.results.statistics import interquartile_mean
 
 POINTS = 100  # of a curve
 
 
 def run_seed(name: str, seed: int, fraction: float) -> dict:
     """Train with a fraction of a preset's budget, and return the scores."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
     import tfpg
 
     preset_name, _, env_steps = name.partition("@")
@@ -77,14 +73,13 @@ def print_table(rows: list[dict], names: list[str]) -> None:
     print("| preset | seeds | best model, IQM (95%) | worst | last model, IQM | steps | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name in names:
-        own = [row for row in rows if row["name"] == name]
+        own = sorted((row for row in rows if row["name"] == name), key=lambda row: row["seed"])
         if not own:
             continue
         best, last = (np.array([row[which] for row in own]) for which in ("best", "last"))
-        low, high = bootstrap_interval(interquartile_mean, best)
         print(
-            f"| {name} | {len(own)} | {interquartile_mean(best):.1f} ({low:.1f} to {high:.1f}) | "
-            f"{best.min():.1f} | {interquartile_mean(last):.1f} | "
+            f"| {name} | {len(own)} | {interval(best)} | {best.min():.1f} | "
+            f"{interquartile_mean(last):.1f} | "
             f"{np.mean([row['env_steps'] for row in own]):,.0f} | "
             f"{np.median([row['seconds'] for row in own]):.0f} |"
         )
@@ -126,20 +121,13 @@ def main() -> None:
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     known = {(row["name"], row["seed"]) for row in rows}
     jobs = [(n, s, fraction) for n in names for s in range(seeds) if (n, s) not in known]
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-        for done in concurrent.futures.as_completed(pool.submit(run_seed, *job) for job in jobs):
-            try:
-                row = done.result()
-            except Exception as error:  # the others continue
-                print(f"A seed failed: {error}", flush=True)
-                continue
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if not args.quick:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
+    for row in in_processes(run_seed, jobs, args.jobs):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if not args.quick:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
     print_table(rows, names)
     if args.plot:
         plot(rows, names, args.plot)

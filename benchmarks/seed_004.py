@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import time
 
-from tfpg.results.statistics import bootstrap_interval, interquartile_mean
+from jobs import interval
 
 
 def train_and_score(seed: int, iterations: int) -> tuple[float, float, int, float]:
@@ -69,10 +69,8 @@ def main() -> None:
         print(f"{seed:6}{best:13.1f}{last:13.1f}{steps:12,}{seconds:10.1f}", flush=True)
     best_scores, last_scores, *_ = zip(*rows, strict=True)
     for name, scores in (("best", best_scores), ("last", last_scores)):
-        low, high = bootstrap_interval(interquartile_mean, scores)
         print(
-            f"{name} models: interquartile mean {interquartile_mean(scores):.1f} "
-            f"(95% bootstrap interval {low:.1f} to {high:.1f}), "
+            f"{name} models: interquartile mean {interval(scores)}, with a 95% bootstrap interval, "
             f"{sum(s >= 195 for s in scores)} of {len(scores)} at 195 or more"
         )
 
