@@ -280,6 +280,22 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         score=Score(500.0, 500.0, 500.0),
     ),
+    ("pqn", "LunarLander-v3"): Preset(
+        env_steps=1_000_000,
+        learning_rate=1e-3,
+        adam=_Q_ADAM,
+        anneal=True,
+        network={"hidden": (128, 128), "activation": "relu", "layer_norm": True},
+        options={
+            "num_envs": 16,
+            "num_steps": 64,
+            "epochs": 2,
+            "minibatches": 8,
+            "q_lambda": 0.95,
+            "epsilon": linear(1.0, 0.05, 300_000),
+        },
+        score=Score(241.6, 226.0, 254.5),
+    ),
 }
 
 _MUJOCO = Preset(
