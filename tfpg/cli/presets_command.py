@@ -29,13 +29,13 @@ class Presets(WithJson):
             self.print_json({"presets": found})
             return
         print(f"{'algorithm':11}{'environment':26}{'env steps':>11}  score")
-        for (algorithm, env), preset in PRESETS.items():
+        for (algorithm, env), preset in sorted(PRESETS.items()):
             score = ""
             if preset.score is not None:
                 mean, low, high = map(number, preset.score)
                 score = f"{mean} ({low} to {high})"
             print(f"{algorithm:11}{env:26}{preset.env_steps:>11,}  {score}")
-        print("A trained model of each: tfpg record zoo:ALGORITHM/ENVIRONMENT video.mp4")
+        print("Trained models (not qrdqn, rainbow): tfpg record zoo:ALGORITHM/ENV video.mp4")
 
 
 presets = click_command("presets", Presets)

@@ -134,10 +134,10 @@ def number(x: float) -> str:
     """Return a number with four significant digits, or all of them if it is an integer.
 
     Example:
-        >>> number(0.95487), number(51200)
-        ('0.9549', '51,200')
+        >>> number(0.95487), number(4139.2), number(51200)
+        ('0.9549', '4,139', '51,200')
     """
-    return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):.4g}"
+    return f"{x:,.0f}" if float(x).is_integer() else f"{float(x):,.4g}"
 
 
 def show(text: str, file: Any = None) -> None:

@@ -324,24 +324,42 @@ PRESETS |= {
     ),
 }
 
-_DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
-_ATOMS = {"atoms": 51}
-_RAINBOW = {"atoms": 51, "noisy": True}
+_SAC = Preset(
+    env_steps=300_000,
+    learning_rate=3e-4,
+    network={"hidden": (256, 256), "activation": "relu", "log_std": None},
+    critic={"hidden": (256, 256)},
+)
 
-# The ranges of discounted returns.
-_RETURNS = {"CartPole-v1": (0.0, 100.0)}
+_RETURNS = {  # the ranges of discounted returns
+    "CartPole-v1": (0.0, 100.0),
+    "Acrobot-v1": (-100.0, 0.0),
+}
+_DISTRIBUTIONAL = {
+    ("c51", "CartPole-v1"): Score(500.0, 494.1, 500.0),
+    ("c51", "Acrobot-v1"): Score(-66.3, -68.5, -64.7),
+    ("qrdqn", "CartPole-v1"): Score(500.0, 497.6, 500.0),
+}
 
 
 def _like_dqn(algorithm: str, env: str, score: Score) -> Preset:
     """DQN's settings for an environment, for an algorithm with distributions of returns."""
     preset = PRESETS["dqn", env]
-    options, network = dict(preset.options), {**preset.network, **_ATOMS}
-    if algorithm != "qrdqn":
+    options, network = dict(preset.options), dict(preset.network)
+    if algorithm == "qrdqn":
+        network["atoms"] = 11
+    else:
+        network["atoms"] = 51
         options["v_min"], options["v_max"] = _RETURNS[env]
     return preset._replace(network=network, options=options, score=score)
 
 
-PRESETS["c51", "CartPole-v1"] = _like_dqn("c51", "CartPole-v1", Score(500.0, 494.1, 500.0))
+for (_algorithm, _env), _score in _DISTRIBUTIONAL.items():
+    PRESETS[_algorithm, _env] = _like_dqn(_algorithm, _env, _score)
+
+_DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
+_ATOMS = {"atoms": 51}
+_RAINBOW = {"atoms": 51, "noisy": True}
 
 # For environments without a measured preset: the defaults of the agents and their optimizers.
 DEFAULTS: dict[str, Preset] = {
@@ -358,12 +376,7 @@ DEFAULTS: dict[str, Preset] = {
         adam=_Q_ADAM,
         network={"activation": "relu", "layer_norm": True},
     ),
-    "sac": Preset(
-        env_steps=300_000,
-        learning_rate=3e-4,
-        network={"hidden": (256, 256), "activation": "relu", "log_std": None},
-        critic={"hidden": (256, 256)},
-    ),
+    "sac": _SAC,
 }
 
 _ATARI_DQN = Preset(
