@@ -331,6 +331,17 @@ _SAC = Preset(
     critic={"hidden": (256, 256)},
 )
 
+PRESETS |= {
+    ("sac", "Pendulum-v1"): _SAC._replace(env_steps=20_000, score=Score(-142.4, -146.5, -134.2)),
+    ("sac", "MountainCarContinuous-v0"): _SAC._replace(
+        env_steps=30_000,
+        network={**_SAC.network, "hidden": (64, 64)},
+        critic={"hidden": (64, 64)},
+        options={"explore_steps": 32, "gamma": 0.999, "window": 100},
+        score=Score(94.1, 93.8, 94.4),
+    ),
+}
+
 _RETURNS = {  # the ranges of discounted returns
     "CartPole-v1": (0.0, 100.0),
     "Acrobot-v1": (-100.0, 0.0),
