@@ -17,7 +17,8 @@ def in_processes(function: Callable, jobs: Iterable[tuple], count: int) -> Itera
     Every job has a new process with one thread for TensorFlow. One that fails is reported, and the
     others continue.
     """
-    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"} | os.environ
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         count, mp_context=context, max_tasks_per_child=1

@@ -1,4 +1,4 @@
-"""Train the models that come with tfpg: one for each preset, except those of QR-DQN and Rainbow.
+"""Train the models that come with tfpg: one for each preset.
 
     python scripts/make_zoo.py                       # all that are missing: half an hour
     python scripts/make_zoo.py ppo/CartPole-v1 ...   # these, again
@@ -32,7 +32,6 @@ UNKNOWN = (
     *('"quantization_config": null', '"optional": false', '"renorm": false'),
     *('"renorm_clipping": null', '"renorm_momentum": 0.99'),
 )
-LARGE = ("qrdqn", "rainbow")  # with them, the zoo would have more than 2 MB
 EPISODES, SEED = 100, 10_000  # that measure the return
 
 
@@ -95,7 +94,7 @@ def write_zip(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
 
 
 def main() -> None:
-    names = [f"{algorithm}/{env}" for algorithm, env in PRESETS if algorithm not in LARGE]
+    names = [f"{algorithm}/{env}" for algorithm, env in PRESETS]
     for name in sys.argv[1:] or [each for each in names if not (ZOO / f"{each}.zip").exists()]:
         make(name)
     size = sum(path.stat().st_size for path in ZOO.rglob("*.zip"))

@@ -35,7 +35,7 @@ class Presets(WithJson):
                 mean, low, high = map(number, preset.score)
                 score = f"{mean} ({low} to {high})"
             print(f"{algorithm:11}{env:26}{preset.env_steps:>11,}  {score}")
-        print("Trained models (not qrdqn, rainbow): tfpg record zoo:ALGORITHM/ENV video.mp4")
+        print("A trained model of each: tfpg record zoo:ALGORITHM/ENVIRONMENT video.mp4")
 
 
 presets = click_command("presets", Presets)

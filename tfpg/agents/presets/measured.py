@@ -280,22 +280,6 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         score=Score(500.0, 500.0, 500.0),
     ),
-    ("pqn", "LunarLander-v3"): Preset(
-        env_steps=1_000_000,
-        learning_rate=1e-3,
-        adam=_Q_ADAM,
-        anneal=True,
-        network={"hidden": (128, 128), "activation": "relu", "layer_norm": True},
-        options={
-            "num_envs": 16,
-            "num_steps": 64,
-            "epochs": 2,
-            "minibatches": 8,
-            "q_lambda": 0.95,
-            "epsilon": linear(1.0, 0.05, 300_000),
-        },
-        score=Score(241.6, 226.0, 254.5),
-    ),
 }
 
 _MUJOCO = Preset(
@@ -313,6 +297,14 @@ _MUJOCO = Preset(
     },
 )
 
+_SAC = Preset(
+    env_steps=300_000,
+    learning_rate=3e-4,
+    network={"hidden": (256, 256), "activation": "relu", "log_std": None},
+    critic={"hidden": (256, 256)},
+)
+_PQN = PRESETS["pqn", "CartPole-v1"]
+
 PRESETS |= {
     ("ppo", "HalfCheetah-v5"): _MUJOCO._replace(
         options={**_MUJOCO.options, "gamma": 0.98}, score=Score(4205.0, 3412.9, 4576.5)
@@ -322,16 +314,16 @@ PRESETS |= {
     ("ppo", "InvertedPendulum-v5"): _MUJOCO._replace(
         options={**_MUJOCO.options, "squash": False}, score=Score(1000.0, 996.8, 1000.0)
     ),
-}
-
-_SAC = Preset(
-    env_steps=300_000,
-    learning_rate=3e-4,
-    network={"hidden": (256, 256), "activation": "relu", "log_std": None},
-    critic={"hidden": (256, 256)},
-)
-
-PRESETS |= {
+    ("pqn", "LunarLander-v3"): _PQN._replace(
+        env_steps=1_000_000,
+        options={
+            **_PQN.options,
+            "num_envs": 16,
+            "num_steps": 64,
+            "epsilon": linear(1.0, 0.05, 300_000),
+        },
+        score=Score(241.6, 226.0, 254.5),
+    ),
     ("sac", "Pendulum-v1"): _SAC._replace(env_steps=20_000, score=Score(-142.4, -146.5, -134.2)),
     ("sac", "MountainCarContinuous-v0"): _SAC._replace(
         env_steps=30_000,
@@ -365,8 +357,7 @@ def _like_dqn(algorithm: str, env: str, score: Score) -> Preset:
     return preset._replace(network=network, options=options, score=score)
 
 
-for (_algorithm, _env), _score in _DISTRIBUTIONAL.items():
-    PRESETS[_algorithm, _env] = _like_dqn(_algorithm, _env, _score)
+PRESETS |= {task: _like_dqn(*task, score) for task, score in _DISTRIBUTIONAL.items()}
 
 _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
 _ATOMS = {"atoms": 51}
