@@ -77,7 +77,7 @@ def make_compatible(pack: Path) -> None:
     parts["config.json"] = re.sub(rb'(?<="config": \{)"name": "(clip|mean)", ', b"", config)
     parts["metadata.json"] = re.sub(rb'"3\.\d+\.\d+"', b'"3.10.0"', parts["metadata.json"])
     members["model.keras"] = write_zip(parts)
-    pack.write_bytes(write_zip(members, zipfile.ZIP_DEFLATED))
+    pack.write_bytes(write_zip(members, zipfile.ZIP_LZMA))
 
 
 def read_zip(data: bytes) -> dict[str, bytes]:
