@@ -22,24 +22,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfpg.agents.accumulated_gradient import NOISE, accumulated_gradient, step_weights
 from tfpg.agents.minibatches import Batch, episode_ends, explained_variance
 from tfpg.agents.optimization import CompiledUpdate, apply_where, are_finite, compiled
 from tfpg.agents.policy_gradient import PolicyGradient
 from tfpg.core.backend import tf
 from tfpg.core.options import count, nonnegative, one_of, option, optional
 from tfpg.models.policy import Policy
-from tfpg.ops import per_step
 from tfpg.ops.distributions import Distribution
-from tfpg.ops.gradients import gradient_of, mean_gradient, weight_penalty
+from tfpg.ops.gradients import mean_gradient
 from tfpg.ops.policy_losses import policy_gradient_loss
 from tfpg.ops.value_losses import value_loss
 from tfpg.rollouts.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from tfpg.rollouts.collector import Collector
-
-# Undefined for a single episode, and left out of the logs then.
-_NOISE = ("grad_snr", "baseline_saving", "zscore_saving")
 
 
 class Reinforce(PolicyGradient):
@@ -150,14 +147,12 @@ class Reinforce(PolicyGradient):
         numbers = tf.TensorSpec([None], tf.float32)
         actions = tf.TensorSpec([None, *head.action_shape], tf.as_dtype(head.action_dtype))
         batch = Batch(policy.input_spec, actions, *[numbers] * 4)
-        weights, ends = tf.TensorSpec([None, 3], tf.float32), tf.TensorSpec([None], tf.bool)
         # Without XLA, which would compile it for each number of steps.
         signature = (batch, numbers) if policy.states else (batch,)
         self._fused = CompiledUpdate(self._fused_update, False, self.models, signature)
-        combinations = tf.TensorSpec([3, 3], tf.float32)
-        self._accumulated = CompiledUpdate(
-            self._accumulated_update, False, self.models, (batch, weights, ends, combinations)
-        )
+        weights = [tf.TensorSpec([size, 3], tf.float32) for size in (None, 3)]
+        signature = (batch, *weights, tf.TensorSpec([None], tf.bool))
+        self._accumulated = CompiledUpdate(self._accumulated_update, False, self.models, signature)
         self._update_value = compiled(self._value_update, signature=[batch])
         self.compiled_iterations = None
 
@@ -235,13 +230,13 @@ class Reinforce(PolicyGradient):
         if self.gradient == "fused":
             logs, _ = self._fused(*self._sequences(data, batch))
         else:
-            weights, combinations = self._step_weights(batch)
-            logs, _ = self._accumulated(batch, weights, episode_ends(data), combinations)
+            weights = step_weights(batch, self.standardize, self.baseline)
+            logs, _ = self._accumulated(batch, *weights, episode_ends(data))
         self.keep_weights(logs)
         self.trainable.check(logs.pop("finite"), logs["loss"])
         if self.value_updates > 1:
             self._update_value(batch)
-        logs = {name: x for name, x in logs.items() if name not in _NOISE or np.isfinite(x)}
+        logs = {name: x for name, x in logs.items() if name not in NOISE or np.isfinite(x)}
         if self.learns_value:
             ones = np.ones_like(batch.returns)
             logs["explained_variance"] = float(
@@ -288,49 +283,19 @@ class Reinforce(PolicyGradient):
         return {**self._fused_step(batch, weights), **self.weights_after()}, None
 
     def _accumulated_update(
-        self, batch: Batch, weights: tf.Tensor, ends: tf.Tensor, combinations: tf.Tensor
+        self, batch: Batch, weights: tf.Tensor, combinations: tf.Tensor, ends: tf.Tensor
     ) -> tuple[dict[str, tf.Tensor], None]:
-        variables = self.trainable.variables
-        sums, logs = per_step.accumulate(self.losses, variables, batch, weights, ends)
-        steps = tf.cast(tf.shape(weights)[0], tf.float32)
-        gradients = per_step.unflatten((sums.rest - sums.total[0]) / steps, variables)
-        with tf.GradientTape() as tape:
-            penalty = weight_penalty(variables)
-        penalties = gradient_of(tape, penalty, variables)
-        gradients = [g + tf.cast(p, g.dtype) for g, p in zip(gradients, penalties, strict=True)]
-        logs = self._applied(gradients, logs | self._noise(sums, tf.unstack(combinations)))
-        return {**logs, **self.weights_after()}, None
-
-    def _step_weights(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """The weights ``[B, 3]`` of each step's gradient, and the coefficients to combine them.
-
-        The weights are the advantage A, 1 and the value V. The rows of the combinations ``[3, 3]``
-        give three gradients: as applied, without the shift of the z-score, and without the shift
-        and the baseline. All are in the unit of the applied advantages.
-        """
-        raw = (batch.returns - batch.values).astype(np.float64)
-        z_scored = self.standardize == "batch"
-        spread = (batch.returns if self.baseline == "step" else raw).std()
-        scale = 1.0 / spread if z_scored and batch.advantages.any() else 1.0
-        weights = [batch.advantages, np.ones_like(raw), scale * batch.values]
-        shift = scale * raw.mean() if z_scored and not self._subtracts_means else 0.0
-        combinations = [[1.0, 0.0, 0.0], [1.0, shift, 0.0], [1.0, shift, 1.0]]
-        return np.stack(weights, axis=1).astype(np.float32), np.array(combinations, np.float32)
-
-    def _noise(self, sums: per_step.GradientSums, combinations: list) -> dict[str, tf.Tensor]:
-        """The gradient's signal-to-noise ratio, and the shares of variance that were removed."""
-        applied, unshifted, raw = (per_step.noise_of(sums, c) for c in combinations)
-        logs = {"grad_snr": applied.snr}
-        if self.standardize == "batch" and not self._subtracts_means:
-            logs["zscore_saving"] = 1.0 - applied.variance / unshifted.variance
-        if self.standardize != "episode" and self.baseline is not None:
-            logs["baseline_saving"] = 1.0 - unshifted.variance / raw.variance
-        return logs
-
-    @property
-    def _subtracts_means(self) -> bool:
-        """Whether the baseline has subtracted the mean that the z-score would subtract."""
-        return self.baseline in ("mean", "step")
+        gradients, logs = accumulated_gradient(
+            self.losses,
+            self.trainable.variables,
+            batch,
+            weights,
+            combinations,
+            ends,
+            self.standardize,
+            self.baseline,
+        )
+        return {**self._applied(gradients, logs), **self.weights_after()}, None
 
     def _applied(
         self, gradients: list[tf.Tensor], logs: dict[str, Any], allowed: Any = True
