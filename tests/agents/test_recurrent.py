@@ -158,6 +158,59 @@ def test_it_acts_alike_in_numpy_and_tensorflow(cell):
         np.testing.assert_allclose(state, other.state[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("state", ["probabilities", "with others"])
+def test_probabilities_that_are_a_state_act_alike_in_numpy_and_tensorflow(state):
+    size = {"probabilities": 2, "with others": 7}[state]
+    x = keras.Input((4,), name="observation")
+    before = keras.Input((size,), name="state")
+    features = keras.layers.Dense(5, "tanh")(keras.layers.Concatenate()([x, before]))
+    output = keras.layers.Dense(2, "softmax")(features)
+    after = output if size == 2 else keras.layers.Concatenate()([features, output])
+    inputs, outputs = {"observation": x, "state": before}, {"policy": output, "state": after}
+    model = larger(keras.Model(inputs, outputs))
+    seen = np.random.default_rng(0).normal(size=(5, 20, 4)).astype(np.float32)
+    act = tfpg.Policy(model, "CartPole-v1", acting="numpy").actor().remembering(20)
+    state = np.zeros((20, size), np.float32)
+    for observations in seen:
+        decision = act(observations)
+        state = model({"observation": observations, "state": state})["state"].numpy()
+        np.testing.assert_allclose(decision.state["state"], state, atol=1e-5)
+
+
+def test_forgetting_and_the_number_of_environments():
+    policy = tfpg.Policy(larger(network()), "CartPole-v1")
+    observation = np.ones((1, 4), np.float32)
+    act = policy.actor().remembering(1)
+    first, second = act(observation).outputs, act(observation).outputs
+    assert not np.allclose(first, second)
+    for ended in (True, [True], np.array([True]), np.True_):
+        act.forget(ended)
+        np.testing.assert_array_equal(act(observation).outputs, first)
+    act.forget(False)
+    assert not np.allclose(act(observation).outputs, first)
+    for count in (2, 0):
+        with pytest.raises(ValueError, match=f"{count} observations, but .* in 1 environments"):
+            act(np.ones((count, 4), np.float32))
+
+
+@pytest.mark.parametrize("key", ["policy", "value", "state"])
+def test_observations_with_the_names_of_outputs(key):
+    parts = {key: spaces.Box(-1, 1, (3,)), "x": spaces.Box(-1, 1, (2,))}
+    model = tfpg.networks.recurrent((spaces.Dict(parts), spaces.Discrete(2)), 6, layer_norm=True)
+    policy = tfpg.Policy(model, (spaces.Dict(parts), spaces.Discrete(2)))
+    assert list(policy.states) == ["memory_state" if key == "state" else "state"]
+    observations = {name: np.ones((2, *part.shape), "f") for name, part in parts.items()}
+    decision = policy.actor().remembering(2)(observations)
+    assert decision.env_actions.shape == (2,)
+
+
+def test_rollouts_shorter_than_a_sequence():
+    agents = [agent_of(tfpg.PPO, num_steps=8, sequence_length=n, minibatches=2) for n in (16, 8)]
+    for agent in agents:
+        agent.fit("CartPole-v1", 2, seed=0, verbose=0)
+    np.testing.assert_array_equal(*(flat_weights(agent.model) for agent in agents))
+
+
 def test_one_policy_serves_all_evaluations():
     agent = agent_of(tfpg.PPO)
     agent.fit("CartPole-v1", 1, seed=0, verbose=0)
@@ -368,8 +421,9 @@ class TestRefusals:
 
     def test_acting_without_a_state(self):
         policy = tfpg.Policy(network(), "CartPole-v1")
-        with pytest.raises(ValueError, match=r"use act = policy.actor\(\).remembering\(N\)"):
-            policy.act(np.zeros((1, 4), np.float32))
+        for function in (policy.act, policy.values, policy.encode, policy.actor()):
+            with pytest.raises(ValueError, match=r"use act = policy.actor\(\).remembering\(N\)"):
+                function(np.zeros((1, 4), np.float32))
 
     def test_more_minibatches_than_sequences(self):
         agent = agent_of(tfpg.PPO, num_envs=1, num_steps=8, minibatches=4)
@@ -382,8 +436,40 @@ class TestRefusals:
         agent = tfpg.PPO(
             keras.Model(model.input, outputs), value_model=tfpg.networks.critic("CartPole-v1")
         )
-        with pytest.raises(ValueError, match="needs a second output for the value"):
+        message = 'needs an output named "value" of shape .* and no value_model'
+        with pytest.raises(ValueError, match=message):
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        with pytest.raises(ValueError, match=message):
+            tfpg.PPO(agent.model).fit("CartPole-v1", 1, seed=0, verbose=0)
+
+    @pytest.mark.parametrize("batch", [1, 16])
+    def test_a_stateful_layer(self, batch):
+        model = keras.Sequential(
+            [keras.Input(batch_shape=(batch, 4)), keras.layers.Reshape((1, 4))]
+        )
+        model.add(keras.layers.GRU(6, stateful=True, name="memory"))
+        model.add(keras.layers.Dense(2))
+        with pytest.raises(ValueError, match=r"'memory' \(GRU\) is stateful, so it would not forg"):
+            tfpg.Policy(model, "CartPole-v1")
+
+    def test_models_in_other_forms(self):
+        unnamed, x = keras.Input((4,), name="x"), keras.Input((4,), name="observation")
+        state = keras.Input((2,), name="state")
+        outputs = {"policy": keras.layers.Dense(2)(state), "state": 0.5 * state}
+        other = {"policy": outputs["policy"], "next_state": 0.5 * state}
+        for inputs, results, message in (
+            ({"x": unnamed, "state": state}, outputs, r"keras.Input\(shape, name='observation'\)"),
+            (
+                {"observation": x, "state": state},
+                other,
+                "If it has a memory, name its states alike",
+            ),
+            (x, [outputs["policy"] for _ in range(3)], "The states of a memory have the names of"),
+        ):
+            if inputs is x:
+                results = [keras.layers.Dense(2)(x) for _ in range(3)]
+            with pytest.raises(ValueError, match=message):
+                tfpg.Policy(keras.Model(inputs, results), "CartPole-v1")
 
     def test_a_state_named_as_an_observation(self):
         space = spaces.Dict(state=spaces.Box(-1, 1, (3,)))

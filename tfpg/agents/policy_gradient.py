@@ -179,8 +179,8 @@ class ActorCritic(RolloutAgent, PolicyGradient):
     sequence_length: int = option(
         default=16,
         check=count,
-        help="For recurrent policies: number of consecutive steps through which gradients flow. It "
-        "must divide num_steps.",
+        help="For recurrent policies: number of consecutive steps through which gradients flow, at "
+        "most num_steps, which must be a multiple of it.",
     )
     needs_value = True
 
@@ -192,7 +192,7 @@ class ActorCritic(RolloutAgent, PolicyGradient):
 
     def check_recurrent(self, policy: Policy) -> None:
         super().check_recurrent(policy)
-        length = self.sequence_length
+        length = self._length
         if self.num_steps % length:
             raise ValueError(
                 f"The model is recurrent, so num_steps ({self.num_steps}) must be a multiple of "
@@ -207,10 +207,14 @@ class ActorCritic(RolloutAgent, PolicyGradient):
             )
 
     @property
+    def _length(self) -> int:
+        """The number of steps of a sequence."""
+        return min(self.sequence_length, self.num_steps)
+
+    @property
     def steps_together(self) -> int:
-        return self.sequence_length if self.trained_policy.states else 1
+        return self._length if self.trained_policy.states else 1
 
     def distribution_and_value(self, inputs: Any) -> tuple[Distribution, tf.Tensor | None]:
         policy = self.trained_policy
-        length = self.sequence_length if policy.states else None
-        return policy.distribution_and_value(inputs, length)
+        return policy.distribution_and_value(inputs, self._length if policy.states else None)

@@ -91,8 +91,6 @@ class Model(WithOptions):
         if self.model is not None and settings:
             name = dashed(settings[0])
             raise ValueError(f"{name} is for new networks: leave out --model or {name}.")
-        if self.recurrent is not None and self.layer_norm is not None:
-            raise ValueError("--layer-norm cannot be combined with --recurrent: leave one out.")
 
 
 class Workers(WithOptions):

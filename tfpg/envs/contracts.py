@@ -53,6 +53,8 @@ MASKABLE = (spaces.Discrete, spaces.MultiDiscrete)
 # The key of a `Dict` observation that holds which actions are valid, and that of the rest if there
 # is only one other part.
 ACTION_MASK, OBSERVATION = "action_mask", "observation"
+# The key of a flag that recurrent policies add: 1 for the first observation of an episode.
+BEGIN = "/begin"
 
 _BOOL = np.dtype(bool)
 

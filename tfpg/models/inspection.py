@@ -11,7 +11,7 @@ from gymnasium import spaces
 from tfpg.core.arrays import map_arrays
 from tfpg.core.backend import keras
 from tfpg.core.messages import one_line, warn
-from tfpg.envs.contracts import OBSERVATION
+from tfpg.envs.contracts import BEGIN, OBSERVATION
 from tfpg.models.observations import Codes, input_shape, map_space, without_mask
 
 
@@ -32,7 +32,8 @@ def all_layers(model: Any) -> Iterator[keras.layers.Layer]:
 def state_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the states of a recurrent policy: of outputs that are also inputs.
 
-    They are recognized by their names in a dict of outputs; see `tfpg.models.recurrent`.
+    They are recognized by their names in a dict of outputs, other than ``"policy"`` and
+    ``"value"``; see `tfpg.models.recurrent`.
 
     Raises:
         ValueError: A state has another shape as an output than as an input.
@@ -48,7 +49,8 @@ def state_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
     if not isinstance(outputs, dict):
         return {}
     inputs = inputs_by_key(model)
-    states = {name: x for name, x in outputs.items() if name in inputs}
+    names = set(inputs) - {"policy", "value"}
+    states = {name: x for name, x in outputs.items() if name in names}
     for name, x in states.items():
         if x.shape != inputs[name].shape or None in x.shape[1:]:
             raise ValueError(
@@ -89,7 +91,8 @@ def split_outputs(outputs: Any, states: Collection[str] = ()) -> tuple[Any, Any]
     names = f" ({', '.join(sorted(outputs))})" if isinstance(outputs, dict) else ""
     raise ValueError(
         "A policy model has one output, or two: the policy's and then the value (in a dict, "
-        f'"value"). This one has {len(outputs)}{names}.'
+        f'"value"). This one has {len(outputs)}{names}. The states of a memory have the names of '
+        "inputs, as in tfpg.networks.recurrent."
     )
 
 
@@ -181,11 +184,12 @@ def input_keys(model: keras.Model, space: Any) -> str | list[str] | None:
     if isinstance(space, spaces.Dict):
         keys = list(inputs_by_key(model))
         if not set(keys) <= set(space):
+            given = [key for key in space if key != BEGIN]
+            missing = next((key for key in given if key not in keys), given[0])
             raise ValueError(
-                f"The model's inputs are named {keys}, but the observation keys are {list(space)}. "
-                "Name each input after its key, for example "
-                f"keras.Input(shape, name={next(iter(space))!r}), or build the model from a dict "
-                "of inputs: keras.Model({key: input}, outputs)."
+                f"The model's inputs are named {keys}, but the observation keys are {given}. "
+                f"Name each input after its key, for example keras.Input(shape, name={missing!r}), "
+                "or build the model from a dict of inputs: keras.Model({key: input}, outputs)."
             )
     shape = getattr(model, "input_shape", None) if model.built else None
     if shape is None:
@@ -195,7 +199,13 @@ def input_keys(model: keras.Model, space: Any) -> str | list[str] | None:
         for key, x in inputs_by_key(model).items():
             if not _fits(wanted[key], tuple(x.shape)[1:]):
                 raise ValueError(_wrong_input(key, tuple(x.shape), space[key], wanted[key]))
-    elif isinstance(shape, (list, dict)) or not _fits(wanted, shape[1:]):
+    elif isinstance(shape, (list, dict)):
+        raise ValueError(
+            f"The model has {len(shape)} inputs, but observations are arrays of shape {wanted}. If "
+            "it has a memory, name its states alike in a dict of inputs and a dict of outputs, as "
+            "tfpg.networks.recurrent does."
+        )
+    elif not _fits(wanted, shape[1:]):
         raise ValueError(
             f"The model takes inputs of shape {one_line(shape)}, but the observations, "
             f"{one_line(space)}, have shape {wanted}. Build it with keras.Input of that shape, or "
@@ -255,8 +265,8 @@ def check_layers(model: keras.Model, allowed: Collection[keras.layers.Layer] = (
         allowed: Layers that may be random.
 
     Raises:
-        ValueError: The model has dropout or noise layers, trainable batch normalization, or
-            activity regularizers.
+        ValueError: The model has dropout or noise layers, trainable batch normalization, stateful
+            layers, or activity regularizers.
 
     Example:
         >>> import keras
@@ -276,6 +286,12 @@ def check_layers(model: keras.Model, allowed: Collection[keras.layers.Layer] = (
             raise ValueError(
                 f"Layer {layer.name!r} (GaussianNoise) makes this a noisy network, and only a "
                 "Q-network can be one: use tfpg.DQN, or epsilon=0.0 in tfpg.Policy."
+            )
+        if getattr(layer, "stateful", False):
+            raise ValueError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) is stateful, so it would not "
+                "forget an episode at its end. Make its state an input and an output of the model, "
+                "as tfpg.networks.recurrent does."
             )
         if isinstance(layer, random) and getattr(layer, "rate", True):
             reason = "is random in training"

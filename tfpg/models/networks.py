@@ -328,6 +328,7 @@ def recurrent(
     *,
     cell: str = "gru",
     normalize: bool = True,
+    layer_norm: bool = False,
     log_std: float | None = 0.0,
     seed: int | None = None,
     name: str | None = None,
@@ -344,6 +345,7 @@ def recurrent(
         activation: Keras name of the activation of the hidden layers.
         cell: ``"gru"`` or ``"lstm"``.
         normalize: See `mlp`.
+        layer_norm: See `mlp`. The cell is not normalized.
         log_std: See `mlp`.
         seed: See `mlp`.
         name: Name of the model.
@@ -369,7 +371,7 @@ def recurrent(
     if cell not in ("gru", "lstm"):
         raise ValueError(f'cell must be "gru" or "lstm", but it is {cell!r}.')
     observation_space, action_space = _spaces(env)
-    layer = _layer_maker(seed)
+    layer = _layer_maker(seed, layer_norm=layer_norm)
     if not isinstance(observation_space, spaces.Dict):
         observation_space = spaces.Dict({OBSERVATION: observation_space})
     inputs, x = _features(observation_space, normalize, layer)

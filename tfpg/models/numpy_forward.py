@@ -208,7 +208,9 @@ def mirror(model: keras.Model, *, logits: bool = False, noise: Sequence[Any] = (
         return None
     last = next((each.layer for each in found if targets[0] in each.outputs), None)
     ends_in = getattr(last, "activation", None) if type(last) in _with_activation() else None
-    gives_logits = logits and ends_in in (keras.activations.sigmoid, keras.activations.softmax)
+    only_output = targets[0] not in {*targets[1:], *(x for each in found for x in each.inputs)}
+    probabilities = keras.activations.sigmoid, keras.activations.softmax
+    gives_logits = logits and only_output and ends_in in probabilities
     variables: list[Any] = []
     for each in found:
         numpy = _numpy_layer(each.layer, gives_logits and each.layer is last)

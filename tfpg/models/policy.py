@@ -18,7 +18,7 @@ from tfpg.core.arrays import BLOCK, batch_size, map_arrays
 from tfpg.core.backend import check_not_forked, keras, read_variable, scope_of, tf
 from tfpg.core.messages import one_line
 from tfpg.envs import EnvLike, Spaces, spaces_of
-from tfpg.envs.contracts import ACTION_MASK, mask_choices, mask_issues, named_parts
+from tfpg.envs.contracts import ACTION_MASK, BEGIN, mask_choices, mask_issues, named_parts
 from tfpg.models.heads import NOISE, BernoulliHead, EpsilonGreedyHead, Head, head_for
 from tfpg.models.inspection import (
     check_calls,
@@ -58,6 +58,10 @@ _PROBES = 16
 NO_VALUE = (
     "The model has no value. Give it a second output of shape (batch, 1), as "
     "tfpg.networks.actor_critic does, or pass value_model=tfpg.networks.critic(env)."
+)
+NO_VALUE_OF_STATES = (
+    'A recurrent model needs an output named "value" of shape (batch, 1), as '
+    "tfpg.networks.recurrent has, and no value_model."
 )
 
 _HEAD_NAMES = "from_logits", "positive_action", "squash", "log_std", "epsilon", "support"
@@ -148,6 +152,7 @@ class Actor:
             FloatingPointError: The model's outputs are not finite.
         """
         head = self.head
+        _check_states(self.states, observations)
         if noise is not None and head.at_random:
             outputs = np.zeros((len(noise), head.outputs), np.float32)
         else:
@@ -377,6 +382,7 @@ class Policy:
 
     def encode(self, observations: Any) -> Any:
         """Return the model inputs for observations as the environment returns them."""
+        _check_states(self.states, observations)
         return self._encoding(self._encoded_keys)(observations)
 
     def include(self, keys: Collection[str]) -> None:
@@ -493,7 +499,7 @@ class Policy:
     def require_value(self) -> None:
         """Raise a `ValueError` if there is no value."""
         if not (self.has_value or isinstance(self.head, EpsilonGreedyHead)):
-            raise ValueError(NO_VALUE)
+            raise ValueError(NO_VALUE_OF_STATES if self.states else NO_VALUE)
 
     @property
     def acting_variables(self) -> list[keras.Variable]:
@@ -542,11 +548,12 @@ class Policy:
                     "The model cannot be sent to another process, because it has no config: "
                     f"{one_line(error)}. Give its class get_config()."
                 ) from error
-            where = self.observation_space, self.action_space
             head: dict[str, Any] = {"from_logits": self.head.from_logits}
             if isinstance(self.head, EpsilonGreedyHead):
                 head = {"epsilon": 0.0, "support": self.head.support}  # which epsilon is no matter
-            actor._forward = PortableForward(config, where, head, self.model.get_weights())
+            actor._forward = PortableForward(
+                config, self.env_spaces, head, self.model.get_weights()
+            )
         return actor
 
     def act(
@@ -569,11 +576,7 @@ class Policy:
         Raises:
             ValueError: The observations do not have the shape of the environment's.
         """
-        if self.states:
-            raise ValueError(
-                "A recurrent policy needs its state to act. For N environments, use "
-                "act = policy.actor().remembering(N), then act(observations)."
-            )
+        _check_states(self.states, observations)
         observations = self._checked(observations)
         noise = None
         if not deterministic:
@@ -597,8 +600,6 @@ class Policy:
             return None
         used = {*(_listed(self._keys) or ()), *[ACTION_MASK] * self.head.masks, *self._more_keys}
         if self.states:
-            from tfpg.models.recurrent import BEGIN
-
             used.add(BEGIN)
         if self.value_model is not None:
             used |= {*(_listed(self._value_keys) or cast(Any, self.observation_space))}
@@ -724,9 +725,7 @@ class Policy:
         if has_own:
             raise ValueError("The model has a value output, so it does not need a value_model.")
         if self.states:
-            raise ValueError(
-                "A recurrent model needs a second output for the value instead of a value_model."
-            )
+            raise ValueError(NO_VALUE_OF_STATES)
         theirs = input_space(value_model, self.observation_space)
         taken: list[Any] = _listed(input_keys(value_model, theirs)) or [None]
         for key in taken:
@@ -825,6 +824,15 @@ def _select(inputs: Any, keys: str | Sequence[str] | None) -> Any:
 
 def _encode_as(name: str, space: gymnasium.Space, observations: Any) -> dict[str, Any]:
     return {name: encode(space, observations)}
+
+
+def _check_states(states: Any, observations: Any) -> None:
+    """Raise if a policy has states and the observations do not hold them."""
+    if states and not (isinstance(observations, dict) and BEGIN in observations):
+        raise ValueError(
+            "A recurrent policy needs its state with each observation. For N environments, use "
+            "act = policy.actor().remembering(N), then act(observations)."
+        )
 
 
 def _listed(keys: str | list[str] | None) -> list[str] | None:

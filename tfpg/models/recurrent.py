@@ -16,11 +16,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from tfpg.core.arrays import batch_size
 from tfpg.core.backend import tf
-from tfpg.envs.contracts import OBSERVATION
-
-#: key of a flag that is 1 for the first observation of an episode
-BEGIN = "/begin"
+from tfpg.envs.contracts import BEGIN, OBSERVATION
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -44,8 +42,6 @@ def with_states(space: gymnasium.Space, shapes: Shapes) -> gymnasium.Space:
     parts: dict[str, Any] = {OBSERVATION: space}
     if isinstance(space, spaces.Dict):
         parts = dict(space.items())
-    if BEGIN in parts:
-        return space
     if taken := set(shapes) & set(parts):
         raise ValueError(
             f"The model's state {min(taken)!r} has the name of an observation. Rename the state."
@@ -98,14 +94,25 @@ class Memory:
         self.memory[BEGIN] = np.ones(count, np.int8)
 
     def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Any:
-        """Act, and store the next states."""
+        """Act, and store the next states.
+
+        Raises:
+            ValueError: There are not as many observations as environments.
+        """
         before = self.memory
+        given, count = batch_size(observations), len(before[BEGIN])
+        if given != count:
+            raise ValueError(
+                f"There are {given} observations, but this policy acts in {count} environments. "
+                f"For {given}, use policy.actor().remembering({given})."
+            )
         decision = self._actor(joined(observations, before), noise)._replace(memory=before)
         self.memory = memory_after(decision)
         return decision
 
-    def forget(self, which: np.ndarray) -> None:
-        """Begin new episodes in some environments, ``[N]`` bool."""
+    def forget(self, which: Any) -> None:
+        """Begin new episodes in some environments, ``[N]`` bool, or a bool if N is 1."""
+        which = np.atleast_1d(which)
         if which.any():
             self.memory = forgotten(self.memory, which)
 

@@ -177,7 +177,6 @@ A policy for `{env}`, trained by {algorithm} with tfpg.
 ```bash
 tfpg evaluate {out.name}
 tfpg record {out.name} video.mp4
-tfpg export {out.name}
 ```
 
 ```python
