@@ -51,6 +51,8 @@ def main() -> None:
     args = parser.parse_args()
     bounds = {"v_min": args.v_min, "v_max": args.v_max}
     bounds = {name: x for name, x in bounds.items() if x is not None}
+    if len(bounds) < 2 and "v_min" not in tfpg.presets.find("c51", args.env).options:
+        parser.error(f"C51 has no preset for {args.env}: pass --v-min and --v-max.")
     jobs = [(r, args.env, s, args.env_steps, bounds) for r in ROWS for s in range(args.seeds)]
     results = []
     for result in in_processes(train, jobs, args.jobs):

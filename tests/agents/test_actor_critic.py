@@ -390,6 +390,17 @@ def test_a_free_log_standard_deviation_belongs_to_the_agent(eager):
     assert not np.array_equal(log_std(), learned)
 
 
+def test_an_option_of_the_policy_that_is_changed_between_two_fits_is_used():
+    agent = small_agent(tfpg.A2C, "Pendulum-v1", acting="tensorflow")
+    agent.fit("Pendulum-v1", 1, seed=0, verbose=0)
+    log_std = agent.policy.head.variables
+    assert not agent.policy.head.squash
+    agent.squash, agent.acting = True, "numpy"
+    agent.fit("Pendulum-v1", 1, seed=0, verbose=0)
+    assert (agent.policy.head.squash, agent.policy.acting) == (True, "numpy")
+    assert [id(x) for x in agent.policy.head.variables] == [id(x) for x in log_std]
+
+
 def test_clipped_actions_are_counted_unless_the_policy_squashes(eager):
     env = lambda: Walk(BOX)  # noqa: E731
     model = tfpg.networks.actor_critic(env, hidden=(8,), log_std=2.0)

@@ -11,6 +11,7 @@ from small import SMALL, flat_weights, prepared, q_network, random_transitions
 
 import tfpg
 from tfpg.models.heads import EpsilonGreedyHead
+from tfpg.models.policy import head_options_of
 
 ATOMS = 5
 
@@ -151,11 +152,26 @@ class TestHead:
 
     @pytest.mark.parametrize(
         ("support", "message"),
-        [((1.0, 1.0), "from a number to a larger one"), ((0, np.inf), "a larger one")],
+        [
+            ((1.0, 1.0), "from a number to a larger one, in 5 steps"),
+            ((0, np.inf), "a larger one"),
+            ((1e8, 1e8 + 1), "that float32 can tell apart, got 1e+08 and 1e+08"),
+            ((0.0, 1e308), "float32 can tell apart"),
+            ("quantile", 'support must be "quantiles", or the lowest and the highest return, got'),
+            ((0, 5, 10), "support must be"),
+            (5, "support must be"),
+            (np.array(["low", "high"]), "support must be"),
+        ],
     )
     def test_impossible_supports_are_refused(self, support, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=re.escape(message)):
             tfpg.Policy(network(), "CartPole-v1", epsilon=0.1, support=support)
+
+    def test_a_support_is_for_q_networks(self):
+        policy = tfpg.Policy(network(), "CartPole-v1", epsilon=0.1, support=np.array([-2.0, 3.0]))
+        assert policy.head.support == (-2.0, 3.0)
+        with pytest.raises(ValueError, match="support is for Q-networks: pass epsilon, too"):
+            tfpg.Policy(network(), "CartPole-v1", support=(-2.0, 3.0))
 
     @pytest.mark.parametrize("outputs", [2, 5])
     def test_a_number_of_outputs_that_does_not_fit_is_refused(self, outputs):
@@ -164,11 +180,19 @@ class TestHead:
             ready(tfpg.QRDQN, model=network(outputs))
 
 
-def test_dqn_refuses_a_network_of_distributions():
+@pytest.mark.parametrize("algorithm", [tfpg.DQN, tfpg.C51, tfpg.Reinforce])
+def test_other_agents_refuse_a_network_of_distributions(algorithm):
     model = network()
     agent_of(tfpg.QRDQN, model).fit("CartPole-v1", iterations=1, seed=0, verbose=0)
+    known = head_options_of(model)
     with pytest.raises(ValueError, match=re.escape("use tfpg.QRDQN")):
-        tfpg.DQN(model, **SMALL)
+        algorithm(model)
+    assert head_options_of(model) == known
+
+
+def test_a_new_network_of_distributions_in_another_agent():
+    with pytest.raises(ValueError, match="has 10 outputs, but .* use tfpg.C51 or tfpg.QRDQN"):
+        tfpg.DQN(network(), **SMALL).fit("CartPole-v1", iterations=1, seed=0, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +219,43 @@ def test_a_saved_model_acts_as_it_was_trained(algorithm, tmp_path):
     found = tfpg.Policy(loaded, "CartPole-v1").act(observations)
     np.testing.assert_array_equal(found, expected)
     outputs = keras.models.load_model(tmp_path / "model.keras")(observations)
-    values = per_action(outputs)
-    values = values.mean(-1) if algorithm is tfpg.QRDQN else softmax(values) @ np.linspace(-2, 3, 5)
-    np.testing.assert_array_equal(values.argmax(axis=-1), expected)
+    values = keras.ops.reshape(outputs, (-1, 2, ATOMS))  # the formulas of the docs
+    if algorithm is tfpg.QRDQN:
+        values = keras.ops.mean(values, axis=-1)
+    else:
+        values = keras.ops.sum(keras.ops.softmax(values) * np.linspace(-2, 3, ATOMS), axis=-1)
+    np.testing.assert_array_equal(np.argmax(values, axis=-1), expected)
+
+
+def test_training_further_keeps_the_range_of_the_atoms(tmp_path):
+    path, options = tmp_path / "model.keras", {**SMALL, "learning_starts": 64}
+    agent_of(tfpg.C51, v_min=-2.0, v_max=30.0).save(path)
+    for load in (lambda: tfpg.C51(tfpg.load_model(path), **options), lambda: tfpg.C51.load(path)):
+        agent = load()
+        assert agent.support == (-2.0, 30.0)
+        agent.save(tmp_path / "again.keras")
+        assert tfpg.C51.load(tmp_path / "again.keras").support == (-2.0, 30.0)
+    preset = tfpg.presets.find("c51", "CartPole-v1")
+    for given, expected in (({}, (-2.0, 30.0)), ({"v_max": 50.0}, (-2.0, 50.0))):
+        model = tfpg.load_model(path)
+        made = tfpg.presets.make("c51", "CartPole-v1", preset=preset, model=model, **given)
+        assert made.support == expected
+    assert tfpg.C51(network(), **options).support == (-10.0, 10.0)
+
+
+def test_a_range_that_is_changed_between_two_fits_is_that_of_the_updates():
+    agent, other = agent_of(tfpg.C51, v_max=3.0), agent_of(tfpg.C51, v_max=30.0)
+    agent.fit("CartPole-v1", iterations=1, seed=0, verbose=0)
+    other.model.set_weights(agent.model.get_weights())
+    agent.v_max = 30.0
+    observations = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    with tfpg.envs.open_vec("CartPole-v1", 2) as envs:
+        agent.fit(envs, iterations=1, seed=0, verbose=0)
+        np.testing.assert_array_equal(agent.head.atoms, np.linspace(-2, 30, ATOMS, dtype="f"))
+        found = agent.policy.values(observations)
+        np.testing.assert_array_equal(found, agent.policy_for(envs).values(observations))
+    other.model.set_weights(agent.model.get_weights())
+    np.testing.assert_allclose(other.policy_for("CartPole-v1").values(observations), found)
 
 
 @pytest.mark.parametrize("make", [tfpg.networks.mlp, tfpg.networks.dueling])

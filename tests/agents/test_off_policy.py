@@ -305,6 +305,17 @@ class TestReplayBetweenFits:
         fit_again(agent, "CartPole-v0")
         assert agent.replay is not replay
 
+    def test_a_new_replay_is_made_for_another_class(self):
+        class Other(Countdown):
+            pass
+
+        agent = trained(Countdown)
+        before = agent.replay
+        fit_again(agent, Countdown)
+        assert agent.replay is before
+        fit_again(agent, Other, first=3)
+        assert agent.replay is not before
+
     def test_training_can_continue_after_a_replay_that_did_not_fit_into_memory(self):
         agent = trained()
         agent.capacity = 10**16

@@ -122,6 +122,19 @@ def test_an_annealed_learning_rate_decays_to_zero_over_the_budget():
     assert float(agent.model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize(("steps", "period"), [(96, 64), (32, 2048), (1024, 64)])
+def test_an_annealed_learning_rate_counts_the_updates_of_the_iterations(steps, period):
+    preset = presets.find("dqn", "CartPole-v1")
+    options = {**preset.options, "steps_per_iteration": steps, "learn_period": period}
+    preset = preset._replace(options=options)
+    agent = presets.make("dqn", "CartPole-v1", preset=preset)
+    iterations, blocks = presets.iterations_of(preset), max(1, round(steps / period))
+    played = options["learning_starts"] + iterations * blocks * period
+    assert preset.env_steps - blocks * period < played <= preset.env_steps
+    schedule = agent.model.optimizer._learning_rate
+    assert schedule.decay_steps == iterations * blocks * options["updates_per_learn"]
+
+
 def test_the_same_seed_makes_the_same_networks():
     preset = presets.find("reinforce", "LunarLander-v3")
     one, same, other = (

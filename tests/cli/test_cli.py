@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import click
+import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -664,6 +665,25 @@ def test_options_of_the_network_are_those_of_its_critic_too(algorithm, env):
     names = [x.name for x in presets.make(algorithm, env, preset=preset).models[1].layers]
     assert any(name.endswith("_statistics") for name in names)
     assert any(name.startswith("layer_normalization") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("env", "hidden"),
+    [("CartPole-v1", [128, 128]), ("LunarLander-v3", [256, 256]), ("Taxi-v4", [128, 128])],
+)
+def test_a_network_without_streams_has_the_same_layers(env, hidden):
+    command = tfpg_command.main(["train", "dqn", env, "--no-dueling"], standalone_mode=False)
+    model = presets.make("dqn", env, preset=preset_of(command)).model
+    dense = [(x.units, x.activation) for x in model.layers if isinstance(x, keras.layers.Dense)]
+    assert dense[:-1] == [(units, keras.activations.relu) for units in hidden]
+
+
+def test_a_network_without_streams_has_convolutions_for_images():
+    arguments = ["train", "dqn", "CarRacing-v3", "--no-dueling"]
+    command = tfpg_command.main(arguments, standalone_mode=False)
+    both = gymnasium.spaces.Box(0, 255, (96, 96, 3), np.uint8), gymnasium.spaces.Discrete(5)
+    model = presets.make("dqn", both, preset=preset_of(command)).model
+    assert any(isinstance(x, keras.layers.Conv2D) for x in model.layers)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c", "reinforce"])

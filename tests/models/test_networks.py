@@ -68,6 +68,17 @@ class TestMlp:
         with pytest.raises(ValueError, match="hidden must be positive integers"):
             networks.mlp("CartPole-v1", hidden=hidden)
 
+    @pytest.mark.parametrize("atoms", [0, -1, 2.5])
+    def test_atoms_must_be_a_positive_integer(self, atoms):
+        for make in (networks.mlp, networks.dueling):
+            with pytest.raises(ValueError, match="atoms must be a positive integer, but it is"):
+                make("CartPole-v1", atoms=atoms)
+
+    def test_sizes_may_be_integers_of_numpy(self):
+        for make in (networks.mlp, networks.dueling):
+            model = make("CartPole-v1", hidden=(np.int64(8),), atoms=np.int32(5))
+            assert model.output_shape == (None, 10)
+
     def test_unsupported_spaces_are_refused(self):
         box = spaces.Box(0, 1, (2,))
         with pytest.raises(ValueError, match="FlattenObservation"):

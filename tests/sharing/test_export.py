@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -421,6 +422,13 @@ def test_the_command_writes_a_file_that_plays_without_tensorflow(options, name, 
 @pytest.mark.slow
 def test_a_model_file_is_exported_next_to_itself(folder):
     assert tfpg_command("export", "run/last.keras", cwd=folder).startswith("run/last.onnx  (")
+
+
+def test_a_model_file_is_exported_for_an_environment_without_an_id(folder, tmp_path):
+    alone = tmp_path / "alone.keras"
+    alone.write_bytes((folder / "run/model.keras").read_bytes())
+    make = lambda: gymnasium.make("CartPole-v1")  # noqa: E731
+    assert tfpg.export(alone, tmp_path / "p.tflite", make, steps=8).path.exists()
 
 
 def test_python_exports_a_run_like_the_command(folder, tmp_path):

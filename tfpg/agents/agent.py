@@ -28,9 +28,10 @@ from tfpg.core.options import (
     options_of,
 )
 from tfpg.envs import EnvLike, Spaces, spaces_of
+from tfpg.models.heads import QUANTILES
 from tfpg.models.inspection import check_layers, noise_layers, state_shapes, warn_about_unused_loss
 from tfpg.models.normalization import ObservationStatistics
-from tfpg.models.policy import Policy, set_head_options
+from tfpg.models.policy import Policy, head_options_of, set_head_options
 from tfpg.rollouts.trajectory import Trajectory, played_observations
 
 if TYPE_CHECKING:
@@ -131,11 +132,16 @@ class Agent(WithOptions, abc.ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.models = [self._prepared(self.model)]
+        known = self.known_support()
+        same = self.support is not None and (known == QUANTILES) == (self.support == QUANTILES)
+        if known is not None and not same:
+            right = "tfpg.QRDQN" if known == QUANTILES else "tfpg.C51 or tfpg.Rainbow"
+            raise ValueError(f"The model outputs distributions of returns: use {right}.")
         self.env_steps = 0
         self.policy: Policy | None = None
         self._trainable: Trainable | None = None
         self._statistics: list[ObservationStatistics]
-        self._policies: list[Policy] = []
+        self._policies: list[tuple[Policy, dict[str, Any]]] = []  # with their options
         self._trained_policy: Policy | None = None
         self._compiled_for: Any = None
         self._built_for: Any = None
@@ -316,16 +322,17 @@ class Agent(WithOptions, abc.ABC):
 
     def policy_for(self, env: EnvLike | Spaces) -> Policy:
         """Return the agent's model as a `tfpg.Policy` for an environment."""
-        spaces = spaces_of(env)
-        for policy in self._policies:
-            if policy.env_spaces == spaces:
-                self.policy = policy
-                return policy
-        self.check_options()
-        policy = Policy(self.model, spaces, **self.policy_options())
-        if self._policies:  # a free log standard deviation belongs to the agent
-            policy.share_head_variables(self._policies[0])
-        self._policies.append(policy)
+        spaces, options = spaces_of(env), self.policy_options()
+        lasting = {name: x for name, x in options.items() if name != "epsilon"}
+        for policy, theirs in self._policies:
+            if policy.env_spaces == spaces and theirs == lasting:
+                break
+        else:
+            self.check_options()
+            policy = Policy(self.model, spaces, **options)
+            if self._policies:  # a free log standard deviation belongs to the agent
+                policy.share_head_variables(self._policies[0][0])
+            self._policies.append((policy, lasting))
         self.policy = policy
         set_head_options(self.model, self.head_options())
         return policy
@@ -519,6 +526,16 @@ class Agent(WithOptions, abc.ABC):
 
     def restart_episodes(self, which: np.ndarray) -> None:
         """Forget the episodes of environments ``[N]`` bool, which could not be restored."""
+
+    @property
+    def support(self) -> str | tuple[float, float] | None:
+        """What the outputs of a Q-network are; see `tfpg.models.heads.EpsilonGreedyHead`."""
+        return None
+
+    def known_support(self) -> Any:
+        """Return `support` as the model was trained before, or None."""
+        is_model = isinstance(self.model, keras.Model)
+        return head_options_of(self.model).get("support") if is_model else None
 
     def policy_options(self) -> dict[str, Any]:
         """Return the arguments of the agent's `tfpg.Policy`."""

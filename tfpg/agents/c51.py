@@ -13,6 +13,8 @@ Hessel et al., 2018, https://arxiv.org/abs/1710.02298.
 
 from __future__ import annotations
 
+from typing import cast
+
 from tfpg.agents.q_learning import QLearning
 from tfpg.core.backend import tf
 from tfpg.core.options import finite, option
@@ -42,17 +44,33 @@ class C51(QLearning):
         [128.0, 256.0]
     """
 
-    v_min: float = option(default=-10.0, check=finite, help="The lowest discounted return.")
-    v_max: float = option(default=10.0, check=finite, help="The highest discounted return.")
+    v_min: float | None = option(
+        default=None,
+        check=finite,
+        help="The lowest discounted return. None: that of earlier training, or -10.",
+    )
+    v_max: float | None = option(
+        default=None,
+        check=finite,
+        help="The highest discounted return. None: that of earlier training, or 10.",
+    )
+
+    def __post_init__(self) -> None:
+        known = self.known_support()
+        low, high = (-10.0, 10.0) if known is None or isinstance(known, str) else known
+        self.v_min = low if self.v_min is None else self.v_min
+        self.v_max = high if self.v_max is None else self.v_max
+        super().__post_init__()
 
     def check_options(self) -> None:
         super().check_options()
-        if not self.v_min < self.v_max:
-            raise ValueError(f"v_max must be above v_min ({self.v_min:g}), got {self.v_max:g}.")
+        low, high = self.support
+        if not low < high:
+            raise ValueError(f"v_max must be above v_min ({low:g}), got {high:g}.")
 
     @property
     def support(self) -> tuple[float, float]:
-        return self.v_min, self.v_max
+        return cast(float, self.v_min), cast(float, self.v_max)
 
     def losses(self, batch: Transitions) -> dict[str, tf.Tensor]:
         head, atoms = self.head, self.head.atoms

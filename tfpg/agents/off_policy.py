@@ -395,7 +395,9 @@ class OffPolicy(Agent):
         """The replay buffer so far, or a new one if steps would be stored differently."""
         space = usable_space(envs.single_observation_space)
         stack = self.frame_stack or getattr(envs, "frame_stack", None)
-        what = space, repr(getattr(envs, "spec", None)), self.reward_clip, self.end_on_life_loss
+        kinds = [type(env.unwrapped) for env in getattr(envs, "envs", ())]
+        played = kinds, repr(getattr(envs, "spec", None))
+        what = space, played, self.reward_clip, self.end_on_life_loss
         head = self.trained_policy.head
         is_index = np.issubdtype(head.action_dtype, np.integer) and not head.action_shape
         action = INDEX if is_index else np.dtype((head.action_dtype, head.action_shape))

@@ -142,7 +142,7 @@ class PolicyGradient(OnPolicy):
             "from_logits": self.from_logits,
             "positive_action": self.positive_action,
             "squash": self.squash,
-            "log_std": self.log_std,
+            "log_std": as_json(self.log_std),
             "value_model": self.value_model,
         }
 

@@ -10,8 +10,8 @@ from tfpg.core.backend import keras, tf
 from tfpg.core.messages import warn
 from tfpg.core.options import option
 from tfpg.errors import TrainingWarning
-from tfpg.models.heads import QUANTILES, EpsilonGreedyHead
-from tfpg.models.policy import Policy, head_options_of
+from tfpg.models.heads import EpsilonGreedyHead
+from tfpg.models.policy import Policy
 from tfpg.schedules import IN_THE_END, linear, probability_schedule
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ class QNetworkAgent(Agent):
         check=probability_schedule,
         help="Probability of a random action: a number or a schedule (see `tfpg.schedules`).",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = head_options_of(self.model).get("support")
-        same = self.support is not None and (known == QUANTILES) == (self.support == QUANTILES)
-        if known is not None and not same:
-            right = "tfpg.QRDQN" if known == QUANTILES else "tfpg.C51 or tfpg.Rainbow"
-            raise ValueError(f"The model outputs distributions of returns: use {right}.")
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
@@ -63,11 +55,6 @@ class QNetworkAgent(Agent):
                 "schedule for epsilon.",
                 TrainingWarning,
             )
-
-    @property
-    def support(self) -> str | tuple[float, float] | None:
-        """What the network's outputs are; see `tfpg.models.heads.EpsilonGreedyHead`."""
-        return None
 
     @property
     def head(self) -> EpsilonGreedyHead:

@@ -290,7 +290,8 @@ def preset_of(command: Any) -> presets.Preset:
     network = {**preset.network, **given}
     architecture = preset.architecture
     if command.dueling is not None and architecture in (None, "mlp", "dueling"):
-        architecture = "dueling" if command.dueling else "mlp"
+        architecture = "dueling" if command.dueling else None
+        network = {**presets.LIKE_DUELING, **network}
     elif command.dueling is not None:
         network["dueling"] = command.dueling
     if architecture == "nature_cnn":

@@ -562,7 +562,9 @@ def head_for(
     """
     count = outputs.shape[-1]
     fitting = heads_of(action_space, q_values=epsilon is not None)
-    if epsilon is not None and support is not None:
+    if support is not None:
+        if epsilon is None:
+            raise ValueError("support is for Q-networks: pass epsilon, too, such as epsilon=0.0.")
         return _distributional_head(action_space, model, count, epsilon, support, model_noise)
     if count not in fitting:
         raise ValueError(_wrong_count(action_space, count, fitting))
@@ -588,6 +590,9 @@ def head_for(
     return head
 
 
+_WRONG_SUPPORT = 'support must be "quantiles", or the lowest and the highest return, got {!r}.'
+
+
 def _distributional_head(
     space: Any,
     model: keras.Model,
@@ -596,9 +601,6 @@ def _distributional_head(
     support: str | Sequence[float],
     model_noise: int,
 ) -> Head:
-    bounds = (0.0, 1.0) if support == QUANTILES else tuple(map(float, support))
-    if not -np.inf < bounds[0] < bounds[-1] < np.inf:
-        raise ValueError(f"Returns must be from a number to a larger one, got {bounds}.")
     actions = int(space.n)
     if count % actions or count < 2 * actions:
         raise ValueError(
@@ -608,16 +610,41 @@ def _distributional_head(
         )
     _check_unbounded(model)
     epsilon = checked("epsilon", epsilon, fraction)
+    if not isinstance(support, str):
+        support = _bounds(support, count // actions)
+    elif support != QUANTILES:
+        raise ValueError(_WRONG_SUPPORT.format(support))
     return EpsilonGreedyHead(space, epsilon, count, support, model_noise)
+
+
+def _bounds(support: Any, count: int) -> tuple[float, float]:
+    try:
+        low, high = map(float, support)
+    except (TypeError, ValueError):
+        raise ValueError(_WRONG_SUPPORT.format(support)) from None
+    with np.errstate(over="ignore", invalid="ignore"):
+        distances = np.diff(np.linspace(low, high, count, dtype=np.float32))
+    if not (np.isfinite(distances).all() and (distances > 0).all()):
+        raise ValueError(
+            f"Returns must be from a number to a larger one, in {count} steps that float32 can "
+            f"tell apart, got {low:g} and {high:g}."
+        )
+    return low, high
 
 
 def _wrong_count(space: gymnasium.Space, count: int, fitting: dict[int, type[Head]]) -> str:
     expected = " or ".join(
         f"{size} ({head.sizes(space)[size]})" for size, head in sorted(fitting.items())
     )
+    hint = ""
+    if isinstance(space, spaces.Discrete) and count > space.n and count % space.n == 0:
+        hint = (
+            " If they are distributions of returns, use tfpg.C51 or tfpg.QRDQN, or epsilon=0.0 and "
+            "support= in tfpg.Policy."
+        )
     return (
         f"The model has {count} output{'s' * (count != 1)}, but {space} needs {expected}. Change "
-        "the last layer of the model."
+        f"the last layer of the model.{hint}"
     )
 
 

@@ -531,7 +531,7 @@ def nature_cnn(
         y = dense(hidden, "relu")(x)
         return dense(units)(y)
 
-    outputs = int(actions.n) * (atoms or 1)
+    outputs = int(actions.n) * _outputs_per_action(atoms)
     q_values = _dueling(stream, actions, atoms) if dueling else stream(outputs)
     return keras.Model(inputs, q_values, name=name)
 
@@ -559,6 +559,14 @@ def _policy(
     return keras.Model(inputs, _policy_output(x, both[1], layer, *head), name=name)
 
 
+def _outputs_per_action(atoms: int | None) -> int:
+    if atoms is None:
+        return 1
+    if not isinstance(atoms, (int, np.integer)) or atoms < 1:
+        raise ValueError(f"atoms must be a positive integer, but it is {atoms!r}.")
+    return int(atoms)
+
+
 def _layer_maker(
     seed: int | None, noisy: bool = False, layer_norm: bool = False
 ) -> Callable[..., Callable]:
@@ -578,7 +586,7 @@ def _layer_maker(
             "kernel_initializer": keras.initializers.Orthogonal(gain, seed=layer_seed),
         }
         linear = keras.layers.Conv2D if window else keras.layers.Dense
-        new = linear(units, *window, **options)
+        new = linear(int(units), *window, **options)
         if noisy and not window:
             new = partial(_noisy_dense, new, layer_seed)
         return partial(_normalized, new, activation) if normalized else new
@@ -741,11 +749,12 @@ def _stack(x: Any, hidden: Sequence[int], activation: str, layer: Callable) -> A
 def _dueling(stream: Callable[[int], Any], space: gymnasium.Space, atoms: int | None) -> Any:
     """The Q-values, or distributions, of two streams, each made from its number of outputs."""
     (actions,) = heads_of(space, q_values=True)
-    value, advantages = stream(atoms or 1), stream(actions * (atoms or 1))
+    count = _outputs_per_action(atoms)
+    value, advantages = stream(count), stream(actions * count)
     if atoms is None:
         return value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
-    value = keras.layers.Reshape((1, atoms))(value)
-    advantages = keras.layers.Reshape((actions, atoms))(advantages)
+    value = keras.layers.Reshape((1, count))(value)
+    advantages = keras.layers.Reshape((actions, count))(advantages)
     mean = keras.ops.mean(advantages, axis=-2, keepdims=True)
     return keras.layers.Flatten()(value + advantages - mean)
 
@@ -755,7 +764,7 @@ def _policy_output(
 ) -> Any:
     outputs = max(heads_of(space))
     if atoms is not None:
-        return layer(max(heads_of(space, q_values=True)) * atoms, 0.01)(x)
+        return layer(max(heads_of(space, q_values=True)) * _outputs_per_action(atoms), 0.01)(x)
     if not isinstance(space, spaces.Box) or log_std is None:
         return layer(outputs, 0.01)(x)
     dims = outputs // 2

@@ -159,7 +159,8 @@ def _format_of(path: Path, format: str | None) -> str:
 
 def _policy_in(policy: Any, env: EnvLike | None) -> tuple[Policy, EnvLike | None]:
     if isinstance(policy, (str, os.PathLike)):
-        source = find_model(policy, env if isinstance(env, str) else None)
+        name = env if env is None or isinstance(env, str) else "another"
+        source = find_model(policy, name)
         env = source.env if env is None else env
         policy = Policy(load_model(source.model), env, **source.head)
     elif env is not None:

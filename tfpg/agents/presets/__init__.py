@@ -15,12 +15,12 @@ from tfpg.agents.registry import algorithm_class
 from tfpg.core.backend import keras
 from tfpg.core.options import check_names, options_of
 from tfpg.envs import is_atari, same_env, spaces_of, split_env_id
-from tfpg.models.heads import QUANTILES
 from tfpg.schedules import IN_THE_END
 
 __all__ = [
     "ATARI",
     "DEFAULTS",
+    "LIKE_DUELING",
     "PARTS",
     "PRESETS",
     "Preset",
@@ -33,6 +33,8 @@ __all__ = [
     "with_parts",
 ]
 
+# Settings of other networks with the layers of `tfpg.networks.dueling`.
+LIKE_DUELING: dict[str, Any] = {"hidden": (128, 128), "activation": "relu"}
 # Options that determine how many iterations and updates a budget holds.
 _SIZES = (
     *("num_envs", "num_steps", "epochs", "minibatches", "episodes_per_update"),
@@ -80,7 +82,8 @@ def with_parts(parts: Collection[str], env_id: str) -> tuple[str, Preset]:
     All else is as in DQN's preset.
 
     Args:
-        parts: Names from `PARTS`.
+        parts: Names from `PARTS`. For ``"distributional"`` in an environment for which C51 has no
+            preset, pass ``v_min`` and ``v_max`` to `make`.
         env_id: See `find`.
 
     Returns:
@@ -104,8 +107,8 @@ def with_parts(parts: Collection[str], env_id: str) -> tuple[str, Preset]:
     architecture, dueling = preset.architecture, "dueling" in parts
     if architecture == "nature_cnn":
         network["dueling"] = dueling
-    else:  # with the layers of networks.dueling in any case
-        network = {"hidden": (128, 128), "activation": "relu", **network}
+    else:
+        network = {**LIKE_DUELING, **network}
         architecture = "dueling" if dueling else None
     algorithm = "dqn"
     if "distributional" in parts:
@@ -125,15 +128,10 @@ def continued_head(head: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
     Example:
         >>> continued_head({"squash": True, "value_scale": 3.5}, "ppo")
         {'squash': True}
-        >>> continued_head({"epsilon": 0.05, "support": [-10.0, 10.0]}, "c51")
-        {'v_min': -10.0, 'v_max': 10.0}
     """
-    options, support = dict(head), head.get("support")
-    if support is not None and support != QUANTILES:
-        options["v_min"], options["v_max"] = support
     # Training has a schedule of epsilon, and finds the scale of the values itself.
     known = options_of(algorithm_class(algorithm)).keys() - {"epsilon"}
-    return {name: x for name, x in options.items() if name in known}
+    return {name: x for name, x in head.items() if name in known}
 
 
 def continued(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,10 +180,15 @@ def iterations_of(preset: Preset) -> int:
         return max(1, preset.episodes // options["episodes_per_update"])
     if "steps_per_iteration" in options:
         left = preset.env_steps - options["learning_starts"]
-        return max(1, left // options["steps_per_iteration"])
+        return max(1, left // (_blocks(options) * options["learn_period"]))
     if "num_steps" in options:
         return max(1, preset.env_steps // (options["num_envs"] * options["num_steps"]))
     return _UNKNOWN
+
+
+def _blocks(options: Mapping[str, Any]) -> int:
+    """How many times an iteration with a replay buffer steps ``learn_period`` times and learns."""
+    return max(1, round(options["steps_per_iteration"] / options["learn_period"]))
 
 
 def make(
@@ -224,10 +227,13 @@ def make(
     from tfpg.agents.optimization import has_schedule
     from tfpg.models import networks
     from tfpg.models.inspection import state_shapes
+    from tfpg.models.policy import head_options_of
 
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
     given, options = options, {**preset.options, **options}
+    if model is not None and "support" in head_options_of(model):
+        options = {x: options[x] for x in options if x in given or x not in ("v_min", "v_max")}
     preset = preset._replace(options=options, learning_rate=learning_rate or preset.learning_rate)
     iterations = iterations or iterations_of(preset)
     if model is None:
@@ -268,8 +274,7 @@ def _optimizer(preset: Preset, rate: Any, iterations: int) -> Any:
         options = preset.options
         updates = options.get("epochs", 1) * options.get("minibatches", 1)
         if "steps_per_iteration" in options:
-            rounds = options["steps_per_iteration"] // options["learn_period"]
-            updates = rounds * options["updates_per_learn"]
+            updates = _blocks(options) * options["updates_per_learn"]
         steps = iterations * updates
         rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=0.0)
     return keras.optimizers.Adam(rate, **preset.adam)
