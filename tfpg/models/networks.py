@@ -333,7 +333,7 @@ def recurrent(
     seed: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Return a policy with a memory, and the value, as one model that computes a single step.
+    """Return a policy with memory, and the value, as one model that computes a single step.
 
     The state of a GRU or LSTM cell is an input and an output: zero at the start of an episode, and
     afterwards what the model returned in the previous step. See `tfpg.models.recurrent`.
