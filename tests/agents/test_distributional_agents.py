@@ -199,8 +199,8 @@ def test_a_new_network_of_distributions_in_another_agent():
     ("options", "message"),
     [
         ({"v_min": 5, "v_max": 5}, "v_max must be above v_min (5), got 5."),
-        ({"v_max": float("nan")}, "v_max must be a number, got nan"),
-        ({"v_min": "low"}, "v_min must be a number, got 'low'"),
+        ({"v_max": float("nan")}, "v_max must be a number or None, got nan"),
+        ({"v_min": "low"}, "v_min must be a number or None, got 'low'"),
     ],
 )
 def test_c51_refuses_impossible_bounds_when_it_is_made(options, message):

@@ -17,7 +17,7 @@ from typing import cast
 
 from tfpg.agents.q_learning import QLearning
 from tfpg.core.backend import tf
-from tfpg.core.options import finite, option
+from tfpg.core.options import finite, option, optional
 from tfpg.ops.distributional import cross_entropy, project_distribution
 from tfpg.ops.value_losses import taken
 from tfpg.rollouts.replay import Transitions
@@ -46,27 +46,23 @@ class C51(QLearning):
 
     v_min: float | None = option(
         default=None,
-        check=finite,
+        check=optional(finite),
         help="The lowest discounted return. None: that of earlier training, or -10.",
     )
     v_max: float | None = option(
         default=None,
-        check=finite,
+        check=optional(finite),
         help="The highest discounted return. None: that of earlier training, or 10.",
     )
 
-    def __post_init__(self) -> None:
+    def check_options(self) -> None:
+        super().check_options()
         known = self.known_support()
         low, high = (-10.0, 10.0) if known is None or isinstance(known, str) else known
         self.v_min = low if self.v_min is None else self.v_min
         self.v_max = high if self.v_max is None else self.v_max
-        super().__post_init__()
-
-    def check_options(self) -> None:
-        super().check_options()
-        low, high = self.support
-        if not low < high:
-            raise ValueError(f"v_max must be above v_min ({low:g}), got {high:g}.")
+        if not self.v_min < self.v_max:
+            raise ValueError(f"v_max must be above v_min ({self.v_min:g}), got {self.v_max:g}.")
 
     @property
     def support(self) -> tuple[float, float]:
