@@ -32,7 +32,7 @@ class Preset(NamedTuple):
     adam: Mapping[str, Any] = {}  #: other arguments of Adam
     anneal: bool = False  #: decay the learning rate to 0 over the budget, linearly
     episodes: int | None = None  #: a budget of episodes instead, for REINFORCE
-    score: Score | None = None  #: what ten seeds reached
+    score: Score | None = None  #: what ten seeds reached; five of SAC in MuJoCo
 
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -303,6 +303,7 @@ _SAC = Preset(
     network={"hidden": (256, 256), "activation": "relu", "log_std": None},
     critic={"hidden": (256, 256)},
 )
+_SAC_MUJOCO: dict[str, Any] = {"batch_size": 128, "capacity": 300_000}
 _PQN = PRESETS["pqn", "CartPole-v1"]
 
 PRESETS |= {
@@ -332,6 +333,10 @@ PRESETS |= {
         options={"explore_steps": 32, "gamma": 0.999, "window": 100},
         score=Score(94.1, 93.8, 94.4),
     ),
+    ("sac", "HalfCheetah-v5"): _SAC._replace(
+        learning_rate=1e-3, options=_SAC_MUJOCO, score=Score(7741.7, 6433.6, 8920.0)
+    ),
+    ("sac", "Hopper-v5"): _SAC._replace(options=_SAC_MUJOCO, score=Score(2917.0, 1845.7, 3394.4)),
 }
 
 _RETURNS = {  # the ranges of discounted returns
