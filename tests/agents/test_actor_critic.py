@@ -391,9 +391,12 @@ def test_a_free_log_standard_deviation_belongs_to_the_agent(eager):
 
 
 def test_an_option_of_the_policy_that_is_changed_between_two_fits_is_used():
-    agent = small_agent(tfpg.A2C, "Pendulum-v1", acting="tensorflow")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, [keras.layers.Dense(1)(inputs) for _ in range(2)])
+    agent = small_agent(tfpg.A2C, model=model, acting="tensorflow")
     agent.fit("Pendulum-v1", 1, seed=0, verbose=0)
     log_std = agent.policy.head.variables
+    assert len(log_std) == 1
     assert not agent.policy.head.squash
     agent.squash, agent.acting = True, "numpy"
     agent.fit("Pendulum-v1", 1, seed=0, verbose=0)

@@ -464,10 +464,12 @@ class TestRefusals:
                 other,
                 "If it has a memory, name its states alike",
             ),
-            (x, [outputs["policy"] for _ in range(3)], "The states of a memory have the names of"),
+            (
+                x,
+                [keras.layers.Dense(2)(x) for _ in range(3)],
+                "The states of a memory have the names of",
+            ),
         ):
-            if inputs is x:
-                results = [keras.layers.Dense(2)(x) for _ in range(3)]
             with pytest.raises(ValueError, match=message):
                 tfpg.Policy(keras.Model(inputs, results), "CartPole-v1")
 

@@ -72,6 +72,13 @@ def accumulated_gradient(
         ends: ``[B]`` bool, true at the last step of an episode.
         standardize: See `tfpg.Reinforce`.
         baseline: See `tfpg.Reinforce`.
+
+    Returns:
+        A gradient for each variable, and scalars: the means of the losses, and those of `NOISE`
+        that apply.
+
+    Source:
+        Williams, 1992, https://doi.org/10.1007/BF00992696; for the noise, `tfpg.ops.per_step`.
     """
     sums, logs = per_step.accumulate(losses, variables, batch, weights, ends)
     steps = tf.cast(tf.shape(weights)[0], tf.float32)

@@ -159,6 +159,7 @@ def _format_of(path: Path, format: str | None) -> str:
 
 def _policy_in(policy: Any, env: EnvLike | None) -> tuple[Policy, EnvLike | None]:
     if isinstance(policy, (str, os.PathLike)):
+        # An environment without an id needs no other: only its spaces matter.
         name = env if env is None or isinstance(env, str) else "another"
         source = find_model(policy, name)
         env = source.env if env is None else env
