@@ -72,6 +72,11 @@ def find(algorithm: str, env_id: str) -> Preset:
     for (name, env), each in PRESETS.items():
         if name == algorithm and same_env(env, task):
             preset = each
+    return _with_sizes(preset, agent_class)
+
+
+def _with_sizes(preset: Preset, agent_class: type) -> Preset:
+    """A preset with the class's defaults of the sizes that it leaves out."""
     sizes = {name: each.default for name, each in options_of(agent_class).items() if name in _SIZES}
     return preset._replace(options={**sizes, **preset.options})
 
@@ -231,6 +236,7 @@ def make(
 
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
+    preset = _with_sizes(preset, agent_class)
     given, options = options, {**preset.options, **options}
     if model is not None and "support" in head_options_of(model):
         options = {x: options[x] for x in options if x in given or x not in ("v_min", "v_max")}
