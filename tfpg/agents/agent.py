@@ -529,7 +529,7 @@ class Agent(WithOptions, abc.ABC):
 
     @property
     def support(self) -> str | tuple[float, float] | None:
-        """What the outputs of a Q-network are; see `tfpg.models.heads.EpsilonGreedyHead`."""
+        """What the outputs of a Q-network are: the ``support`` of `tfpg.Policy`. None: values."""
         return None
 
     def known_support(self) -> Any:
