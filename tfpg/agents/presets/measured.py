@@ -32,7 +32,7 @@ class Preset(NamedTuple):
     adam: Mapping[str, Any] = {}  #: other arguments of Adam
     anneal: bool = False  #: decay the learning rate to 0 over the budget, linearly
     episodes: int | None = None  #: a budget of episodes instead, for REINFORCE
-    score: Score | None = None  #: what ten seeds reached; five of SAC in MuJoCo
+    score: Score | None = None  #: of ten seeds, or five if a seed takes more than five minutes
 
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -342,27 +342,32 @@ PRESETS |= {
 _RETURNS = {  # the ranges of discounted returns
     "CartPole-v1": (0.0, 100.0),
     "Acrobot-v1": (-100.0, 0.0),
-}
-_DISTRIBUTIONAL = {
-    ("c51", "CartPole-v1"): Score(500.0, 494.1, 500.0),
-    ("c51", "Acrobot-v1"): Score(-66.3, -68.5, -64.7),
-    ("qrdqn", "CartPole-v1"): Score(500.0, 497.6, 500.0),
+    "LunarLander-v3": (-300.0, 300.0),
 }
 
 
-def _like_dqn(algorithm: str, env: str, score: Score) -> Preset:
+def _like_dqn(algorithm: str, env: str, score: Score, **network: Any) -> Preset:
     """DQN's settings for an environment, for an algorithm with distributions of returns."""
     preset = PRESETS["dqn", env]
-    options, network = dict(preset.options), dict(preset.network)
-    if algorithm == "qrdqn":
-        network["atoms"] = 11
-    else:
-        network["atoms"] = 51
+    options = dict(preset.options)
+    network = {**preset.network, "atoms": 11 if algorithm == "qrdqn" else 51, **network}
+    if algorithm != "qrdqn":
         options["v_min"], options["v_max"] = _RETURNS[env]
+    if algorithm == "rainbow":
+        network["noisy"] = True
+        options |= {"epsilon": 0.0, "prioritized": True, "n_step": max(3, options["n_step"])}
     return preset._replace(network=network, options=options, score=score)
 
 
-PRESETS |= {task: _like_dqn(*task, score) for task, score in _DISTRIBUTIONAL.items()}
+PRESETS |= {
+    ("c51", "CartPole-v1"): _like_dqn("c51", "CartPole-v1", Score(500.0, 494.1, 500.0)),
+    ("c51", "Acrobot-v1"): _like_dqn("c51", "Acrobot-v1", Score(-66.3, -68.5, -64.7)),
+    ("qrdqn", "CartPole-v1"): _like_dqn("qrdqn", "CartPole-v1", Score(500.0, 497.6, 500.0)),
+    ("rainbow", "Acrobot-v1"): _like_dqn("rainbow", "Acrobot-v1", Score(-70.0, -75.1, -67.0)),
+    ("rainbow", "LunarLander-v3"): _like_dqn(
+        "rainbow", "LunarLander-v3", Score(261.1, 234.1, 268.0), hidden=(128, 128)
+    ),
+}
 
 _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
 _ATOMS = {"atoms": 51}
