@@ -346,28 +346,43 @@ _RETURNS = {  # the ranges of discounted returns
 }
 
 
-def _like_dqn(algorithm: str, env: str, score: Score, **network: Any) -> Preset:
+def _like_dqn(
+    algorithm: str,
+    env: str,
+    score: Score,
+    network: Mapping[str, Any] = {},
+    options: Mapping[str, Any] = {},
+) -> Preset:
     """DQN's settings for an environment, for an algorithm with distributions of returns."""
     preset = PRESETS["dqn", env]
-    options = dict(preset.options)
-    network = {**preset.network, "atoms": 11 if algorithm == "qrdqn" else 51, **network}
+    own_network: dict[str, Any] = {"atoms": 11 if algorithm == "qrdqn" else 51}
+    own_options: dict[str, Any] = {}
     if algorithm != "qrdqn":
-        options["v_min"], options["v_max"] = _RETURNS[env]
+        own_options["v_min"], own_options["v_max"] = _RETURNS[env]
     if algorithm == "rainbow":
-        network["noisy"] = True
-        options |= {"epsilon": 0.0, "prioritized": True, "n_step": max(3, options["n_step"])}
-    return preset._replace(network=network, options=options, score=score)
+        own_network["noisy"] = True
+        n_step = max(3, preset.options["n_step"])
+        own_options |= {"epsilon": 0.0, "prioritized": True, "n_step": n_step}
+    return preset._replace(
+        network={**preset.network, **own_network, **network},
+        options={**preset.options, **own_options, **options},
+        score=score,
+    )
 
 
-PRESETS |= {
-    ("c51", "CartPole-v1"): _like_dqn("c51", "CartPole-v1", Score(500.0, 494.1, 500.0)),
-    ("c51", "Acrobot-v1"): _like_dqn("c51", "Acrobot-v1", Score(-66.3, -68.5, -64.7)),
-    ("qrdqn", "CartPole-v1"): _like_dqn("qrdqn", "CartPole-v1", Score(500.0, 497.6, 500.0)),
-    ("rainbow", "Acrobot-v1"): _like_dqn("rainbow", "Acrobot-v1", Score(-70.0, -75.1, -67.0)),
-    ("rainbow", "LunarLander-v3"): _like_dqn(
-        "rainbow", "LunarLander-v3", Score(261.1, 234.1, 268.0), hidden=(128, 128)
+_LIKE_DQN: dict[tuple[str, str], tuple] = {
+    ("c51", "CartPole-v1"): (Score(500.0, 494.1, 500.0),),
+    ("c51", "Acrobot-v1"): (Score(-66.3, -68.5, -64.7),),
+    ("qrdqn", "CartPole-v1"): (Score(500.0, 497.6, 500.0),),
+    ("rainbow", "CartPole-v1"): (
+        Score(499.4, 494.3, 500.0),
+        {"layer_norm": True},
+        {"priority_beta": linear(0.4, 1.0, 50_000)},
     ),
+    ("rainbow", "Acrobot-v1"): (Score(-70.0, -75.1, -67.0),),
+    ("rainbow", "LunarLander-v3"): (Score(261.1, 234.1, 268.0), {"hidden": (128, 128)}),
 }
+PRESETS |= {task: _like_dqn(*task, *rest) for task, rest in _LIKE_DQN.items()}
 
 _DQN = Preset(env_steps=200_000, learning_rate=5e-4, adam=_Q_ADAM, architecture="dueling")
 _ATOMS = {"atoms": 51}
