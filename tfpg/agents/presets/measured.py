@@ -374,13 +374,14 @@ _LIKE_DQN: dict[tuple[str, str], tuple] = {
     ("c51", "CartPole-v1"): (Score(500.0, 494.1, 500.0),),
     ("c51", "Acrobot-v1"): (Score(-66.3, -68.5, -64.7),),
     ("qrdqn", "CartPole-v1"): (Score(500.0, 497.6, 500.0),),
+    ("qrdqn", "Acrobot-v1"): (Score(-66.6, -68.7, -65.2), {"layer_norm": True}),
     ("rainbow", "CartPole-v1"): (
         Score(499.4, 494.3, 500.0),
         {"layer_norm": True},
         {"priority_beta": linear(0.4, 1.0, 50_000)},
     ),
     ("rainbow", "Acrobot-v1"): (Score(-70.0, -75.1, -67.0),),
-    ("rainbow", "LunarLander-v3"): (Score(261.1, 234.1, 268.0), {"hidden": (128, 128)}),
+    ("rainbow", "LunarLander-v3"): (Score(261.1, 234.1, 268.1), {"hidden": (128, 128)}),
 }
 PRESETS |= {task: _like_dqn(*task, *rest) for task, rest in _LIKE_DQN.items()}
 
