@@ -236,7 +236,7 @@ def make(
 
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
-    preset = _with_sizes(preset, agent_class)
+    preset = _with_sizes(preset, agent_class)  # one of your own may leave some out
     given, options = options, {**preset.options, **options}
     if model is not None and "support" in head_options_of(model):
         options = {x: options[x] for x in options if x in given or x not in ("v_min", "v_max")}
