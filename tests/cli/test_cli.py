@@ -627,7 +627,8 @@ def test_a_noisy_network_is_trained_evaluated_and_trained_further(tmp_path):
     short = ["CartPole-v1", "--env-steps", "1500", "--no-video", "--seed", "1"]
     network = ["--hidden", "8", "--atoms", "7", "--v-max", "100"]
     succeeds("train", "rainbow", *short, *network, "--run", "r", cwd=tmp_path)
-    expected = {"architecture": "dueling", "hidden": [8], "atoms": 7, "noisy": True}
+    expected = {"architecture": "dueling", "hidden": [8], "layer_norm": True}
+    expected |= {"atoms": 7, "noisy": True}
     assert config_of(tmp_path / "r")["network"] == expected
     greedy, noisy = (
         json.loads(succeeds("evaluate", "r", "--json", "--seed", "1", *more, cwd=tmp_path))
