@@ -150,7 +150,7 @@ def test_it_acts_alike_in_numpy_and_tensorflow(cell):
     for acting in ("auto", "tensorflow"):
         policy = tfpg.Policy(model, "CartPole-v1", acting=acting)
         assert policy.acting == {"auto": "numpy"}.get(acting, acting)
-        act = policy.actor().remembering(20)
+        act = policy.actor().for_envs(20)
         decisions.append([act(observations) for observations in seen][-1])
     one, other = decisions
     np.testing.assert_allclose(one.outputs, other.outputs, atol=1e-5)
@@ -169,7 +169,7 @@ def test_probabilities_that_are_a_state_act_alike_in_numpy_and_tensorflow(state)
     inputs, outputs = {"observation": x, "state": before}, {"policy": output, "state": after}
     model = larger(keras.Model(inputs, outputs))
     seen = np.random.default_rng(0).normal(size=(5, 20, 4)).astype(np.float32)
-    act = tfpg.Policy(model, "CartPole-v1", acting="numpy").actor().remembering(20)
+    act = tfpg.Policy(model, "CartPole-v1", acting="numpy").actor().for_envs(20)
     state = np.zeros((20, size), np.float32)
     for observations in seen:
         decision = act(observations)
@@ -177,16 +177,16 @@ def test_probabilities_that_are_a_state_act_alike_in_numpy_and_tensorflow(state)
         np.testing.assert_allclose(decision.state["state"], state, atol=1e-5)
 
 
-def test_forgetting_and_the_number_of_environments():
+def test_resetting_and_the_number_of_environments():
     policy = tfpg.Policy(larger(network()), "CartPole-v1")
     observation = np.ones((1, 4), np.float32)
-    act = policy.actor().remembering(1)
+    act = policy.actor().for_envs(1)
     first, second = act(observation).outputs, act(observation).outputs
     assert not np.allclose(first, second)
     for ended in (True, [True], np.array([True]), np.True_):
-        act.forget(ended)
+        act.reset(ended)
         np.testing.assert_array_equal(act(observation).outputs, first)
-    act.forget(False)
+    act.reset(False)
     assert not np.allclose(act(observation).outputs, first)
     for count in (2, 0):
         with pytest.raises(ValueError, match=f"{count} observations, but .* in 1 environments"):
@@ -200,7 +200,7 @@ def test_observations_with_the_names_of_outputs(key):
     policy = tfpg.Policy(model, (spaces.Dict(parts), spaces.Discrete(2)))
     assert list(policy.states) == ["memory_state" if key == "state" else "state"]
     observations = {name: np.ones((2, *part.shape), "f") for name, part in parts.items()}
-    decision = policy.actor().remembering(2)(observations)
+    decision = policy.actor().for_envs(2)(observations)
     assert decision.env_actions.shape == (2,)
 
 
@@ -422,7 +422,7 @@ class TestRefusals:
     def test_acting_without_a_state(self):
         policy = tfpg.Policy(network(), "CartPole-v1")
         for function in (policy.act, policy.values, policy.encode, policy.actor()):
-            with pytest.raises(ValueError, match=r"use act = policy.actor\(\).remembering\(N\)"):
+            with pytest.raises(ValueError, match=r"use act = policy.actor\(\).for_envs\(N\)"):
                 function(np.zeros((1, 4), np.float32))
 
     def test_more_minibatches_than_sequences(self):
@@ -462,12 +462,12 @@ class TestRefusals:
             (
                 {"observation": x, "state": state},
                 other,
-                "If it has a memory, name its states alike",
+                "If it is recurrent, use dicts of inputs and outputs",
             ),
             (
                 x,
                 [keras.layers.Dense(2)(x) for _ in range(3)],
-                "The states of a memory have the names of",
+                "Each state of a recurrent model is an output with the name of",
             ),
         ):
             with pytest.raises(ValueError, match=message):

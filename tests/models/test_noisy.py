@@ -146,7 +146,7 @@ def test_plain_keras_loads_the_file_and_draws_noise_in_training_only(tmp_path):
 
 @pytest.mark.parametrize("algorithm", [tfpg.Reinforce, tfpg.PPO])
 def test_only_q_networks_can_be_noisy(algorithm):
-    with pytest.raises(ValueError, match="only a Q-network can be one: use tfpg.DQN"):
+    with pytest.raises(ValueError, match="for DQN, C51, QRDQN and Rainbow only"):
         algorithm(one_layer())
 
 

@@ -26,7 +26,8 @@ from tfpg.rollouts.replay import Transitions
 class C51(QLearning):
     """Categorical deep Q-learning, for environments with `Discrete` actions.
 
-    The model has N outputs for each action: the logits of N returns from ``v_min`` to ``v_max``.
+    The model has N outputs for each action: logits of atoms, N equally spaced returns from
+    ``v_min`` to ``v_max``.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -47,12 +48,12 @@ class C51(QLearning):
     v_min: float | None = option(
         default=None,
         check=optional(finite),
-        help="The lowest discounted return. None: that of earlier training, or -10.",
+        help="The lowest discounted return. None: that of a trained model, or -10 for a new one.",
     )
     v_max: float | None = option(
         default=None,
         check=optional(finite),
-        help="The highest discounted return. None: that of earlier training, or 10.",
+        help="The highest discounted return. None: that of a trained model, or 10 for a new one.",
     )
 
     def check_options(self) -> None:

@@ -55,8 +55,8 @@ class PQN(QNetworkAgent, RolloutAgent):
     q_lambda: float = option(
         default=0.95,
         check=fraction,
-        help="Lambda of the returns, in [0, 1]: 1 uses all the rewards of the rollout that follow; "
-        "0 uses one reward and the next Q-values.",
+        help="Lambda of the returns, in [0, 1]: 1 uses all remaining rewards of the rollout; 0 "
+        "uses one reward and the next Q-values.",
     )
     num_steps: int = option(
         default=32, check=count, help="Steps of each environment per iteration."

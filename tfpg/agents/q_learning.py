@@ -75,7 +75,7 @@ class QLearning(QNetworkAgent, OffPolicy):
     def next_distribution(self, batch: Transitions) -> tf.Tensor:
         """Return the target network's outputs ``[B, N]`` for the best actions that follow.
 
-        With ``double``, they are the best ones according to the network that is trained.
+        With ``double``, they are the best ones according to the online network.
         """
         following = self.target_network.outputs(batch.next_observations)
         chooser = self.next_outputs(batch) if self.double else following

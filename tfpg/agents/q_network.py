@@ -64,7 +64,7 @@ class QNetworkAgent(Agent):
         return head
 
     def outputs(self, inputs: Any) -> tf.Tensor:
-        """Return the outputs ``[B, K]`` of the network that is trained."""
+        """Return the outputs ``[B, K]`` of the online network."""
         return self.trained_policy.outputs(inputs)
 
     def epsilon_at(self, count: float) -> float:

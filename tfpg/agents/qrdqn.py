@@ -22,7 +22,7 @@ class QRDQN(QLearning):
     """Deep Q-learning with quantile regression, for environments with `Discrete` actions.
 
     The model has N outputs for each action: quantiles of its return, all equally probable. Unlike
-    `tfpg.C51`, it needs no bounds of the return.
+    `tfpg.C51`, it needs no bounds on the return.
 
     Raises:
         TypeError: ``model`` is not a Keras model.
@@ -33,7 +33,7 @@ class QRDQN(QLearning):
 
     Example:
         >>> import tfpg
-        >>> model = tfpg.networks.mlp("CartPole-v1", activation="relu", atoms=32, seed=0)
+        >>> model = tfpg.networks.mlp("CartPole-v1", activation="relu", atoms=11, seed=0)
         >>> agent = QRDQN(model, learning_starts=200, steps_per_iteration=256)
         >>> history = agent.fit("CartPole-v1", iterations=2, seed=42, verbose=0)
         >>> history.history["updates"]

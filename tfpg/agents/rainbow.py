@@ -1,4 +1,4 @@
-"""Rainbow: six improvements of deep Q-learning, combined.
+"""Rainbow: six improvements to deep Q-learning, combined.
 
 Double Q-learning, prioritized replay, n-step returns and distributions of returns are those of
 `tfpg.C51` with its options. The dueling streams and the noise for exploration are parts of the

@@ -1,19 +1,20 @@
-r"""SAC: soft actor-critic, which learns to act well and as randomly as possible.
+r"""SAC: soft actor-critic, which maximizes the return plus the entropy of the policy.
 
 Two Q-networks, the critics, learn from transitions (s, a, r, s') of the replay buffer:
 
     critic_loss = sum_i (Q_i(s, a) - y)^2
     y = r + gamma (min_i Q_target_i(s', a') - alpha log pi(a' | s'))
 
-The policy learns from the gradient of their smaller value, through the noise that actions are
-sampled from, and alpha from how far the entropy is from its target:
+The policy follows the gradient of the smaller Q-value with respect to the sampled action (the
+reparameterization trick), and alpha moves the entropy toward its target:
 
     policy_loss = alpha log pi(a | s) - min_i Q_i(s, a)
     alpha_loss = -log alpha (log pi(a | s) + target_entropy)
 
-with a ~ pi(. | s) and a' ~ pi(. | s'). All three take a step from the same weights. Actions are
-scaled to [-1, 1] for the critics and for log pi. With ``n_step``, r is the discounted sum of n
-rewards and s' the state after them; the entropy of the steps between does not count.
+with a ~ pi(. | s) and a' ~ pi(. | s'). All three gradients are computed before any weight
+changes. Actions are scaled to [-1, 1] for the critics and for log pi. With ``n_step``, r is the
+discounted sum of n rewards and s' the state after them; the entropy of the steps between does not
+count.
 
 Source: Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018,
 https://arxiv.org/abs/1812.05905.
@@ -79,8 +80,8 @@ class SAC(OffPolicy):
     target_entropy: float | None = option(
         default=None,
         check=optional(finite),
-        help="For alpha='auto': the entropy in nats of actions that are scaled to [-1, 1]. It must "
-        "be below 0.69, that of uniform actions, for each action dimension. None: -1 for each.",
+        help="For alpha='auto': the entropy in nats of actions that are scaled to [-1, 1]. Below "
+        "0.69 per action dimension, the entropy of uniform actions. None: minus the dimensions.",
     )
     explore_steps: int = option(
         default=1,

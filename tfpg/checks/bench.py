@@ -68,7 +68,7 @@ def measure(agent: Any, env: EnvLike, seconds: float = 5.0) -> Timing:
         play = _seconds(lambda: _repeat(lambda: agent.collect(collector, policy), times)) / times
         update = _seconds(lambda: _repeat(lambda: agent.update(data), times)) / times
         observations, _ = envs.reset(seed=0)
-        act = policy.actor().remembering(envs.num_envs)
+        act = policy.actor().for_envs(envs.num_envs)
         noise = policy.head.noise(np.random.default_rng(0), envs.num_envs)
         length = len(data.mask)
         decision = act(observations, noise)

@@ -70,8 +70,8 @@ class Head(abc.ABC):
         space: The action space.
         outputs: K, the number of model outputs it reads.
         from_logits: False if the outputs are probabilities.
-        action_shape: The shape of one action, as it is learned.
-        action_dtype: The NumPy dtype of actions, as they are learned.
+        action_shape: The shape of one action, in the form used for training.
+        action_dtype: The NumPy dtype of actions, in the form used for training.
         noise_shape: The shape of the noise that one sample takes.
         variables: Trainable weights that belong to the head rather than to the model.
         low_entropy: Entropy in nats below which a policy hardly explores.
@@ -281,7 +281,7 @@ class MultiBinaryHead(DiscreteHead):
 class EpsilonGreedyHead(DiscreteHead):
     """``Discrete(A)`` from the Q-values of its A actions. Samples explore, the mode is greedy.
 
-    Or from the distributions of the returns, N outputs for each action, one action after another.
+    Or from distributions of the returns: N outputs for each action, grouped by action.
 
     Args:
         space: The action space.
@@ -371,9 +371,9 @@ class EpsilonGreedyHead(DiscreteHead):
 class GaussianHead(Head):
     """``Box`` from 2D outputs, or D.
 
-    Actions are learned as they are sampled, and clipped to be played. With ``squash``, they are
-    learned as they are before the tanh, which brings them into the bounds, and the log standard
-    deviations that a model outputs are clipped to [-10, 2].
+    Training uses the sampled actions; they are clipped only for the environment. With ``squash``,
+    training uses the actions before the tanh, which brings them into the bounds, and the log
+    standard deviations that a model outputs are clipped to [-10, 2].
 
     With ``at_random``, samples of a squashed Gaussian are uniform within the bounds.
     """

@@ -91,8 +91,8 @@ def split_outputs(outputs: Any, states: Collection[str] = ()) -> tuple[Any, Any]
     names = f" ({', '.join(sorted(outputs))})" if isinstance(outputs, dict) else ""
     raise ValueError(
         "A policy model has one output, or two: the policy's and then the value (in a dict, "
-        f'"value"). This one has {len(outputs)}{names}. The states of a memory have the names of '
-        "inputs, as in tfpg.networks.recurrent."
+        f'"value"). This one has {len(outputs)}{names}. Each state of a recurrent model is an '
+        "output with the name of its input, as in tfpg.networks.recurrent."
     )
 
 
@@ -202,8 +202,8 @@ def input_keys(model: keras.Model, space: Any) -> str | list[str] | None:
     elif isinstance(shape, (list, dict)):
         raise ValueError(
             f"The model has {len(shape)} inputs, but observations are arrays of shape {wanted}. If "
-            "it has a memory, name its states alike in a dict of inputs and a dict of outputs, as "
-            "tfpg.networks.recurrent does."
+            "it is recurrent, use dicts of inputs and outputs, and give each state the same name "
+            "in both, as tfpg.networks.recurrent does."
         )
     elif not _fits(wanted, shape[1:]):
         raise ValueError(
@@ -284,8 +284,8 @@ def check_layers(model: keras.Model, allowed: Collection[keras.layers.Layer] = (
             continue
         if layer in noise:
             raise ValueError(
-                f"Layer {layer.name!r} (GaussianNoise) makes this a noisy network, and only a "
-                "Q-network can be one: use tfpg.DQN, or epsilon=0.0 in tfpg.Policy."
+                f"Layer {layer.name!r} (GaussianNoise) makes this a noisy network, for DQN, "
+                "C51, QRDQN and Rainbow only. To play it, use epsilon=0.0 in tfpg.Policy."
             )
         if getattr(layer, "stateful", False):
             raise ValueError(

@@ -83,8 +83,8 @@ def mlp(
         activation: Keras name of the activation of the hidden layers.
         normalize: Standardize real-valued observations with running statistics in the first layer.
             Agents update them during training; see `tfpg.models.normalization`.
-        layer_norm: Normalize each hidden layer before its activation, without which
-            `tfpg.PQN` may diverge.
+        layer_norm: Add layer normalization between each hidden layer and its activation. Without
+            it, `tfpg.PQN` may diverge.
         log_std: Initial log standard deviation of `Box` actions. None: it depends on the
             observation, and is about 0 at first.
         atoms: Outputs for each action, for a distribution of its return (see `tfpg.C51` and

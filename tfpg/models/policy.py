@@ -44,7 +44,7 @@ from tfpg.ops.distributions import Distribution
 
 if TYPE_CHECKING:
     from tfpg.models.noisy import NoisyNetwork
-    from tfpg.models.recurrent import Memory
+    from tfpg.models.recurrent import RecurrentActor
 
 # Up to about this many parameters, NumPy was never slower than a TensorFlow call on a CPU; see
 # benchmarks/acting.py.
@@ -93,7 +93,7 @@ def set_head_options(model: keras.Model, options: Mapping[str, Any]) -> None:
 class Decision(NamedTuple):
     """A policy's decision for ``N`` observations."""
 
-    actions: np.ndarray  #: [N, ...]  as they are learned
+    actions: np.ndarray  #: [N, ...]  in the form used for training
     env_actions: np.ndarray  #: [N, ...]  as the environment expects them
     #: [N, K]  of the model; in NumPy, before a final sigmoid or softmax; -inf for invalid actions
     outputs: np.ndarray
@@ -137,13 +137,13 @@ class Actor:
     def __reduce__(self) -> Any:
         return Actor, (self._forward, self.head, self._encode, None, self.states)
 
-    def remembering(self, count: int) -> Actor | Memory:
-        """Return the actor, or a recurrent one with the states of ``count`` environments."""
+    def for_envs(self, count: int) -> Actor | RecurrentActor:
+        """Return an actor that keeps the states of ``count`` environments if it is recurrent."""
         if not self.states:
             return self
-        from tfpg.models.recurrent import Memory
+        from tfpg.models.recurrent import RecurrentActor
 
-        return Memory(self, count)
+        return RecurrentActor(self, count)
 
     def __call__(self, observations: Any, noise: np.ndarray | None = None) -> Decision:
         """Act.
@@ -243,7 +243,7 @@ class PortableForward:
 
 
 def _received_policy(config: str, spaces: Spaces, head: dict[str, Any]) -> Policy:
-    """The policy that another process sends again and again, with new weights."""
+    """The policy that another process sends repeatedly, with new weights."""
     key = config, str(spaces), str(head)
     if key not in _RECEIVED:
         _RECEIVED.clear()
@@ -831,7 +831,7 @@ def _check_states(states: Any, observations: Any) -> None:
     if states and not (isinstance(observations, dict) and BEGIN in observations):
         raise ValueError(
             "A recurrent policy needs its state with each observation. For N environments, use "
-            "act = policy.actor().remembering(N), then act(observations)."
+            "act = policy.actor().for_envs(N), then act(observations)."
         )
 
 

@@ -75,7 +75,7 @@ def forgotten(memory: Mapping[str, np.ndarray], which: np.ndarray) -> dict[str, 
     return {**states, BEGIN: np.maximum(memory[BEGIN], which)}
 
 
-class Memory:
+class RecurrentActor:
     """A recurrent policy that acts in N environments, and remembers their states.
 
     Args:
@@ -104,13 +104,13 @@ class Memory:
         if given != count:
             raise ValueError(
                 f"There are {given} observations, but this policy acts in {count} environments. "
-                f"For {given}, use policy.actor().remembering({given})."
+                f"For {given}, use policy.actor().for_envs({given})."
             )
         decision = self._actor(joined(observations, before), noise)._replace(memory=before)
         self.memory = memory_after(decision)
         return decision
 
-    def forget(self, which: Any) -> None:
+    def reset(self, which: Any) -> None:
         """Begin new episodes in some environments, ``[N]`` bool, or a bool if N is 1."""
         which = np.atleast_1d(which)
         if which.any():

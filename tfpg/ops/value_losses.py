@@ -90,7 +90,7 @@ def double_q_learning_targets(
         rewards: See `q_learning_targets`.
         discounts: See `q_learning_targets`.
         next_q_values: ``[B, A]``, Q-values of the target network.
-        next_q_online: ``[B, A]``, Q-values of the network that is trained.
+        next_q_online: ``[B, A]``, Q-values of the online network.
 
     Returns:
         ``[B]`` tensor.

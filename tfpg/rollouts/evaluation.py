@@ -69,7 +69,7 @@ def evaluate(
             part = slice(first, min(first + envs.num_envs, episodes))
             wanted = part.stop - part.start
             rngs = [evaluation_rng(seed, first + i) for i in range(envs.num_envs)]
-            playing = remembering(act, envs.num_envs)
+            playing = for_envs(act, envs.num_envs)
             for step in play_episodes(
                 envs,
                 playing,
@@ -77,7 +77,7 @@ def evaluate(
                 head=head,
                 num_episodes=wanted,
                 max_steps=max_steps,
-                forget=getattr(playing, "forget", None),
+                reset=getattr(playing, "reset", None),
             ):
                 check_rewards(step.rewards, step.real, step.lengths - 1)
                 returns[part] += step.rewards[:wanted]
@@ -105,9 +105,9 @@ def open_envs(env: EnvLike, episodes: int) -> AbstractContextManager[VectorEnv]:
     return open_vec(env, min(episodes, _MAX_ENVS if vectorized else _MAX_MADE))
 
 
-def remembering(act: Callable, count: int) -> Callable:
+def for_envs(act: Callable, count: int) -> Callable:
     """Return how a policy acts in ``count`` environments, with states if it is recurrent."""
-    return act.remembering(count) if isinstance(act, Actor) else act
+    return act.for_envs(count) if isinstance(act, Actor) else act
 
 
 def actor_for(policy: Any, env: EnvLike, deterministic: bool) -> tuple[Callable, Head | None]:

@@ -195,7 +195,7 @@ def play_episodes(
     num_episodes: int | None = None,
     max_steps: int | None = None,
     replacement: Callable[[int], np.random.Generator] | None = None,
-    forget: Callable[[np.ndarray], None] | None = None,
+    reset: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[Step]:
     """Play one episode in each environment, from a seeded reset until all have ended.
 
@@ -212,7 +212,7 @@ def play_episodes(
             `NO_LIMIT_STEPS` with a warning where it has none.
         replacement: Called with the index of an environment that failed; returns the generator of
             the episode to play there instead. None: failures are raised.
-        forget: Called after each step with the environments ``[N]`` bool whose next observation, if
+        reset: Called after each step with the environments ``[N]`` bool whose next observation, if
             it counts, begins an episode; see `tfpg.models.recurrent`.
 
     Yields:
@@ -252,8 +252,8 @@ def play_episodes(
         next_seeds=None if replacement is None else next_seeds,
         max_steps=limit,
     ):
-        if forget is not None:
-            forget((step.ended | step.failed | ~step.real) & progress.playing)
+        if reset is not None:
+            reset((step.ended | step.failed | ~step.real) & progress.playing)
         if guarded and any_of(step.truncated) and (step.lengths >= limit).any():
             warn_of_the_cut(NO_LIMIT_STEPS)
         yield step

@@ -125,7 +125,7 @@ class Player:
             if tracker is not None:
                 seeds = [reset_seed(training_rng(self.seed, number)) for number in numbers]
                 tracker.reset(range(count), seeds)
-            acting = act.remembering(count)
+            acting = act.for_envs(count)
             steps = play_episodes(
                 self.envs,
                 acting if tracker is None else tracker.recorded(acting),
@@ -134,7 +134,7 @@ class Player:
                 num_episodes=wanted,
                 max_steps=max_steps,
                 replacement=partial(self._replacement, numbers, [0] * count),
-                forget=getattr(acting, "forget", None),
+                reset=getattr(acting, "reset", None),
             )
             played = list(steps)
             rounds.append(Columns(columns[:wanted], record(played, actor, num_episodes=wanted)))
@@ -183,7 +183,7 @@ class Player:
         act: Any = self._of_part(actor)
         memory: Any = None
         if getattr(actor, "states", None):
-            memory = act = act.remembering(self.envs.num_envs)
+            memory = act = act.for_envs(self.envs.num_envs)
             memory.memory = self._memory or memory.memory
         if self._tracker is not None:
             act = self._tracker.recorded(act)
@@ -200,7 +200,7 @@ class Player:
         ):
             if memory is not None:
                 over = step.ended | step.failed | ~step.real
-                memory.forget(over & self.progress.playing)
+                memory.reset(over & self.progress.playing)
             if end_on_life_loss:
                 lost = self._life_lost(self.progress.infos, step.real & ~step.ended)
                 step = step._replace(terminated=step.terminated | lost)

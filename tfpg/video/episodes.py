@@ -14,7 +14,7 @@ from tfpg.core.arrays import map_arrays
 from tfpg.core.seeding import evaluation_rng, reset_seed
 from tfpg.envs.supervised import SupervisedEnv
 from tfpg.models.policy import Decision
-from tfpg.rollouts.evaluation import actor_for, remembering
+from tfpg.rollouts.evaluation import actor_for, for_envs
 from tfpg.rollouts.finite import check_observations, check_rewards
 from tfpg.rollouts.loop import NO_LIMIT_STEPS, ActionNoise, warn_of_the_cut
 from tfpg.video.render_env import render_images
@@ -81,7 +81,7 @@ class Player:
         limit = self._max_steps or env_limit or NO_LIMIT_STEPS
         noise = repeat(None) if self._head is None else ActionNoise(self._head, [rng])
         observation, _ = env.reset(seed=reset_seed(rng))
-        act = remembering(self._act, 1)
+        act = for_envs(self._act, 1)
         episode_return, over = 0.0, False
         for t in range(limit + 1):
             row = map_arrays(lambda x: np.asarray(x)[np.newaxis], observation)
