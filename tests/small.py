@@ -74,6 +74,8 @@ def small_model(algorithm, env="CartPole-v1", **options):
 def small_agent(algorithm, env="CartPole-v1", model=None, **options):
     """An agent whose iterations take milliseconds."""
     model = model or small_model(algorithm, env)
+    if "tau" in options:
+        options["target_update_period"] = None
     return algorithm(model, **{**options_for(algorithm), **options})
 
 

@@ -12,7 +12,7 @@ import tfpg
 
 PAGE = Path(__file__).parents[1] / "docs/metrics.md"
 AGENTS = {"REINFORCE": tfpg.Reinforce, "A2C": tfpg.A2C, "PPO": tfpg.PPO, "DQN": tfpg.DQN}
-AGENTS |= {"C51": tfpg.C51, "QRDQN": tfpg.QRDQN, "Rainbow": tfpg.Rainbow, "PQN": tfpg.PQN}
+AGENTS |= {"C51": tfpg.C51, "QR-DQN": tfpg.QRDQN, "Rainbow": tfpg.Rainbow, "PQN": tfpg.PQN}
 AGENTS |= {"SAC": tfpg.SAC}
 SHORT = {"max_steps": 20}
 VARIANTS = [
@@ -28,7 +28,7 @@ VARIANTS = [
     ("DQN", "CartPole-v1", {}),
     ("DQN", "CartPole-v1", {"prioritized": True, "tau": 0.1, "loss": "mse"}),
     ("C51", "CartPole-v1", {}),
-    ("QRDQN", "CartPole-v1", {"prioritized": True}),
+    ("QR-DQN", "CartPole-v1", {"prioritized": True}),
     ("Rainbow", "CartPole-v1", {}),
     ("PQN", "CartPole-v1", {}),
     ("PQN", "functional/CartPole", {}),

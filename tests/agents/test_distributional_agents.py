@@ -143,6 +143,16 @@ class TestHead:
         outputs = np.log([[0.2, 0.3, 0.5, 0.6, 0.2, 0.2]])
         np.testing.assert_allclose(head.q_values(outputs), [[0.3, -0.4]], atol=1e-6)
 
+    @pytest.mark.parametrize("support", [None, "quantiles", (-1.0, 1.0)])
+    def test_outputs_may_have_several_leading_axes(self, support):
+        outputs = np.random.default_rng(0).normal(size=(3, 4, 2 if support is None else 6))
+        mask = np.random.default_rng(1).integers(2, size=(3, 4, 2))
+        head = EpsilonGreedyHead(self.space, 0.25, outputs.shape[-1], support)
+        for x in (outputs, head.masked(outputs, mask)):
+            rows = head.distribution(x.reshape(12, -1)).log_prob(np.zeros(12, int))
+            found = head.distribution(x).log_prob(np.zeros((3, 4), int))
+            np.testing.assert_allclose(found, rows.reshape(3, 4))
+
     def test_tensors_and_arrays_agree(self):
         outputs = np.random.default_rng(0).normal(size=(7, 10)).astype("float32")
         for support in ("quantiles", (-2.0, 3.0)):

@@ -33,7 +33,8 @@ def train(env="CartPole-v1", iterations=3, model=None, **options):
 
 
 def prepared_agent(model=None, **options):
-    return prepared(tfpg.DQN(model or q_network(), **{**SMALL, **options}), "CartPole-v1")
+    agent = small_agent(tfpg.DQN, model=model or q_network(), **options)
+    return prepared(agent, "CartPole-v1")
 
 
 def part_of(transitions, start, size):
@@ -392,7 +393,9 @@ def test_other_players_of_the_model_get_the_final_epsilon():
         (linear(1.0, 0.02, 100), 0.02),
         (0.3, 0.3),
     ):
-        assert small_agent(tfpg.DQN, epsilon=schedule).head_options() == {"epsilon": end}
+        agent = small_agent(tfpg.DQN, epsilon=schedule)
+        assert agent.head_options() == {"epsilon": end}
+        assert agent.policy_for("CartPole-v1").head.epsilon == end
 
 
 class TestRefused:

@@ -445,7 +445,6 @@ class TestOptions:
             (tfpg.A2C, {"standardize": "episode"}, "standardize must be 'batch' or None, got"),
             (tfpg.A2C, {"reward_scale": 0.0}, "reward_scale must be a number above 0"),
             (tfpg.A2C, {"reward_scale": "running"}, "reward_scale must be .* above 0 or 'auto'"),
-            (tfpg.PPO, {"minibatches": 5000}, "too few for 5000 minibatches"),
             (tfpg.PPO, {"clip_ratio": 0.0}, "clip_ratio must be a number above 0"),
             (tfpg.PPO, {"target_kl": -1.0}, "target_kl must be a number above 0"),
             (tfpg.PPO, {"value_clip": 0}, "value_clip must be a number above 0"),
@@ -478,6 +477,13 @@ class TestOptions:
             setattr(agent, name, value)
         with pytest.raises(ValueError, match=message):
             agent.fit("CartPole-v1", 1, verbose=0)
+
+    def test_minibatches_divide_the_steps_of_the_environments_that_there_are(self):
+        envs = SyncVectorEnv([Countdown] * 16)
+        agent = small_agent(tfpg.PPO, Countdown, num_steps=8, minibatches=64)
+        assert np.isfinite(agent.fit(envs, 1, seed=0, verbose=0).history["loss"]).all()
+        with pytest.raises(ValueError, match="has 32 steps .num_envs 4 x num_steps 8., which is"):
+            agent.fit(Countdown, 1, seed=0, verbose=0)
 
     def test_options_that_change_between_fits_count_in_the_next_one(self, reinforce):
         reinforce.entropy_coef = 100.0
@@ -514,6 +520,17 @@ class TestSaving:
         if algorithm is not tfpg.DQN:  # whose replay buffer is not copied
             np.testing.assert_array_equal(flat_weights(again.model), flat_weights(agent.model))
         assert (flat_weights(again.model) != before).any()
+
+    def test_values_are_scaled_as_in_the_last_training_also_in_copies(self):
+        agent = small_agent(tfpg.PPO, reward_scale="auto")
+        agent.fit("CartPole-v1", 1, seed=0, verbose=0)
+        scale = tfpg.Policy(agent.model, "CartPole-v1").value_scale
+        assert scale > 1.5
+        again = copy.deepcopy(agent)
+        assert tfpg.Policy(again.model, "CartPole-v1").value_scale == scale
+        further = small_agent(tfpg.A2C, model=agent.model, reward_scale=1.0)
+        further.fit("CartPole-v1", 1, seed=0, verbose=0)
+        assert tfpg.Policy(agent.model, "CartPole-v1").value_scale == 1.0
 
     @pytest.mark.parametrize("how", ["pickle", "deepcopy"])
     def test_a_copy_has_the_critic_and_the_temperature_that_were_trained(self, how):

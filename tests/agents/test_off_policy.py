@@ -154,6 +154,16 @@ class TestWarmUp:
     def test_the_warm_up_may_be_longer_than_the_replay(self):
         assert trained(Countdown, capacity=120, learning_starts=400).warmed_up == [400]
 
+    def test_an_interrupted_warm_up_does_not_leave_the_policy_at_random(self):
+        class Interrupted(Endless):
+            def step(self, action):
+                raise KeyboardInterrupt
+
+        agent = tfpg.DQN(q_network(inputs=1), **SMALL, epsilon=0.25)
+        with pytest.raises(KeyboardInterrupt):
+            agent.fit(Interrupted, 1, seed=0, verbose=0)
+        assert agent.policy.head.epsilon == 0.25
+
     def test_the_warm_up_happens_once(self):
         agent = trained(Countdown, learning_starts=100)
         assert agent.env_steps == 100 + 2 * 64
@@ -222,6 +232,12 @@ class TestLearning:
         envs = lambda: Countdown(lengths=lengths)  # noqa: E731
         history = agent.fit(envs, len(means), seed=0, verbose=0).history
         assert history["episode_return"] == pytest.approx(means)
+
+
+def test_a_target_network_follows_by_a_period_or_by_tau():
+    both = {**WITH_COPIES, "target_update_period": 6, "tau": 0.25}
+    with pytest.raises(ValueError, match=r"moves by tau \(0.25\) or is copied every .*\(6\)"):
+        tfpg.DQN(q_network(), **both)
 
 
 class TestTargetNetworkBetweenFits:
@@ -369,6 +385,12 @@ class TestFrames:
         transitions = agent.replay.sample(np.random.default_rng(0), 64)
         for x in transitions.observations[:, 0, 0].astype(int):
             assert (np.diff(x) == (x[1:] > 0)).all()
+
+    def test_a_single_frame_is_no_stack(self):
+        whole, losses = self.trained(self.frames(moves=False), frame_stack=None)
+        single, same = self.trained(self.frames(moves=False), frame_stack=1)
+        assert (whole.replay.stack, single.replay.stack) == (1, 1)
+        assert losses == same
 
     @pytest.mark.parametrize("jit_compile", slow_but([False], [False, True]))
     def test_frames_on_a_device_give_the_same_weights(self, jit_compile):

@@ -184,6 +184,13 @@ def test_another_baseline_replaces_the_critic_of_the_preset(baseline):
         presets.make("reinforce", "Acrobot-v1", baseline=baseline, gae_lambda=0.9)
 
 
+def test_a_period_of_the_target_network_replaces_tau_of_the_preset():
+    agents = presets.make("dqn", "CartPole-v1"), presets.make("dqn", "MountainCar-v0", tau=0.5)
+    assert [(x.tau, x.target_update_period) for x in agents] == [(0.01, None), (0.5, None)]
+    agent = presets.make("dqn", "CartPole-v1", target_update_period=500)
+    assert (agent.tau, agent.target_update_period) == (None, 500)
+
+
 def test_a_model_with_a_value_replaces_the_critic_of_the_preset():
     preset = presets.find("reinforce", "Acrobot-v1")
     two = tfpg.networks.actor_critic("Acrobot-v1")

@@ -69,7 +69,8 @@ def dqn(env, model=None, algorithm=tfpg.DQN, **options):
 
 def dqn_with_everything(env):
     model = tfpg.networks.dueling(env, hidden=(16,), seed=0)
-    return dqn(env, model, n_step=2, prioritized=True, tau=0.05, overlap=True)
+    options = {"prioritized": True, "tau": 0.05, "target_update_period": None}
+    return dqn(env, model, n_step=2, overlap=True, **options)
 
 
 def c51(env):

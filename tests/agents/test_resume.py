@@ -187,7 +187,8 @@ def sac_statistics(env):
     return tfpg.SAC(model, critic=critic, **{**SMALL, "target_update_period": None})
 
 
-MIXED = {"prioritized": True, "n_step": 3, "tau": 0.05, "priority_beta": lambda n: min(n / 400, 1)}
+MIXED = {"prioritized": True, "n_step": 3, "priority_beta": lambda n: min(n / 400, 1)}
+MIXED |= {"tau": 0.05, "target_update_period": None}
 
 CASES = {
     "reinforce": (reinforce, "CartPole-v1"),

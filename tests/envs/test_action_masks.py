@@ -296,6 +296,13 @@ class TestWhereTheyAre:
 
         assert mask_source(Reader(gymnasium.make("CartPole-v1"))) is None
 
+    def test_a_method_that_nothing_calls_is_a_warning(self):
+        with (
+            pytest.warns(UserWarning, match=r"Ignoring action_masks\(\) of .* SyncVectorEnv"),
+            open_vec(SyncVectorEnv([lambda: InMethod(Divisors(largest=12))])),
+        ):
+            pass
+
     def test_masks_that_nobody_expected_are_not_ignored_in_silence(self):
         key = "action" + "_mask"  # which no constant of the class shows
 

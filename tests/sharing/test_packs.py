@@ -213,6 +213,11 @@ class TestLoadAgent:
         with pytest.raises(ValueError, match="gamma must be"):
             tfpg.load_agent(run, gamma=5)
 
+    def test_options_replace_the_range_and_the_target_network_of_the_config(self):
+        agent = tfpg.load_agent("zoo:c51/CartPole-v1", v_max=200.0, target_update_period=50)
+        assert agent.support == (0.0, 200.0)
+        assert (agent.tau, agent.target_update_period) == (None, 50)
+
     def test_what_is_not_a_run_is_refused(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="No run or model at 'nowhere'"):
             tfpg.load_agent("nowhere")

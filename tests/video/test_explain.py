@@ -344,3 +344,10 @@ def test_values_are_drawn_in_units_of_the_rewards():
     std = automatic.return_scale.moments.variance**0.5
     assert std > 2
     assert value_function(policy)(x, policy.actor()(x)) == pytest.approx(std * raw, rel=1e-5)
+    model = tfpg.networks.mlp("CartPole-v1", (8,), seed=0)
+    agent = tfpg.PQN(model, reward_scale=0.25)
+    policy = tfpg.Policy(model, agent.policy_for("CartPole-v1").env_spaces, epsilon=0.0)
+    decision, raw = policy.actor()(x), model(x).numpy()[0]
+    assert value_function(policy)(x, decision) == pytest.approx(4 * raw.max())
+    bars = action_bars(policy, decision, ("left", "right"), RunningRange())
+    assert [float(bar.text) for bar in bars] == pytest.approx(4 * raw, abs=0.01)

@@ -58,7 +58,8 @@ class Agent(WithOptions, abc.ABC):
 
     A pickle or a copy has the options and what was trained: the models with their optimizers, a
     free log standard deviation and the temperature of a `tfpg.SAC`. Its counters, such as
-    ``env_steps``, start from 0, and a replay buffer is empty.
+    ``env_steps``, start from 0, the scale of rewards is measured anew, and a replay buffer is
+    empty.
 
     Attributes:
         policy: The model as a `tfpg.Policy` for the last environment used, or None.
@@ -157,7 +158,7 @@ class Agent(WithOptions, abc.ABC):
             for name, value in options.items()
             if isinstance(value, keras.Model)
         }
-        return _rebuild, (type(self), {**options, **models}, list(models))
+        return _rebuild, (type(self), {**options, **models}, list(models), acts)
 
     @staticmethod
     def default_optimizer() -> keras.optimizers.Optimizer:
@@ -222,7 +223,8 @@ class Agent(WithOptions, abc.ABC):
                 from it, bit for bit. With checkpoints, Ctrl-C and SIGTERM wait until the iteration
                 has ended and a checkpoint is saved.
             env_steps: Environment steps in total, earlier calls of `fit` included. Training stops
-                when another iteration would exceed them. None: no limit.
+                when another iteration would exceed them, but makes at least one, after the random
+                play of a `tfpg.DQN` or `tfpg.SAC`. None: no limit.
             validation_env_steps: Number of environment steps between validations, instead of
                 ``validation_freq``.
             workers: Number of processes that step the environments, or `tfpg.RayWorkers`, which
@@ -583,7 +585,9 @@ def _model_bytes(model: keras.Model) -> bytes:
         return save_model(model, Path(folder) / "model.keras").read_bytes()
 
 
-def _rebuild(agent: type[Agent], options: dict[str, Any], models: Sequence[str]) -> Agent:
+def _rebuild(
+    agent: type[Agent], options: dict[str, Any], models: Sequence[str], acts: dict[str, Any]
+) -> Agent:
     from tfpg.models.saving import quiet_about_new_optimizers
 
     with tempfile.TemporaryDirectory() as folder:
@@ -592,4 +596,5 @@ def _rebuild(agent: type[Agent], options: dict[str, Any], models: Sequence[str])
             path.write_bytes(options[name])
             with quiet_about_new_optimizers():
                 options[name] = keras.saving.load_model(path)
+    set_head_options(options["model"], acts)
     return agent(**options)

@@ -115,7 +115,9 @@ class OffPolicy(Agent):
         "None: main memory. 'auto': a GPU if there is one.",
     )
     steps_per_iteration: int = option(
-        default=1024, check=count, help="Environment steps per iteration."
+        default=1024,
+        check=count,
+        help="Environment steps per iteration, rounded to a multiple of learn_period.",
     )
     window: int = option(  # type: ignore[assignment]
         default=20,
@@ -173,6 +175,11 @@ class OffPolicy(Agent):
         if self.capacity < self.batch_size:
             raise ValueError(
                 f"capacity must be at least batch_size ({self.batch_size}), got {self.capacity}."
+            )
+        if self.tau is not None and self.target_update_period is not None:
+            raise ValueError(
+                f"The target network either moves by tau ({self.tau:g}) or is copied every "
+                f"target_update_period ({self.target_update_period}) updates: leave one out."
             )
 
     @abc.abstractmethod
@@ -262,13 +269,16 @@ class OffPolicy(Agent):
         most = max(1, min(_WARM_UP_STEPS, replay.rows // 4))
         self.explore(at_random=True)
         fragments = []
-        while self._stored_steps < self.learning_starts or not replay.ready:
-            missing = -(-(self.learning_starts - self._stored_steps) // collector.envs.num_envs)
-            data = self._play(collector, policy, min(max(missing, 1), most))
-            if self.has_statistics:
-                fragments.append(data)
-            self._store(data)
-            self.env_steps = before + collector.steps
+        try:
+            while self._stored_steps < self.learning_starts or not replay.ready:
+                missing = -(-(self.learning_starts - self._stored_steps) // collector.envs.num_envs)
+                data = self._play(collector, policy, min(max(missing, 1), most))
+                if self.has_statistics:
+                    fragments.append(data)
+                self._store(data)
+                self.env_steps = before + collector.steps
+        finally:
+            self.explore()
         self.update_statistics(fragments, policy)
 
     def iterate(self, collector: Collector, policy: Policy) -> dict[str, float]:
@@ -436,7 +446,7 @@ class OffPolicy(Agent):
             warn(f"{error} Its images are stored in main memory instead.")
             self.replay = make()
         self._stored_steps, self._stored_by = 0, stored_by
-        self._stack_checked = self.frame_stack is None
+        self._stack_checked = (self.frame_stack or 1) == 1
         self._warnings = self.advice(self.gamma, self.capacity, self.learning_starts)
         return self.replay
 

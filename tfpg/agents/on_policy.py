@@ -226,15 +226,6 @@ class RolloutAgent(OnPolicy):
         self._scaled_for: Any = None
         self._shuffle = 0, 0
 
-    def check_options(self) -> None:
-        super().check_options()
-        steps = self.num_envs * self.num_steps
-        if self.minibatches > steps:
-            raise ValueError(
-                f"An iteration has {steps} steps ({self.num_envs} environments x {self.num_steps} "
-                f"steps), which is too few for {self.minibatches} minibatches."
-            )
-
     @property
     def steps_together(self) -> int:
         """How many consecutive steps of an environment stay together in minibatches."""
@@ -261,6 +252,15 @@ class RolloutAgent(OnPolicy):
 
     def begin(self, collector: Collector, policy: Policy) -> None:
         super().begin(collector, policy)
+        num_envs, length = collector.envs.num_envs, self.steps_together
+        parts = num_envs * self.num_steps // length
+        if self.minibatches > parts:
+            sequences = "steps" if length == 1 else f"sequences of {length} steps"
+            raise ValueError(
+                f"An iteration has {parts} {sequences} (num_envs {num_envs} x "
+                f"num_steps {self.num_steps}), which is too few for {self.minibatches} minibatches: "
+                "use fewer minibatches, or a larger num_steps."
+            )
         if self._scaled_for != (self.reward_scale, self.gamma):
             self._scaled_for, self.return_scale = (self.reward_scale, self.gamma), ()
         if self.reward_scale == "auto":
@@ -339,7 +339,7 @@ class RolloutAgent(OnPolicy):
         options = super().head_options()
         if self.return_scale:
             options["value_scale"] = float(self.return_scale.divisor)
-        elif self.reward_scale not in ("auto", 1.0):
+        elif self.reward_scale != "auto":
             options["value_scale"] = 1.0 / float(self.reward_scale)
         return options
 

@@ -198,13 +198,6 @@ class ActorCritic(RolloutAgent, PolicyGradient):
                 f"The model is recurrent, so num_steps ({self.num_steps}) must be a multiple of "
                 f"sequence_length ({length})."
             )
-        sequences = self.num_envs * self.num_steps // length
-        if self.minibatches > sequences:
-            raise ValueError(
-                f"An iteration has {sequences} sequences of {length} steps, which is too few for "
-                f"{self.minibatches} minibatches. Use a smaller sequence_length, or fewer "
-                "minibatches."
-            )
 
     @property
     def _length(self) -> int:

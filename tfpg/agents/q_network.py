@@ -73,11 +73,12 @@ class QNetworkAgent(Agent):
         return min(max(float(self.epsilon(count)), 0.0), 1.0)
 
     def head_options(self) -> dict[str, Any]:
-        return {**super().head_options(), **self._head(IN_THE_END)}
+        return {**super().head_options(), **self._head}
 
     def policy_options(self) -> dict[str, Any]:
-        return {**super().policy_options(), **self._head(0)}
+        return {**super().policy_options(), **self._head}
 
-    def _head(self, count: float) -> dict[str, Any]:
+    @property
+    def _head(self) -> dict[str, Any]:
         support = {} if self.support is None else {"support": self.support}
-        return {"epsilon": self.epsilon_at(count), **support}
+        return {"epsilon": self.epsilon_at(IN_THE_END), **support}

@@ -231,7 +231,7 @@ class SAC(OffPolicy):
         return self.q_values.observed if model is self.models[1] else None
 
     def policy_options(self) -> dict[str, Any]:
-        return {**super().policy_options(), "squash": True}
+        return {**super().policy_options(), **self.head_options()}
 
     def head_options(self) -> dict[str, Any]:
         return {"squash": True}

@@ -152,6 +152,16 @@ def mask_source(env: gymnasium.Env, new: bool = False) -> str | None:
     return None
 
 
+def warn_about_unused_method(envs: Any) -> None:
+    """Warn if environments of a vector environment have masks that only their method reports."""
+    for env in list(getattr(envs.unwrapped, "envs", ()))[:1]:
+        if isinstance(env, gymnasium.Env) and mask_source(env) == f"{METHOD}()":
+            warn(
+                f"Ignoring {METHOD}() of the environments in {type(envs.unwrapped).__name__}. To "
+                "use it, wrap each of them in tfpg.envs.action_masks.ActionMasks."
+            )
+
+
 def masked(build: Callable[[], gymnasium.Env]) -> gymnasium.Env:
     """Make an environment whose masks have to be moved, also in another process."""
     return ActionMasks(build())

@@ -342,11 +342,11 @@ class EpsilonGreedyHead(DiscreteHead):
         return xp.cast(xp.concatenate(list(both)), np.float32)
 
     def per_action(self, outputs: Any) -> Any:
-        """Return outputs ``[B, A * N]`` as ``[B, A, N]``."""
-        return xp.reshape(outputs, (-1, *self._shape))
+        """Return outputs ``[..., A * N]`` as ``[..., A, N]``."""
+        return xp.reshape(outputs, (*_known(outputs.shape[:-1]), *self._shape))
 
     def q_values(self, outputs: Any) -> Any:
-        """Return the Q-values ``[B, A]`` for outputs ``[B, K]``."""
+        """Return the Q-values ``[..., A]`` for outputs ``[..., K]``."""
         if self.support is None:
             return outputs
         outputs = self.per_action(outputs)
@@ -362,7 +362,7 @@ class EpsilonGreedyHead(DiscreteHead):
     def masked(self, outputs: Any, mask: Any) -> Any:
         valid = with_one_valid(mask, self.choices)[..., None]
         masked = xp.where(valid, self.per_action(outputs), -np.inf)
-        return xp.reshape(masked, (-1, self.outputs))
+        return xp.reshape(masked, (*_known(outputs.shape[:-1]), self.outputs))
 
     def distribution(self, outputs: Any) -> EpsilonGreedy:
         return EpsilonGreedy(self.q_values(outputs), self.epsilon, self.masks)
@@ -688,6 +688,10 @@ def _rounded_inward(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.n
         np.where(lowest < low, np.nextafter(lowest, infinity), lowest),
         np.where(highest > high, np.nextafter(highest, -infinity), highest),
     )
+
+
+def _known(shape: Sequence[int | None]) -> list[int]:
+    return [-1 if n is None else n for n in shape]
 
 
 def _logits(outputs: Any, from_logits: bool) -> Any:

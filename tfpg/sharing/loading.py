@@ -61,7 +61,7 @@ def load_agent(
     head = presets.continued_head(source.head, name)
     trained = {key: schedules.from_text(value) for key, value in config["options"].items()}
     preset = presets.find(name, source.env)._replace(
-        options={**presets.continued(trained), **head, **options}, critic=config.get("critic")
+        options=presets.continued(trained), critic=config.get("critic")
     )
     spaces, critic = spaces_of(source.env), source.critic_for(name)
     agent = presets.make(
@@ -72,6 +72,7 @@ def load_agent(
         iterations=config["iterations"],
         model=load_model(source.model),
         critic=None if critic is None else load_model(critic),
+        **{**head, **options},
     )
     agent.policy_for(spaces)
     return agent

@@ -150,7 +150,7 @@ def action_bars(
     played = np.ravel(decision.env_actions[0])
     distribution: Any = policy.distribution_of(decision.outputs)
     if isinstance(distribution, EpsilonGreedy):
-        values = distribution.q_values[0]
+        values = policy.value_scale * distribution.q_values[0]
         lengths, chosen = np.zeros(len(values)), np.arange(len(values)) == played - space.start
         valid = np.isfinite(values)
         lengths[valid] = q_range.scale(values[valid])
@@ -197,6 +197,7 @@ def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
         >>> value_function(policy)(zeros, policy.actor()(zeros))
         0.0
     """
+    scale = policy.value_scale
     if policy.has_value:
 
         @tf.function(input_signature=[policy.input_spec], autograph=False)
@@ -208,11 +209,11 @@ def value_function(policy: Policy) -> Callable[[Any, Decision], float] | None:
                 from tfpg.models.recurrent import joined
 
                 observation = joined(observation, decision.memory)
-            return policy.value_scale * float(value(policy.encode(observation))[0])
+            return scale * float(value(policy.encode(observation))[0])
 
         return value_of
     if isinstance(head := policy.head, EpsilonGreedyHead):
-        return lambda _, decision: float(head.q_values(decision.outputs).max())
+        return lambda _, decision: scale * float(head.q_values(decision.outputs).max())
     return None
 
 

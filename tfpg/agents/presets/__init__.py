@@ -43,6 +43,7 @@ _SIZES = (
 #: the six improvements of DQN that Rainbow combines
 PARTS = ("double", "prioritized", "n_step", "dueling", "distributional", "noisy")
 _N_STEP, _ATOMS = 3, 51  # Rainbow's
+_EITHER = {"tau", "target_update_period"}  # of which an agent takes only one
 # The iterations of a run whose length is not known in advance: its environment steps end it.
 _UNKNOWN = 100_000
 
@@ -220,7 +221,8 @@ def make(
         model: A Keras model to train instead of a new one. It keeps its optimizer, unless its
             learning rate is a schedule, which has decayed.
         critic: The same for the critic or value model, where the preset has one.
-        learning_rate: The learning rate. None: that of a compiled ``model``, or else the preset's.
+        learning_rate: The learning rate of the model, and of the critic if the preset has no other
+            for it. None: that of a compiled ``model``, or else the preset's.
         **options: Options of the agent, which replace the preset's.
 
     Example:
@@ -237,7 +239,9 @@ def make(
     agent_class = algorithm_class(algorithm)
     preset = preset or find(algorithm, env if isinstance(env, str) else "")
     preset = _with_sizes(preset, agent_class)  # one of your own may leave some out
-    given, options = options, {**preset.options, **options}
+    given = {name for name, x in options.items() if x is not None}
+    replaced = _EITHER if given & _EITHER else set()
+    options = {**{x: y for x, y in preset.options.items() if x not in replaced}, **options}
     if model is not None and "support" in head_options_of(model):
         options = {x: options[x] for x in options if x in given or x not in ("v_min", "v_max")}
     preset = preset._replace(options=options, learning_rate=learning_rate or preset.learning_rate)
