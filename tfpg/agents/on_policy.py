@@ -257,9 +257,9 @@ class RolloutAgent(OnPolicy):
         if self.minibatches > parts:
             sequences = "steps" if length == 1 else f"sequences of {length} steps"
             raise ValueError(
-                f"An iteration has {parts} {sequences} (num_envs {num_envs} x "
-                f"num_steps {self.num_steps}), which is too few for {self.minibatches} minibatches: "
-                "use fewer minibatches, or a larger num_steps."
+                f"An iteration has {parts} {sequences} (num_envs {num_envs} x num_steps "
+                f"{self.num_steps}), which is too few for {self.minibatches} minibatches: use "
+                "fewer minibatches, or a larger num_steps."
             )
         if self._scaled_for != (self.reward_scale, self.gamma):
             self._scaled_for, self.return_scale = (self.reward_scale, self.gamma), ()

@@ -29,7 +29,6 @@ from tfpg.core.messages import (
     one_line,
     warn,
 )
-from tfpg.envs.action_masks import masked, warn_about_unused_method, with_masks
 from tfpg.envs.contracts import usable_space, warn_about_left_out
 from tfpg.envs.supervised import ON_ENV_ERROR, build_env, vectorize
 
@@ -144,7 +143,7 @@ def make_vec(
                 "Workers make their own environments: pass an id or a callable instead of an "
                 "environment."
             )
-        return vectorize(with_masks(env), on_error=on_env_error)
+        return vectorize(_with_masks(env), on_error=on_env_error)
     if isinstance(env, str):
         env_id, own = _resolve(env)
         kwargs = {**own, **kwargs}
@@ -224,7 +223,7 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
         'rgb_array'
     """
     if isinstance(env, gymnasium.Env):
-        yield with_masks(env)
+        yield _with_masks(env)
         return
     made: Any = env
     if isinstance(env, FuncEnv):
@@ -241,17 +240,25 @@ def open_env(env: EnvLike, **kwargs: Any) -> Iterator[gymnasium.Env]:
                 "Expected a single environment (an id, a Gymnasium environment or a callable that "
                 f"makes one), but got {type(made).__name__}."
             )
-        yield with_masks(made, new=True)
+        yield _with_masks(made, new=True)
     finally:
         if made is not env and isinstance(made, (gymnasium.Env, VectorEnv)):
             _close(made)
+
+
+def _with_masks(env: gymnasium.Env, new: bool = False) -> gymnasium.Env:
+    from tfpg.envs.action_masks import with_masks
+
+    return with_masks(env, new)
 
 
 def _all_with_masks(
     first: gymnasium.Env, build: Callable[[], Any]
 ) -> tuple[gymnasium.Env, Callable[[], Any]]:
     """The first of several environments and how to make the others, all with masks or none."""
-    new = with_masks(first, new=True)
+    from tfpg.envs.action_masks import masked
+
+    new = _with_masks(first, new=True)
     return new, build if new is first else partial(masked, build)
 
 
@@ -303,7 +310,7 @@ def spaces_of(env: EnvLike | Spaces) -> Spaces:
     if isinstance(env, tuple):
         space, actions = env
     elif isinstance(env, gymnasium.Env):
-        space, actions = with_masks(env).observation_space, env.action_space
+        space, actions = _with_masks(env).observation_space, env.action_space
     else:
         with open_vec(env) as envs:
             space, actions = envs.single_observation_space, envs.single_action_space
@@ -464,6 +471,8 @@ def _ready_made(envs: VectorEnv, in_process: bool, close: bool = False) -> Vecto
                 "environment."
             )
     if in_process:
+        from tfpg.envs.action_masks import warn_about_unused_method
+
         warn_about_unused_method(envs)
         return envs
     if close:
