@@ -154,8 +154,12 @@ def mask_source(env: gymnasium.Env, new: bool = False) -> str | None:
 
 def warn_about_unused_method(envs: Any) -> None:
     """Warn if environments of a vector environment have masks that only their method reports."""
+    space = envs.single_observation_space
+    known = isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces
+    if known or not isinstance(envs.single_action_space, MASKABLE):
+        return
     for env in list(getattr(envs.unwrapped, "envs", ()))[:1]:
-        if isinstance(env, gymnasium.Env) and mask_source(env) == f"{METHOD}()":
+        if isinstance(env, gymnasium.Env) and _method(env):
             warn(
                 f"Ignoring {METHOD}() of the environments in {type(envs.unwrapped).__name__}. To "
                 "use it, wrap each of them in tfpg.envs.action_masks.ActionMasks."
