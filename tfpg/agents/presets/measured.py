@@ -352,6 +352,7 @@ def _like_dqn(
     score: Score,
     network: Mapping[str, Any] = {},
     options: Mapping[str, Any] = {},
+    learning_rate: float | None = None,
 ) -> Preset:
     """DQN's settings for an environment, for an algorithm with distributions of returns."""
     preset = PRESETS["dqn", env]
@@ -364,17 +365,30 @@ def _like_dqn(
         n_step = max(3, preset.options["n_step"])
         own_options |= {"epsilon": 0.0, "prioritized": True, "n_step": n_step}
     return preset._replace(
+        learning_rate=learning_rate or preset.learning_rate,
         network={**preset.network, **own_network, **network},
         options={**preset.options, **own_options, **options},
         score=score,
     )
 
 
+_NORMALIZED = {"hidden": (128, 128), "layer_norm": True}
 _LIKE_DQN: dict[tuple[str, str], tuple] = {
     ("c51", "CartPole-v1"): (Score(500.0, 494.1, 500.0),),
     ("c51", "Acrobot-v1"): (Score(-66.3, -68.5, -64.7),),
+    ("c51", "LunarLander-v3"): (
+        Score(255.8, 211.2, 268.5),
+        _NORMALIZED,
+        {"priority_beta": linear(0.4, 1.0, 300_000)},
+    ),
     ("qrdqn", "CartPole-v1"): (Score(500.0, 497.6, 500.0),),
     ("qrdqn", "Acrobot-v1"): (Score(-66.6, -68.7, -65.2), {"layer_norm": True}),
+    ("qrdqn", "LunarLander-v3"): (
+        Score(256.3, 238.5, 270.1),
+        _NORMALIZED,
+        {"prioritized": False},
+        3e-4,
+    ),
     ("rainbow", "CartPole-v1"): (
         Score(499.4, 494.3, 500.0),
         {"layer_norm": True},
