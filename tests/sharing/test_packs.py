@@ -210,6 +210,9 @@ class TestLoadAgent:
         assert (agent.gamma, agent.episodes_per_update) == (0.5, 4)
         with pytest.raises(TypeError, match="Unknown Reinforce option 'gama'. Did you mean"):
             tfpg.load_agent(run, gama=0.5)
+        for name in ("seed", "model", "iterations", "learning_rate"):
+            with pytest.raises(TypeError, match=f"Unknown Reinforce option '{name}'"):
+                tfpg.load_agent(run, **{name: 1})
         with pytest.raises(ValueError, match="gamma must be"):
             tfpg.load_agent(run, gamma=5)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfpg import schedules
 from tfpg.agents import presets
+from tfpg.agents.registry import algorithm_class
+from tfpg.core.options import check_names, options_of
 from tfpg.envs import spaces_of
 from tfpg.models.saving import load_model
 from tfpg.sharing.runs import find_model
@@ -58,6 +60,9 @@ def load_agent(
             f"{str(path)!r} was trained by {name!r}, which is a class of a module. If you trust "
             f"the module, pass algorithm={name!r}."
         )
+    agent_class = algorithm_class(name)
+    known = [key for key, each in options_of(agent_class).items() if each.in_config]
+    check_names(options, known, f"{agent_class.__name__} option", agent_class.hints, TypeError)
     head = presets.continued_head(source.head, name)
     trained = {key: schedules.from_text(value) for key, value in config["options"].items()}
     preset = presets.find(name, source.env)._replace(
