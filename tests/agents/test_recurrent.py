@@ -427,7 +427,8 @@ class TestRefusals:
 
     def test_more_minibatches_than_sequences(self):
         agent = agent_of(tfpg.PPO, num_envs=1, num_steps=8, minibatches=4)
-        with pytest.raises(ValueError, match="has 2 sequences of 4 steps .* too few for 4"):
+        size = r"has 2 sequences of 4 steps \(num_envs 1 x num_steps 8\)"
+        with pytest.raises(ValueError, match=f"{size}, which is too few for 4"):
             agent.fit("CartPole-v1", 1, seed=0, verbose=0)
 
     def test_a_separate_value_model(self):

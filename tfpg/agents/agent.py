@@ -58,7 +58,7 @@ class Agent(WithOptions, abc.ABC):
 
     A pickle or a copy has the options and what was trained: the models with their optimizers, a
     free log standard deviation and the temperature of a `tfpg.SAC`. Its counters, such as
-    ``env_steps``, start from 0, the scale of rewards is measured anew, and a replay buffer is
+    ``env_steps``, start from 0, the scale of rewards is measured again, and a replay buffer is
     empty.
 
     Attributes:
