@@ -387,8 +387,8 @@ _LIKE_DQN: dict[tuple[str, str], tuple] = {
     ("qrdqn", "CartPole-v1"): (Score(500.0, 497.6, 500.0),),
     ("qrdqn", "Acrobot-v1"): (Score(-66.6, -68.7, -65.2), {"layer_norm": True}),
     ("qrdqn", "LunarLander-v3"): (
-        Score(256.3, 238.5, 270.1),
-        _NORMALIZED,
+        Score(259.1, 252.3, 263.9),
+        {**_NORMALIZED, "atoms": 25},
         {"prioritized": False},
         3e-4,
     ),
