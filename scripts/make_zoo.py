@@ -6,7 +6,7 @@
 Each is the best model of ``tfpg train ALGORITHM ENV``, in a pack (`tfpg pack`), with the first seed
 from 0 on that is as good as the preset: its return is at most two standard errors below the 95%
 interval of the preset's score. The mean returns over 100 new episodes are in tfpg/zoo/scores.json,
-and a test checks them. Weights are rounded to 7 significant bits, which halves the packs.
+and a test checks them. Weights are rounded to a few significant bits, which halves the packs.
 """
 
 import io
