@@ -318,6 +318,11 @@ PRESETS |= {
     ("ppo", "InvertedPendulum-v5"): _MUJOCO._replace(
         options={**_MUJOCO.options, "squash": False}, score=Score(1000.0, 996.8, 1000.0)
     ),
+    ("ppo", "Ant-v5"): _MUJOCO._replace(
+        network={"log_std": -1.0},
+        options={**_MUJOCO.options, "squash": False},
+        score=Score(1657.4, 1230.7, 2212.2),
+    ),
     ("pqn", "LunarLander-v3"): _PQN._replace(
         env_steps=1_000_000,
         options={
@@ -378,7 +383,7 @@ def _like_dqn(
 _NORMALIZED = {"hidden": (128, 128), "layer_norm": True}
 _LIKE_DQN: dict[tuple[str, str], tuple] = {
     ("c51", "CartPole-v1"): (Score(500.0, 494.1, 500.0),),
-    ("c51", "Acrobot-v1"): (Score(-66.3, -68.5, -64.7),),
+    ("c51", "Acrobot-v1"): (Score(-64.3, -65.6, -63.4), {"layer_norm": True}),
     ("c51", "LunarLander-v3"): (
         Score(255.8, 211.2, 268.5),
         _NORMALIZED,
