@@ -1,9 +1,9 @@
 """Measure the agents with their default options, on twelve tasks.
 
 Each agent is made as in `tfpg.PPO(tfpg.networks.actor_critic(env))`, without any other option, with
-the network that suits it. The
-score is the greedy mean return of 100 new episodes with the last model, as a percentage: 0 is
-random play, and 100 is the reference of the task. DQN plays only the tasks with discrete actions.
+the network that suits it. The score is the greedy mean return of 100 new episodes with the last
+model, as a percentage: 0 is random play, and 100 is the reference of the task. DQN plays only the
+tasks with discrete actions.
 
     python benchmarks/defaults.py                      # all: two hours
     python benchmarks/defaults.py ppo a2c --tasks CartPole-v1 Inventory --seeds 1
