@@ -402,7 +402,11 @@ _LIKE_DQN: dict[tuple[str, str], tuple] = {
         {"layer_norm": True},
         {"priority_beta": linear(0.4, 1.0, 50_000)},
     ),
-    ("rainbow", "Acrobot-v1"): (Score(-70.0, -75.1, -67.0),),
+    ("rainbow", "Acrobot-v1"): (
+        Score(-67.3, -68.6, -65.9),
+        {"layer_norm": True},
+        {"priority_beta": linear(0.4, 1.0, 100_000)},
+    ),
     ("rainbow", "LunarLander-v3"): (Score(261.1, 234.1, 268.1), {"hidden": (128, 128)}),
 }
 PRESETS |= {task: _like_dqn(*task, *rest) for task, rest in _LIKE_DQN.items()}
