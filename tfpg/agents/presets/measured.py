@@ -341,6 +341,9 @@ PRESETS |= {
         options={"explore_steps": 32, "gamma": 0.999, "window": 100},
         score=Score(94.1, 93.8, 94.4),
     ),
+    ("sac", "InvertedPendulum-v5"): _SMALL_SAC._replace(
+        env_steps=50_000, options={"window": 10}, score=Score(1000.0, 998.8, 1000.0)
+    ),
     ("sac", "HalfCheetah-v5"): _SAC._replace(
         learning_rate=1e-3, options=_SAC_MUJOCO, score=Score(7741.7, 6433.6, 8920.0)
     ),
