@@ -163,16 +163,18 @@ def print_tables(rows: list[dict], algorithms: list[str], tasks: list[str]) -> N
 
 
 def preset_score(env: str) -> str:
-    """Return the best score of the presets for an environment, or nothing."""
+    """Return the best score of the presets for an environment, in the fewest steps, or nothing."""
     from tfpg.agents.presets import PRESETS
 
-    scores = {
-        algorithm.upper(): preset.score.mean
-        for (algorithm, each), preset in reversed(PRESETS.items())
+    scores = [
+        (preset.score.mean, -preset.env_steps, algorithm.upper())
+        for (algorithm, each), preset in PRESETS.items()
         if each == env and preset.score
-    }
-    best = max(scores, key=lambda name: scores[name], default=None)
-    return "" if best is None else f"{readable(scores[best])} ({best})"
+    ]
+    if not scores:
+        return ""
+    mean, _, algorithm = max(scores, key=lambda score: score[:2])
+    return f"{readable(mean)} ({algorithm})"
 
 
 def readable(x: float) -> str:
