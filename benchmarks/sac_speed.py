@@ -9,9 +9,10 @@ its own virtual environment, which is made if it is missing.
     python benchmarks/sac_speed.py --side updates --only "Pendulum, 256 units"  # one side of a row
 
 Stable-Baselines3 makes an update after each step of one environment. tfpg makes 32 updates after 32
-steps, 4 in each of 8 environments, so it acts with older weights. The last two columns are the
-limits of tfpg on this machine: the environments alone with random actions, and the compiled updates
-alone, in the same unit.
+steps, 4 in each of 8 environments, so it acts with older weights. The last three columns are the
+limits of tfpg on this machine, in the same unit: the environments alone with random actions, the
+compiled updates alone, and the matrix products between the hidden layers alone, which take most of
+the time of an update.
 """
 
 import time
@@ -21,6 +22,8 @@ from peers import compare, env_steps_per_second
 
 LEARNING_STARTS = 1000
 STEPS = 4096
+BATCH = 256
+PRODUCTS = 16  # of [BATCH, units] and [units, units] in an update: 8 forward, 8 backward
 SETTINGS = {
     "Pendulum, 256 units": ("Pendulum-v1", 256),
     "HalfCheetah, 256 units": ("HalfCheetah-v5", 256),
@@ -83,7 +86,34 @@ def of_updates(name: str) -> float:
     return blocks * agent.learn_period / (time.perf_counter() - start)
 
 
-SIDES = {"tfpg": of_tfpg, "peer": of_peer, "environments": of_environments, "updates": of_updates}
+def of_products(name: str) -> float:
+    """Return the steps per second that the matrix products between hidden layers would allow."""
+    import tensorflow as tf
+
+    units, updates = SETTINGS[name][1], 32
+    weights = tf.random.normal((units, units), stddev=units**-0.5)
+
+    @tf.function(jit_compile=True)
+    def multiply(x: tf.Tensor) -> tf.Tensor:
+        for _ in range(updates * PRODUCTS):
+            x = tf.matmul(x, weights)
+        return x
+
+    x = tf.random.normal((BATCH, units))
+    multiply(x)
+    start = time.perf_counter()
+    for _ in range(STEPS // updates):
+        multiply(x)
+    return STEPS / (time.perf_counter() - start)
+
+
+SIDES = {
+    "tfpg": of_tfpg,
+    "peer": of_peer,
+    "environments": of_environments,
+    "updates": of_updates,
+    "products": of_products,
+}
 
 
 if __name__ == "__main__":
