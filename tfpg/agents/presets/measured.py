@@ -198,7 +198,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "learning_starts": 1000,
             "steps_per_iteration": 1024,
         },
-        score=Score(500.0, 466.0, 500.0),
+        score=Score(500.0, 494.8, 500.0),
     ),
     ("dqn", "Acrobot-v1"): Preset(
         env_steps=100_000,
@@ -219,7 +219,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "steps_per_iteration": 2048,
             "window": 200,
         },
-        score=Score(-71.6, -73.6, -69.7),
+        score=Score(-72.6, -74.4, -70.8),
     ),
     ("dqn", "MountainCar-v0"): Preset(
         env_steps=120_000,
