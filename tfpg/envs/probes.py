@@ -234,7 +234,7 @@ class Divisors(gymnasium.Env):
     """Subtract proper divisors from a number until it is 1, in few steps. Tests action masks.
 
     Action ``a`` subtracts ``a + 1``, and is valid if this is less than the number, and divides it.
-    A step costs 1. An invalid action ends the episode, and costs as much as the longest one.
+    A step costs 1. An invalid action costs ``largest``, and ends the episode.
 
     Args:
         largest: The largest number. There are half as many actions.
